@@ -4,4 +4,69 @@ NaN is the one representation of missing. Heavy imports (Keras, SciPy) happen wh
 so that `import voxgap` is instant.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Dataset": "dataset",
+    "History": "history",
+    "Predictor": "runtime",
+    "Strategy": "strategies",
+    "Volume": "volume",
+    "VoxgapError": "errors",
+    "build_model": "models",
+    "describe": "missingness",
+    "load": "runtime",
+    "load_data": "dataset",
+    "output_shape": "shapes",
+    "read": "io",
+    "save_bundle": "bundle",
+    "simulate": "missingness",
+    "train": "train",
+    "write": "io",
+}
+_MODULES = ("fill", "layers", "models", "samples", "shapes", "strategies")
+
+__all__ = [
+    "Dataset",
+    "History",
+    "Predictor",
+    "Strategy",
+    "Volume",
+    "VoxgapError",
+    "build_model",
+    "describe",
+    "fill",
+    "layers",
+    "load",
+    "load_data",
+    "models",
+    "output_shape",
+    "read",
+    "samples",
+    "save_bundle",
+    "shapes",
+    "simulate",
+    "strategies",
+    "train",
+    "write",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"voxgap.{_HOMES[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"voxgap.{name}")
+    else:
+        raise AttributeError(f"module 'voxgap' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,104 @@
+"""The state of a training between epochs, on disk, so that a killed one goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from voxgap.errors import VoxgapError
+from voxgap.files import replacing, write_bytes
+
+Records = list[dict[str, float]]
+
+
+def fingerprint(settings: Any, *parts: Any) -> str:
+    """A digest of everything that a training depends on: arrays by their bytes, the rest by what it prints."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.shape}{part.dtype}".encode())
+            digest.update(np.ascontiguousarray(part).data)
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()
+
+
+class Checkpoint:
+    """A folder with the last and the best weights; `state.json`, written last, says which they are.
+
+    Args:
+        folder: made when first written to.
+        key: `fingerprint` of the training that it belongs to.
+    """
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder = folder
+        self.key = key
+        self._best = ""
+
+    def save(self, model: keras.Model, records: Records, best_weights: list[np.ndarray], best: bool) -> None:
+        """Write the state after an epoch; the best weights only where they are new."""
+        last = f"last-{len(records):05d}.npz"
+        _save_arrays(self.folder / last, [keras.ops.convert_to_numpy(v) for v in _variables(model)])
+        if best:
+            self._best = f"best-{len(records):05d}.npz"
+            _save_arrays(self.folder / self._best, best_weights)
+        state = {"key": self.key, "last": last, "best": self._best, "records": records}
+        write_bytes(self.folder / "state.json", json.dumps(state).encode())
+        for path in self.folder.glob("*.npz"):
+            if path.name not in (last, self._best):
+                path.unlink()
+
+    def load(self, model: keras.Model) -> tuple[Records, list[np.ndarray]] | None:
+        """Set the model and its optimizer to the state after the last epoch.
+
+        Returns:
+            `(records, best_weights)`, or None where the folder holds no state.
+
+        Raises:
+            VoxgapError: the state is another training's, or damaged.
+        """
+        file = self.folder / "state.json"
+        if not file.exists():
+            return None
+        remedy = f"remove the folder {self.folder} to start afresh"
+        try:
+            state = json.loads(file.read_bytes())
+            if state["key"] != self.key:
+                raise VoxgapError(f"{file}: the checkpoint of a training with other data or settings; {remedy}")
+            self._best = state["best"]
+            best, last = (_load_arrays(self.folder / Path(state[k]).name) for k in ("best", "last"))
+            model.optimizer.build(model.trainable_variables)
+            for variable, array in zip(_variables(model), last, strict=True):
+                variable.assign(array)
+        except VoxgapError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise VoxgapError(f"{file}: damaged checkpoint ({error}); {remedy}") from None
+        return state["records"], best
+
+    def clear(self) -> None:
+        """Remove the folder: the training is over."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _variables(model: keras.Model) -> list[Any]:
+    """All that changes in training: weights, random states and the optimizer's moments."""
+    return [*model.variables, *model.optimizer.variables]
+
+
+def _save_arrays(path: Path, arrays: list[np.ndarray]) -> None:
+    with replacing(path) as temporary:
+        np.savez(temporary, *arrays)
+
+
+def _load_arrays(path: Path) -> list[np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return [file[f"arr_{i}"] for i in range(len(file.files))]

@@ -1,0 +1,71 @@
+"""The command line: thin, one file a group of commands, nothing heavy imported before it is used."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+import typer
+
+from voxgap import __version__
+from voxgap.cli.console import err
+from voxgap.cli.demo import demo
+from voxgap.cli.inspect import inspect
+from voxgap.cli.shapes import shapes
+from voxgap.cli.train import evaluate, predict, train
+from voxgap.errors import VoxgapError
+
+app = typer.Typer(
+    name="voxgap",
+    help="Train, compare and deploy 3D convolutional networks on volumes with missing data.",
+    epilog="DATA is a CSV manifest, an .npz with volumes and labels, a folder with one sub-folder per class, or "
+    "sample:motion, sample:brain, sample:nodules.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (demo, inspect, shapes, train, evaluate, predict):
+    app.command()(command)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(f"voxgap {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
+    """Train, compare and deploy 3D convolutional networks on volumes with missing data."""
+
+
+def main() -> None:
+    """Run the command line: what a user can mend is one line on stderr and exit code 2."""
+    warnings.showwarning = _one_line
+    try:
+        app()
+    except VoxgapError as error:
+        err.print(f"[bold red]Error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+    except OSError as error:
+        err.print(f"[bold red]Error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        err.print("Interrupted.")
+        sys.exit(130)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _one_line(message: Warning | str, category: type[Warning], *_: object) -> None:
+    if issubclass(category, UserWarning):
+        err.print(f"[yellow]Warning:[/] {_escape(str(message))}", soft_wrap=True, highlight=False)

@@ -1,0 +1,96 @@
+"""What the commands share in talking to a terminal: consoles, progress, a quiet import of Keras."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from voxgap.errors import VoxgapError
+
+if TYPE_CHECKING:
+    from voxgap.train import Progress
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def import_keras() -> None:
+    """Import Keras and its backend, without the lines that TensorFlow prints while it looks for a GPU.
+
+    They come from C++ before any log level is read, so file descriptor 2 is closed to them for the import.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.stderr.flush()
+    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
+        saved = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+
+
+def numbers(text: str, option: str) -> tuple[int, ...]:
+    """Parse `3` or `32,64,128`.
+
+    Raises:
+        VoxgapError: a part is not an integer.
+    """
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise VoxgapError(f"{option} takes integers separated by commas, such as 32,64,128; got {text!r}") from None
+
+
+def one_or_three(text: str, option: str) -> int | tuple[int, ...]:
+    """Parse `3` or `1,3,3`."""
+    values = numbers(text, option)
+    return values[0] if len(values) == 1 else values
+
+
+@contextlib.contextmanager
+def training_progress(title: str) -> Iterator[Callable[[Progress], None]]:
+    """Show a training: a live bar on a terminal, one line an epoch elsewhere."""
+    if not out.is_terminal:
+        yield lambda progress: _print_epoch(title, progress)
+        return
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+
+    columns: list[Any] = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[status]}"),
+        TimeElapsedColumn(),
+    ]
+    with Bar(*columns, console=out, transient=True) as bar:
+        task = bar.add_task(title, status="adapting", total=None)
+        best = ""
+
+        def show(progress: Progress) -> None:
+            nonlocal best
+            if progress.record and progress.best:
+                best = f"best {_validation(progress.record)} (epoch {progress.epoch + 1})"
+            done = progress.epoch + progress.step / progress.steps if not progress.record else progress.epoch + 1
+            status = f"epoch {progress.epoch + 1}/{progress.epochs}  {best}"
+            bar.update(task, completed=done, total=progress.epochs, status=status)
+
+        yield show
+
+
+def _print_epoch(title: str, progress: Progress) -> None:
+    if progress.record:
+        out.print(
+            f"{title}  epoch {progress.epoch + 1}/{progress.epochs}  loss {progress.record['loss']:.4f}  "
+            f"{_validation(progress.record)}  {progress.record['seconds']:.1f} s{'  *' if progress.best else ''}"
+        )
+
+
+def _validation(record: dict[str, float]) -> str:
+    return "  ".join(f"{k} {v:.4f}" for k, v in record.items() if k.startswith("val_"))

@@ -1,0 +1,93 @@
+"""Where data, training and evaluation meet: train one strategy and score it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+from voxgap import evaluate
+from voxgap.dataset import Dataset
+from voxgap.history import History
+from voxgap.models import build_model
+from voxgap.strategies import Strategy
+from voxgap.strategies import get as get_strategy
+from voxgap.train import train
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """One trained network and what it is worth.
+
+    Attributes:
+        network, strategy: what was trained.
+        model: trained, float32, the weights of its best epoch.
+        history: of its training.
+        scores: metrics by split, `validation` and `test` where the data has one.
+        seconds: for adapting, training and scoring.
+    """
+
+    network: str
+    strategy: Strategy
+    model: keras.Model
+    history: History
+    scores: dict[str, dict[str, float]]
+    seconds: float
+
+
+def train_and_score(
+    dataset: Dataset,
+    network: Any = "resnet3d",
+    strategy: str | Strategy = "mean",
+    *,
+    architecture: dict[str, Any] | None = None,
+    training: dict[str, Any] | None = None,
+    seed: int = 0,
+) -> Result:
+    """Build, train and score one network on a data set.
+
+    Args:
+        dataset: with its gaps; complete or not.
+        network, strategy: see `build_model`.
+        architecture: further arguments of `build_model`.
+        training: further arguments of `train`.
+        seed: of weights, dropout and the order of batches.
+    """
+    started = time.perf_counter()
+    strategy = get_strategy(strategy)
+    model = build_model(
+        network,
+        input_shape=dataset.volumes.shape[1:],
+        outputs=outputs(dataset),
+        task=dataset.task,
+        strategy=strategy,
+        seed=seed,
+        **(architecture or {}),
+    )
+    history = train(model, dataset, seed=seed, **(training or {}))
+    scores = {}
+    for split in ("validation", "test"):
+        part = dataset.part(split)
+        if len(part):
+            predictions = model.predict(part.volumes, batch_size=16, verbose=0)
+            scores[split] = evaluate.scores(dataset.task, part.targets, predictions)
+    return Result(model.name, strategy, model, history, scores, time.perf_counter() - started)
+
+
+def outputs(dataset: Dataset) -> int:
+    """How many outputs a network for this data set has: its classes, or values a sample."""
+    if dataset.task == "classification":
+        return len(dataset.classes)
+    return int(np.prod(dataset.targets.shape[1:]))
+
+
+def fill_volumes(model: keras.Model, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
+    """What a model's fill layer makes of volumes, in raw units, same shape, finite."""
+    layer = model.get_layer("prepare").get_layer("fill")
+    batches = range(0, len(volumes), batch_size)
+    return np.concatenate(
+        [keras.ops.convert_to_numpy(layer(volumes[i : i + batch_size], training=False)) for i in batches]
+    )

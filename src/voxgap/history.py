@@ -1,0 +1,118 @@
+"""What a training did, epoch by epoch: as a table, as a picture, and what stopping early saved."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from voxgap.files import write_bytes
+
+Reason = Literal["patience", "epochs", "interrupted", "diverged"]
+
+
+@dataclasses.dataclass(frozen=True)
+class History:
+    """The record of one training.
+
+    Attributes:
+        epochs: one dictionary an epoch: loss, metrics, their `val_` twins, learning_rate, seconds.
+        monitor: name of the quantity that chose the best epoch.
+        best_epoch: index of the epoch whose weights the model holds, from 0.
+        planned: epochs that were asked for.
+        reason: why training ended: `patience`, `epochs`, `interrupted` (Ctrl-C) or `diverged`.
+        policy: dtype policy that the training step ran under.
+    """
+
+    epochs: tuple[dict[str, float], ...]
+    monitor: str
+    best_epoch: int
+    planned: int
+    reason: Reason
+    policy: str = "float32"
+
+    @property
+    def best(self) -> dict[str, float]:
+        """The record of the best epoch."""
+        return self.epochs[self.best_epoch]
+
+    @property
+    def seconds(self) -> float:
+        """Time spent in the epochs that ran."""
+        return float(sum(epoch["seconds"] for epoch in self.epochs))
+
+    @property
+    def saved_epochs(self) -> int:
+        """Epochs that were planned and did not have to run."""
+        return self.planned - len(self.epochs)
+
+    @property
+    def saved_seconds(self) -> float:
+        """Time that those epochs would have taken, at the median epoch's pace."""
+        return self.saved_epochs * float(np.median([epoch["seconds"] for epoch in self.epochs]))
+
+    def summary(self) -> str:
+        """One sentence: where the best epoch was, why training ended, what that saved."""
+        why = {
+            "patience": f"no better after {len(self.epochs) - 1 - self.best_epoch} more, so it stopped",
+            "epochs": "all planned epochs ran",
+            "interrupted": "interrupted",
+            "diverged": "the loss became NaN, so it stopped",
+        }[self.reason]
+        saved = f"; {self.saved_epochs} of {self.planned} epochs (about {self.saved_seconds:.0f} s) saved"
+        return (
+            f"best epoch {self.best_epoch + 1} ({self.monitor} {self.best[self.monitor]:.4g}), {why}"
+            f"{saved if self.reason == 'patience' else ''}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts that a manifest keeps: all but the single epochs, which stand in the CSV."""
+        return {
+            "monitor": self.monitor,
+            "best_epoch": self.best_epoch + 1,
+            "epochs": len(self.epochs),
+            "planned": self.planned,
+            "reason": self.reason,
+            "policy": self.policy,
+            "seconds": round(self.seconds, 1),
+        }
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one row an epoch, epochs counted from 1; the file appears whole."""
+        text = io.StringIO()
+        columns = ["epoch", *self.epochs[0]]
+        writer = csv.DictWriter(text, columns, restval="")
+        writer.writeheader()
+        writer.writerows({"epoch": i, **epoch} for i, epoch in enumerate(self.epochs, start=1))
+        write_bytes(path, text.getvalue().encode())
+
+    def plot(self, path: str | Path) -> None:
+        """Draw the curves as a PNG, the best epoch marked and what early stopping saved shaded."""
+        from matplotlib.figure import Figure  # no pyplot: no global state, no display
+
+        metric = next((name for name in ("accuracy", "mae") if name in self.epochs[0]), None)
+        panels = ["loss", *([metric] if metric else [])]
+        figure = Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")
+        numbers = np.arange(1, len(self.epochs) + 1)
+        for axes, name in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
+            for key, label, colour in ((name, "training", "#7a8794"), (f"val_{name}", "validation", "#0b6e8f")):
+                if key in self.epochs[0]:
+                    axes.plot(numbers, [e[key] for e in self.epochs], color=colour, label=label, linewidth=2)
+            axes.axvline(self.best_epoch + 1, color="#c8472f", linestyle="--", label="best epoch, kept")
+            if self.saved_epochs and self.reason == "patience":
+                axes.axvspan(
+                    len(self.epochs) + 0.5,
+                    self.planned + 0.5,
+                    color="#dfe9dc",
+                    label=f"not needed: {self.saved_epochs} epochs",
+                )
+            axes.set(xlabel="epoch", title=name, xlim=(0.5, max(self.planned, 2) + 0.5))
+            axes.spines[["top", "right"]].set_visible(False)
+            axes.legend(frameon=False, fontsize=8)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        write_bytes(path, buffer.getvalue())

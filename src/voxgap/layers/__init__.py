@@ -1,0 +1,18 @@
+"""Keras layers for volumes with gaps; they know arrays and tensors, no Volume."""
+
+from voxgap.layers.attention import SpatialAttention3D, SqueezeExcitation3D
+from voxgap.layers.convolution import GatedConv3D, MaskedConv3D
+from voxgap.layers.missing import GapDropout, SplitMissing, split_missing
+from voxgap.layers.normalization import FastBatchNormalization, ObservedNormalization
+
+__all__ = [
+    "FastBatchNormalization",
+    "GapDropout",
+    "GatedConv3D",
+    "MaskedConv3D",
+    "ObservedNormalization",
+    "SpatialAttention3D",
+    "SplitMissing",
+    "SqueezeExcitation3D",
+    "split_missing",
+]

@@ -1,0 +1,95 @@
+"""Attention over channels and over space."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+Shape = tuple[int | None, ...]
+
+
+@keras.saving.register_keras_serializable(package="voxgap")
+class SqueezeExcitation3D(keras.layers.Layer):
+    """Weigh each channel by what the whole volume says of it. Hu et al. 2018, in 3D.
+
+    Args:
+        ratio: the bottleneck has `max(1, channels // ratio)` units.
+
+    Input and output: `(batch, depth, height, width, channels)`.
+    """
+
+    def __init__(self, ratio: int = 8, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ratio = ratio
+
+    def build(self, input_shape: Shape) -> None:
+        channels = input_shape[-1] or 0
+        policy = self.dtype_policy
+        self.squeeze = keras.layers.Dense(
+            max(1, channels // self.ratio), "relu", dtype=policy, name="squeeze"
+        )
+        self.excite = keras.layers.Dense(channels, "sigmoid", dtype=policy, name="excite")
+        self.squeeze.build((None, channels))
+        self.excite.build((None, self.squeeze.units))
+
+    def call(self, x: Any) -> Any:
+        weights = self.excite(self.squeeze(ops.mean(x, axis=(1, 2, 3))))
+        return x * ops.reshape(weights, (-1, 1, 1, 1, x.shape[-1]))
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"ratio": self.ratio}
+
+
+@keras.saving.register_keras_serializable(package="voxgap")
+class SpatialAttention3D(keras.layers.Layer):
+    """Weigh each voxel by what its surroundings say of it, knowing what is observed there.
+
+    A convolution over the mean and maximum of the features and the observed map gives one weight a voxel.
+    Woo et al. 2018 (CBAM), in 3D, with the observed map as a third input.
+
+    Args:
+        kernel_size: edge of the convolution in voxels.
+
+    Called on `[features, observed]`: `(batch, depth, height, width, channels)` and 0/1 of any channels; returns
+    features of the same shape.
+    """
+
+    def __init__(self, kernel_size: int = 3, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.kernel_size = kernel_size
+        self.convolution = keras.layers.Conv3D(
+            1,
+            kernel_size,
+            padding="same",
+            activation="sigmoid",
+            dtype=self.dtype_policy,
+            name="convolution",
+        )
+
+    def build(self, input_shape: list[Shape]) -> None:
+        self.convolution.build((*input_shape[0][:-1], 3))
+
+    def call(self, inputs: Any) -> Any:
+        features, observed = inputs
+        dtype = self.compute_dtype
+        features = ops.cast(features, dtype)
+        summary = ops.concatenate(
+            [
+                ops.mean(features, axis=-1, keepdims=True),
+                ops.max(features, axis=-1, keepdims=True),
+                ops.cast(ops.mean(observed, axis=-1, keepdims=True), dtype),
+            ],
+            axis=-1,
+        )
+        return features * self.convolution(summary)
+
+    def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
+        return tuple(input_shape[0])
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"kernel_size": self.kernel_size}

@@ -1,0 +1,121 @@
+"""Normalisation of the input by its observed voxels, and of features by their batch, fast on five dimensions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from voxgap.errors import VoxgapError
+
+
+@keras.saving.register_keras_serializable(package="voxgap")
+class ObservedNormalization(keras.layers.Layer):
+    """Shift and scale each channel by the mean and standard deviation of its observed training voxels.
+
+    `adapt` learns the statistics, as in `keras.layers.Normalization`, but missing voxels do not count. A channel
+    that is constant or never observed is only shifted.
+
+    Args:
+        invert: scale and shift back instead, for the output of a regression.
+
+    Input: finite float32 `(batch, ..., channels)`; output: the same shape, float32 always.
+    """
+
+    def __init__(self, invert: bool = False, **kwargs: Any) -> None:
+        kwargs["dtype"] = "float32"
+        super().__init__(autocast=False, **kwargs)
+        self.invert = invert
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        channels = (input_shape[-1],)
+        self.mean = self.add_weight(name="mean", shape=channels, initializer="zeros", trainable=False)
+        self.variance = self.add_weight(name="variance", shape=channels, initializer="ones", trainable=False)
+
+    def adapt(self, volumes: np.ndarray) -> None:
+        """Learn the statistics.
+
+        Args:
+            volumes: `(n, ..., channels)` with NaN; training data only.
+
+        Raises:
+            VoxgapError: no voxel is observed.
+        """
+        if not self.built:
+            self.build(volumes.shape)
+        count, mean, squares = (np.zeros(volumes.shape[-1]) for _ in range(3))
+        for volume in volumes:  # one volume at a time: float64 copies of the whole set would not fit
+            values = np.asarray(volume, np.float64).reshape(-1, volume.shape[-1])
+            observed = ~np.isnan(values)
+            n = observed.sum(axis=0)
+            total = count + n
+            safe = np.maximum(n, 1)
+            centre = np.where(observed, values, 0).sum(axis=0) / safe
+            spread = (np.where(observed, values - centre, 0) ** 2).sum(axis=0)
+            delta = centre - mean
+            # Chan, Golub and LeVeque 1979: combine moments without cancellation.
+            weight = n / np.maximum(total, 1)
+            squares += spread + delta**2 * count * weight
+            mean += delta * weight
+            count = total
+        if not count.any():
+            raise VoxgapError("no voxel of the training volumes is observed: there is nothing to normalise by")
+        variance = squares / np.maximum(count, 1)
+        self.mean.assign(mean)
+        self.variance.assign(np.where(variance > 0, variance, 1.0))
+
+    def call(self, x: Any) -> Any:
+        deviation = ops.sqrt(self.variance)
+        return x * deviation + self.mean if self.invert else (x - self.mean) / deviation
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"invert": self.invert}
+
+
+@keras.saving.register_keras_serializable(package="voxgap")
+class FastBatchNormalization(keras.layers.BatchNormalization):
+    """Batch normalisation of `(batch, depth, height, width, channels)`, at a fraction of the stock layer's time.
+
+    The result is that of `keras.layers.BatchNormalization(axis=-1)`, with momentum 0.9: the stock 0.99 leaves
+    networks trained for a few hundred steps at chance when they are evaluated. In training on TensorFlow, its
+    fused kernel works on a 4D view, in the compute dtype with float32 statistics; at inference it is one
+    multiply-add, which runtimes fold into the convolution before it. Ioffe and Szegedy 2015.
+    """
+
+    def __init__(self, momentum: float = 0.9, epsilon: float = 1e-3, **kwargs: Any) -> None:
+        super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
+
+    def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        if training and self.trainable:
+            if keras.backend.backend() == "tensorflow" and len(inputs.shape) == 5:
+                return self._fused(inputs)
+            return super().call(inputs, training=True, mask=mask)
+        scale = self.gamma / ops.sqrt(self.moving_variance + self.epsilon)
+        shift = self.beta - self.moving_mean * scale
+        return inputs * ops.cast(scale, inputs.dtype) + ops.cast(shift, inputs.dtype)
+
+    def _fused(self, inputs: Any) -> Any:
+        import tensorflow as tf
+
+        shape = tf.shape(inputs)
+        flat = tf.reshape(inputs, (shape[0], -1, shape[3], inputs.shape[-1]))
+        normalised, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=flat,
+            scale=tf.convert_to_tensor(self.gamma),
+            offset=tf.convert_to_tensor(self.beta),
+            mean=tf.zeros((0,)),
+            variance=tf.zeros((0,)),
+            epsilon=self.epsilon,
+            is_training=True,
+        )
+        # The kernel returns the sample variance (n - 1); the layer's moving variance is the population's.
+        n = tf.cast(tf.size(flat) // tf.shape(flat)[-1], "float32")
+        variance = variance * (n - 1) / n
+        for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            moving.assign(moving * self.momentum + batch * (1 - self.momentum))
+        return tf.reshape(normalised, shape)

@@ -1,0 +1,126 @@
+"""`build_model`: a Keras model that takes volumes with NaN, by name or around a user's own network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import keras
+
+from voxgap import shapes, strategies
+from voxgap.errors import VoxgapError
+from voxgap.layers import ObservedNormalization, SplitMissing
+from voxgap.models.blocks import Architecture, Blocks
+from voxgap.models.networks import NETWORKS
+
+Task = Literal["classification", "regression"]
+UserNetwork = Callable[[Any, Any], Any]
+
+__all__ = ["NETWORKS", "Architecture", "build_model"]
+
+
+def build_model(
+    network: str | UserNetwork,
+    input_shape: tuple[int, int, int, int],
+    outputs: int,
+    task: Task = "classification",
+    strategy: str | strategies.Strategy = "mean",
+    *,
+    seed: int = 0,
+    **arguments: Any,
+) -> keras.Model:
+    """Build a model of raw volumes: `prepare` (NaN -> finite values), then `network` (values -> answer).
+
+    Args:
+        network: one of `NETWORKS`, or a callable `(values, observed) -> features` of Keras tensors, which gets
+            the strategy's fill and channels and is followed by global averaging and an output layer. Both its
+            arguments are float32 `(batch, depth, height, width, channels)`.
+        input_shape: `(depth, height, width, channels)` in voxels.
+        outputs: number of classes, or of regression values.
+        task: `classification` (softmax probabilities) or `regression` (values).
+        strategy: a preset's name or a `Strategy`.
+        seed: of the initial weights, dropout and gap dropout.
+        **arguments: filters, kernel_size, strides, padding, activation, dropout: see `Architecture`.
+
+    Returns:
+        An unadapted `keras.Model`: float32 `(batch, *input_shape)` with NaN -> `(batch, outputs)`. `train`
+        adapts it; so does `adapt_model`.
+
+    Raises:
+        VoxgapError: an argument is not possible, or the volume is too small for the network.
+    """
+    strategy = strategies.get(strategy)
+    _check(input_shape, outputs, task)
+    try:
+        architecture = Architecture(**arguments)
+    except TypeError as error:
+        raise VoxgapError(f"build_model: {error}".replace("Architecture.__init__() got", "got")) from None
+    own = callable(network)
+    if not own and network not in NETWORKS:
+        raise VoxgapError(f"no model {network!r}: choose one of {', '.join(NETWORKS)}, or pass a callable")
+    if own and (strategy.conv != "plain" or strategy.attention):
+        raise VoxgapError(
+            "your own network brings its own convolutions and attention: choose a strategy with conv='plain' "
+            "and no attention, and use voxgap.layers inside the network"
+        )
+
+    observed_too = own or strategy.needs_observed
+
+    def answer(shape: tuple[int | None, ...]) -> keras.Model:
+        return _network(network, architecture, strategy, shape, observed_too, outputs, task, seed)
+
+    if not own:
+        # A clear line that names the layer, instead of Keras's at the first negative size.
+        shapes.trace(shapes.from_keras(answer((None, None, None, input_shape[-1]))), input_shape)
+    volumes = keras.Input(input_shape, dtype="float32", name="volumes")
+    prepare = _prepare(strategy, input_shape, observed_too, seed)
+    name = getattr(network, "__name__", "own") if own else network
+    return keras.Model(volumes, answer(input_shape)(prepare(volumes)), name=name)
+
+
+def _check(input_shape: tuple[int, ...], outputs: int, task: str) -> None:
+    if len(input_shape) != 4 or any(not isinstance(n, int) or n < 1 for n in input_shape):
+        raise VoxgapError(
+            f"input_shape must be (depth, height, width, channels), four positive integers, got {input_shape}"
+        )
+    if task not in ("classification", "regression"):
+        raise VoxgapError(f"task must be classification or regression, got {task!r}")
+    if outputs < (2 if task == "classification" else 1):
+        raise VoxgapError(f"outputs: {task} needs at least {2 if task == 'classification' else 1}, got {outputs}")
+
+
+def _prepare(
+    strategy: strategies.Strategy, shape: tuple[int, ...], observed_too: bool, seed: int
+) -> keras.Model:
+    volumes = keras.Input(shape, dtype="float32", name="volumes")
+    gap_dropout = strategy.gap_dropout_layer(seed)
+    x = volumes if gap_dropout is None else gap_dropout(volumes)
+    values = ObservedNormalization(name="normalize")(strategy.fill_layer()(x))
+    if not observed_too:
+        return keras.Model(volumes, values, name="prepare")
+    _, observed = SplitMissing(name="observed")(x)
+    return keras.Model(volumes, [values, observed], name="prepare")
+
+
+def _network(
+    network: str | UserNetwork,
+    architecture: Architecture,
+    strategy: strategies.Strategy,
+    shape: tuple[int | None, ...],
+    observed_too: bool,
+    outputs: int,
+    task: Task,
+    seed: int,
+) -> keras.Model:
+    values = keras.Input(shape, dtype="float32", name="values")
+    observed = keras.Input(shape, dtype="float32", name="observed") if observed_too else None
+    inputs = values if observed is None else [values, observed]
+    x, seen = values, observed
+    if strategy.mask_channel:
+        x = keras.layers.Concatenate()([values, observed])
+        if strategy.conv != "plain":
+            # The observed channels are themselves always observed: 0 * observed + 1.
+            seen = keras.layers.Concatenate()([observed, keras.layers.Rescaling(0.0, 1.0)(observed)])
+    blocks = Blocks(architecture, strategy.conv, strategy.attention, seed)
+    features = network(x, seen) if callable(network) else NETWORKS[network](blocks, x, seen)
+    return keras.Model(inputs, blocks.head(features, outputs, task), name="network")

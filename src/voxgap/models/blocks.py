@@ -1,0 +1,157 @@
+"""The pieces that every named network is made of, and the arguments that they share."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import Any, Literal
+
+import keras
+
+from voxgap.errors import VoxgapError
+from voxgap.layers import (
+    FastBatchNormalization,
+    GatedConv3D,
+    MaskedConv3D,
+    ObservedNormalization,
+    SpatialAttention3D,
+    SqueezeExcitation3D,
+)
+
+Axes = tuple[int, int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class Architecture:
+    """A network's arguments, with Keras's names and meanings.
+
+    Args:
+        filters: features of each stage; the number of stages is its length.
+        kernel_size: edge of the kernels in voxels, one for all axes or three.
+        strides: between one stage and the next, one for all axes or three; the first stage keeps the grid.
+        padding: `same` or `valid`.
+        activation: name of a Keras activation.
+        dropout: rate before the output layer.
+    """
+
+    filters: tuple[int, ...] = (32, 64, 128)
+    kernel_size: int | Axes = 3
+    strides: int | Axes = 2
+    padding: Literal["same", "valid"] = "same"
+    activation: str = "relu"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.filters or any(f < 1 for f in self.filters):
+            raise VoxgapError(f"filters must be positive, one number per stage, got {self.filters}")
+        for name in ("kernel_size", "strides"):
+            if any(n < 1 for n in axes(getattr(self, name), name)):
+                raise VoxgapError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.padding not in ("same", "valid"):
+            raise VoxgapError(f"padding must be same or valid, got {self.padding!r}")
+        if not 0 <= self.dropout < 1:
+            raise VoxgapError(f"dropout must be in [0, 1), got {self.dropout}")
+        try:
+            keras.activations.get(self.activation)
+        except ValueError:
+            raise VoxgapError(
+                f"no activation {self.activation!r}: use a Keras name such as relu or gelu"
+            ) from None
+
+
+def axes(value: int | tuple[int, ...], name: str) -> Axes:
+    """One number per axis: depth, height, width."""
+    numbers = (value,) * 3 if isinstance(value, int) else tuple(value)
+    if len(numbers) != 3:
+        raise VoxgapError(f"{name} takes one number or three (depth, height, width), got {value}")
+    return numbers
+
+
+class Blocks:
+    """Builds parts of one network: its kind of convolution, its seeds, and the observed map as it shrinks.
+
+    Each part takes and returns `(features, observed)`; observed is None where the strategy does not need it.
+    """
+
+    def __init__(self, architecture: Architecture, conv: str, attention: bool, seed: int) -> None:
+        self.architecture = architecture
+        self.conv = conv
+        self.attention = attention
+        # Same-shaped layers must not start equal, so each initializer has a seed of its own.
+        self._seeds = itertools.count(1000 * seed)
+
+    def _initializer(self) -> keras.initializers.Initializer:
+        return keras.initializers.HeNormal(seed=next(self._seeds))
+
+    def convolve(
+        self, x: Any, observed: Any, filters: int, kernel_size: Axes, strides: Axes
+    ) -> tuple[Any, Any]:
+        """Convolution of the strategy's kind, without a bias: normalisation follows."""
+        arguments = {
+            "filters": filters,
+            "kernel_size": kernel_size,
+            "strides": strides,
+            "padding": self.architecture.padding,
+            "use_bias": False,
+            "kernel_initializer": self._initializer(),
+        }
+        if self.conv == "masked":
+            return MaskedConv3D(**arguments)([x, observed])
+        if self.conv == "gated":
+            return GatedConv3D(**arguments)([x, observed])
+        if observed is not None:
+            observed = keras.layers.MaxPooling3D(kernel_size, strides, self.architecture.padding)(observed)
+        return keras.layers.Conv3D(**arguments)(x), observed
+
+    def shortcut(self, x: Any, observed: Any, filters: int, kernel_size: Axes, strides: Axes) -> Any:
+        """What a residual block adds to its two convolutions: `x` itself where it fits, else projected."""
+        if self.architecture.padding == "valid":
+            # Two kernels trim (k - 1) and s (k - 1) voxels; trim the shortcut alike, evenly.
+            cut = [(k - 1) * (1 + s) for k, s in zip(kernel_size, strides, strict=True)]
+            crop = keras.layers.Cropping3D([(c // 2, c - c // 2) for c in cut])
+            x = crop(x)
+            observed = None if observed is None else crop(observed)
+        if x.shape[-1] == filters and max(strides) == 1:
+            return x
+        projection = {
+            "filters": filters,
+            "kernel_size": 1,
+            "strides": strides,
+            "use_bias": False,
+            "kernel_initializer": self._initializer(),
+        }
+        if self.conv == "masked":
+            projected, _ = MaskedConv3D(**projection)([x, observed])
+        else:
+            projected = keras.layers.Conv3D(**projection)(x)
+        return FastBatchNormalization()(projected)
+
+    def activate(self, x: Any) -> Any:
+        return keras.layers.Activation(self.architecture.activation)(x)
+
+    def normalise(self, x: Any) -> Any:
+        return FastBatchNormalization()(x)
+
+    def attend(self, x: Any, observed: Any) -> Any:
+        """Attention over channels, then over space, where the strategy has it."""
+        if not self.attention:
+            return x
+        return SpatialAttention3D()([SqueezeExcitation3D()(x), observed])
+
+    def head(self, features: Any, outputs: int, task: str) -> Any:
+        """Probabilities or values from features of a grid, averaged over it, or from a flat vector."""
+        if len(features.shape) == 5:
+            features = keras.layers.GlobalAveragePooling3D()(features)
+        if self.architecture.dropout:
+            features = keras.layers.Dropout(self.architecture.dropout, seed=next(self._seeds))(features)
+        answer = keras.layers.Dense(
+            outputs,
+            activation="softmax" if task == "classification" else None,
+            kernel_initializer=keras.initializers.GlorotUniform(seed=next(self._seeds)),
+            dtype="float32",
+            name="output",
+        )(features)
+        if task == "regression":
+            # The network learns standardised targets and answers in their own units.
+            answer = ObservedNormalization(invert=True, name="denormalize")(answer)
+        return answer

@@ -1,0 +1,91 @@
+"""The named networks: functions from values and observed to features, of one signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+
+from voxgap.models.blocks import Axes, Blocks, axes
+
+Convolve = Callable[[Any, Any, int, Axes], tuple[Any, Any]]
+Network = Callable[[Blocks, Any, Any], Any]
+
+
+def cnn3d(blocks: Blocks, x: Any, observed: Any) -> Any:
+    """One convolution, normalisation and activation a stage."""
+    architecture = blocks.architecture
+    kernel_size = axes(architecture.kernel_size, "kernel_size")
+    strides: Axes = (1, 1, 1)
+    for filters in architecture.filters:
+        x, observed = blocks.convolve(x, observed, filters, kernel_size, strides)
+        x = blocks.attend(blocks.activate(blocks.normalise(x)), observed)
+        strides = axes(architecture.strides, "strides")
+    return x
+
+
+def resnet3d(blocks: Blocks, x: Any, observed: Any) -> Any:
+    """One residual block of two convolutions a stage. He et al. 2016, in 3D (Hara et al. 2018)."""
+    kernel_size = axes(blocks.architecture.kernel_size, "kernel_size")
+
+    def convolve(x: Any, observed: Any, filters: int, strides: Axes) -> tuple[Any, Any]:
+        return blocks.convolve(x, observed, filters, kernel_size, strides)
+
+    return _residual(
+        blocks, x, observed, convolve, kernel_size, axes(blocks.architecture.strides, "strides")
+    )
+
+
+def resnet2d(blocks: Blocks, x: Any, observed: Any) -> Any:
+    """`resnet3d` with kernels 1 x k x k: each slice on its own, and the average of all at the end."""
+    _, *kernel = axes(blocks.architecture.kernel_size, "kernel_size")
+    _, *stride = axes(blocks.architecture.strides, "strides")
+    kernel_size, strides = (1, *kernel), (1, *stride)
+
+    def convolve(x: Any, observed: Any, filters: int, strides: Axes) -> tuple[Any, Any]:
+        return blocks.convolve(x, observed, filters, kernel_size, strides)
+
+    return _residual(blocks, x, observed, convolve, kernel_size, strides)
+
+
+def resnet2plus1d(blocks: Blocks, x: Any, observed: Any) -> Any:
+    """`resnet3d` with each kernel split into 1 x k x k within slices and k x 1 x 1 across. Tran et al. 2018.
+
+    The number of features between the two keeps the parameters of the 3D kernel.
+    """
+    depth, height, width = axes(blocks.architecture.kernel_size, "kernel_size")
+
+    def convolve(x: Any, observed: Any, filters: int, strides: Axes) -> tuple[Any, Any]:
+        channels, area = x.shape[-1], height * width
+        middle = max(1, depth * area * channels * filters // (area * channels + depth * filters))
+        x, observed = blocks.convolve(x, observed, middle, (1, height, width), (1, *strides[1:]))
+        x = blocks.activate(blocks.normalise(x))
+        return blocks.convolve(x, observed, filters, (depth, 1, 1), (strides[0], 1, 1))
+
+    kernel_size = (depth, height, width)
+    return _residual(
+        blocks, x, observed, convolve, kernel_size, axes(blocks.architecture.strides, "strides")
+    )
+
+
+def _residual(
+    blocks: Blocks, x: Any, observed: Any, convolve: Convolve, kernel_size: Axes, strides: Axes
+) -> Any:
+    step: Axes = (1, 1, 1)
+    for filters in blocks.architecture.filters:
+        shortcut = blocks.shortcut(x, observed, filters, kernel_size, step)
+        y, observed = convolve(x, observed, filters, step)
+        y, observed = convolve(blocks.activate(blocks.normalise(y)), observed, filters, (1, 1, 1))
+        x = blocks.activate(keras.layers.Add()([blocks.normalise(y), shortcut]))
+        x = blocks.attend(x, observed)
+        step = strides
+    return x
+
+
+NETWORKS: Mapping[str, Network] = {
+    "cnn3d": cnn3d,
+    "resnet3d": resnet3d,
+    "resnet2d": resnet2d,
+    "resnet2plus1d": resnet2plus1d,
+}

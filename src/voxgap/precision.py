@@ -1,0 +1,121 @@
+"""bfloat16 where the processor has it and computes it right; float32 everywhere else."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from voxgap.errors import VoxgapError
+
+Precision = Literal["auto", "float32", "bfloat16"]
+
+_BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
+# Largest error of bfloat16 against float32, relative to the largest value, that rounding explains: 8 bits of
+# mantissa through some ten layers. A kernel that is wrong is off by its whole value.
+_TOLERANCE = 0.15
+
+
+def with_policy(model: keras.Model, policy: str) -> keras.Model:
+    """Rebuild a model under another dtype policy, with the same weights.
+
+    Layers that give an answer stay in float32, and so do those which are float32 under every policy: splitting,
+    filling, normalising.
+
+    Args:
+        model: a built Functional model, its layers registered with Keras.
+        policy: `float32` or `mixed_bfloat16`.
+
+    Returns:
+        A new model; optimizer and losses are not copied.
+    """
+    config = copy.deepcopy(keras.saving.serialize_keras_object(model))
+    config.pop("compile_config", None)
+    config["config"].pop("compile_config", None)
+    _set_policy(config, policy)
+    twin = keras.saving.deserialize_keras_object(config, safe_mode=True)
+    twin.set_weights(model.get_weights())
+    return twin
+
+
+def _set_policy(config: dict[str, Any], policy: str) -> None:
+    """Change the policy of the layers of a serialised model, in place."""
+    outputs = {str(o[0]) for o in _flat_outputs(config["config"].get("output_layers", []))}
+    for layer in config["config"].get("layers", []):
+        inner = layer["config"]
+        if "layers" in inner:
+            _set_policy(layer, policy)
+        elif policy == "float32" or layer.get("name", inner.get("name")) not in outputs:
+            dtype = inner.get("dtype")
+            if isinstance(dtype, dict) and dtype.get("class_name") == "DTypePolicy":
+                dtype["config"]["name"] = policy
+
+
+def _flat_outputs(outputs: Any) -> list[Any]:
+    """Keras writes one output as `[name, 0, 0]` and several as a list of those."""
+    return [outputs] if outputs and isinstance(outputs[0], str) else list(outputs)
+
+
+def choose(model: keras.Model, precision: Precision) -> str:
+    """The dtype policy to train a float32 model under.
+
+    Args:
+        model: a built model that takes NaN volumes.
+        precision: `auto`, `float32` or `bfloat16`. `auto` takes bfloat16 if the processor multiplies it in
+            hardware and this network computes the same forward and backward, within rounding, as in float32.
+
+    Returns:
+        `float32` or `mixed_bfloat16`.
+
+    Raises:
+        VoxgapError: no such precision, or bfloat16 was asked for and the network computes wrong in it.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise VoxgapError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+    if precision == "float32" or (precision == "auto" and not has_bfloat16()):
+        return "float32"
+    if agrees(model):
+        return "mixed_bfloat16"
+    if precision == "bfloat16":
+        raise VoxgapError("precision bfloat16: this network computes wrong in it on this machine; use float32")
+    return "float32"
+
+
+def has_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware, as far as the system tells."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if keras.backend.backend() != "tensorflow" or not cpuinfo.exists():
+        return False
+    flags = set(cpuinfo.read_text(errors="replace").split())
+    return any(flag in flags for flag in _BFLOAT16_FLAGS)
+
+
+def agrees(model: keras.Model) -> bool:
+    """Whether the network computes the same in bfloat16 as in float32: its answer and its gradients.
+
+    Some oneDNN versions convolve wrong in bfloat16 at an output width of 1, so the network itself is tried, on
+    two random volumes.
+    """
+    import tensorflow as tf
+
+    try:
+        twin = with_policy(model, "mixed_bfloat16")
+    except (TypeError, ValueError):
+        return False  # a layer that Keras can't rebuild: nothing to compare
+    volumes = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")
+
+    def evaluate(network: keras.Model) -> list[np.ndarray]:
+        with tf.GradientTape() as tape:
+            answer = network(volumes, training=False)
+            loss = tf.reduce_sum(answer * tf.range(1.0, answer.shape[-1] + 1.0))
+        return [answer.numpy(), *(g.numpy() for g in tape.gradient(loss, network.trainable_weights) if g is not None)]
+
+    for exact, rounded in zip(evaluate(model), evaluate(twin), strict=True):
+        # The norm: single gradients that cancel to nearly nothing may differ by more than their size.
+        error = np.linalg.norm(rounded - exact)
+        if not error <= _TOLERANCE * np.linalg.norm(exact) + 1e-6 * exact.size:
+            return False
+    return True
