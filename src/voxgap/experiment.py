@@ -23,7 +23,7 @@ class Result:
     """One trained network and what it is worth.
 
     Attributes:
-        network, strategy: what was trained.
+        network, strategy_name, strategy: what was trained; a strategy of the user's own is called `custom`.
         model: trained, float32, the weights of its best epoch.
         history: of its training.
         scores: metrics by split, `validation` and `test` where the data has one.
@@ -31,6 +31,7 @@ class Result:
     """
 
     network: str
+    strategy_name: str
     strategy: Strategy
     model: keras.Model
     history: History
@@ -57,6 +58,7 @@ def train_and_score(
         seed: of weights, dropout and the order of batches.
     """
     started = time.perf_counter()
+    name = strategy if isinstance(strategy, str) else "custom"
     strategy = get_strategy(strategy)
     model = build_model(
         network,
@@ -74,7 +76,7 @@ def train_and_score(
         if len(part):
             predictions = model.predict(part.volumes, batch_size=16, verbose=0)
             scores[split] = evaluate.scores(dataset.task, part.targets, predictions)
-    return Result(model.name, strategy, model, history, scores, time.perf_counter() - started)
+    return Result(model.name, name, strategy, model, history, scores, time.perf_counter() - started)
 
 
 def outputs(dataset: Dataset) -> int:

@@ -1,0 +1,48 @@
+# Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+BIN := .venv/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test check lint bench samples pictures clean
+
+demo: .venv/base          ## train on embedded real data with gaps, see what does best, keep it
+	$(BIN)/voxgap demo --out demo
+
+test: .venv/dev           ## one representative case per contract
+	$(BIN)/python -m pytest
+
+check: lint .venv/dev     ## the full matrices, fuzzing, kill and load tests
+	$(BIN)/python -m pytest -m ""
+
+lint: .venv/dev           ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/dev .venv-peers/installed   ## each headline number against its peers, in one run
+	$(BIN)/python benchmarks/run.py
+
+pictures: .venv/dev       ## the pictures of README and docs
+	$(BIN)/python scripts/make_pictures.py
+
+.venv/python:
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "voxgap needs Python 3.11 to 3.13: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	touch $@
+
+.venv/base: .venv/python pyproject.toml
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+.venv/dev: .venv/base
+	$(BIN)/python -m pip install --quiet -e '.[dev,torch]'
+	touch $@
+
+.venv-peers/installed: benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet -r benchmarks/requirements.txt
+	touch $@
+
+clean:
+	rm -rf .venv .venv-peers demo dist build
