@@ -1,0 +1,254 @@
+"""What is there and what is missing: rates, and the pattern that the gaps look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.volume import AXES, Values, as_batch, channel_names, times
+
+CHUNK_VOXELS = 2**24
+QUANTILE_VOXELS = 2**20
+CLUSTERED = 0.3
+"""Neighbours go missing together this much more often than single voxels at random would (0 to 1): blocks."""
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Description:
+    """What `describe` found.
+
+    Args:
+        volumes: How many.
+        shape: Of each, `(depth, height, width, channels)`.
+        missing_rate: Share of all values that is missing, in [0, 1].
+        with_gaps: Volumes that miss something.
+        wholly_missing: Volumes without any observed value.
+        never_observed: Voxels (of one volume, per channel) that are missing in every volume.
+        per_axis: Axis name to the missing rate at each position along it.
+        per_channel: Channel name to missing rate.
+        per_class: Class name to missing rate; empty without targets.
+        missing_channels: Channel name to the number of volumes that lack it as a whole.
+        missing_slices: Axis name to the number of wholly missing slices, in channels that are not wholly
+            missing.
+        shares: Each pattern's share of the missing voxels, largest first.
+        pattern: The pattern with the largest share, in words; `none` without gaps.
+        intensity: Statistics of the observed values: min, max, mean, std and the quantiles p01, p25, p50, p75
+            and p99 (from at most about a million of them).
+    """
+
+    volumes: int
+    shape: tuple[int, ...]
+    missing_rate: float
+    with_gaps: int
+    wholly_missing: int
+    never_observed: int
+    per_axis: Mapping[str, Sequence[float]]
+    per_channel: Mapping[str, float]
+    per_class: Mapping[str, float]
+    missing_channels: Mapping[str, int]
+    missing_slices: Mapping[str, int]
+    shares: Mapping[str, float]
+    pattern: str
+    intensity: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain dictionaries, lists and numbers."""
+        return asdict(self)
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what a person wants to read, as pairs of name and text."""
+        rows = [
+            ("volumes", f"{self.volumes} of {times(self.shape)}"),
+            ("missing", f"{self.missing_rate:.1%}"),
+        ]
+        if self.with_gaps:
+            rows.append(("volumes with gaps", f"{self.with_gaps} ({self.with_gaps / self.volumes:.0%})"))
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in self.shares.items() if share >= 0.005)
+            rows.append(("looks like", f"{self.pattern} (of the missing voxels: {shares})"))
+            rows += [(f"along {axis}", bars(profile)) for axis, profile in self.per_axis.items()]
+        if self.wholly_missing:
+            rows.append(("wholly missing", f"{self.wholly_missing} volumes"))
+        if self.never_observed:
+            rows.append(("never observed", f"{self.never_observed} voxels, missing in every volume"))
+        rows += [
+            (f"missing slices, {axis}", str(count)) for axis, count in self.missing_slices.items() if count
+        ]
+        if len(self.per_channel) > 1 and self.with_gaps:
+            for name, rate in self.per_channel.items():
+                whole = self.missing_channels[name]
+                rows.append((f"channel {name}", f"{rate:.1%} missing, as a whole in {whole} volumes"))
+        if self.with_gaps:
+            rows += [(f"class {name}", f"{rate:.1%} missing") for name, rate in self.per_class.items()]
+        if self.intensity:
+            numbers = ", ".join(f"{name} {value:.4g}" for name, value in self.intensity.items())
+            rows.append(("observed values", numbers))
+        return rows
+
+    def __str__(self) -> str:
+        rows = self.rows()
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {text}" for name, text in rows)
+
+
+def describe(
+    volumes: Any, targets: Any = None, *, channels: Sequence[str] = (), classes: Sequence[str] = ()
+) -> Description:
+    """Say what is observed, what is missing, and which pattern the gaps look like.
+
+    The missing voxels are told apart in this order: whole volumes, whole channels, slices across the axis
+    that explains most of the rest, and the rest, which is blocks where neighbours go missing together and
+    voxels otherwise.
+
+    Args:
+        volumes: `(batch, depth, height, width, channels)`.
+        targets: A class index per volume, `(batch,)`; adds the missing rate of each class.
+        channels: Names of the channels.
+        classes: Names of the classes, by index.
+
+    Returns:
+        The description.
+
+    Raises:
+        VoxgapError: The volumes are not such a batch, or the targets are not one per volume.
+    """
+    batch = as_batch(volumes)
+    names = channel_names(channels, batch.shape[-1], "channels")
+    by_axis = [np.concatenate(counts) for counts in zip(*map(_axis_counts, _chunks(batch)), strict=True)]
+    by_channel = by_axis[0].sum(axis=1)  # (batch, channels)
+    per_volume = by_channel.sum(axis=1)
+    voxels = int(np.prod(batch.shape[1:4]))
+    absent = by_channel == voxels
+    shares, planes = _shares(batch, by_axis, absent)
+    never = np.logical_and.reduce([np.isnan(chunk).all(axis=0) for chunk in _chunks(batch)])
+    return Description(
+        volumes=len(batch),
+        shape=batch.shape[1:],
+        missing_rate=float(per_volume.sum() / batch.size),
+        with_gaps=int((per_volume > 0).sum()),
+        wholly_missing=int(absent.all(axis=1).sum()),
+        never_observed=int(never.sum()),
+        per_axis={
+            axis: (counts.sum(axis=(0, 2)) / (batch.size / batch.shape[1 + index])).tolist()
+            for index, (axis, counts) in enumerate(zip(AXES, by_axis, strict=True))
+        },
+        per_channel=dict(zip(names, (by_channel.sum(axis=0) / (len(batch) * voxels)).tolist(), strict=True)),
+        per_class=_per_class(per_volume / (batch.size / len(batch)), targets, classes),
+        missing_channels=dict(zip(names, absent.sum(axis=0).tolist(), strict=True)),
+        missing_slices=planes,
+        shares=shares,
+        pattern=next(iter(shares), "none"),
+        intensity=_intensity(batch),
+    )
+
+
+def bars(rates: Sequence[float], width: int = 56) -> str:
+    """Draw rates in [0, 1] as a line of bars, at most `width` characters long."""
+    pieces = np.array_split(np.asarray(rates, dtype=float), min(width, len(rates)))
+    levels = [int(np.ceil(piece.mean() * (len(_BARS) - 1) - 1e-9)) for piece in pieces]
+    return "".join(_BARS[level] for level in levels)
+
+
+def _chunks(batch: Values) -> list[Values]:
+    """Return views of a few volumes each, so that temporary arrays stay small."""
+    step = max(1, CHUNK_VOXELS // int(np.prod(batch.shape[1:])))
+    return [batch[start : start + step] for start in range(0, len(batch), step)]
+
+
+def _axis_counts(chunk: Values) -> tuple[NDArray[np.int_], ...]:
+    """Return the number of missing voxels at each position along each axis, `(batch, position, channels)`."""
+    missing = np.isnan(chunk)
+    depth = missing.sum(axis=(2, 3))
+    rows = missing.sum(axis=1)
+    return depth, rows.sum(axis=2), rows.sum(axis=1)
+
+
+def _shares(
+    batch: Values, by_axis: list[NDArray[np.int_]], absent: NDArray[np.bool_]
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Return each pattern's share of the missing voxels, and the wholly missing slices along each axis."""
+    voxels = int(np.prod(batch.shape[1:4]))
+    missing = int(by_axis[0].sum())
+    whole = absent.all(axis=1)
+    found = {
+        "whole volumes": int(whole.sum()) * batch.shape[-1] * voxels,
+        "channels": int(absent[~whole].sum()) * voxels,
+    }
+    planes = [
+        (counts == voxels // counts.shape[1]) & ~absent[:, np.newaxis] & (counts.shape[1] > 1)
+        for counts in by_axis
+    ]
+    in_planes = [int(plane.sum()) * (voxels // plane.shape[1]) for plane in planes]
+    best = int(np.argmax(in_planes))
+    found[f"slices along {AXES[best]}"] = in_planes[best]
+    rest = missing - sum(found.values())
+    if rest:
+        found["blocks" if _clustering(batch, absent, planes[best], best) >= CLUSTERED else "voxels"] = rest
+    largest_first = sorted(found.items(), key=lambda item: -item[1])
+    shares = {name: count / missing for name, count in largest_first if count}
+    return shares, {axis: int(plane.sum()) for axis, plane in zip(AXES, planes, strict=True)}
+
+
+def _clustering(batch: Values, absent: NDArray[np.bool_], planes: NDArray[np.bool_], along: int) -> float:
+    """Return how much more often neighbours are missing together than by chance, 0 to 1.
+
+    Relative to each volume's own rate, so that volumes of different rates don't look like blocks.
+    """
+    together = expected = ends = 0.0
+    start = 0
+    for chunk in _chunks(batch):
+        part = slice(start, start := start + len(chunk))
+        shape = [len(chunk), 1, 1, 1, chunk.shape[-1]]
+        shape[1 + along] = planes.shape[1]
+        rest = np.isnan(chunk) & ~planes[part].reshape(shape) & ~absent[part, None, None, None]
+        rates = rest.mean(axis=(1, 2, 3))
+        for axis in (1, 2, 3):
+            length = chunk.shape[axis] - 1
+            first, second = (np.take(rest, range(lag, lag + length), axis) for lag in (0, 1))
+            pairs = length * rest[0, ..., 0].size // chunk.shape[axis]
+            together += float((first & second).sum())
+            expected += float((rates**2).sum()) * pairs
+            ends += float(rates.sum()) * pairs
+    return (together - expected) / max(ends - expected, 1e-9)
+
+
+def _per_class(rates: NDArray[np.float64], targets: Any, classes: Sequence[str]) -> dict[str, float]:
+    if targets is None:
+        return {}
+    targets = np.asarray(targets)
+    if targets.shape != rates.shape:
+        raise VoxgapError(f"{times(targets.shape)} targets for {len(rates)} volumes; give one class for each")
+    return {
+        classes[int(value)] if classes else str(value): float(rates[targets == value].mean())
+        for value in np.unique(targets)
+    }
+
+
+def _intensity(batch: Values) -> dict[str, float]:
+    """Return statistics of the observed values; none where nothing is observed."""
+    count, total, low, high = 0, 0.0, np.inf, -np.inf
+    for chunk in _chunks(batch):
+        observed = chunk[~np.isnan(chunk)]
+        count += observed.size
+        total += float(observed.sum(dtype=np.float64))
+        low = min(low, float(observed.min(initial=np.inf)))
+        high = max(high, float(observed.max(initial=-np.inf)))
+    if not count:
+        return {}
+    mean = total / count
+    squares = sum(
+        float(np.nansum(np.square(chunk - np.float32(mean)), dtype=np.float64)) for chunk in _chunks(batch)
+    )
+    # A prime step visits all positions of the volumes in turn.
+    step = 1 if batch.size <= QUANTILE_VOXELS else batch.size // QUANTILE_VOXELS | 1
+    some = batch.reshape(-1)[::step]
+    some = some[~np.isnan(some)]
+    levels = {"p01": 0.01, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
+    quantiles = np.quantile(some, list(levels.values())) if some.size else np.full(len(levels), mean)
+    spread = {"min": low, "max": high, "mean": mean, "std": float(np.sqrt(squares / count))}
+    return spread | dict(zip(levels, map(float, quantiles), strict=True))

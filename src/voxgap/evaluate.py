@@ -1,0 +1,204 @@
+"""Scores of predictions against targets, in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.volume import times
+
+Floats = NDArray[np.float64]
+Classes = NDArray[np.int64]
+
+CALIBRATION_BINS = 15
+
+
+def scores(task: str, targets: Any, predictions: Any) -> dict[str, float]:
+    """Score predictions by everything that is usual for the task.
+
+    Args:
+        task: `classification` or `regression`.
+        targets: Class indices `(samples,)`, or numbers `(samples,)` or `(samples, outputs)`.
+        predictions: Probabilities `(samples, classes)`, of class 1 alone `(samples,)` or `(samples, 1)`; or
+            numbers, shaped like the targets.
+
+    Returns:
+        For classification accuracy, balanced_accuracy, auc, macro_f1, log_loss, brier and calibration_error;
+        for regression r2, mae and rmse. A score is NaN where it is not defined, such as the AUC of one class.
+
+    Raises:
+        VoxgapError: Targets and predictions don't match, or a prediction is NaN.
+    """
+    if task == "regression":
+        truth, numbers = _numbers(targets, predictions)
+        return {"r2": r2(truth, numbers), "mae": mae(truth, numbers), "rmse": rmse(truth, numbers)}
+    if task != "classification":
+        raise VoxgapError(f"task {task!r} is unknown; use classification or regression")
+    classes, probabilities = _probabilities(targets, predictions)
+    table = confusion_matrix(classes, probabilities)
+    return {
+        "accuracy": float(np.trace(table) / table.sum()),
+        "balanced_accuracy": _balanced_accuracy(table),
+        "auc": auc(classes, probabilities),
+        "macro_f1": _macro_f1(table),
+        "log_loss": log_loss(classes, probabilities),
+        "brier": brier(classes, probabilities),
+        "calibration_error": calibration_error(classes, probabilities),
+    }
+
+
+def confusion_matrix(targets: Any, predictions: Any) -> NDArray[np.int64]:
+    """Count samples by true class (rows) and most probable class (columns).
+
+    Args:
+        targets: Class indices, `(samples,)`.
+        predictions: Probabilities, as for `scores`.
+
+    Returns:
+        `(classes, classes)`.
+    """
+    classes, probabilities = _probabilities(targets, predictions)
+    count = probabilities.shape[1]
+    cells = classes * count + probabilities.argmax(axis=1)
+    return np.bincount(cells, minlength=count**2).reshape(count, count)
+
+
+def accuracy(targets: Any, predictions: Any) -> float:
+    """Return the share of samples whose most probable class is the true one."""
+    table = confusion_matrix(targets, predictions)
+    return float(np.trace(table) / table.sum())
+
+
+def balanced_accuracy(targets: Any, predictions: Any) -> float:
+    """Return the mean over the classes that occur of the share that is recognised."""
+    return _balanced_accuracy(confusion_matrix(targets, predictions))
+
+
+def macro_f1(targets: Any, predictions: Any) -> float:
+    """Return the mean F1 score over the classes that occur or are predicted."""
+    return _macro_f1(confusion_matrix(targets, predictions))
+
+
+def auc(targets: Any, predictions: Any) -> float:
+    """Return the area under the ROC curve; for several classes the mean of each against the rest.
+
+    Classes without a sample, or without another class beside them, are left out; NaN if that leaves none.
+    """
+    classes, probabilities = _probabilities(targets, predictions)
+    columns = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    areas = [_area(classes == column, probabilities[:, column]) for column in columns]
+    defined = [area for area in areas if not np.isnan(area)]
+    return float(np.mean(defined)) if defined else float("nan")
+
+
+def log_loss(targets: Any, predictions: Any) -> float:
+    """Return the mean negative log-probability of the true class, in nats; probabilities are kept off 0."""
+    classes, probabilities = _probabilities(targets, predictions)
+    true = probabilities[np.arange(len(classes)), classes]
+    # What float32 can't tell from 0, not what float64 can't: one sure mistake must not decide the mean.
+    return float(-np.log(np.clip(true, np.finfo(np.float32).eps, 1)).mean())
+
+
+def brier(targets: Any, predictions: Any) -> float:
+    """Return the mean squared error of the probabilities, summed over classes; halved for two classes.
+
+    Source: Brier, Monthly Weather Review 78, 1950, in today's scale for two classes.
+    """
+    classes, probabilities = _probabilities(targets, predictions)
+    errors = ((probabilities - np.eye(probabilities.shape[1])[classes]) ** 2).sum(axis=1)
+    return float(errors.mean() / (2 if probabilities.shape[1] == 2 else 1))
+
+
+def calibration_error(targets: Any, predictions: Any, bins: int = CALIBRATION_BINS) -> float:
+    """Return the expected calibration error: the mean gap between confidence and accuracy, over equal bins.
+
+    Source: Guo, Pleiss, Sun and Weinberger, ICML 2017.
+    """
+    classes, probabilities = _probabilities(targets, predictions)
+    confidence = probabilities.max(axis=1)
+    surplus = confidence - (probabilities.argmax(axis=1) == classes)
+    place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    return float(np.abs(np.bincount(place, surplus, minlength=bins)).sum() / len(classes))
+
+
+def r2(targets: Any, predictions: Any) -> float:
+    """Return the share of variance explained, averaged over outputs; NaN for a single sample.
+
+    An output that is constant counts 1 where it is predicted exactly, else 0.
+    """
+    truth, numbers = _numbers(targets, predictions)
+    if len(truth) < 2:
+        return float("nan")
+    residual = ((truth - numbers) ** 2).sum(axis=0)
+    total = ((truth - truth.mean(axis=0)) ** 2).sum(axis=0)
+    constant = total == 0
+    explained = 1 - residual / np.where(constant, 1, total)
+    return float(np.where(constant, residual == 0, explained).mean())
+
+
+def mae(targets: Any, predictions: Any) -> float:
+    """Return the mean absolute error, in the unit of the targets."""
+    truth, numbers = _numbers(targets, predictions)
+    return float(np.abs(truth - numbers).mean())
+
+
+def rmse(targets: Any, predictions: Any) -> float:
+    """Return the root of the mean squared error over samples, averaged over outputs."""
+    truth, numbers = _numbers(targets, predictions)
+    return float(np.sqrt(((truth - numbers) ** 2).mean(axis=0)).mean())
+
+
+def _balanced_accuracy(table: NDArray[np.int64]) -> float:
+    occurs = table.sum(axis=1) > 0
+    return float((np.diag(table)[occurs] / table.sum(axis=1)[occurs]).mean())
+
+
+def _macro_f1(table: NDArray[np.int64]) -> float:
+    both = table.sum(axis=0) + table.sum(axis=1)
+    return float((2 * np.diag(table)[both > 0] / both[both > 0]).mean())
+
+
+def _area(positive: NDArray[np.bool_], scores: Floats) -> float:
+    """Return the probability that a positive scores above a negative, ties counting half."""
+    hits, others = int(positive.sum()), int((~positive).sum())
+    if not hits or not others:
+        return float("nan")
+    _, place, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    mean_rank = np.cumsum(counts) - (counts - 1) / 2
+    return float((mean_rank[place][positive].sum() - hits * (hits + 1) / 2) / (hits * others))
+
+
+def _probabilities(targets: Any, predictions: Any) -> tuple[Classes, Floats]:
+    probabilities = np.asarray(predictions, dtype=np.float64)
+    if probabilities.ndim == 2 and probabilities.shape[1] == 1:
+        probabilities = probabilities[:, 0]
+    if probabilities.ndim == 1:
+        probabilities = np.stack([1 - probabilities, probabilities], axis=1)
+    classes = np.asarray(targets)
+    if probabilities.ndim != 2 or classes.shape != probabilities.shape[:1] or not len(classes):
+        raise VoxgapError(
+            f"targets of shape {times(classes.shape)}, predictions of shape {times(np.shape(predictions))}; "
+            "give one class and one row of probabilities for each sample"
+        )
+    if not np.isfinite(probabilities).all() or probabilities.min() < -1e-6 or probabilities.max() > 1 + 1e-4:
+        raise VoxgapError(
+            "predictions are not probabilities from 0 to 1; apply softmax or sigmoid, look for NaN"
+        )
+    if classes.dtype.kind not in "biu" or classes.min() < 0 or classes.max() >= probabilities.shape[1]:
+        raise VoxgapError(f"targets are not class indices from 0 to {probabilities.shape[1] - 1}")
+    return classes.astype(np.int64), probabilities
+
+
+def _numbers(targets: Any, predictions: Any) -> tuple[Floats, Floats]:
+    truth, numbers = np.asarray(targets, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
+    if not truth.ndim or not len(truth) or truth.shape[:1] != numbers.shape[:1] or truth.size != numbers.size:
+        raise VoxgapError(
+            f"targets of shape {times(truth.shape)} and predictions of shape {times(numbers.shape)}; "
+            "give one prediction for each target"
+        )
+    if not np.isfinite(truth).all() or not np.isfinite(numbers).all():
+        raise VoxgapError("targets or predictions hold NaN or infinity; look at the training loss")
+    return truth.reshape(len(truth), -1), numbers.reshape(len(truth), -1)

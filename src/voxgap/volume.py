@@ -1,0 +1,187 @@
+"""One volume: its values with NaN where they are missing, its geometry and the names of its channels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+
+Values = NDArray[np.float32]
+
+AXES = ("depth", "height", "width")
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A volume with gaps, as read from one file or built from one array.
+
+    Args:
+        values: `(depth, height, width, channels)`, or `(depth, height, width)` for one channel; any real
+            dtype, kept as float32. NaN is missing; the masked entries of a `numpy.ma` array become NaN.
+        affine: 4 × 4, takes a voxel's index `(depth, height, width, 1)` to its place `(x, y, z, 1)`,
+            in mm from left to right, posterior to anterior, inferior to superior (RAS+).
+        spacing: Size of a voxel along `(depth, height, width)`, in mm or in the source's own unit
+            (seconds for the frames of a clip). Taken from the affine when only that is given.
+        channels: One name per channel; `channel_0`, `channel_1`, ... when not given.
+        source: The file that the volume came from.
+
+    Raises:
+        VoxgapError: The rank is neither 3 nor 4, a value is infinite or not a real number, there is no
+            voxel at all, or the geometry or the names don't fit the values.
+    """
+
+    values: Values
+    affine: NDArray[np.float64] | None = None
+    spacing: tuple[float, float, float] | None = None
+    channels: tuple[str, ...] = ()
+    source: Path | None = None
+
+    def __post_init__(self) -> None:
+        where = str(self.source) if self.source else "volume"
+        values = as_values(self.values, where)
+        affine = None if self.affine is None else _checked_affine(self.affine, where)
+        spacing = _checked_spacing(self.spacing, affine, where)
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "affine", affine)
+        object.__setattr__(self, "spacing", spacing)
+        object.__setattr__(self, "channels", channel_names(self.channels, values.shape[-1], where))
+
+    @property
+    def observed(self) -> NDArray[np.bool_]:
+        """True where a value is present, `(depth, height, width, channels)`."""
+        return ~np.isnan(self.values)
+
+    @property
+    def missing_rate(self) -> float:
+        """Share of the values that is missing, in [0, 1]."""
+        return float(np.isnan(self.values).mean())
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(depth, height, width, channels)`."""
+        return self.values.shape
+
+
+def as_values(values: Any, where: str = "volume") -> Values:
+    """Check the values of one volume and return them as float32.
+
+    Args:
+        values: `(depth, height, width, channels)` or `(depth, height, width)`, any real dtype.
+        where: What an error message calls them: a file or an argument.
+
+    Returns:
+        `(depth, height, width, channels)`, float32; the same memory where it already was.
+
+    Raises:
+        VoxgapError: As for `Volume`.
+    """
+    array = as_real(values, where)
+    if array.ndim not in (3, 4):
+        raise VoxgapError(
+            f"{where}: shape {times(array.shape)} has rank {array.ndim}; give (depth, height, width) "
+            "or (depth, height, width, channels)"
+        )
+    return _finite_or_missing(array if array.ndim == 4 else array[..., np.newaxis], where)
+
+
+def as_batch(volumes: Any, where: str = "volumes", *, allow_empty: bool = False) -> Values:
+    """Check a batch of volumes of one shape and return it as float32.
+
+    Args:
+        volumes: `(batch, depth, height, width, channels)`, any real dtype.
+        where: What an error message calls them: a file or an argument.
+        allow_empty: Whether a batch of no volume is fine.
+
+    Returns:
+        The same shape, float32; the same memory where it already was.
+
+    Raises:
+        VoxgapError: The rank is not 5, a value is infinite or not a real number, or there is none at all.
+    """
+    array = as_real(volumes, where, allow_empty=allow_empty)
+    if array.ndim != 5:
+        raise VoxgapError(
+            f"{where}: shape {times(array.shape)} has rank {array.ndim}; "
+            "give (batch, depth, height, width, channels)"
+        )
+    return _finite_or_missing(array, where)
+
+
+def as_real(values: Any, where: str, *, allow_empty: bool = False) -> NDArray[Any]:
+    """Return an array of real numbers of any rank; the masked entries of a `numpy.ma` array become NaN."""
+    if isinstance(values, np.ma.MaskedArray):
+        # `np.asarray` would reveal whatever lies under the masked entries.
+        values = np.ma.filled(values.astype(np.promote_types(values.dtype, np.float32)), np.nan)
+    try:
+        array = np.asarray(values)
+    except ValueError as error:
+        raise VoxgapError(f"{where}: not one array ({error}); give volumes of one shape") from error
+    if array.dtype.kind not in "biuf":
+        raise VoxgapError(f"{where}: dtype {array.dtype} is not a real number; convert to float32 first")
+    if array.size == 0 and not allow_empty:
+        raise VoxgapError(f"{where}: shape {times(array.shape)} holds no voxel; give at least one")
+    return array
+
+
+def channel_names(names: Any, count: int, where: str) -> tuple[str, ...]:
+    """Return one name per channel, numbered ones when none are given."""
+    given = tuple(str(name) for name in names)
+    if not given:
+        return tuple(f"channel_{index}" for index in range(count))
+    if len(given) != count:
+        raise VoxgapError(f"{where}: {len(given)} channel names for {count} channels; give one name each")
+    if len(set(given)) != count:
+        raise VoxgapError(f"{where}: channel names {', '.join(given)} repeat; give each its own")
+    return given
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """Write a shape as people do: 28×28×28×1."""
+    return "×".join(map(str, shape)) or "()"
+
+
+def _finite_or_missing(array: NDArray[Any], where: str) -> Values:
+    with np.errstate(over="ignore"):
+        values = array.astype(np.float32, copy=False)
+    # Slab by slab: a whole boolean copy of a large volume is memory for nothing.
+    infinite = sum(int(np.isinf(slab).sum()) for slab in values)
+    if infinite:
+        raise VoxgapError(
+            f"{where}: {infinite} infinite value{'s' * (infinite > 1)} (or beyond float32); "
+            "replace by NaN where missing, by a finite number elsewhere"
+        )
+    return values
+
+
+def _checked_affine(affine: Any, where: str) -> NDArray[np.float64]:
+    matrix = np.array(affine, dtype=np.float64)
+    if matrix.shape != (4, 4):
+        raise VoxgapError(f"{where}: affine of shape {times(matrix.shape)}; give 4×4")
+    if not np.isfinite(matrix).all() or not np.array_equal(matrix[3], (0, 0, 0, 1)):
+        raise VoxgapError(f"{where}: the affine is not finite or its last row is not 0 0 0 1; repair it")
+    lengths = np.linalg.norm(matrix[:3, :3], axis=0)
+    # Relative to the voxel size, so that micrometres and kilometres are both fine.
+    if not np.isfinite(lengths).all() or not lengths.all():
+        raise VoxgapError(f"{where}: the affine gives a voxel no size; repair it")
+    if abs(np.linalg.det(matrix[:3, :3] / lengths)) < 1e-6:
+        raise VoxgapError(f"{where}: two axes of the affine coincide; repair it")
+    return matrix
+
+
+def _checked_spacing(
+    spacing: Any, affine: NDArray[np.float64] | None, where: str
+) -> tuple[float, float, float] | None:
+    sizes = None if affine is None else np.linalg.norm(affine[:3, :3], axis=0)
+    if spacing is not None:
+        given = np.asarray(spacing, dtype=np.float64)
+        if given.shape != (3,) or not (np.isfinite(given) & (given > 0)).all():
+            raise VoxgapError(f"{where}: spacing {spacing}; give three positive sizes (depth, height, width)")
+        if sizes is not None and not np.allclose(given, sizes, rtol=1e-3):
+            raise VoxgapError(f"{where}: spacing {spacing} contradicts the affine; give one of the two")
+        sizes = given
+    return None if sizes is None else (float(sizes[0]), float(sizes[1]), float(sizes[2]))

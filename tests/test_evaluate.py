@@ -1,0 +1,123 @@
+"""Scores against scikit-learn."""
+
+import numpy as np
+import pytest
+from sklearn import metrics
+
+from voxgap import evaluate
+from voxgap.errors import VoxgapError
+
+
+def example(classes: int, seed: int, samples: int = 60) -> tuple[np.ndarray, np.ndarray]:
+    """Random classes and rounded probabilities, so that ties are common."""
+    rng = np.random.default_rng(seed)
+    probabilities = np.round(rng.dirichlet(np.ones(classes), samples), 1)
+    probabilities[:, -1] += 1 - probabilities.sum(axis=1)
+    probabilities = np.clip(probabilities, 0, 1)
+    return rng.integers(0, classes, samples), probabilities / probabilities.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 7])
+@pytest.mark.parametrize("seed", range(5))
+def test_classification_scores_equal_scikit_learn(classes: int, seed: int) -> None:
+    targets, probabilities = example(classes, seed)
+    predicted = probabilities.argmax(axis=1)
+    scored = probabilities[:, 1] if classes == 2 else probabilities
+    one_hot = np.eye(classes)[targets]
+    wanted = {
+        "accuracy": metrics.accuracy_score(targets, predicted),
+        "balanced_accuracy": metrics.balanced_accuracy_score(targets, predicted),
+        "auc": metrics.roc_auc_score(targets, scored, multi_class="ovr"),
+        "macro_f1": metrics.f1_score(targets, predicted, average="macro"),
+        "log_loss": metrics.log_loss(targets, np.clip(probabilities, 2**-23, 1), labels=range(classes)),
+        "brier": ((probabilities - one_hot) ** 2).sum() / 60 / (2 if classes == 2 else 1),
+    }
+    found = evaluate.scores("classification", targets, probabilities)
+    del found["calibration_error"]
+    # scikit-learn renormalises the clipped rows.
+    assert found == pytest.approx(wanted, rel=1e-5)
+    table = metrics.confusion_matrix(targets, predicted, labels=range(classes))
+    assert np.array_equal(evaluate.confusion_matrix(targets, probabilities), table)
+    if classes == 2:
+        assert found["brier"] == pytest.approx(metrics.brier_score_loss(targets, probabilities[:, 1]))
+
+
+def test_one_column_of_probabilities_is_that_of_class_1() -> None:
+    targets, probabilities = example(2, 1)
+    both = evaluate.scores("classification", targets, probabilities)
+    assert evaluate.scores("classification", targets, probabilities[:, 1]) == pytest.approx(both)
+    assert evaluate.scores("classification", targets, probabilities[:, 1:]) == pytest.approx(both)
+
+
+def test_single_scores_equal_those_of_scores() -> None:
+    targets, probabilities = example(4, 2)
+    for name, value in evaluate.scores("classification", targets, probabilities).items():
+        assert getattr(evaluate, name)(targets, probabilities) == value
+
+
+def test_auc_counts_pairs_and_halves_ties() -> None:
+    targets, probabilities = example(2, 3)
+    positive, negative = probabilities[targets == 1, 1], probabilities[targets == 0, 1]
+    pairs = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
+    assert any(pair == 0.5 for pair in pairs)
+    assert evaluate.auc(targets, probabilities) == pytest.approx(np.mean(pairs))
+
+
+def test_auc_leaves_out_classes_without_samples() -> None:
+    targets, probabilities = example(3, 4)
+    kept = targets != 2
+    areas = [metrics.roc_auc_score(targets[kept] == c, probabilities[kept, c]) for c in (0, 1)]
+    assert evaluate.auc(targets[kept], probabilities[kept]) == pytest.approx(np.mean(areas))
+    assert np.isnan(evaluate.auc([0, 0], [[0.5, 0.5], [0.1, 0.9]]))
+
+
+def test_calibration_error_equals_a_loop_over_bins() -> None:
+    targets, probabilities = example(5, 5, samples=300)
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+    gap = 0.0
+    for low in np.arange(15):
+        inside = (confidence > low / 15) & (confidence <= (low + 1) / 15)
+        if inside.any():
+            gap += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    assert evaluate.calibration_error(targets, probabilities) == pytest.approx(gap)
+    assert evaluate.calibration_error([0, 1], [[1, 0], [0, 1]]) == 0
+
+
+@pytest.mark.parametrize("shape", [(40,), (40, 3)])
+def test_regression_scores_equal_scikit_learn(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    targets = rng.normal(size=shape)
+    predictions = targets + 0.3 * rng.normal(size=shape)
+    wanted = {
+        "r2": metrics.r2_score(targets, predictions),
+        "mae": metrics.mean_absolute_error(targets, predictions),
+        "rmse": metrics.root_mean_squared_error(targets, predictions),
+    }
+    assert evaluate.scores("regression", targets, predictions) == pytest.approx(wanted)
+    if len(shape) == 1:
+        assert evaluate.scores("regression", targets, predictions[:, None]) == pytest.approx(wanted)
+
+
+def test_r2_of_constant_targets() -> None:
+    for predictions in ([2, 2, 2], [1, 2, 3]):
+        assert evaluate.r2([2, 2, 2], predictions) == metrics.r2_score([2, 2, 2], predictions)
+    assert np.isnan(evaluate.r2([1], [1]))
+
+
+@pytest.mark.parametrize(
+    ("task", "targets", "predictions", "words"),
+    [
+        ("classification", [0, 1], [[0.5, 0.5]], "one row of probabilities for each"),
+        ("classification", [], np.zeros((0, 2)), "one row of probabilities for each"),
+        ("classification", [0], [[np.nan, 1]], "not probabilities"),
+        ("classification", [0], [[-3.0, 4.0]], "not probabilities"),
+        ("classification", [2], [[0.5, 0.5]], "class indices from 0 to 1"),
+        ("classification", [0.5], [[0.5, 0.5]], "class indices from 0 to 1"),
+        ("regression", [1, 2], [1], "one prediction for each"),
+        ("regression", [1, 2], [1, np.nan], "hold NaN"),
+        ("ranking", [1], [1], "is unknown"),
+    ],
+)
+def test_what_does_not_match_is_refused(task: str, targets: object, predictions: object, words: str) -> None:
+    with pytest.raises(VoxgapError, match=words):
+        evaluate.scores(task, targets, predictions)
