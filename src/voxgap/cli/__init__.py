@@ -11,7 +11,7 @@ from voxgap import __version__
 from voxgap.cli.console import err
 from voxgap.cli.demo import demo
 from voxgap.cli.inspect import inspect
-from voxgap.cli.shapes import shapes
+from voxgap.cli.shapes import InOrder, shapes
 from voxgap.cli.train import evaluate, predict, train
 from voxgap.errors import VoxgapError
 
@@ -25,8 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, inspect, shapes, train, evaluate, predict):
+for command in (demo, inspect, train, evaluate, predict):
     app.command()(command)
+# Layers are applied in the order in which they are written, which an ordinary command forgets.
+app.command(cls=InOrder)(shapes)
 
 
 def _version(show: bool) -> None:

@@ -88,7 +88,8 @@ def _print_epoch(title: str, progress: Progress) -> None:
     if progress.record:
         out.print(
             f"{title}  epoch {progress.epoch + 1}/{progress.epochs}  loss {progress.record['loss']:.4f}  "
-            f"{_validation(progress.record)}  {progress.record['seconds']:.1f} s{'  *' if progress.best else ''}"
+            f"{_validation(progress.record)}  {progress.record['seconds']:.1f} s{'  *' if progress.best else ''}",
+            soft_wrap=True,
         )
 
 

@@ -74,7 +74,8 @@ def demo(
       voxgap demo --sample motion --out motion-demo
     """
     from voxgap.dataset import load_data
-    from voxgap.missingness import describe, simulate
+    from voxgap.diagnosis import describe
+    from voxgap.missingness import simulate
 
     if sample not in PLANS:
         raise VoxgapError(f"--sample must be one of {', '.join(PLANS)}, got {sample!r}")

@@ -108,7 +108,7 @@ def train(
         "monitor": monitor,
         "precision": precision,
     }
-    err.print(dataset.summary())
+    err.print(dataset.summary(), soft_wrap=True)
     import_keras()
     from voxgap import strategies
     from voxgap.experiment import train_and_score
@@ -133,9 +133,9 @@ def train(
         history=result.history,
         scores=result.scores,
     )
-    out.print(result.history.summary())
+    out.print(result.history.summary(), soft_wrap=True)
     print_scores(result.scores)
-    out.print(f"bundle: {out_folder}   curves: {out_folder / 'history.png'}")
+    out.print(f"bundle: {out_folder}   curves: {out_folder / 'history.png'}", soft_wrap=True)
 
 
 def evaluate(
