@@ -1,0 +1,133 @@
+"""`make bench`: each headline number against its peers, measured side by side in one run.
+
+Prints one table a question and writes bench-results/latest.json. Names on the command line choose questions:
+`python benchmarks/run.py training masked_conv`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from protocol import FOLDER, OURS, PEERS, compare
+from rich.console import Console
+from rich.table import Table
+
+out = Console(highlight=False)
+VOXGAP = str(Path(OURS).parent / "voxgap")
+
+
+def training() -> dict[str, object]:
+    """One step of the reference network: resnet3d 32/64/128 on 28³ x 1, batch 16."""
+    torch = {
+        f"PyTorch {dtype} {mode}": (PEERS, "torch_step.py", dtype, mode)
+        for dtype in ("float32", "bfloat16")
+        for mode in ("eager", "compiled")
+    }
+    seconds = compare(
+        {
+            "voxgap": (OURS, "keras_step.py", "mean"),
+            "stock Keras float32": (OURS, "keras_step.py", "stock"),
+            **torch,
+        },
+        repetitions=9,
+    )
+    best_torch = min(seconds[name] for name in torch)
+    return {
+        "seconds": seconds,
+        "ratios": {
+            "voxgap / stock Keras": (seconds["voxgap"] / seconds["stock Keras float32"], 0.50),
+            "voxgap / best PyTorch": (seconds["voxgap"] / best_torch, 1.0),
+        },
+    }
+
+
+def masked_conv() -> dict[str, object]:
+    """The same step with masked convolutions, against the plain network."""
+    seconds = compare(
+        {
+            "plain": (OURS, "keras_step.py", "mean"),
+            "masked_conv": (OURS, "keras_step.py", "masked_conv"),
+        },
+        repetitions=15,
+    )
+    return {
+        "seconds": seconds,
+        "ratios": {"masked_conv / plain": (seconds["masked_conv"] / seconds["plain"], 1.10)},
+    }
+
+
+def knn() -> dict[str, object]:
+    """Filling 300 volumes of 28³ with 20 % missing voxels from themselves."""
+    seconds = compare(
+        {"voxgap": (OURS, "knn_step.py", "voxgap"), "scikit-learn": (PEERS, "knn_step.py", "scikit-learn")},
+        repetitions=5,
+    )
+    return {
+        "seconds": seconds,
+        "ratios": {"voxgap / scikit-learn": (seconds["voxgap"] / seconds["scikit-learn"], 1 / 6)},
+    }
+
+
+def start() -> dict[str, object]:
+    """How long a person waits for help, and a program for the import."""
+    seconds = compare(
+        {
+            "voxgap --help": (OURS, "start_step.py", VOXGAP, "--help"),
+            "import voxgap": (OURS, "start_step.py", OURS, "-c", "import voxgap"),
+            "python -c pass": (OURS, "start_step.py", OURS, "-c", "pass"),
+        },
+        repetitions=9,
+    )
+    return {"seconds": seconds, "ratios": {"voxgap --help, seconds": (seconds["voxgap --help"], 0.5)}}
+
+
+QUESTIONS: dict[str, Callable[[], dict[str, object]]] = {
+    "training": training,
+    "masked_conv": masked_conv,
+    "knn": knn,
+    "start": start,
+}
+
+
+def show(name: str, question: str, result: dict[str, object]) -> None:
+    """Print one table: seconds, then ratios beside what they should be at most."""
+    table = Table(title=f"{name}: {question}", title_justify="left", title_style="bold", box=None)
+    table.add_column("")
+    table.add_column("seconds", justify="right")
+    table.add_column("at most", justify="right")
+    for label, value in result["seconds"].items():
+        table.add_row(label, f"{value:.4f}")
+    for label, (value, goal) in result["ratios"].items():
+        table.add_row(f"[bold]{label}[/]", f"[{'green' if value <= goal else 'red'}]{value:.3f}[/]", f"{goal:.3f}")
+    out.print(table)
+    out.print()
+
+
+def main() -> None:
+    chosen = sys.argv[1:] or list(QUESTIONS)
+    unknown = set(chosen) - set(QUESTIONS)
+    if unknown:
+        sys.exit(f"no question {', '.join(unknown)}: choose from {', '.join(QUESTIONS)}")
+    results = {}
+    for name in chosen:
+        results[name] = QUESTIONS[name]()
+        show(name, str(QUESTIONS[name].__doc__), results[name])
+    record = {
+        "when": time.strftime("%Y-%m-%d %H:%M"),
+        "machine": platform.processor() or platform.machine(),
+        "python": platform.python_version(),
+        "results": results,
+    }
+    file = FOLDER.parent / "bench-results" / "latest.json"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(record, indent=2) + "\n")
+    out.print(f"written: {file.relative_to(FOLDER.parent)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,12 @@
+"""Fill layers: Keras layers that replace missing values (NaN) inside the graph.
+
+Each follows Keras's preprocessing convention: `layer.adapt(training volumes)`, then `layer(volumes)`.
+"""
+
+from voxgap.fill.base import FillLayer
+from voxgap.fill.factorization import MatrixFactorization
+from voxgap.fill.knn import KNN
+from voxgap.fill.linear import LinearInterpolation
+from voxgap.fill.simple import Mean, Median, Mode, Zero
+
+__all__ = ["KNN", "FillLayer", "LinearInterpolation", "MatrixFactorization", "Mean", "Median", "Mode", "Zero"]

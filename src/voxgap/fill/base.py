@@ -1,0 +1,114 @@
+"""What the fill layers share: float32 arithmetic, `adapt`, and observed voxels that stay as they are."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from voxgap.errors import VoxgapError
+from voxgap.fill.statistics import LARGEST, check_volumes
+from voxgap.layers import split_missing
+
+# In units of the data's spread: far beyond any datum, and its square far below float32's limit.
+FARTHEST = 1e6
+
+
+class FillLayer(keras.layers.Layer):
+    """Replaces missing values (NaN) and leaves observed voxels bit-identical.
+
+    A child implements `_fit(volumes)`, which learns non-trainable weights, and `_estimate(values, observed,
+    training)`, which returns a finite value for each voxel. Everything is float32 under every dtype policy.
+
+    Args:
+        **kwargs: `name` and the other arguments of `keras.layers.Layer`; `dtype` is always float32.
+    """
+
+    learns = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32", "trainable": False})
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        if len(input_shape) != 5:
+            raise VoxgapError(
+                f"{self.name} needs input of shape (batch, depth, height, width, channels), "
+                f"not {tuple(input_shape)}"
+            )
+        # Any, because None (an unknown size) is fine until a statistic has that size.
+        self.volume_shape: tuple[Any, ...] = tuple(input_shape[1:])
+        if self.learns:
+            self.adapted_samples = self._statistic("adapted_samples", ())
+
+    def _statistic(self, name: str, shape: tuple[Any, ...], initial: str = "zeros") -> Any:
+        if None in shape:
+            raise VoxgapError(
+                f"{self.name} keeps a value for each voxel: give the input a fixed shape, "
+                f"not {self.volume_shape}"
+            )
+        return self.add_weight(name=name, shape=shape, initializer=initial, trainable=False)
+
+    def adapt(self, volumes: npt.ArrayLike) -> None:
+        """Learns the layer's statistics.
+
+        Args:
+            volumes: training volumes only, float `(N, D, H, W, C)`, NaN = missing; a memory map is read in
+                blocks.
+
+        Raises:
+            VoxgapError: wrong shape, a value that is infinite or beyond ±1e30, or no observed voxel at all.
+        """
+        volumes = np.asanyarray(volumes)
+        check_volumes(volumes)
+        if not self.built:
+            self.build((None, *volumes.shape[1:]))
+        if any(a not in (None, b) for a, b in zip(self.volume_shape, volumes.shape[1:], strict=True)):
+            raise VoxgapError(
+                f"{self.name} was built for volumes of shape {self.volume_shape}, not {volumes.shape[1:]}"
+            )
+        if self.learns:
+            self._fit(volumes)
+            self.adapted_samples.assign(len(volumes))
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        # Inside a graph the weights can't be read; there an unadapted layer answers from its initial weights.
+        if isinstance(x, np.ndarray) and self.learns and not self._adapted():
+            raise VoxgapError(f"{self.name} has learnt nothing yet: call adapt(training volumes) first")
+        return super().__call__(x, *args, **kwargs)
+
+    def _adapted(self) -> bool:
+        return self.built and float(ops.convert_to_numpy(self.adapted_samples)) > 0
+
+    def call(self, x: Any, training: bool | None = None) -> Any:
+        finite, observed = split_missing(ops.cast(x, "float32"))
+        estimate = self._estimate(ops.clip(finite, -LARGEST, LARGEST), observed, bool(training))
+        # A selection, not a sum: adding 0 would turn -0.0 into 0.0 and flush subnormal values.
+        return ops.where(ops.cast(observed, "bool"), finite, estimate)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return input_shape
+
+    def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
+        raise NotImplementedError
+
+    def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
+        raise NotImplementedError
+
+
+def deviations(values: Any, observed: Any, mean: Any, scale: Any) -> tuple[Any, Any]:
+    """Standardises volumes and flattens them.
+
+    Args:
+        values: `(batch, D, H, W, C)`.
+        observed: 0 or 1, of the same shape.
+        mean: `(D, H, W, C)`.
+        scale: scalar.
+
+    Returns:
+        `(values - mean) / scale`, 0 where missing, and `observed`, both `(batch, D * H * W * C)`.
+    """
+    rows = (-1, math.prod(mean.shape))
+    standard = ops.clip((values - mean) / scale, -FARTHEST, FARTHEST) * observed
+    return ops.reshape(standard, rows), ops.reshape(observed, rows)
