@@ -1,4 +1,4 @@
-"""Rotate + scale + translate: voxgap against TorchIO, MONAI, batchgeneratorsv2, SciPy and grid_sample, in one run.
+"""Rotate + scale + translate: voxgap, TorchIO, MONAI, batchgeneratorsv2, SciPy and grid_sample, in one run.
 
 Two jobs, at 28³, 64³ and 128³, with 1 and 2 threads:
   complete   one complete volume, trilinear;
@@ -6,10 +6,11 @@ Two jobs, at 28³, 64³ and 128³, with 1 and 2 threads:
              resample the values (0 where missing) and the observed map together, as two channels, and the
              result is divided and thresholded, which is what voxgap's rule comes to.
 
-Every library gets the same angles, factor and, where it has one, shift; its transform is built beforehand, and
-the time is that of applying it. Runs in the peers' venv, see requirements-augment.txt:
+Every library gets the same angles, factor and, where it has one, shift; its transform is built beforehand,
+and the time is that of applying it. Each is a process of its own, and they take turns. From the root:
 
-    .venv-augment/bin/python benchmarks/bench_augment.py [--out results.json] [--sizes 28 64 128]
+    python -m venv .venv-peers && .venv-peers/bin/pip install -r benchmarks/requirements-augment.txt
+    python benchmarks/bench_augment.py [--peers .venv-peers/bin/python] [--sizes 28 64 128] [--out FILE.json]
 """
 
 from __future__ import annotations
@@ -17,19 +18,18 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
-import time
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from voxgap import augment
-from voxgap.missingness import simulate
+from protocol import OURS, PEERS, compare, serve
 
 DEGREES, FACTOR, SHIFT = (10.0, 15.0, 20.0), 1.1, (2.0, 3.0, 4.0)
-RECORD: augment.Record = {
+RECORD = {
     "transform": "compose",
     "steps": [
         {"transform": "rotate", "degrees": list(DEGREES), "spacing": [1.0, 1.0, 1.0]},
@@ -37,79 +37,89 @@ RECORD: augment.Record = {
         {"transform": "translate", "voxels": list(SHIFT)},
     ],
 }
-Job = Callable[[], Any]
-Maker = Callable[[np.ndarray, bool], Job]
+RIVALS = ("torchio", "monai", "batchgeneratorsv2")
+"""The libraries that the target is set against."""
+Job = Callable[[], np.ndarray]
 
 
-def combine(values: Any, observed: Any) -> Any:
-    """Finish a peer's two channels: a weighted mean, missing where less than half is observed."""
-    return np.where(observed >= 0.5, values / np.maximum(observed, 1e-6), np.nan)
+def made(size: int, gaps: bool) -> np.ndarray:
+    """Return the volume, `(size, size, size, 1)`."""
+    rng = np.random.default_rng(0)
+    volume = rng.random((size, size, size, 1), dtype=np.float32)
+    if gaps:
+        volume[rng.permutation(size)[: round(0.2 * size)]] = np.nan
+    return volume
 
 
-def channels_first(volume: np.ndarray, gaps: bool) -> np.ndarray:
-    """Return what a peer resamples: the values, and with gaps the observed map beside them."""
+def centred_matrix() -> np.ndarray:
+    """Return the 3 × 4 matrix from output to source, in voxels from the centre, independently of voxgap."""
+    turned = np.eye(3)
+    for axis, degrees in enumerate(DEGREES):
+        cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        first, second = (i for i in range(3) if i != axis)
+        turn = np.eye(3)
+        turn[[first, first, second, second], [first, second, first, second]] = cosine, -sine, sine, cosine
+        turned = turned @ turn
+    linear = turned.T / FACTOR
+    return np.concatenate([linear, -linear @ np.array(SHIFT)[:, np.newaxis]], axis=1)
+
+
+def channels_first(volume: np.ndarray) -> np.ndarray:
+    """Return what a peer resamples: the values, and where there are gaps the observed map beside them."""
     values = np.ascontiguousarray(np.moveaxis(volume, -1, 0))
-    if not gaps:
-        return values
     observed = ~np.isnan(values)
+    if observed.all():
+        return values
     return np.concatenate([np.where(observed, values, 0), observed]).astype(np.float32)
 
 
-def finish(image: np.ndarray, gaps: bool) -> np.ndarray:
-    return combine(image[0], image[1]) if gaps else image[0]
+def finish(image: np.ndarray) -> np.ndarray:
+    """Finish a peer's channels: with gaps, a weighted mean, missing where less than half is observed."""
+    if len(image) == 1:
+        return image[0]
+    return np.where(image[1] >= 0.5, image[0] / np.maximum(image[1], 1e-6), np.float32(np.nan))
 
 
-def matrix_of(size: int) -> np.ndarray:
-    geometry = augment.fused(RECORD, (size, size, size))
-    assert geometry is not None
-    return geometry.matrix
+def voxgap(volume: np.ndarray, threads: int) -> Job:
+    from voxgap import augment
+
+    return lambda: augment.apply(volume, RECORD, threads=threads)[..., 0]
 
 
-def voxgap(threads: int) -> Maker:
-    return lambda volume, gaps: lambda: augment.apply(volume, RECORD, threads=threads)[..., 0]
-
-
-def scipy(volume: np.ndarray, gaps: bool) -> Job:
+def scipy(volume: np.ndarray, threads: int) -> Job:
     from scipy.ndimage import affine_transform
 
-    matrix, image = matrix_of(len(volume)), channels_first(volume, gaps)
-
-    def job() -> np.ndarray:
-        moved = [affine_transform(one, matrix[:3, :3], matrix[:3, 3], order=1) for one in image]
-        return finish(np.stack(moved), gaps)
-
-    return job
+    matrix, centre, image = centred_matrix(), (len(volume) - 1) / 2, channels_first(volume)
+    offset = matrix[:, 3] + centre - matrix[:, :3] @ np.full(3, centre)
+    return lambda: finish(np.stack([affine_transform(one, matrix[:, :3], offset, order=1) for one in image]))
 
 
-def torchio(volume: np.ndarray, gaps: bool) -> Job:
+def torchio(volume: np.ndarray, threads: int) -> Job:
+    import SimpleITK
     import torch
     import torchio as tio
 
+    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
     transform = tio.Affine((FACTOR,) * 3, DEGREES, SHIFT, image_interpolation="linear", default_pad_value=0)
-    image = tio.ScalarImage(tensor=torch.from_numpy(channels_first(volume, gaps)))
-    return lambda: finish(transform(image).numpy(), gaps)
+    image = tio.ScalarImage(tensor=torch.from_numpy(channels_first(volume)))
+    return lambda: finish(transform(image).numpy())
 
 
-def monai(volume: np.ndarray, gaps: bool) -> Job:
+def monai(volume: np.ndarray, threads: int) -> Job:
     import torch
     from monai.transforms import Affine
 
-    # MONAI's matrix acts on coordinates from the centre.
-    size = len(volume)
-    matrix, centre = matrix_of(size), (size - 1) / 2
-    centred = np.eye(4)
-    centred[:3, :3] = matrix[:3, :3]
-    centred[:3, 3] = matrix[:3, :3] @ np.full(3, centre) + matrix[:3, 3] - centre
-    transform = Affine(affine=centred, padding_mode="zeros", mode="bilinear", image_only=True)
-    image = torch.from_numpy(channels_first(volume, gaps))
-    return lambda: finish(transform(image).numpy(), gaps)
+    matrix = np.concatenate([centred_matrix(), [[0, 0, 0, 1]]])
+    transform = Affine(affine=matrix, padding_mode="zeros", mode="bilinear", image_only=True)
+    image = torch.from_numpy(channels_first(volume))
+    return lambda: finish(transform(image).numpy())
 
 
-def batchgeneratorsv2(volume: np.ndarray, gaps: bool) -> Job:
+def batchgeneratorsv2(volume: np.ndarray, threads: int) -> Job:
     import torch
     from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 
-    radians = math.radians(statistics.mean(DEGREES))
+    radians = math.radians(sum(DEGREES) / 3)
     transform = SpatialTransform(
         volume.shape[:3],
         patch_center_dist_from_border=0,
@@ -121,116 +131,103 @@ def batchgeneratorsv2(volume: np.ndarray, gaps: bool) -> Job:
         scaling=(1 / FACTOR, 1 / FACTOR),
         p_synchronize_scaling_across_axes=1,
     )
-    image = torch.from_numpy(channels_first(volume, gaps))
-    return lambda: finish(transform(image=image)["image"].numpy(), gaps)
+    image = torch.from_numpy(channels_first(volume))
+    return lambda: finish(transform(image=image)["image"].numpy())
 
 
-def grid_sample(volume: np.ndarray, gaps: bool) -> Job:
+def grid_sample(volume: np.ndarray, threads: int) -> Job:
     import torch
     from torch.nn import functional
 
-    size = len(volume)
-    matrix, centre = matrix_of(size), (size - 1) / 2
     # torch counts width first, from -1 to 1 between the outermost voxels' centres.
-    shift = (matrix[:3, :3] @ np.full(3, centre) + matrix[:3, 3] - centre) / centre
-    theta = np.concatenate([matrix[2::-1, 2::-1], shift[::-1, np.newaxis]], axis=1).astype(np.float32)
-    image = torch.from_numpy(channels_first(volume, gaps))[None]
+    matrix = centred_matrix()
+    shift = matrix[::-1, 3:] / ((len(volume) - 1) / 2)
+    theta = torch.from_numpy(np.concatenate([matrix[::-1, 2::-1], shift], axis=1).astype(np.float32))[None]
+    image = torch.from_numpy(channels_first(volume))[None]
 
     def job() -> np.ndarray:
-        grid = functional.affine_grid(torch.from_numpy(theta)[None], list(image.shape), align_corners=True)
-        return finish(functional.grid_sample(image, grid, align_corners=True)[0].numpy(), gaps)
+        grid = functional.affine_grid(theta, list(image.shape), align_corners=True)
+        return finish(functional.grid_sample(image, grid, align_corners=True)[0].numpy())
 
     return job
 
 
-def set_threads(threads: int) -> None:
-    import SimpleITK  # noqa: N813
-    import torch
-
-    torch.set_num_threads(threads)
-    SimpleITK.ProcessObject.SetGlobalDefaultNumberOfThreads(threads)
+CONTENDERS = {one.__name__: one for one in (voxgap, torchio, monai, batchgeneratorsv2, grid_sample, scipy)}
+SAME_TURN = ("monai", "grid_sample", "scipy")
+"""TorchIO turns in another order, batchgeneratorsv2 by one angle: the same work, but another result."""
 
 
-def seconds(jobs: dict[str, Job], repeats: int) -> dict[str, list[float]]:
-    """Time all jobs in turns, so that what else the machine does falls on all of them."""
-    spent: dict[str, list[float]] = {name: [] for name in jobs}
-    for job in jobs.values():
-        job()
-    for _ in range(repeats):
-        for name, job in jobs.items():
-            start = time.perf_counter()
-            job()
-            spent[name].append(time.perf_counter() - start)
-    return spent
+def contend(name: str, size: int, gaps: bool, threads: int, result: Path) -> None:
+    """Be one contender: write the result once, then run as often as asked."""
+    if name in (*RIVALS, "grid_sample"):
+        import torch
+
+        torch.set_num_threads(threads)
+    job = CONTENDERS[name](made(size, gaps), threads)
+    np.save(result, job())
+    serve(job)
 
 
-def agreement(jobs: dict[str, Job], size: int) -> dict[str, float]:
-    """Return each peer's largest difference from voxgap where the output lies well inside the source.
-
-    TorchIO turns in another order and batchgeneratorsv2 about all axes alike: they do the same work, not the
-    same turn, and are left out.
-    """
-    corners = (
-        np.stack(np.meshgrid(*[np.arange(size)] * 3, indexing="ij"), axis=-1) @ matrix_of(size)[:3, :3].T
-    )
-    place = corners + matrix_of(size)[:3, 3]
-    inside = ((place > 1) & (place < size - 2)).all(axis=-1)
-    reference = jobs["voxgap"]()
-    found = {}
-    for name in ("scipy", "monai", "grid_sample"):
-        other = jobs[name]()
-        both = inside & ~np.isnan(reference) & ~np.isnan(other)
-        found[name] = float(np.abs(other - reference)[both].max())
+def largest_difference(folder: Path, size: int) -> float:
+    """Return how far peers that do the same turn are from voxgap where all neighbours exist."""
+    matrix, centre = centred_matrix(), (size - 1) / 2
+    grid = np.stack(np.meshgrid(*[np.arange(size)] * 3, indexing="ij"), axis=-1) - centre
+    place = grid @ matrix[:, :3].T + matrix[:, 3] + centre
+    inside = ((place > 0) & (place < size - 1)).all(axis=-1)
+    ours = np.load(folder / "voxgap.npy")
+    found = 0.0
+    for name in SAME_TURN:
+        difference = np.abs(np.load(folder / f"{name}.npy") - ours)[inside]
+        found = max(found, float(np.nanmax(difference)))
     return found
 
 
-def run(size: int, gaps: bool, threads: int, repeats: int) -> dict[str, Any]:
-    volume = np.random.default_rng(0).random((size, size, size, 1), dtype=np.float32)
-    if gaps:
-        volume = simulate(volume, "slices", 0.2, seed=0)
-    makers: dict[str, Maker] = {
-        "voxgap": voxgap(threads),
-        "torchio": torchio,
-        "monai": monai,
-        "batchgeneratorsv2": batchgeneratorsv2,
-        "grid_sample": grid_sample,
-        "scipy": scipy,
-    }
-    set_threads(threads)
-    jobs = {name: make(volume, gaps) for name, make in makers.items()}
-    times = {name: statistics.median(all_) for name, all_ in seconds(jobs, repeats).items()}
-    peers = {name: times[name] for name in ("torchio", "monai", "batchgeneratorsv2")}
+def measure(size: int, gaps: bool, threads: int, repetitions: int, peers: str) -> dict[str, Any]:
+    """Time all contenders at one job."""
+    with tempfile.TemporaryDirectory() as folder:
+        script, job = Path(__file__).name, "gaps" if gaps else "complete"
+        commands: dict[str, tuple[str, ...]] = {}
+        for name in CONTENDERS:
+            python, result = OURS if name == "voxgap" else peers, str(Path(folder, f"{name}.npy"))
+            commands[name] = (python, script, "contend", name, str(size), job, str(threads), result)
+        seconds = compare(commands, repetitions)
+        difference = largest_difference(Path(folder), size)
     return {
         "size": size,
-        "job": "gaps" if gaps else "complete",
+        "job": job,
         "threads": threads,
-        "milliseconds": {name: 1e3 * t for name, t in times.items()},
-        "fastest_peer": min(peers, key=lambda name: peers[name]),
-        "ratio": min(peers.values()) / times["voxgap"],
-        "largest_difference": agreement(jobs, size),
+        "milliseconds": {name: 1e3 * t for name, t in seconds.items()},
+        "ratio": min(seconds[name] for name in RIVALS) / seconds["voxgap"],
+        "largest_difference": difference,
     }
 
 
 def main() -> None:
+    if sys.argv[1:2] == ["contend"]:
+        _, _, name, size, job, threads, result = sys.argv
+        contend(name, int(size), job == "gaps", int(threads), Path(result))
+        return
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="where to write the numbers, as JSON")
+    parser.add_argument("--peers", default=PEERS, help="the interpreter of the peers' venv")
     parser.add_argument("--sizes", type=int, nargs="+", default=[28, 64, 128])
-    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--repetitions", type=int, default=11)
     given = parser.parse_args()
-    results, names = [], ("voxgap", "torchio", "monai", "batchgeneratorsv2", "grid_sample", "scipy")
-    print("| size | job | threads | " + " | ".join(names) + " | fastest of three peers / voxgap |")
-    print("|" + " --- |" * (4 + len(names)))
+    print("| size | job | threads | " + " | ".join(CONTENDERS) + " | fastest of three / voxgap |")
+    print("|" + " --- |" * (4 + len(CONTENDERS)))
+    results = []
     for size in given.sizes:
         for gaps in (False, True):
-            for threads in (1, 2):
-                result = run(size, gaps, threads, given.repeats)
-                results.append(result)
-                cells = " | ".join(f"{result['milliseconds'][name]:.2f}" for name in names)
+            for threads in given.threads:
+                found = measure(size, gaps, threads, given.repetitions, given.peers)
+                cells = " | ".join(f"{found['milliseconds'][name]:.2f}" for name in CONTENDERS)
                 print(
-                    f"| {size}³ | {result['job']} | {threads} | {cells} | {result['ratio']:.1f} |", flush=True
+                    f"| {size}³ | {found['job']} | {threads} | {cells} | {found['ratio']:.1f} |", flush=True
                 )
-    print("\nmilliseconds, medians; largest difference from voxgap where all neighbours exist:")
-    print(max((v, k) for r in results for k, v in r["largest_difference"].items()))
+                results.append(found)
+    worst = max(found["largest_difference"] for found in results)
+    print(f"\nmilliseconds, medians; largest difference of the same turn in a peer: {worst:.1e}")
     if given.out:
         given.out.write_text(json.dumps(results, indent=1))
 

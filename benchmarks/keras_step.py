@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 import numpy as np
+
 from protocol import serve
 
 SHAPE, CLASSES, BATCH = (28, 28, 28, 1), 11, 16

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from protocol import FOLDER, OURS, PEERS, compare
 from rich.console import Console
 from rich.table import Table
+
+from protocol import FOLDER, OURS, PEERS, compare
 
 out = Console(highlight=False)
 VOXGAP = str(Path(OURS).parent / "voxgap")
@@ -103,7 +104,9 @@ def show(name: str, question: str, result: dict[str, object]) -> None:
     for label, value in result["seconds"].items():
         table.add_row(label, f"{value:.4f}")
     for label, (value, goal) in result["ratios"].items():
-        table.add_row(f"[bold]{label}[/]", f"[{'green' if value <= goal else 'red'}]{value:.3f}[/]", f"{goal:.3f}")
+        table.add_row(
+            f"[bold]{label}[/]", f"[{'green' if value <= goal else 'red'}]{value:.3f}[/]", f"{goal:.3f}"
+        )
     out.print(table)
     out.print()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import sys
 
 import torch
-from protocol import serve
 from torch import nn
+
+from protocol import serve
 
 
 class Block(nn.Module):

@@ -19,6 +19,7 @@ from voxgap.errors import VoxgapError
 from voxgap.io import FORMATS, read, write
 from voxgap.volume import Volume
 
+NATIVE = (".npy", ".npz", ".nii", ".nii.gz")
 AFFINE = np.array([[0, 0.1, 0.75, -10], [0, 0.5, -0.2, 20], [2.5, 0, 0, -30], [0, 0, 0, 1.0]])
 
 
@@ -28,7 +29,7 @@ def example(channels: int = 2, affine: np.ndarray | None = AFFINE) -> Volume:
     return Volume(values, affine=affine, channels=tuple(f"t{c}" for c in range(channels)))
 
 
-@pytest.mark.parametrize("suffix", list(FORMATS))
+@pytest.mark.parametrize("suffix", NATIVE)
 @pytest.mark.parametrize("channels", [1, 3])
 def test_values_survive_a_round_trip(suffix: str, channels: int, tmp_path: Path) -> None:
     volume = example(channels)
@@ -284,9 +285,9 @@ def test_writing_through_a_link_keeps_the_link(tmp_path: Path) -> None:
 
 def valid_files() -> dict[str, bytes]:
     files = {}
-    for suffix, form in FORMATS.items():
+    for suffix in NATIVE:
         stream = io.BytesIO()
-        form.write(stream, example())
+        FORMATS[suffix].write(stream, example())
         files[suffix] = stream.getvalue()
     return files
 

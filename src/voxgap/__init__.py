@@ -19,17 +19,17 @@ _HOMES = {
     "Volume": "volume",
     "VoxgapError": "errors",
     "build_model": "models",
-    "describe": "missingness",
+    "describe": "diagnosis",
     "load": "runtime",
     "load_data": "dataset",
     "output_shape": "shapes",
     "read": "io",
     "save_bundle": "bundle",
     "simulate": "missingness",
-    "train": "train",
+    "train": "training",
     "write": "io",
 }
-_MODULES = ("fill", "layers", "models", "samples", "shapes", "strategies")
+_MODULES = ("augment", "fill", "layers", "models", "samples", "shapes", "strategies")
 
 __all__ = [
     "Dataset",
@@ -38,6 +38,7 @@ __all__ = [
     "Strategy",
     "Volume",
     "VoxgapError",
+    "augment",
     "build_model",
     "describe",
     "fill",

@@ -6,19 +6,22 @@ import datetime
 import hashlib
 import importlib.metadata
 import json
+import math
 import platform
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from voxgap import __version__
 from voxgap.dataset import Dataset
+from voxgap.diagnosis import describe
 from voxgap.errors import VoxgapError
 from voxgap.files import write_bytes
 from voxgap.history import History
-from voxgap.missingness import describe
 from voxgap.runtime import MANIFEST, SCHEMA_VERSION
-from voxgap.strategies import Strategy
+
+if TYPE_CHECKING:
+    from voxgap.strategies import Strategy
 
 
 def check_free(folder: str | Path, overwrite: bool = False) -> None:
@@ -93,7 +96,8 @@ def save_bundle(
             "keras": {"path": target.name, "sha256": digest, "bytes": target.stat().st_size},
         },
     }
-    write_bytes(folder / MANIFEST, (json.dumps(manifest, indent=2, allow_nan=False) + "\n").encode())
+    text = json.dumps(_finite(manifest), indent=2, allow_nan=False)
+    write_bytes(folder / MANIFEST, f"{text}\n".encode())
     for stale in folder.glob("model-*.keras"):
         if stale != target:
             stale.unlink()
@@ -101,6 +105,15 @@ def save_bundle(
         history.to_csv(folder / "history.csv")
         history.plot(folder / "history.png")
     return folder
+
+
+def _finite(value: Any) -> Any:
+    """The same data with null for NaN and infinity, which JSON lacks: a score that is not defined."""
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sha256(path: Path) -> str:

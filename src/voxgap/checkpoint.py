@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -52,7 +52,7 @@ class Checkpoint:
             _save_arrays(self.folder / self._best, best_weights)
         state = {"key": self.key, "last": last, "best": self._best, "records": records}
         write_bytes(self.folder / "state.json", json.dumps(state).encode())
-        for path in self.folder.glob("*.npz"):
+        for path in self._arrays():
             if path.name not in (last, self._best):
                 path.unlink()
 
@@ -72,7 +72,9 @@ class Checkpoint:
         try:
             state = json.loads(file.read_bytes())
             if state["key"] != self.key:
-                raise VoxgapError(f"{file}: the checkpoint of a training with other data or settings; {remedy}")
+                raise VoxgapError(
+                    f"{file}: the checkpoint of a training with other data or settings; {remedy}"
+                )
             self._best = state["best"]
             best, last = (_load_arrays(self.folder / Path(state[k]).name) for k in ("best", "last"))
             model.optimizer.build(model.trainable_variables)
@@ -80,13 +82,20 @@ class Checkpoint:
                 variable.assign(array)
         except VoxgapError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise VoxgapError(f"{file}: damaged checkpoint ({error}); {remedy}") from None
         return state["records"], best
 
     def clear(self) -> None:
-        """Remove the folder: the training is over."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove the state, and the folder where nothing else is in it: the training is over."""
+        # The state first: a kill in between leaves nothing that names files which are gone.
+        for path in (self.folder / "state.json", *self._arrays()):
+            path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
+
+    def _arrays(self) -> list[Path]:
+        return [p for name in ("last-", "best-", ".writing-") for p in self.folder.glob(f"{name}*.npz")]
 
 
 def _variables(model: keras.Model) -> list[Any]:

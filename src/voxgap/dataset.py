@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from voxgap import io
 from voxgap.errors import VoxgapError
 from voxgap.io.arrays import npz_names, read_npz_arrays
+from voxgap.io.source import with_gaps
 from voxgap.manifest import SPLITS, Listing, list_folder, read_manifest, read_samples, split_name
 from voxgap.volume import Values, as_batch, as_real, channel_names, times
 
@@ -198,7 +199,11 @@ class Dataset:
 
 
 def load_data(
-    data: str | os.PathLike[str] | Dataset, *, seed: int = 0, max_bytes: int = io.MAX_BYTES
+    data: str | os.PathLike[str] | Dataset,
+    *,
+    seed: int = 0,
+    missing_values: Sequence[float] = (),
+    max_bytes: int = io.MAX_BYTES,
 ) -> Dataset:
     """Load a data set.
 
@@ -208,6 +213,7 @@ def load_data(
             with `volumes` and `labels` or `targets`; or a folder with one sub-folder per class (in `train`,
             `validation` and `test`, if there are such). A `Dataset` is returned as it is.
         seed: For the split, where the data has none.
+        missing_values: Values that stand for missing in files: they become NaN.
         max_bytes: Refuse data that would take more memory than this.
 
     Returns:
@@ -224,19 +230,20 @@ def load_data(
         return Dataset(**samples.load(str(data).removeprefix("sample:")))
     path = Path(data)
     with io.one_line(path):
-        fields = _fields(path, max_bytes)
+        fields = _fields(path, max_bytes, tuple(missing_values))
     return Dataset.from_arrays(**fields, name=str(path), seed=seed)
 
 
-def _fields(path: Path, max_bytes: int) -> dict[str, Any]:
+def _fields(path: Path, max_bytes: int, missing_values: tuple[float, ...]) -> dict[str, Any]:
     """Read a data set from disk, as arguments of `Dataset.from_arrays`."""
     if path.is_dir():
-        return _listed_fields(list_folder(path), path, max_bytes)
+        return _listed_fields(list_folder(path), path, max_bytes, missing_values)
     io.check_file(path)
     if path.suffix.lower() == ".npz":
-        return _npz_fields(path, max_bytes)
+        fields = _npz_fields(path, max_bytes)
+        return {**fields, "volumes": with_gaps(fields["volumes"], missing_values)}
     if path.suffix.lower() == ".csv":
-        return _listed_fields(read_manifest(path), path, max_bytes)
+        return _listed_fields(read_manifest(path), path, max_bytes, missing_values)
     raise VoxgapError(f"{path}: not a data set; give a .csv manifest, an .npz, a folder or sample:NAME")
 
 
@@ -253,8 +260,10 @@ def _npz_fields(path: Path, max_bytes: int) -> dict[str, Any]:
     return fields
 
 
-def _listed_fields(listing: Listing, path: Path, max_bytes: int) -> dict[str, Any]:
-    volumes, first = read_samples(listing, str(path), max_bytes)
+def _listed_fields(
+    listing: Listing, path: Path, max_bytes: int, missing_values: tuple[float, ...]
+) -> dict[str, Any]:
+    volumes, first = read_samples(listing, str(path), max_bytes, missing_values)
     labels = [row.label for row in listing.rows]
     return {
         "volumes": volumes,

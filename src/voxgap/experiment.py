@@ -15,7 +15,7 @@ from voxgap.history import History
 from voxgap.models import build_model
 from voxgap.strategies import Strategy
 from voxgap.strategies import get as get_strategy
-from voxgap.train import train
+from voxgap.training import train
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +72,8 @@ def train_and_score(
     history = train(model, dataset, seed=seed, **(training or {}))
     scores = {}
     for split in ("validation", "test"):
-        part = dataset.part(split)
-        if len(part):
+        if split in dataset.split:
+            part = dataset.part(split)
             predictions = model.predict(part.volumes, batch_size=16, verbose=0)
             scores[split] = evaluate.scores(dataset.task, part.targets, predictions)
     return Result(model.name, name, strategy, model, history, scores, time.perf_counter() - started)

@@ -99,7 +99,10 @@ class History:
         figure = Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")
         numbers = np.arange(1, len(self.epochs) + 1)
         for axes, name in zip(np.atleast_1d(figure.subplots(1, len(panels))), panels, strict=True):
-            for key, label, colour in ((name, "training", "#7a8794"), (f"val_{name}", "validation", "#0b6e8f")):
+            for key, label, colour in (
+                (name, "training", "#7a8794"),
+                (f"val_{name}", "validation", "#0b6e8f"),
+            ):
                 if key in self.epochs[0]:
                     axes.plot(numbers, [e[key] for e in self.epochs], color=colour, label=label, linewidth=2)
             axes.axvline(self.best_epoch + 1, color="#c8472f", linestyle="--", label="best epoch, kept")

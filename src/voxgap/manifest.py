@@ -102,20 +102,23 @@ def list_folder(path: Path) -> Listing:
         raise VoxgapError(f"{path}: has no sub-folder; make one per class, or give a CSV manifest")
     rows = []
     for folder, part in classes:
-        files = [file for file in sorted(folder.iterdir()) if _is_volume(file)]
+        files = [file for file in sorted(folder.iterdir()) if io.is_volume(file)]
         if not files:
             raise VoxgapError(f"{folder}: holds no volume; voxgap reads {', '.join(io.FORMATS)}")
         rows += [Row(str(file.relative_to(path)), (file,), folder.name, "", part) for file in files]
     return Listing(rows)
 
 
-def read_samples(listing: Listing, name: str, max_bytes: int) -> tuple[Values, Volume]:
+def read_samples(
+    listing: Listing, name: str, max_bytes: int, missing_values: Sequence[float] = ()
+) -> tuple[Values, Volume]:
     """Read all samples into one array.
 
     Args:
         listing: The samples.
         name: What error messages call the data.
         max_bytes: Refuse data that would take more memory than this.
+        missing_values: Values that stand for missing.
 
     Returns:
         `(samples, depth, height, width, channels)`, and the first volume for its names and spacing (None
@@ -131,7 +134,7 @@ def read_samples(listing: Listing, name: str, max_bytes: int) -> tuple[Values, V
     values: Values | None = None
     for index, row in enumerate(listing.rows):
         try:
-            volume = read_sample(row, listing.channels, max_bytes)
+            volume = read_sample(row, listing.channels, max_bytes, missing_values)
         except VoxgapError as error:
             problems.append(f"{row.where}: {error}")
             continue
@@ -153,13 +156,18 @@ def read_samples(listing: Listing, name: str, max_bytes: int) -> tuple[Values, V
     return values, first
 
 
-def read_sample(row: Row, channels: tuple[str, ...], max_bytes: int) -> Volume:
+def read_sample(
+    row: Row, channels: tuple[str, ...], max_bytes: int, missing_values: Sequence[float] = ()
+) -> Volume:
     """Read one sample: a file with all channels, or one file per channel, NaN where there is none.
 
     Raises:
         VoxgapError: A file can't be read, holds several channels, or the files differ in shape.
     """
-    volumes = [None if file is None else io.read(file, max_bytes=max_bytes) for file in row.files]
+    volumes = [
+        None if file is None else io.read(file, max_bytes=max_bytes, missing_values=missing_values)
+        for file in row.files
+    ]
     present = [volume for volume in volumes if volume is not None]
     first = present[0]
     if not channels:
@@ -217,8 +225,7 @@ def _row_problems(row: Row, header: list[str]) -> list[str]:
         problems.append("names no file; give at least one channel, or remove the row")
     for file in filter(None, row.files):
         try:
-            io.check_file(file)
-            io.suffix(file)
+            io.check_volume(file)
         except VoxgapError as error:
             problems.append(str(error))
         except (OSError, ValueError) as error:
@@ -242,11 +249,6 @@ def _is_number(text: str) -> bool:
 
 def _sub_folders(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _is_volume(path: Path) -> bool:
-    name = path.name.lower()
-    return path.is_file() and not name.startswith(".") and name.endswith(tuple(io.FORMATS))
 
 
 def _shapes_text(shapes: dict[tuple[int, ...], list[str]]) -> str:

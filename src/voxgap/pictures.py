@@ -39,7 +39,9 @@ def slices(rows: Mapping[str, np.ndarray], count: int = 8, channel: int = 0) -> 
         for axes, index in zip(axes_row, chosen, strict=True):
             axes.set_facecolor(GAP_COLOUR)
             # NaN is drawn as nothing, so that the background shows.
-            axes.imshow(volume[index, ..., channel], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            axes.imshow(
+                volume[index, ..., channel], cmap="gray", vmin=low, vmax=high, interpolation="nearest"
+            )
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)
         axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
@@ -73,6 +75,8 @@ def bars(labels: Sequence[str], values: Sequence[float], metric: str, chance: fl
     axes.set(xlabel=metric, xlim=(min(0.0, *values), max(1.0, *values) * 1.1))
     if chance is not None:
         axes.axvline(chance, color="#4a5866", linestyle=":", linewidth=1.2)
-        axes.annotate("chance", (chance, len(labels) - 0.45), fontsize=8, color="#4a5866", annotation_clip=False)
+        axes.annotate(
+            "chance", (chance, len(labels) - 0.45), fontsize=8, color="#4a5866", annotation_clip=False
+        )
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,13 +11,17 @@ import keras
 import numpy as np
 
 from voxgap.errors import VoxgapError
+from voxgap.layers import ObservedNormalization
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
 _BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
-# Largest error of bfloat16 against float32, relative to the largest value, that rounding explains: 8 bits of
-# mantissa through some ten layers. A kernel that is wrong is off by its whole value.
-_TOLERANCE = 0.15
+# Largest error of bfloat16 against float32 that rounding explains, as a share of the norm: up to 0.10 was
+# measured on the named networks, and 1.4 or more where a kernel is wrong.
+_TOLERANCE = 0.3
+# Gradients that cancel to nearly nothing may differ by more than their size, but not by more than this share
+# of all gradients together.
+_ALLOWANCE = 0.05
 
 
 def with_policy(model: keras.Model, policy: str) -> keras.Model:
@@ -43,7 +48,8 @@ def with_policy(model: keras.Model, policy: str) -> keras.Model:
 
 def _set_policy(config: dict[str, Any], policy: str) -> None:
     """Change the policy of the layers of a serialised model, in place."""
-    outputs = {str(o[0]) for o in _flat_outputs(config["config"].get("output_layers", []))}
+    # A regression's "output" is followed by its return to the targets' units.
+    outputs = {"output", *(str(o[0]) for o in _flat_outputs(config["config"].get("output_layers", [])))}
     for layer in config["config"].get("layers", []):
         inner = layer["config"]
         if "layers" in inner:
@@ -59,13 +65,14 @@ def _flat_outputs(outputs: Any) -> list[Any]:
     return [outputs] if outputs and isinstance(outputs[0], str) else list(outputs)
 
 
-def choose(model: keras.Model, precision: Precision) -> str:
+def choose(model: keras.Model, precision: Precision, batch_size: int = 16) -> str:
     """The dtype policy to train a float32 model under.
 
     Args:
         model: a built model that takes NaN volumes.
         precision: `auto`, `float32` or `bfloat16`. `auto` takes bfloat16 if the processor multiplies it in
-            hardware and this network computes the same forward and backward, within rounding, as in float32.
+            hardware and this network, tried both ways, computes the same within rounding and is faster.
+        batch_size: volumes a training step.
 
     Returns:
         `float32` or `mixed_bfloat16`.
@@ -77,11 +84,13 @@ def choose(model: keras.Model, precision: Precision) -> str:
         raise VoxgapError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
     if precision == "float32" or (precision == "auto" and not has_bfloat16()):
         return "float32"
-    if agrees(model):
-        return "mixed_bfloat16"
-    if precision == "bfloat16":
-        raise VoxgapError("precision bfloat16: this network computes wrong in it on this machine; use float32")
-    return "float32"
+    if not agrees(model):
+        if precision == "auto":
+            return "float32"
+        raise VoxgapError(
+            "precision bfloat16: this network computes wrong in it on this machine; use float32"
+        )
+    return "mixed_bfloat16" if precision == "bfloat16" or faster(model, batch_size) else "float32"
 
 
 def has_bfloat16() -> bool:
@@ -105,17 +114,54 @@ def agrees(model: keras.Model) -> bool:
         twin = with_policy(model, "mixed_bfloat16")
     except (TypeError, ValueError):
         return False  # a layer that Keras can't rebuild: nothing to compare
-    volumes = np.random.default_rng(0).normal(size=(2, *model.input_shape[1:])).astype("float32")
+    volumes = _trial_volumes(model)
 
     def evaluate(network: keras.Model) -> list[np.ndarray]:
         with tf.GradientTape() as tape:
             answer = network(volumes, training=False)
             loss = tf.reduce_sum(answer * tf.range(1.0, answer.shape[-1] + 1.0))
-        return [answer.numpy(), *(g.numpy() for g in tape.gradient(loss, network.trainable_weights) if g is not None)]
+        return [
+            answer.numpy(),
+            *(g.numpy() for g in tape.gradient(loss, network.trainable_weights) if g is not None),
+        ]
 
-    for exact, rounded in zip(evaluate(model), evaluate(twin), strict=True):
-        # The norm: single gradients that cancel to nearly nothing may differ by more than their size.
+    def close(exact: np.ndarray, rounded: np.ndarray, allowance: float) -> bool:
         error = np.linalg.norm(rounded - exact)
-        if not error <= _TOLERANCE * np.linalg.norm(exact) + 1e-6 * exact.size:
-            return False
-    return True
+        return bool(error <= _TOLERANCE * (np.linalg.norm(exact) + allowance))  # False for NaN
+
+    answers, *gradients = zip(evaluate(model), evaluate(twin), strict=True)
+    allowance = _ALLOWANCE * float(np.sqrt(sum(np.linalg.norm(exact) ** 2 for exact, _ in gradients)))
+    return close(*answers, 0.0) and all(close(*pair, allowance) for pair in gradients)
+
+
+def faster(model: keras.Model, batch_size: int) -> bool:
+    """Whether this network trains faster in bfloat16: few filters gain nothing and pay for the conversions."""
+    import tensorflow as tf
+
+    volumes = _trial_volumes(model, batch_size)
+
+    def seconds(policy: str) -> float:
+        network = with_policy(model, policy)  # a copy: batch normalisation learns from what it is shown
+
+        def step() -> float:
+            started = time.perf_counter()
+            with tf.GradientTape() as tape:
+                loss = tf.reduce_sum(network(volumes, training=True))
+            for gradient in tape.gradient(loss, network.trainable_weights):
+                gradient.numpy()  # wait for it
+            return time.perf_counter() - started
+
+        step()
+        return min(step(), step())
+
+    return seconds("mixed_bfloat16") < seconds("float32")
+
+
+def _trial_volumes(model: keras.Model, count: int = 2) -> np.ndarray:
+    """Random volumes in the units that the model is adapted to; others saturate it and hide errors."""
+    volumes = np.random.default_rng(0).normal(size=(count, *model.input_shape[1:]))
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, ObservedNormalization) and not layer.invert:
+            mean, variance = (keras.ops.convert_to_numpy(w) for w in (layer.mean, layer.variance))
+            volumes = volumes * np.sqrt(variance) + mean
+    return volumes.astype("float32")

@@ -97,7 +97,7 @@ class Predictor:
     def _batch(self, volumes: Any) -> np.ndarray:
         if isinstance(volumes, Volume):
             volumes = [volumes]
-        if isinstance(volumes, Sequence) and all(isinstance(v, Volume) for v in volumes):
+        if isinstance(volumes, Sequence) and volumes and all(isinstance(v, Volume) for v in volumes):
             for i, volume in enumerate(volumes):
                 self._check(volume.shape, f"volume {i}")
             volumes = np.stack([v.values for v in volumes])
@@ -108,7 +108,7 @@ class Predictor:
 
     def _check(self, shape: tuple[int, ...], where: str) -> None:
         if shape != self.input_shape:
-            channels = ", ".join(self.manifest["input"].get("channels", []))
+            channels = ", ".join(self.manifest["input"]["channels"])
             raise VoxgapError(
                 f"{where}: shape {times(shape)}, but this network takes {times(self.input_shape)} "
                 f"(depth, height, width, channels: {channels})"
@@ -140,7 +140,11 @@ def load(bundle: str | os.PathLike[str]) -> Predictor:
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise VoxgapError(f"{file}: can't be loaded ({reason}); train or export it again") from None
     if tuple(model.input_shape[1:]) != tuple(manifest["input"]["shape"]):
-        raise VoxgapError(f"{folder / MANIFEST}: input.shape is not the model's {times(model.input_shape[1:])}")
+        raise VoxgapError(
+            f"{folder / MANIFEST}: input.shape is not the model's {times(model.input_shape[1:])}"
+        )
+    if tuple(model.output_shape[1:]) != (manifest["outputs"],):
+        raise VoxgapError(f"{folder / MANIFEST}: outputs is not the model's {times(model.output_shape[1:])}")
     return Predictor(manifest, model)
 
 
@@ -152,7 +156,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """
     file = folder / MANIFEST
     if not file.is_file():
-        raise VoxgapError(f"{folder}: no bundle here ({MANIFEST} is missing); make one with voxgap train --out {folder}")
+        raise VoxgapError(
+            f"{folder}: no bundle here ({MANIFEST} is missing); make one with voxgap train --out {folder}"
+        )
     if file.stat().st_size > _MAX_MANIFEST_BYTES:
         raise VoxgapError(f"{file}: larger than {_MAX_MANIFEST_BYTES // 2**20} MiB, which no manifest is")
     try:
@@ -162,15 +168,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict):
         raise VoxgapError(f"{file}: not a manifest; train or export the bundle again")
     version = manifest.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise VoxgapError(f"{file}: schema_version is {version!r}, this voxgap reads {SCHEMA_VERSION}; update voxgap")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise VoxgapError(
+            f"{file}: schema_version is {version!r}, this voxgap reads {SCHEMA_VERSION}; update voxgap"
+        )
     for name, kind in _FIELDS.items():
         if not isinstance(manifest.get(name), kind):
             raise VoxgapError(f"{file}: field {name} is missing or not of type {kind.__name__}")
     shape = manifest["input"].get("shape")
     if not isinstance(shape, list) or len(shape) != 4 or not all(type(n) is int and n > 0 for n in shape):
         raise VoxgapError(f"{file}: field input.shape must be four positive integers")
+    if manifest["task"] not in ("classification", "regression"):
+        raise VoxgapError(f"{file}: field task must be classification or regression")
+    _check_names(manifest["input"].get("channels"), shape[-1], f"{file}: field input.channels")
+    classes = manifest["outputs"] if manifest["task"] == "classification" else 0
+    _check_names(manifest["classes"], classes, f"{file}: field classes")
     return manifest
+
+
+def _check_names(names: Any, count: int, field: str) -> None:
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise VoxgapError(f"{field} must be {count} names; train or export the bundle again")
 
 
 def _verified(folder: Path, manifest: dict[str, Any], kind: str) -> Path:
@@ -181,11 +199,15 @@ def _verified(folder: Path, manifest: dict[str, Any], kind: str) -> Path:
     name = entry["path"]
     file = folder / name
     if Path(name).name != name or file.is_symlink():
-        raise VoxgapError(f"{folder / MANIFEST}: files.{kind} must name a file inside the bundle, got {name!r}")
+        raise VoxgapError(
+            f"{folder / MANIFEST}: files.{kind} must name a file inside the bundle, got {name!r}"
+        )
     if not file.is_file():
         raise VoxgapError(f"{file}: the manifest names this file, but it is missing")
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     if digest != entry.get("sha256"):
-        raise VoxgapError(f"{file}: not the file that the manifest describes (SHA-256 differs); it was changed or damaged")
+        raise VoxgapError(
+            f"{file}: not the file that the manifest describes (SHA-256 differs); it was changed or damaged"
+        )
     return file

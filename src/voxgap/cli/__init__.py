@@ -8,6 +8,7 @@ import warnings
 import typer
 
 from voxgap import __version__
+from voxgap.cli.augment import augment
 from voxgap.cli.console import err
 from voxgap.cli.demo import demo
 from voxgap.cli.inspect import inspect
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, inspect, train, evaluate, predict):
+for command in (demo, inspect, augment, train, evaluate, predict):
     app.command()(command)
 # Layers are applied in the order in which they are written, which an ordinary command forgets.
 app.command(cls=InOrder)(shapes)
@@ -48,13 +49,10 @@ def options(
 
 def main() -> None:
     """Run the command line: what a user can mend is one line on stderr and exit code 2."""
-    warnings.showwarning = _one_line
+    warnings.showwarning = _one_line  # Keras and TensorFlow's own are not the user's to mend
     try:
         app()
-    except VoxgapError as error:
-        err.print(f"[bold red]Error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(2)
-    except OSError as error:
+    except (VoxgapError, OSError) as error:
         err.print(f"[bold red]Error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(2)
     except KeyboardInterrupt:
@@ -68,6 +66,6 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
-def _one_line(message: Warning | str, category: type[Warning], *_: object) -> None:
+def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
     if issubclass(category, UserWarning):
         err.print(f"[yellow]Warning:[/] {_escape(str(message))}", soft_wrap=True, highlight=False)

@@ -13,7 +13,7 @@ from rich.console import Console
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
-    from voxgap.train import Progress
+    from voxgap.training import Progress
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -45,7 +45,9 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise VoxgapError(f"{option} takes integers separated by commas, such as 32,64,128; got {text!r}") from None
+        raise VoxgapError(
+            f"{option} takes integers separated by commas, such as 32,64,128; got {text!r}"
+        ) from None
 
 
 def one_or_three(text: str, option: str) -> int | tuple[int, ...]:
@@ -77,7 +79,9 @@ def training_progress(title: str) -> Iterator[Callable[[Progress], None]]:
             nonlocal best
             if progress.record and progress.best:
                 best = f"best {_validation(progress.record)} (epoch {progress.epoch + 1})"
-            done = progress.epoch + progress.step / progress.steps if not progress.record else progress.epoch + 1
+            done = (
+                progress.epoch + progress.step / progress.steps if not progress.record else progress.epoch + 1
+            )
             status = f"epoch {progress.epoch + 1}/{progress.epochs}  {best}"
             bar.update(task, completed=done, total=progress.epochs, status=status)
 

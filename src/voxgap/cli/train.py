@@ -18,7 +18,9 @@ from voxgap.errors import VoxgapError
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
 
-Data = Annotated[str, typer.Argument(help="CSV manifest, .npz, folder per class, or sample:NAME.", metavar="DATA")]
+Data = Annotated[
+    str, typer.Argument(help="CSV manifest, .npz, folder per class, or sample:NAME.", metavar="DATA")
+]
 Bundle = Annotated[Path, typer.Argument(help="Folder made by voxgap train.", metavar="BUNDLE")]
 Pattern = Annotated[
     str | None,
@@ -56,7 +58,8 @@ def train(
     activation: Annotated[str, typer.Option(help="Keras name.", rich_help_panel="Network")] = "relu",
     dropout: Annotated[float, typer.Option(help="Before the output.", rich_help_panel="Network")] = 0.0,
     mask_channel: Annotated[
-        bool | None, typer.Option(help="Override the strategy: feed what is observed.", rich_help_panel="Strategy")
+        bool | None,
+        typer.Option(help="Override the strategy: feed what is observed.", rich_help_panel="Strategy"),
     ] = None,
     conv: Annotated[
         str | None, typer.Option(help="Override: plain, masked or gated.", rich_help_panel="Strategy")
@@ -113,10 +116,14 @@ def train(
     from voxgap import strategies
     from voxgap.experiment import train_and_score
 
-    changes = {"mask_channel": mask_channel, "conv": conv, "gap_dropout": gap_dropout, "attention": attention}
-    chosen = dataclasses.replace(
-        strategies.get(strategy), **{k: v for k, v in changes.items() if v is not None}
-    )
+    overrides: dict[str, Any] = {
+        "mask_channel": mask_channel,
+        "conv": conv,
+        "gap_dropout": gap_dropout,
+        "attention": attention,
+    }
+    given = {name: value for name, value in overrides.items() if value is not None}
+    chosen = dataclasses.replace(strategies.get(strategy), **given)
     with training_progress(f"{model} {strategy}") as progress:
         live = {"progress": progress, "checkpoint": out_folder / "checkpoint"}
         result = train_and_score(
@@ -180,8 +187,12 @@ def evaluate(
 
 def predict(
     bundle: Bundle,
-    files: Annotated[list[Path], typer.Argument(help="Volumes: .nii, .nii.gz, .npy, .npz.", metavar="FILE...")],
-    out_file: Annotated[Path | None, typer.Option("--out", help="CSV file; standard output without it.")] = None,
+    files: Annotated[
+        list[Path], typer.Argument(help="Volumes: .nii, .nii.gz, .npy, .npz.", metavar="FILE...")
+    ],
+    out_file: Annotated[
+        Path | None, typer.Option("--out", help="CSV file; standard output without it.")
+    ] = None,
 ) -> None:
     """Predict volumes with a bundle; NaN is missing, and nothing else need be done to them.
 

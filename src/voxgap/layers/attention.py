@@ -16,21 +16,21 @@ class SqueezeExcitation3D(keras.layers.Layer):
 
     Args:
         ratio: the bottleneck has `max(1, channels // ratio)` units.
+        kernel_initializer: of both its dense layers.
 
     Input and output: `(batch, depth, height, width, channels)`.
     """
 
-    def __init__(self, ratio: int = 8, **kwargs: Any) -> None:
+    def __init__(self, ratio: int = 8, kernel_initializer: Any = "glorot_uniform", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.ratio = ratio
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape: Shape) -> None:
         channels = input_shape[-1] or 0
-        policy = self.dtype_policy
-        self.squeeze = keras.layers.Dense(
-            max(1, channels // self.ratio), "relu", dtype=policy, name="squeeze"
-        )
-        self.excite = keras.layers.Dense(channels, "sigmoid", dtype=policy, name="excite")
+        shared = {"dtype": self.dtype_policy, "kernel_initializer": self.kernel_initializer}
+        self.squeeze = keras.layers.Dense(max(1, channels // self.ratio), "relu", name="squeeze", **shared)
+        self.excite = keras.layers.Dense(channels, "sigmoid", name="excite", **shared)
         self.squeeze.build((None, channels))
         self.excite.build((None, self.squeeze.units))
 
@@ -42,7 +42,8 @@ class SqueezeExcitation3D(keras.layers.Layer):
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"ratio": self.ratio}
+        initializer = keras.initializers.serialize(self.kernel_initializer)
+        return super().get_config() | {"ratio": self.ratio, "kernel_initializer": initializer}
 
 
 @keras.saving.register_keras_serializable(package="voxgap")
@@ -53,20 +54,26 @@ class SpatialAttention3D(keras.layers.Layer):
     Woo et al. 2018 (CBAM), in 3D, with the observed map as a third input.
 
     Args:
-        kernel_size: edge of the convolution in voxels.
+        kernel_size: edge of the convolution in voxels, one for all axes or three.
+        kernel_initializer: of the convolution.
 
     Called on `[features, observed]`: `(batch, depth, height, width, channels)` and 0/1 of any channels; returns
     features of the same shape.
     """
 
-    def __init__(self, kernel_size: int = 3, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        kernel_size: int | tuple[int, int, int] = 3,
+        kernel_initializer: Any = "glorot_uniform",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.kernel_size = kernel_size
         self.convolution = keras.layers.Conv3D(
             1,
             kernel_size,
             padding="same",
             activation="sigmoid",
+            kernel_initializer=kernel_initializer,
             dtype=self.dtype_policy,
             name="convolution",
         )
@@ -92,4 +99,5 @@ class SpatialAttention3D(keras.layers.Layer):
         return tuple(input_shape[0])
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"kernel_size": self.kernel_size}
+        inner = self.convolution.get_config()
+        return super().get_config() | {n: inner[n] for n in ("kernel_size", "kernel_initializer")}

@@ -7,6 +7,8 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
+from voxgap.errors import VoxgapError
+
 Shape = tuple[int | None, ...]
 
 
@@ -108,7 +110,12 @@ class MaskedConv3D(_ObservedConvolution3D):
     """
 
     def build(self, input_shape: list[Shape]) -> None:
-        self.convolution.build(input_shape[0])
+        values, observed = input_shape
+        if observed[-1] not in (1, values[-1]):
+            raise VoxgapError(
+                f"{self.name}: observed has {observed[-1]} channels: give it the {values[-1]} of the values, or 1"
+            )
+        self.convolution.build(values)
 
     def call(self, inputs: Any) -> tuple[Any, Any]:
         values, observed = inputs

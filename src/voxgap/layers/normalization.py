@@ -61,12 +61,15 @@ class ObservedNormalization(keras.layers.Layer):
             mean += delta * weight
             count = total
         if not count.any():
-            raise VoxgapError("no voxel of the training volumes is observed: there is nothing to normalise by")
+            raise VoxgapError(
+                "no voxel of the training volumes is observed: there is nothing to normalise by"
+            )
         variance = squares / np.maximum(count, 1)
         self.mean.assign(mean)
         self.variance.assign(np.where(variance > 0, variance, 1.0))
 
     def call(self, x: Any) -> Any:
+        x = ops.cast(x, "float32")
         deviation = ops.sqrt(self.variance)
         return x * deviation + self.mean if self.invert else (x - self.mean) / deviation
 
@@ -91,6 +94,9 @@ class FastBatchNormalization(keras.layers.BatchNormalization):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        usual = self.scale and self.center and self.axis in (-1, len(inputs.shape) - 1) and mask is None
+        if not usual:
+            return super().call(inputs, training=training, mask=mask)
         if training and self.trainable:
             if keras.backend.backend() == "tensorflow" and len(inputs.shape) == 5:
                 return self._fused(inputs)

@@ -34,7 +34,8 @@ def build_model(
     Args:
         network: one of `NETWORKS`, or a callable `(values, observed) -> features` of Keras tensors, which gets
             the strategy's fill and channels and is followed by global averaging and an output layer. Both its
-            arguments are float32 `(batch, depth, height, width, channels)`.
+            arguments are `(batch, depth, height, width, channels)`, with twice the channels of the volumes
+            where the strategy has `mask_channel`.
         input_shape: `(depth, height, width, channels)` in voxels.
         outputs: number of classes, or of regression values.
         task: `classification` (softmax probabilities) or `regression` (values).
@@ -79,14 +80,17 @@ def build_model(
 
 
 def _check(input_shape: tuple[int, ...], outputs: int, task: str) -> None:
-    if len(input_shape) != 4 or any(not isinstance(n, int) or n < 1 for n in input_shape):
+    four = isinstance(input_shape, tuple | list) and len(input_shape) == 4
+    if not four or any(not isinstance(n, int) or n < 1 for n in input_shape):
         raise VoxgapError(
             f"input_shape must be (depth, height, width, channels), four positive integers, got {input_shape}"
         )
     if task not in ("classification", "regression"):
         raise VoxgapError(f"task must be classification or regression, got {task!r}")
     if outputs < (2 if task == "classification" else 1):
-        raise VoxgapError(f"outputs: {task} needs at least {2 if task == 'classification' else 1}, got {outputs}")
+        raise VoxgapError(
+            f"outputs: {task} needs at least {2 if task == 'classification' else 1}, got {outputs}"
+        )
 
 
 def _prepare(
@@ -117,10 +121,11 @@ def _network(
     inputs = values if observed is None else [values, observed]
     x, seen = values, observed
     if strategy.mask_channel:
-        x = keras.layers.Concatenate()([values, observed])
-        if strategy.conv != "plain":
+        x = keras.layers.Concatenate(name="values_and_observed")([values, observed])
+        if callable(network) or strategy.conv != "plain":
             # The observed channels are themselves always observed: 0 * observed + 1.
-            seen = keras.layers.Concatenate()([observed, keras.layers.Rescaling(0.0, 1.0)(observed)])
+            ones = keras.layers.Rescaling(0.0, 1.0, name="always_observed")(observed)
+            seen = keras.layers.Concatenate(name="observed_of_both")([observed, ones])
     blocks = Blocks(architecture, strategy.conv, strategy.attention, seed)
     features = network(x, seen) if callable(network) else NETWORKS[network](blocks, x, seen)
     return keras.Model(inputs, blocks.head(features, outputs, task), name="network")

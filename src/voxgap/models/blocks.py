@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
+import numbers
 from typing import Any, Literal
 
 import keras
@@ -42,15 +44,18 @@ class Architecture:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.filters or any(f < 1 for f in self.filters):
-            raise VoxgapError(f"filters must be positive, one number per stage, got {self.filters}")
+        several = isinstance(self.filters, tuple | list)
+        if not several or not self.filters or not all(map(_is_count, self.filters)):
+            raise VoxgapError(
+                f"filters must be positive whole numbers, one a stage as in (32, 64), got {self.filters!r}"
+            )
         for name in ("kernel_size", "strides"):
-            if any(n < 1 for n in axes(getattr(self, name), name)):
-                raise VoxgapError(f"{name} must be positive, got {getattr(self, name)}")
+            if not all(map(_is_count, axes(getattr(self, name), name))):
+                raise VoxgapError(f"{name} must be positive whole numbers, got {getattr(self, name)!r}")
         if self.padding not in ("same", "valid"):
             raise VoxgapError(f"padding must be same or valid, got {self.padding!r}")
-        if not 0 <= self.dropout < 1:
-            raise VoxgapError(f"dropout must be in [0, 1), got {self.dropout}")
+        if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
+            raise VoxgapError(f"dropout must be in [0, 1), got {self.dropout!r}")
         try:
             keras.activations.get(self.activation)
         except ValueError:
@@ -59,12 +64,18 @@ class Architecture:
             ) from None
 
 
+def _is_count(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and int(value) >= 1
+
+
 def axes(value: int | tuple[int, ...], name: str) -> Axes:
     """One number per axis: depth, height, width."""
-    numbers = (value,) * 3 if isinstance(value, int) else tuple(value)
-    if len(numbers) != 3:
+    if not isinstance(value, tuple | list):
+        return (value, value, value)
+    if len(value) != 3:
         raise VoxgapError(f"{name} takes one number or three (depth, height, width), got {value}")
-    return numbers
+    depth, height, width = value
+    return depth, height, width
 
 
 class Blocks:
@@ -79,6 +90,12 @@ class Blocks:
         self.attention = attention
         # Same-shaped layers must not start equal, so each initializer has a seed of its own.
         self._seeds = itertools.count(1000 * seed)
+        self._counts: collections.Counter[str] = collections.Counter()
+
+    def _name(self, kind: str) -> str:
+        """`conv_1`, `conv_2`, ...: Keras's own names would depend on what else was built in the process."""
+        self._counts[kind] += 1
+        return f"{kind}_{self._counts[kind]}"
 
     def _initializer(self) -> keras.initializers.Initializer:
         return keras.initializers.HeNormal(seed=next(self._seeds))
@@ -94,13 +111,17 @@ class Blocks:
             "padding": self.architecture.padding,
             "use_bias": False,
             "kernel_initializer": self._initializer(),
+            "name": self._name("conv"),
         }
         if self.conv == "masked":
             return MaskedConv3D(**arguments)([x, observed])
         if self.conv == "gated":
             return GatedConv3D(**arguments)([x, observed])
         if observed is not None:
-            observed = keras.layers.MaxPooling3D(kernel_size, strides, self.architecture.padding)(observed)
+            pool = keras.layers.MaxPooling3D(
+                kernel_size, strides, self.architecture.padding, name=self._name("pool_observed")
+            )
+            observed = pool(observed)
         return keras.layers.Conv3D(**arguments)(x), observed
 
     def shortcut(self, x: Any, observed: Any, filters: int, kernel_size: Axes, strides: Axes) -> Any:
@@ -108,7 +129,7 @@ class Blocks:
         if self.architecture.padding == "valid":
             # Two kernels trim (k - 1) and s (k - 1) voxels; trim the shortcut alike, evenly.
             cut = [(k - 1) * (1 + s) for k, s in zip(kernel_size, strides, strict=True)]
-            crop = keras.layers.Cropping3D([(c // 2, c - c // 2) for c in cut])
+            crop = keras.layers.Cropping3D([(c // 2, c - c // 2) for c in cut], name=self._name("crop"))
             x = crop(x)
             observed = None if observed is None else crop(observed)
         if x.shape[-1] == filters and max(strides) == 1:
@@ -119,31 +140,41 @@ class Blocks:
             "strides": strides,
             "use_bias": False,
             "kernel_initializer": self._initializer(),
+            "name": self._name("shortcut"),
         }
         if self.conv == "masked":
             projected, _ = MaskedConv3D(**projection)([x, observed])
         else:
             projected = keras.layers.Conv3D(**projection)(x)
-        return FastBatchNormalization()(projected)
+        return self.normalise(projected)
 
     def activate(self, x: Any) -> Any:
-        return keras.layers.Activation(self.architecture.activation)(x)
+        return keras.layers.Activation(self.architecture.activation, name=self._name("activation"))(x)
 
     def normalise(self, x: Any) -> Any:
-        return FastBatchNormalization()(x)
+        return FastBatchNormalization(name=self._name("norm"))(x)
 
-    def attend(self, x: Any, observed: Any) -> Any:
+    def add(self, x: Any, y: Any) -> Any:
+        return keras.layers.Add(name=self._name("add"))([x, y])
+
+    def attend(self, x: Any, observed: Any, kernel_size: Axes) -> Any:
         """Attention over channels, then over space, where the strategy has it."""
         if not self.attention:
             return x
-        return SpatialAttention3D()([SqueezeExcitation3D()(x), observed])
+        of_channels, of_space = (keras.initializers.GlorotUniform(seed=next(self._seeds)) for _ in range(2))
+        x = SqueezeExcitation3D(kernel_initializer=of_channels, name=self._name("channel_attention"))(x)
+        spatial = SpatialAttention3D(
+            kernel_size, kernel_initializer=of_space, name=self._name("spatial_attention")
+        )
+        return spatial([x, observed])
 
     def head(self, features: Any, outputs: int, task: str) -> Any:
         """Probabilities or values from features of a grid, averaged over it, or from a flat vector."""
         if len(features.shape) == 5:
-            features = keras.layers.GlobalAveragePooling3D()(features)
+            features = keras.layers.GlobalAveragePooling3D(name="average")(features)
         if self.architecture.dropout:
-            features = keras.layers.Dropout(self.architecture.dropout, seed=next(self._seeds))(features)
+            dropout = keras.layers.Dropout(self.architecture.dropout, seed=next(self._seeds), name="dropout")
+            features = dropout(features)
         answer = keras.layers.Dense(
             outputs,
             activation="softmax" if task == "classification" else None,

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import keras
-
 from voxgap.models.blocks import Axes, Blocks, axes
 
 Convolve = Callable[[Any, Any, int, Axes], tuple[Any, Any]]
@@ -20,7 +18,7 @@ def cnn3d(blocks: Blocks, x: Any, observed: Any) -> Any:
     strides: Axes = (1, 1, 1)
     for filters in architecture.filters:
         x, observed = blocks.convolve(x, observed, filters, kernel_size, strides)
-        x = blocks.attend(blocks.activate(blocks.normalise(x)), observed)
+        x = blocks.attend(blocks.activate(blocks.normalise(x)), observed, kernel_size)
         strides = axes(architecture.strides, "strides")
     return x
 
@@ -32,16 +30,15 @@ def resnet3d(blocks: Blocks, x: Any, observed: Any) -> Any:
     def convolve(x: Any, observed: Any, filters: int, strides: Axes) -> tuple[Any, Any]:
         return blocks.convolve(x, observed, filters, kernel_size, strides)
 
-    return _residual(
-        blocks, x, observed, convolve, kernel_size, axes(blocks.architecture.strides, "strides")
-    )
+    return _residual(blocks, x, observed, convolve, kernel_size, axes(blocks.architecture.strides, "strides"))
 
 
 def resnet2d(blocks: Blocks, x: Any, observed: Any) -> Any:
     """`resnet3d` with kernels 1 x k x k: each slice on its own, and the average of all at the end."""
     _, *kernel = axes(blocks.architecture.kernel_size, "kernel_size")
     _, *stride = axes(blocks.architecture.strides, "strides")
-    kernel_size, strides = (1, *kernel), (1, *stride)
+    kernel_size: Axes = (1, kernel[0], kernel[1])
+    strides: Axes = (1, stride[0], stride[1])
 
     def convolve(x: Any, observed: Any, filters: int, strides: Axes) -> tuple[Any, Any]:
         return blocks.convolve(x, observed, filters, kernel_size, strides)
@@ -64,9 +61,7 @@ def resnet2plus1d(blocks: Blocks, x: Any, observed: Any) -> Any:
         return blocks.convolve(x, observed, filters, (depth, 1, 1), (strides[0], 1, 1))
 
     kernel_size = (depth, height, width)
-    return _residual(
-        blocks, x, observed, convolve, kernel_size, axes(blocks.architecture.strides, "strides")
-    )
+    return _residual(blocks, x, observed, convolve, kernel_size, axes(blocks.architecture.strides, "strides"))
 
 
 def _residual(
@@ -77,8 +72,8 @@ def _residual(
         shortcut = blocks.shortcut(x, observed, filters, kernel_size, step)
         y, observed = convolve(x, observed, filters, step)
         y, observed = convolve(blocks.activate(blocks.normalise(y)), observed, filters, (1, 1, 1))
-        x = blocks.activate(keras.layers.Add()([blocks.normalise(y), shortcut]))
-        x = blocks.attend(x, observed)
+        x = blocks.activate(blocks.add(blocks.normalise(y), shortcut))
+        x = blocks.attend(x, observed, kernel_size)
         step = strides
     return x
 

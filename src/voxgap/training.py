@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,9 +25,14 @@ Report = Callable[["Progress"], None]
 class Samples(Protocol):
     """What training reads of a data set: volumes `(n, depth, height, width, channels)` and their targets."""
 
-    volumes: np.ndarray
-    targets: np.ndarray
-    task: str
+    @property
+    def volumes(self) -> np.ndarray: ...
+
+    @property
+    def targets(self) -> np.ndarray: ...
+
+    @property
+    def task(self) -> str: ...
 
     def part(self, split: str) -> Samples: ...
 
@@ -76,7 +82,9 @@ class Schedule:
         for name, low in (("learning_rate", 0.0), ("min_delta", None), ("lr_patience", 0), ("patience", 0)):
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0 or (low is not None and value <= low):
-                raise VoxgapError(f"{name} must be {'positive' if low is not None else 'at least 0'}, got {value}")
+                raise VoxgapError(
+                    f"{name} must be {'positive' if low is not None else 'at least 0'}, got {value}"
+                )
         if not 0 < self.lr_factor < 1:
             raise VoxgapError(f"lr_factor must be between 0 and 1, got {self.lr_factor}")
 
@@ -94,7 +102,8 @@ class Schedule:
                 continue
             wait, lr_wait = wait + 1, lr_wait + 1
             if lr_wait >= self.lr_patience:
-                rate, lr_wait = max(rate * self.lr_factor, self.min_learning_rate), 0
+                # Never up: a rate that begins below the minimum stays.
+                rate, lr_wait = min(rate, max(rate * self.lr_factor, self.min_learning_rate)), 0
         return wait >= self.patience, rate
 
 
@@ -151,10 +160,11 @@ def train(
     training, validation = dataset.part("train"), dataset.part("validation")
     _check(model, training, validation)
     if isinstance(optimizer, keras.optimizers.Optimizer):
-        learning_rate = float(optimizer.learning_rate)
-    schedule = Schedule(learning_rate, patience, min_delta, lr_patience or max(1, (patience - 1) // 2))
+        learning_rate = _own_rate(optimizer)
+    lr_patience = max(1, (patience - 1) // 2) if lr_patience is None else lr_patience
+    schedule = Schedule(learning_rate, patience, min_delta, lr_patience)
     adapt_model(model, training)
-    policy = precisions.choose(model, precision)
+    policy = precisions.choose(model, precision, batch_size)
     trained = model if policy == "float32" else precisions.with_policy(model, policy)
     metric = "accuracy" if dataset.task == "classification" else "mae"
     if monitor not in ("val_loss", f"val_{metric}"):
@@ -165,9 +175,12 @@ def train(
     watched = Batches(validation.volumes, encode(validation.targets), batch_size)
     supervisor = Supervisor(schedule, monitor, epochs, len(batches), progress)
     if checkpoint is not None:
-        names = [getattr(value, "name", None) or str(value) for value in (loss, optimizer)]
-        settings = [model.to_json(), names, batch_size, class_weight, seed, monitor, policy]
-        key = fingerprint(settings, schedule, training.volumes, training.targets)
+        means = [_identity(value) for value in (loss, trained.optimizer)]
+        # Keras numbers unnamed layers by what the process has built before, which says nothing of the model.
+        structure = re.sub(r'_\d+(?=")', "", model.to_json())
+        settings = [structure, means, batch_size, class_weight, seed, monitor, policy]
+        arrays = (array for part in (training, validation) for array in (part.volumes, part.targets))
+        key = fingerprint(settings, schedule, *arrays)
         supervisor.resume(trained, Checkpoint(Path(checkpoint), key))
     if not supervisor.over:
         batches.epoch = supervisor.epoch
@@ -215,6 +228,9 @@ def _check(model: keras.Model, training: Samples, validation: Samples) -> None:
         if len(part.targets) != len(part.volumes):
             raise VoxgapError(f"{len(part.volumes)} {name} volumes, but {len(part.targets)} targets")
         outputs = model.output_shape[-1]
+        width = part.targets.size // len(part.targets)
+        if training.task == "regression" and width != outputs:
+            raise VoxgapError(f"{name} targets have {width} values each, the model has {outputs} outputs")
         if training.task == "classification" and part.targets.max() >= outputs:
             raise VoxgapError(
                 f"{name} targets reach class {part.targets.max()}, the model has {outputs} outputs (0 to {outputs - 1})"
@@ -237,6 +253,9 @@ def _compile(
             optimizer = keras.optimizers.get(settings)
         except ValueError:
             raise VoxgapError(f"no optimizer {optimizer!r}: use a Keras name such as adam or sgd") from None
+    else:
+        # A copy: an optimizer serves one model only, and the caller may have others to train.
+        optimizer = type(optimizer).from_config(optimizer.get_config())
     # XLA compiles Conv3D for the CPU into code ten times slower than oneDNN's.
     model.compile(optimizer=optimizer, loss=function, metrics=[metric], jit_compile=False)
     if task == "regression":
@@ -245,6 +264,23 @@ def _compile(
         return lambda targets: targets
     classes = model.output_shape[-1]
     return lambda targets: np.eye(classes, dtype=np.float32)[targets]
+
+
+def _own_rate(optimizer: keras.optimizers.Optimizer) -> float:
+    rate = optimizer.get_config()["learning_rate"]
+    if not isinstance(rate, float):
+        raise VoxgapError(
+            "the optimizer has a schedule as its learning rate: give it a number, which train lowers"
+        )
+    return rate
+
+
+def _identity(value: Any) -> Any:
+    """What a loss or optimizer is, in words that are the same in every process."""
+    if hasattr(value, "get_config"):
+        # Keras numbers the names.
+        return type(value).__name__, {k: v for k, v in value.get_config().items() if k != "name"}
+    return getattr(value, "__name__", value)
 
 
 def _class_weights(targets: np.ndarray, class_weight: ClassWeight, task: str) -> np.ndarray | None:
@@ -258,8 +294,10 @@ def _class_weights(targets: np.ndarray, class_weight: ClassWeight, task: str) ->
         per_class = 1.0 / np.maximum(counts, 1)
     elif isinstance(class_weight, dict):
         missing = set(np.unique(targets).tolist()) - set(class_weight)
-        if missing or any(w < 0 for w in class_weight.values()):
-            raise VoxgapError(f"class_weight needs a weight >= 0 for each class; missing: {sorted(missing)}")
+        if missing or any(w < 0 for w in class_weight.values()) or not any(class_weight.values()):
+            raise VoxgapError(
+                f"class_weight needs a weight for each class, >= 0 and not all 0; missing: {sorted(missing)}"
+            )
         per_class = np.array([class_weight.get(c, 0.0) for c in range(int(targets.max()) + 1)])
     else:
         raise VoxgapError(f"class_weight must be 'balanced', a dictionary or None, got {class_weight!r}")
@@ -293,7 +331,11 @@ class Batches(keras.utils.PyDataset):
 
     def _order(self) -> np.ndarray:
         n = len(self.arrays[0])
-        return np.arange(n) if self.seed is None else np.random.default_rng((self.seed, self.epoch)).permutation(n)
+        return (
+            np.arange(n)
+            if self.seed is None
+            else np.random.default_rng((self.seed, self.epoch)).permutation(n)
+        )
 
     def on_epoch_end(self) -> None:
         self.epoch += 1
@@ -374,11 +416,11 @@ class Supervisor(keras.callbacks.Callback):
 
     def finish(self, model: keras.Model, policy: str) -> History:
         """Put the best weights into the model, empty the checkpoint, and return the record."""
+        if self.checkpoint is not None:
+            self.checkpoint.clear()
         if not np.isfinite(self.values[self.best_epoch]):
             raise VoxgapError(
                 f"the loss was NaN from the first epoch on: lower the learning rate ({self.schedule.learning_rate:g})"
             )
         model.set_weights(self.best_weights)
-        if self.checkpoint is not None:
-            self.checkpoint.clear()
         return History(tuple(self.records), self.monitor, self.best_epoch, self.planned, self.reason, policy)

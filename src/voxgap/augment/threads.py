@@ -1,0 +1,30 @@
+"""Work shared by plain threads, in no pool that outlives it: safe inside other threads and after a fork."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from voxgap.errors import VoxgapError
+
+
+def share(work: Callable[[int, int], None], count: int, threads: int) -> None:
+    """Run `work(first, last)` over even parts of [0, count), the first of them on this thread.
+
+    Raises:
+        VoxgapError: `threads` is below 1.
+    """
+    if threads < 1:
+        raise VoxgapError(f"threads {threads} is out of range; give 1 or more")
+    bounds = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
+    if len(bounds) <= 2:
+        work(0, count)
+        return
+    with ThreadPoolExecutor(len(bounds) - 2) as pool:
+        others = [pool.submit(work, *part) for part in itertools.pairwise(bounds[1:])]
+        work(bounds[0], bounds[1])
+        for other in others:
+            other.result()

@@ -1,0 +1,215 @@
+"""Checkpoints: a killed training goes on as if nothing had happened, and never from another's state."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from test_train import fit, other_data
+
+import tiny
+from voxgap.errors import VoxgapError
+from voxgap.history import History
+from voxgap.training import Progress
+
+
+class KilledError(BaseException):
+    """As a kill would, it passes every `except Exception` and `except KeyboardInterrupt`."""
+
+
+def without_time(history: History) -> list[dict[str, float]]:
+    return [{k: v for k, v in epoch.items() if k != "seconds"} for epoch in history.epochs]
+
+
+def killed_at(epoch: int, step: int | None) -> Any:
+    def kill(progress: Progress) -> None:
+        here = (
+            progress.record is not None if step is None else progress.record is None and progress.step == step
+        )
+        if progress.epoch == epoch and here:
+            raise KilledError
+
+    return kill
+
+
+RESUMABLE = {"epochs": 6, "patience": 6}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted() -> tuple[list[np.ndarray], History]:
+    model, history = fit(**RESUMABLE)
+    return model.get_weights(), history
+
+
+@pytest.mark.parametrize("moments", [[(0, 2)], [(2, None)], [(1, 3), (4, 1)], [(5, None)]], ids=str)
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(
+    moments: list, tmp_path: Path, uninterrupted: tuple[list[np.ndarray], History]
+) -> None:
+    folder = tmp_path / "checkpoint"
+    for moment in moments:
+        with pytest.raises(KilledError):
+            fit(checkpoint=folder, progress=killed_at(*moment), **RESUMABLE)
+    seen: list[Progress] = []
+    # A new model each time: its layers have other automatic names, as in a notebook cell that is run again.
+    model, history = fit(checkpoint=folder, progress=seen.append, **RESUMABLE)
+    weights, reference = uninterrupted
+    assert without_time(history) == without_time(reference)
+    assert (history.best_epoch, history.reason) == (reference.best_epoch, reference.reason)
+    for a, b in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    epoch, step = moments[-1]
+    first = epoch + (step is None)
+    assert not [p for p in seen if p.epoch < first], "epochs that were done were done again"
+    assert not folder.exists()
+
+
+CHILD = """
+import sys, numpy as np, tiny
+from voxgap.training import train
+model = tiny.model("resnet3d", "gap_dropout", filters=(2, 4), dropout=0.2)
+history = train(model, tiny.dataset(), epochs=8, patience=8, batch_size=8, learning_rate=0.02, lr_patience=1,
+                precision="float32", checkpoint=sys.argv[1], progress=lambda p: print("step", flush=True))
+records = [[v for k, v in sorted(e.items()) if k != "seconds"] for e in history.epochs]
+np.savez(sys.argv[2], np.array(records), *model.get_weights())
+"""
+
+
+@pytest.mark.full
+def test_a_training_that_is_really_killed_goes_on(tmp_path: Path) -> None:
+    rng = np.random.default_rng()
+
+    def run(name: str, steps: int | None) -> bool:
+        """Run to the end, or kill -9 some microseconds after a number of steps."""
+        with subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                CHILD,
+                str(tmp_path / f"{name}-checkpoint"),
+                str(tmp_path / f"{name}.npz"),
+            ],
+            cwd=Path(tiny.__file__).parent,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+        ) as child:
+            assert child.stdout is not None
+            for count, _ in enumerate(child.stdout):
+                if count == steps:
+                    child.send_signal(signal.SIGKILL)
+        return child.returncode == 0
+
+    assert run("whole", None)
+    for _ in range(6):
+        if run("killed", int(rng.integers(1, 14))):
+            break
+    else:
+        assert run("killed", None)
+    with np.load(tmp_path / "whole.npz") as whole, np.load(tmp_path / "killed.npz") as killed:
+        assert whole.files == killed.files
+        for name in whole.files:
+            np.testing.assert_array_equal(killed[name], whole[name])
+
+
+@pytest.fixture(scope="module")
+def interrupted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("train") / "checkpoint"
+    with pytest.raises(KilledError):
+        fit(checkpoint=folder, progress=killed_at(1, None), **RESUMABLE)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"batch_size": 4},
+        {"seed": 1},
+        {"loss": "categorical_crossentropy"},
+        {"optimizer": "sgd"},
+        {"optimizer": keras.optimizers.Adam(0.03, beta_1=0.5)},
+        {"class_weight": "balanced"},
+        {"monitor": "val_accuracy"},
+        {"learning_rate": 0.01},
+        {"data": other_data("train")},
+        {"data": other_data("validation")},
+    ],
+    ids=lambda changed: "-".join(changed),
+)
+def test_another_training_does_not_go_on_from_this_checkpoint(
+    changed: dict, interrupted_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(interrupted_folder, folder)
+    before = sorted(folder.iterdir())
+    with pytest.raises(VoxgapError, match="other data or settings; remove the folder"):
+        fit(checkpoint=folder, **RESUMABLE | changed)
+    assert sorted(folder.iterdir()) == before
+
+
+def test_another_network_does_not_go_on_from_this_checkpoint(
+    interrupted_folder: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(interrupted_folder, folder)
+    with pytest.raises(VoxgapError, match="other data or settings"):
+        fit(tiny.model(strategy="mean"), checkpoint=folder, **RESUMABLE)
+
+
+@pytest.mark.parametrize(
+    "damage", ["truncated", "empty", "noise", "json", "fields", "missing", "shapes", "list"]
+)
+def test_a_damaged_checkpoint_is_one_line(damage: str, interrupted_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(interrupted_folder, folder)
+    state, last = folder / "state.json", next(folder.glob("last-*.npz"))
+    if damage == "truncated":
+        last.write_bytes(last.read_bytes()[:-200])
+    elif damage == "empty":
+        last.write_bytes(b"")
+    elif damage == "noise":
+        data = bytearray(last.read_bytes())
+        data[len(data) // 2 : len(data) // 2 + 400] = os.urandom(400)
+        last.write_bytes(data)
+    elif damage == "json":
+        state.write_text("{")
+    elif damage == "fields":
+        state.write_text(json.dumps({k: v for k, v in json.loads(state.read_text()).items() if k != "best"}))
+    elif damage == "list":
+        state.write_text("[1]")
+    elif damage == "missing":
+        last.unlink()
+    else:
+        with np.load(last) as file:
+            np.savez(last, *[file[name][..., None] for name in file.files])
+    with pytest.raises(VoxgapError, match="damaged checkpoint") as caught:
+        fit(checkpoint=folder, **RESUMABLE)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_folder_keeps_what_is_not_the_training_s(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    np.savez(tmp_path / "data.npz", 1)
+    fit(epochs=2, checkpoint=tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npz", "notes.txt"]
+
+
+def test_a_loss_of_ones_own_resumes(tmp_path: Path) -> None:
+    def make_loss() -> Any:
+        def mine(y_true: Any, y_pred: Any) -> Any:
+            return keras.losses.categorical_crossentropy(y_true, y_pred)
+
+        return mine
+
+    with pytest.raises(KilledError):
+        fit(epochs=3, checkpoint=tmp_path / "c", loss=make_loss(), progress=killed_at(0, None))
+    _, history = fit(epochs=3, checkpoint=tmp_path / "c", loss=make_loss())
+    assert len(history.epochs) == 3

@@ -1,0 +1,62 @@
+"""Training one strategy and scoring it: the scores are those of the trained network on each part."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+import tiny
+from voxgap import evaluate
+from voxgap.experiment import fill_volumes, outputs, train_and_score
+
+DATA = tiny.dataset()
+QUICK = {"epochs": 3, "batch_size": 8, "learning_rate": 0.03, "precision": "float32"}
+
+
+def test_scores_are_of_the_best_weights_on_each_part() -> None:
+    result = train_and_score(DATA, tiny.network, "mask_channel", training=QUICK, seed=2)
+    assert set(result.scores) == {"validation", "test"}
+    for split, scores in result.scores.items():
+        part = DATA.part(split)
+        expected = evaluate.scores(
+            "classification", part.targets, result.model.predict(part.volumes, verbose=0)
+        )
+        assert scores == pytest.approx(expected, nan_ok=True)
+    assert result.scores["validation"]["accuracy"] == pytest.approx(result.history.best["val_accuracy"])
+    assert result.network == "network"
+    assert result.strategy.mask_channel
+    assert result.seconds >= result.history.seconds
+
+
+def test_data_without_a_test_part_is_scored_without_it() -> None:
+    split = np.where(DATA.split == "test", "train", DATA.split)
+    result = train_and_score(dataclasses.replace(DATA, split=split), tiny.network, training=QUICK)
+    assert set(result.scores) == {"validation"}
+
+
+def test_outputs_follow_from_the_data() -> None:
+    assert outputs(DATA) == 3
+    assert outputs(tiny.dataset("regression", outputs=2)) == 2
+    single = tiny.dataset("regression", outputs=1)
+    assert outputs(dataclasses.replace(single, targets=single.targets[:, 0])) == 1
+
+
+def test_a_regression_with_one_value_a_volume(tmp_path: object) -> None:
+    data = tiny.dataset("regression", outputs=1)
+    data = dataclasses.replace(data, targets=data.targets[:, 0])
+    result = train_and_score(data, "cnn3d", "mean", architecture={"filters": (3,)}, training=QUICK)
+    assert np.isfinite(result.scores["test"]["mae"])
+
+
+def test_filled_volumes_are_in_raw_units() -> None:
+    model = tiny.model(tiny.network, "linear")
+    from voxgap.training import adapt_model
+
+    adapt_model(model, DATA.part("train"))
+    x = DATA.volumes[:5] + 100
+    filled = fill_volumes(model, x, batch_size=2)
+    assert filled.shape == x.shape
+    assert np.isfinite(filled).all()
+    np.testing.assert_array_equal(filled[~np.isnan(x)], x[~np.isnan(x)])

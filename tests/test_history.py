@@ -1,0 +1,106 @@
+"""The history: what it says of a training, as a sentence, a table, JSON and a picture."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from voxgap.history import History, Reason
+
+
+def history(
+    reason: Reason = "patience", epochs: int = 6, planned: int = 10, metric: str = "accuracy"
+) -> History:
+    records = [
+        {
+            "loss": 1 / (i + 1),
+            metric: 0.1 * i,
+            "val_loss": 0.5 + (i - 2) ** 2 / 10,
+            f"val_{metric}": 0.3,
+            "learning_rate": 1e-3,
+            "seconds": 2.0 + (i == 0),
+        }
+        for i in range(epochs)
+    ]
+    return History(tuple(records), "val_loss", min(2, epochs - 1), planned, reason)
+
+
+def test_what_stopping_saved() -> None:
+    h = history()
+    assert h.best == h.epochs[2]
+    assert h.seconds == pytest.approx(13)
+    assert h.saved_epochs == 4
+    # The first epoch is slower everywhere: the median does not count it four times more.
+    assert h.saved_seconds == pytest.approx(8)
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("patience", ["best epoch 3", "val_loss 0.5", "no better after 3 more", "4 of 10 epochs", "8 s"]),
+        ("epochs", ["all planned epochs ran"]),
+        ("interrupted", ["interrupted"]),
+        ("diverged", ["NaN"]),
+    ],
+)
+def test_the_summary_is_one_line_that_says_why(reason: Reason, said: list[str]) -> None:
+    summary = history(reason).summary()
+    assert "\n" not in summary
+    assert all(part in summary for part in said), summary
+    assert ("saved" in summary) == (reason == "patience")
+
+
+def test_the_csv_holds_every_epoch(tmp_path: Path) -> None:
+    h = history()
+    h.to_csv(tmp_path / "deep" / "history.csv")
+    with (tmp_path / "deep" / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == list("123456")
+    for row, epoch in zip(rows, h.epochs, strict=True):
+        assert {k: float(v) for k, v in row.items() if k != "epoch"} == epoch
+
+
+def test_the_manifest_part_is_plain_json() -> None:
+    data = json.loads(json.dumps(history().to_json(), allow_nan=False))
+    assert data["best_epoch"] == 3
+    assert data["epochs"] == 6
+    assert data["planned"] == 10
+    assert data["reason"] == "patience"
+
+
+@pytest.mark.parametrize(
+    "h",
+    [
+        history(),
+        history("epochs", epochs=1, planned=1),
+        history("interrupted", metric="mae"),
+        History(({"loss": 1.0, "val_loss": float("nan"), "seconds": 1.0},) * 2, "val_loss", 0, 5, "diverged"),
+    ],
+    ids=["patience", "one epoch", "regression", "diverged"],
+)
+def test_the_picture_is_a_png_with_something_on_it(h: History, tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    h.plot(tmp_path / "history.png")
+    image = imread(tmp_path / "history.png")
+    assert image.shape[1] > image.shape[0] > 200
+    assert len(np.unique(image.reshape(-1, image.shape[-1]), axis=0)) > 5
+
+
+def test_the_picture_marks_the_best_epoch_and_what_was_saved(tmp_path: Path) -> None:
+    from matplotlib.colors import to_rgb
+    from matplotlib.image import imread
+
+    def share(h: History, colour: str) -> float:
+        h.plot(tmp_path / "history.png")
+        pixels = imread(tmp_path / "history.png")[..., :3]
+        return float((np.abs(pixels - to_rgb(colour)).max(axis=-1) < 0.02).mean())
+
+    red, green = "#c8472f", "#dfe9dc"
+    assert share(history(), red) > 0.0005
+    assert share(history(), green) > 0.05
+    assert share(history("epochs", epochs=10), green) == 0

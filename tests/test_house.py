@@ -1,0 +1,205 @@
+"""The house: who may import whom, how large a file may be, what `import voxgap` costs, the public names."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import voxgap
+
+ROOT = Path(voxgap.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
+MAX_LINES = 500
+
+# The parts that a part may import, beside itself; `cli` may import all. A part is a module or a package.
+BASE = {"errors", "files"}
+NUMPY_SIDE = {
+    "errors": set(),
+    "files": {"errors"},
+    "shapes": BASE,
+    "volume": BASE,
+    "io": {"volume", *BASE},
+    "resample": {"volume", *BASE},
+    "diagnosis": {"volume", *BASE},
+    "missingness": {"diagnosis", "volume", *BASE},
+    "augment": {"missingness", "volume", *BASE},
+    "manifest": {"io", "volume", *BASE},
+    "samples": {"missingness", "augment", "volume", *BASE},
+    "dataset": {"manifest", "samples", "missingness", "augment", "resample", "volume", "io", *BASE},
+    "evaluate": {"volume", *BASE},
+}
+KERAS_SIDE = {
+    "layers": BASE,
+    "fill": {"layers", *BASE},
+    "strategies": {"fill", "layers", *BASE},
+    "models": {"strategies", "fill", "layers", "shapes", *BASE},
+    "precision": {"layers", *BASE},
+    "checkpoint": BASE,
+    "history": BASE,
+    "training": {"models", "precision", "checkpoint", "history", "strategies", "fill", "layers", *BASE},
+}
+# Where the two meet. `runtime` names the layers so that Keras knows them, and nothing that trains.
+MEETING = {
+    "runtime": {"volume", "io", "resample", "layers", "fill", *BASE},
+    "experiment": {*KERAS_SIDE, "dataset", "evaluate", "volume", *BASE},
+    "bundle": {"runtime", "dataset", "diagnosis", "history", "volume", "io", *BASE},
+    "pictures": {"history", "volume", *BASE},
+    "report": {"pictures", "history", *BASE},
+}
+ALLOWED = NUMPY_SIDE | KERAS_SIDE | MEETING
+HEAVY = {"keras", "tensorflow", "torch", "jax"}
+# Packages that only the functions that need them import, except in the parts that are about nothing else.
+LAZY = {"scipy", "matplotlib", "rich", "nibabel", "jinja2"}
+OWN = {"cli": {"rich", "jinja2"}, "pictures": {"matplotlib"}, "report": {"matplotlib", "jinja2"}}
+
+
+def part_of(file: Path) -> str:
+    return file.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imports(file: Path) -> set[tuple[str, bool]]:
+    """`(dotted name, at the top)` of all that a file imports, but for type checking only."""
+    found: set[tuple[str, bool]] = set()
+
+    def visit(node: ast.AST, top: bool) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.Import):
+            found.update((alias.name, top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            package = ["voxgap", *file.relative_to(ROOT).parts[:-1]]
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            # `from voxgap import io` imports a module; `from voxgap.io import read` a name in one.
+            names = [f"{module}.{alias.name}" for alias in node.names] if module == "voxgap" else [module]
+            found.update((name, top) for name in names)
+        inside = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            visit(child, top and not inside)
+
+    visit(ast.parse(file.read_text()), True)
+    return found
+
+
+def test_modules_import_only_what_the_design_allows() -> None:
+    broken = []
+    for file in FILES:
+        part = part_of(file)
+        if part in ("__init__", "cli"):
+            continue
+        own = {name.split(".")[1] for name, _ in imports(file) if name.startswith("voxgap.")}
+        # Names of the package itself, such as `from voxgap import __version__`, are no module.
+        own = {name for name in own if (ROOT / name).is_dir() or (ROOT / f"{name}.py").exists()}
+        assert part in ALLOWED, f"{part} is new: say in tests/test_house.py what it may import"
+        broken += [
+            f"{file.relative_to(ROOT)} imports {name}" for name in sorted(own - ALLOWED[part] - {part})
+        ]
+    assert not broken, "\n".join(broken)
+
+
+def test_the_numpy_side_never_imports_keras() -> None:
+    broken = [
+        f"{file.relative_to(ROOT)} imports {name}"
+        for file in FILES
+        if part_of(file) in NUMPY_SIDE
+        for name, _ in sorted(imports(file))
+        if name.split(".")[0] in HEAVY
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_slow_packages_are_imported_where_they_are_needed() -> None:
+    broken = [
+        f"{file.relative_to(ROOT)} imports {name} at the top"
+        for file in FILES
+        for name, top in sorted(imports(file))
+        if top and name.split(".")[0] in LAZY - OWN.get(part_of(file), set())
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_the_import_graph_has_no_cycle() -> None:
+    below: dict[str, set[str]] = {}
+
+    def all_below(part: str, path: tuple[str, ...]) -> set[str]:
+        assert part not in path, f"a cycle: {' <- '.join([*path, part])}"
+        if part not in below:
+            below[part] = set().union(*({p} | all_below(p, (*path, part)) for p in ALLOWED[part]))
+        return below[part]
+
+    for part in ALLOWED:
+        all_below(part, ())
+
+
+def test_no_file_is_too_long() -> None:
+    long = {str(f): n for f in FILES if (n := len(f.read_text().splitlines())) > MAX_LINES}
+    assert not long, f"over {MAX_LINES} lines: {long}"
+
+
+def run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stderr[-1500:]
+    return done.stdout
+
+
+def test_importing_voxgap_is_light() -> None:
+    loaded = run("import sys, voxgap; print(*sorted({name.split('.')[0] for name in sys.modules}))").split()
+    assert "voxgap" in loaded
+    heavy = HEAVY | LAZY | {"numpy", "sklearn", "pandas", "h5py", "typer"}
+    assert not heavy & set(loaded)
+
+
+def test_the_numpy_side_loads_no_keras() -> None:
+    parts = ", ".join(f"voxgap.{part}" for part in NUMPY_SIDE)
+    loaded = run(f"import sys, {parts}; print(*sorted({{n.split('.')[0] for n in sys.modules}}))").split()
+    assert not (HEAVY | {"scipy", "matplotlib"}) & set(loaded)
+
+
+def test_the_public_names() -> None:
+    assert len(set(voxgap.__all__)) == len(voxgap.__all__)
+    promised = {
+        *(
+            "read",
+            "write",
+            "load_data",
+            "simulate",
+            "build_model",
+            "train",
+            "load",
+            "save_bundle",
+            "output_shape",
+        ),
+        *("fill", "layers", "models", "samples", "shapes", "strategies"),
+        *("Dataset", "History", "Predictor", "Strategy", "Volume", "VoxgapError"),
+    }
+    assert promised <= set(voxgap.__all__)
+
+
+def test_every_public_name_is_there_and_documented() -> None:
+    for name in voxgap.__all__:
+        thing = getattr(voxgap, name)
+        assert thing.__doc__, f"{name} has no docstring"
+        assert "\n\n" not in thing.__doc__.split("\n")[0]
+    assert set(voxgap.__all__) <= set(dir(voxgap))
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = voxgap.nothing
+
+
+def test_the_public_train_is_a_function_whatever_was_imported_first() -> None:
+    assert (
+        run("import voxgap.training, voxgap.experiment, voxgap as vg; print(callable(vg.train))").strip()
+        == "True"
+    )
+
+
+def test_every_part_of_the_house_is_described() -> None:
+    undocumented = [
+        str(f.relative_to(ROOT)) for f in FILES if not ast.get_docstring(ast.parse(f.read_text()))
+    ]
+    assert not undocumented

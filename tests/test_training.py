@@ -1,0 +1,394 @@
+"""Training: when it stops, what it keeps, that a killed one goes on, and what it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from sklearn.utils.class_weight import compute_class_weight
+
+import tiny
+from voxgap.errors import VoxgapError
+from voxgap.history import History
+from voxgap.training import Batches, Progress, Schedule, _class_weights, adapt_model, train
+
+DATA = tiny.dataset()
+QUICK: dict[str, Any] = {"precision": "float32", "batch_size": 8, "learning_rate": 0.03, "lr_patience": 1}
+
+
+def fit(model: keras.Model | None = None, data: Any = DATA, **arguments: Any) -> tuple[keras.Model, History]:
+    model = tiny.model() if model is None else model
+    return model, train(model, data, **QUICK | arguments)
+
+
+def plain(values: Any, observed: Any) -> Any:
+    """A network without anything that differs between training and inference."""
+    return keras.layers.Dense(4, kernel_initializer=keras.initializers.HeNormal(seed=3))(values)
+
+
+def validation_loss(model: keras.Model) -> float:
+    part = DATA.part("validation")
+    probabilities = model.predict(part.volumes, verbose=0)
+    return float(-np.log(probabilities[np.arange(len(part)), part.targets]).mean())
+
+
+# --- the schedule ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_the_schedule_decides_as_keras_s_callbacks(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    # Eighths: sums and differences are exact, so that ties are ties in both.
+    values = rng.integers(0, 24, 30) / 8
+    values[rng.integers(1, 30, 2)] = np.inf
+    patience, lr_patience = int(rng.integers(1, 8)), int(rng.integers(1, 5))
+    min_delta = float(rng.choice([0, 0.125, 0.5]))
+    schedule = Schedule(0.01, patience, min_delta, lr_patience, 0.3, min_learning_rate=1e-4)
+    model = SimpleNamespace(stop_training=False, optimizer=SimpleNamespace(learning_rate=0.01))
+    shared = {"monitor": "v", "mode": "min", "min_delta": min_delta}
+    stock = [
+        keras.callbacks.EarlyStopping(patience=patience, **shared),
+        keras.callbacks.ReduceLROnPlateau(patience=lr_patience, factor=0.3, min_lr=1e-4, **shared),
+    ]
+    for callback in stock:
+        callback.set_model(model)
+        callback.on_train_begin()
+    for epoch, value in enumerate(values):
+        for callback in stock:
+            callback.on_epoch_end(epoch, {"v": value})
+        stop, rate = schedule.after(values[: epoch + 1])
+        assert stop == model.stop_training, f"epoch {epoch}"
+        assert rate == pytest.approx(model.optimizer.learning_rate), f"epoch {epoch}"
+        if stop:
+            break
+
+
+def test_the_schedule_never_raises_the_learning_rate() -> None:
+    schedule = Schedule(1e-8, lr_patience=1, min_learning_rate=1e-6)
+    assert schedule.after([1.0, 2.0, 3.0])[1] <= 1e-8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"learning_rate": float("nan")}, "learning_rate"),
+        ({"patience": 0}, "patience"),
+        ({"min_delta": -1.0}, "min_delta"),
+        ({"lr_factor": 1.0}, "lr_factor"),
+    ],
+)
+def test_a_schedule_that_is_not_possible_is_refused(arguments: dict, said: str) -> None:
+    with pytest.raises(VoxgapError, match=said):
+        Schedule(**arguments)
+
+
+# --- the best weights --------------------------------------------------------------------------------------
+
+
+def worse_than_the_best(history: History) -> bool:
+    return history.best_epoch < len(history.epochs) - 1
+
+
+def assert_best_weights(model: keras.Model, history: History) -> None:
+    assert worse_than_the_best(history), "this training tests nothing: its last epoch was its best"
+    values = [epoch["val_loss"] for epoch in history.epochs]
+    assert history.best_epoch == int(np.argmin(values))
+    assert validation_loss(model) == pytest.approx(min(values), rel=1e-4)
+    assert validation_loss(model) != pytest.approx(values[-1], rel=1e-4)
+
+
+OVERFITS = {"learning_rate": 0.3, "lr_patience": 50}
+
+
+def test_best_weights_are_restored_when_patience_ends() -> None:
+    model, history = fit(epochs=40, patience=3, **OVERFITS)
+    assert history.reason == "patience"
+    assert len(history.epochs) == history.best_epoch + 1 + 3
+    assert history.saved_epochs == 40 - len(history.epochs)
+    assert_best_weights(model, history)
+
+
+def test_best_weights_are_restored_when_the_epochs_run_out() -> None:
+    # As many epochs as patience allows: the last is not the best, whatever rounding makes of the curve.
+    _, stopped = fit(epochs=40, patience=2, **OVERFITS)
+    model, history = fit(epochs=len(stopped.epochs), patience=50, **OVERFITS)
+    assert history.reason == "epochs"
+    assert_best_weights(model, history)
+
+
+@pytest.mark.parametrize("moment", ["epoch", "step"])
+def test_best_weights_are_restored_after_ctrl_c(moment: str) -> None:
+    worse: list[int] = []
+
+    def interrupt(progress: Progress) -> None:
+        if progress.record is not None and progress.epoch > 0 and not progress.best:
+            worse.append(progress.epoch)
+        if worse and (moment == "epoch" or (progress.record is None and progress.step == 1)):
+            raise KeyboardInterrupt
+
+    model, history = fit(epochs=40, patience=30, progress=interrupt, **OVERFITS)
+    assert history.reason == "interrupted"
+    assert_best_weights(model, history)
+
+
+def test_ctrl_c_before_the_first_epoch_ended_is_not_swallowed() -> None:
+    def interrupt(progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(epochs=3, progress=interrupt)
+
+
+def test_the_monitor_may_be_accuracy() -> None:
+    _, history = fit(epochs=5, monitor="val_accuracy")
+    assert history.best_epoch == int(np.argmax([epoch["val_accuracy"] for epoch in history.epochs]))
+
+
+def test_progress_tells_of_every_step_and_epoch() -> None:
+    seen: list[Progress] = []
+    _, history = fit(epochs=2, progress=seen.append)
+    steps = -(-len(DATA.part("train")) // 8)
+    assert [p.step for p in seen if p.record is None] == [*range(1, steps + 1)] * 2
+    ends = [p for p in seen if p.record is not None]
+    assert [(p.epoch, p.epochs, p.steps) for p in ends] == [(0, 2, steps), (1, 2, steps)]
+    assert [p.record for p in ends] == list(history.epochs)
+    assert ends[0].best
+
+
+def test_training_learns_and_both_tasks_answer_in_their_units() -> None:
+    data = tiny.dataset("regression", outputs=2)
+    model = tiny.model("cnn3d", "mask_channel", 2, task="regression", filters=(4, 8))
+    history = train(
+        model, data, epochs=12, learning_rate=0.01, batch_size=8, patience=12, precision="float32"
+    )
+    test = data.part("test")
+    error = np.abs(model.predict(test.volumes, verbose=0) - test.targets).mean()
+    # The spread of the targets is about 41: the mean would err by about 33.
+    assert error < 25
+    assert history.best["val_mae"] < 25
+
+
+def other_data(split: str) -> Any:
+    volumes = DATA.volumes.copy()
+    volumes[DATA.split == split] += 1
+    return DATA.with_volumes(volumes)
+
+
+# --- data --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strategy", ["mean", "knn", "linear", "matrix_factorization"])
+def test_validation_and_test_data_cannot_leak(strategy: str) -> None:
+    def statistics(data: Any) -> list[np.ndarray]:
+        model = tiny.model(plain, strategy)
+        adapt_model(model, data.part("train"))
+        return model.get_layer("prepare").get_weights()
+
+    expected = statistics(DATA)
+    volumes = DATA.volumes.copy()
+    volumes[DATA.split != "train"] = np.random.default_rng(0).normal(
+        1e3, 9, volumes[DATA.split != "train"].shape
+    )
+    for a, b in zip(statistics(DATA.with_volumes(volumes)), expected, strict=True):
+        np.testing.assert_array_equal(a, b)
+    changed = statistics(other_data("train"))
+    assert any((a != b).any() for a, b in zip(changed, expected, strict=True))
+
+
+def test_train_adapts_to_the_training_part_only() -> None:
+    seen: list[tuple[int, ...]] = []
+    data = SimpleNamespace(task=DATA.task, part=lambda split: seen.append(split) or DATA.part(split))
+    model, _ = fit(tiny.model(plain, "mean"), data=data, epochs=1)
+    assert set(seen) == {"train", "validation"}, "training looked at the test part"
+    expected = np.nanmean(DATA.part("train").volumes, axis=0)
+    np.testing.assert_allclose(model.get_layer("prepare").get_layer("fill").constant, expected, atol=1e-5)
+
+
+def test_a_regression_answers_in_units_learnt_from_training_targets() -> None:
+    data = tiny.dataset("regression", outputs=2)
+    model = tiny.model(plain, "mean", 2, task="regression")
+    adapt_model(model, data.part("train"))
+    layer = model.get_layer("network").get_layer("denormalize")
+    np.testing.assert_allclose(layer.mean, data.part("train").targets.mean(axis=0), rtol=1e-6)
+
+
+def test_batches_are_permutations_that_follow_from_seed_and_epoch() -> None:
+    volumes, targets, weights = np.arange(20.0).reshape(20, 1), np.arange(20), np.arange(20) / 7
+
+    def epoch(batches: Batches) -> list[np.ndarray]:
+        return [
+            np.concatenate(parts) for parts in zip(*(batches[i] for i in range(len(batches))), strict=True)
+        ]
+
+    batches = Batches(volumes, targets, 6, seed=3, weights=weights)
+    assert len(batches) == 4
+    first = epoch(batches)
+    assert sorted(first[1]) == list(range(20))
+    np.testing.assert_array_equal(first[0][:, 0], first[1])
+    np.testing.assert_array_equal(first[2] * 7, first[1])
+    batches.on_epoch_end()
+    second = epoch(batches)
+    assert (first[1] != second[1]).any()
+    resumed = Batches(volumes, targets, 6, seed=3)
+    resumed.epoch = 1
+    np.testing.assert_array_equal(epoch(resumed)[1], second[1])
+    assert (epoch(Batches(volumes, targets, 6, seed=4))[1] != first[1]).any()
+    np.testing.assert_array_equal(epoch(Batches(volumes, targets, 6))[1], targets)
+
+
+# --- class weights, losses, optimizers ---------------------------------------------------------------------
+
+
+def test_balanced_class_weights_are_scikit_learn_s() -> None:
+    targets = np.random.default_rng(0).choice(3, 200, p=[0.7, 0.2, 0.1])
+    per_class = compute_class_weight("balanced", classes=np.arange(3), y=targets)
+    weights = _class_weights(targets, "balanced", "classification")
+    np.testing.assert_allclose(weights, per_class[targets], rtol=1e-6)
+
+
+def test_class_weights_weigh_the_loss() -> None:
+    model = tiny.model(plain, "mean")
+    part = DATA.part("train")
+    adapt_model(model, part)
+    probabilities = model.predict(part.volumes, verbose=0)
+    losses = -np.log(probabilities[np.arange(len(part)), part.targets])
+    weights = np.array([0.0, 1.0, 5.0])[part.targets]
+    # One batch of everything: the epoch's loss is that of the weights it began with.
+    _, history = fit(model, epochs=1, batch_size=len(part), class_weight={0: 0.0, 1: 1.0, 2: 5.0})
+    assert history.epochs[0]["loss"] == pytest.approx((losses * weights / weights.mean()).mean(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"loss": "categorical_crossentropy", "optimizer": "sgd"},
+        {"loss": keras.losses.CategoricalFocalCrossentropy(), "optimizer": "AdamW"},
+        pytest.param({"loss": "kl_divergence", "optimizer": "rmsprop"}, marks=pytest.mark.full),
+        pytest.param(
+            {"loss": keras.losses.SparseCategoricalCrossentropy(), "optimizer": "nadam"},
+            marks=pytest.mark.full,
+        ),
+        pytest.param({"loss": keras.losses.sparse_categorical_crossentropy}, marks=pytest.mark.full),
+    ],
+    ids=str,
+)
+def test_losses_and_optimizers_of_keras(arguments: dict) -> None:
+    _, history = fit(tiny.model(plain, "mean"), epochs=4, **arguments)
+    assert history.epochs[-1]["loss"] < history.epochs[0]["loss"]
+    assert history.epochs[0]["learning_rate"] == pytest.approx(0.03)
+
+
+def test_an_optimizer_of_ones_own_keeps_its_rate_and_serves_again() -> None:
+    optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
+    for _ in range(2):  # as `compare` does, with the same arguments for every strategy
+        _, history = fit(tiny.model(plain, "mean"), epochs=2, optimizer=optimizer)
+        assert history.epochs[0]["learning_rate"] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("loss", ["mae", "huber"])
+def test_losses_of_a_regression(loss: str) -> None:
+    data = tiny.dataset("regression")
+    _, history = fit(tiny.model(plain, "mean", task="regression"), data, epochs=2, loss=loss)
+    assert np.isfinite(history.best["val_loss"])
+
+
+class Part:
+    """A data set with one field changed, without `Dataset`'s own checks."""
+
+    def __init__(self, data: Any = DATA, **changed: Any) -> None:
+        self.data, self.changed, self.task = data, changed, changed.get("task", data.task)
+
+    def part(self, split: str) -> Any:
+        part = self.data.part(split)
+        fields = {"volumes": part.volumes, "targets": part.targets, "task": part.task}
+        return SimpleNamespace(
+            **fields | {k: v(fields) if callable(v) else v for k, v in self.changed.items()}
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"epochs": 0}, "epochs and batch_size"),
+        ({"batch_size": 0}, "epochs and batch_size"),
+        ({"loss": "crossentropy"}, "no loss 'crossentropy'"),
+        ({"optimizer": "sdg"}, "no optimizer 'sdg'"),
+        ({"learning_rate": -1.0}, "learning_rate"),
+        ({"patience": 0}, "patience"),
+        ({"lr_patience": -1}, "lr_patience"),
+        ({"monitor": "val_auc"}, "monitor must be"),
+        ({"class_weight": "equal"}, "class_weight"),
+        ({"class_weight": {0: 1.0}}, r"class_weight .*\[1, 2\]"),
+        ({"class_weight": {0: 1.0, 1: -1.0, 2: 1.0}}, "class_weight"),
+        ({"class_weight": {0: 0.0, 1: 0.0, 2: 0.0}}, "class_weight"),
+        ({"precision": "float16"}, "precision must be"),
+        (
+            {"optimizer": keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 5))},
+            "learning rate",
+        ),
+        ({"data": Part(volumes=np.zeros((0, 8, 8, 8, 1), "float32"))}, "no train volumes"),
+        ({"data": Part(volumes=np.zeros((3, 8, 8, 9, 1), "float32"))}, "the model takes"),
+        ({"data": Part(targets=np.zeros(2, int))}, "targets"),
+        ({"data": Part(targets=lambda f: f["targets"] + 1)}, "class 3"),
+        ({"data": Part(volumes=lambda f: np.full_like(f["volumes"], np.nan))}, "observed"),
+        (
+            {"data": Part(volumes=lambda f: np.where(np.isnan(f["volumes"]), np.inf, f["volumes"]))},
+            "infinite",
+        ),
+    ],
+    ids=lambda value: str(value)[:50],
+)
+def test_what_is_not_possible_is_one_line(arguments: dict, said: str) -> None:
+    with pytest.raises(VoxgapError, match=said) as caught:
+        fit(**{"epochs": 2} | arguments)
+    assert "\n" not in str(caught.value)
+
+
+def test_targets_of_another_width_than_the_outputs_are_refused() -> None:
+    data = tiny.dataset("regression", outputs=3)
+    with pytest.raises(VoxgapError, match="outputs"):
+        fit(tiny.model(plain, "mean", 2, task="regression"), data, epochs=1)
+
+
+# --- divergence --------------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_nan_from_the_start_says_what_to_do(tmp_path: Path) -> None:
+    arguments = {"epochs": 3, "checkpoint": tmp_path / "c"}
+    with pytest.raises(VoxgapError, match="lower the learning rate"):
+        fit(tiny.model(plain, "mean"), optimizer="sgd", learning_rate=1e38, **arguments)
+    # And doing it is not answered with the checkpoint of the training that went wrong.
+    _, history = fit(tiny.model(plain, "mean"), optimizer="sgd", learning_rate=1e-3, **arguments)
+    assert len(history.epochs) == 3
+
+
+def test_a_loss_that_becomes_nan_later_stops_and_keeps_the_best() -> None:
+    model = tiny.model(plain, "mean")
+
+    def poison(progress: Progress) -> None:
+        if progress.epoch == 2 and progress.step == 1:
+            model.set_weights([np.full_like(w, np.nan) for w in model.get_weights()])
+
+    _, history = fit(model, epochs=9, progress=poison, learning_rate=1e-3)
+    assert history.reason == "diverged"
+    assert len(history.epochs) == 3
+    assert history.best_epoch < 2
+    assert validation_loss(model) == pytest.approx(history.best["val_loss"], rel=1e-4)
+
+
+# --- precision ---------------------------------------------------------------------------------------------
+
+
+def test_training_in_bfloat16_leaves_a_float32_model() -> None:
+    model = tiny.model("cnn3d", "masked_conv", filters=(4,))
+    _, history = fit(model, epochs=3, precision="bfloat16")
+    assert history.policy == "mixed_bfloat16"
+    assert model.get_layer("network").layers[-1].dtype_policy.name == "float32"
+    assert all(w.dtype == "float32" for w in model.weights)
+    # The weights came over: rounding is all that differs.
+    assert validation_loss(model) == pytest.approx(history.best["val_loss"], rel=0.05)
