@@ -24,12 +24,13 @@ _HOMES = {
     "load_data": "dataset",
     "output_shape": "shapes",
     "read": "io",
+    "scan": "io",
     "save_bundle": "bundle",
     "simulate": "missingness",
     "train": "training",
     "write": "io",
 }
-_MODULES = ("augment", "fill", "layers", "models", "samples", "shapes", "strategies")
+_MODULES = ("augment", "fill", "io", "layers", "models", "resample", "samples", "shapes", "strategies")
 
 __all__ = [
     "Dataset",
@@ -42,14 +43,17 @@ __all__ = [
     "build_model",
     "describe",
     "fill",
+    "io",
     "layers",
     "load",
     "load_data",
     "models",
     "output_shape",
     "read",
+    "resample",
     "samples",
     "save_bundle",
+    "scan",
     "shapes",
     "simulate",
     "strategies",

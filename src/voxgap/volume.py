@@ -14,6 +14,7 @@ from voxgap.errors import VoxgapError
 Values = NDArray[np.float32]
 
 AXES = ("depth", "height", "width")
+"""The three axes of a volume, where a file has no names of its own for them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,7 @@ class Volume:
             (seconds for the frames of a clip). Taken from the affine when only that is given.
         channels: One name per channel; `channel_0`, `channel_1`, ... when not given.
         source: The file that the volume came from.
+        axes: What the file calls the three axes: `time`, `lat`, `lon`, say.
 
     Raises:
         VoxgapError: The rank is neither 3 nor 4, a value is infinite or not a real number, there is no
@@ -40,13 +42,18 @@ class Volume:
     spacing: tuple[float, float, float] | None = None
     channels: tuple[str, ...] = ()
     source: Path | None = None
+    axes: tuple[str, str, str] = AXES
 
     def __post_init__(self) -> None:
         where = str(self.source) if self.source else "volume"
         values = as_values(self.values, where)
         affine = None if self.affine is None else _checked_affine(self.affine, where)
         spacing = _checked_spacing(self.spacing, affine, where)
+        axes = tuple(map(str, self.axes))
+        if len(axes) != 3 or len(set(axes)) != 3 or not all(axes):
+            raise VoxgapError(f"{where}: axes {', '.join(axes)}; name three, each its own")
         object.__setattr__(self, "values", values)
+        object.__setattr__(self, "axes", axes)
         object.__setattr__(self, "affine", affine)
         object.__setattr__(self, "spacing", spacing)
         object.__setattr__(self, "channels", channel_names(self.channels, values.shape[-1], where))

@@ -1,80 +1,176 @@
 """Reading and writing volumes: one registry, from suffix to functions.
 
-A reader takes `(path, max_bytes)`; a writer takes `(stream, volume)`, so that every format is written whole
-or not at all by the same few lines. Whatever a damaged or hostile file does to a parser ends as one
-`VoxgapError`.
+A scanner takes `(path, options)` and returns a `Source`, from which all or a region is read; a writer takes
+`(stream, volume)`, or the path of a new folder, so that every format is written whole or not at all by the
+same few lines. Whatever a damaged or hostile file does to a parser ends as one `VoxgapError`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing
-from voxgap.io import arrays, medical
+from voxgap.io import arrays, dicom, hdf5, images, medical, netcdf, tiff, video, zarr
+from voxgap.io.folders import replacing_folder
+from voxgap.io.source import MAX_BYTES, Options, Region, Source, one_line
 from voxgap.volume import Volume
 
-MAX_BYTES = 16 * 2**30
-"""Largest volume that is read, as float32 in memory, unless told otherwise: 16 GiB."""
+__all__ = [
+    "FORMATS",
+    "MAX_BYTES",
+    "Format",
+    "Source",
+    "check_file",
+    "check_volume",
+    "is_volume",
+    "one_line",
+    "read",
+    "scan",
+    "split_item",
+    "suffix",
+    "write",
+]
+
+SEPARATOR = "::"
 
 
 class Format(NamedTuple):
-    """How one kind of file is read and written."""
+    """How one kind of file, or of folder, is described and written; `write` is None where it is only read."""
 
-    read: Callable[[Path, int], Volume]
-    write: Callable[[BinaryIO, Volume], None]
+    scan: Callable[[Path, Options], Source]
+    write: Callable[[BinaryIO, Volume], None] | None = None
+    write_folder: Callable[[Path, Volume], None] | None = None
 
+
+_TIFF = Format(tiff.scan_tiff, tiff.write_tiff)
+_NETCDF = Format(netcdf.scan_netcdf, netcdf.write_netcdf)
+_HDF5 = Format(hdf5.scan_hdf5, hdf5.write_hdf5)
+_ZARR = Format(zarr.scan_zarr, write_folder=zarr.write_zarr)
+_CLIP = Format(video.scan_video)
 
 FORMATS = {
-    ".npy": Format(arrays.read_npy, arrays.write_npy),
-    ".npz": Format(arrays.read_npz, arrays.write_npz),
-    ".nii": Format(medical.read_nifti, medical.write_nifti),
-    ".nii.gz": Format(medical.read_nifti, medical.write_nifti_gz),
+    ".npy": Format(arrays.scan_npy, arrays.write_npy),
+    ".npz": Format(arrays.scan_npz, arrays.write_npz),
+    ".nii": Format(medical.scan_nifti, medical.write_nifti),
+    ".nii.gz": Format(medical.scan_nifti, medical.write_nifti_gz),
+    ".nrrd": Format(images.scan_nrrd, images.write_nrrd),
+    ".nhdr": Format(images.scan_nrrd),
+    ".mha": Format(images.scan_metaimage, images.write_metaimage),
+    ".mhd": Format(images.scan_metaimage),
+    ".dcm": Format(dicom.scan_dicom),
+    ".dicom": Format(dicom.scan_dicom, write_folder=dicom.write_dicom),
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".zarr": _ZARR,
+    ".h5": _HDF5,
+    ".hdf5": _HDF5,
+    ".nc": _NETCDF,
+    ".nc4": _NETCDF,
+    ".mkv": Format(video.scan_video, video.write_video),
+    ".mp4": _CLIP,
+    ".mov": _CLIP,
+    ".avi": _CLIP,
+    ".webm": _CLIP,
 }
 
 
-def read(path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES) -> Volume:
+def read(
+    path: str | os.PathLike[str],
+    *,
+    region: Region | None = None,
+    item: str | None = None,
+    axes: Sequence[str | int] = (),
+    at: Mapping[str | int, int] | None = None,
+    missing_values: Sequence[float] = (),
+    max_bytes: int = MAX_BYTES,
+) -> Volume:
     """Read one volume, in canonical orientation, with NaN where it is missing.
 
     Args:
-        path: A `.npy`, `.npz`, `.nii` or `.nii.gz` file.
-        max_bytes: Refuse a volume that would take more memory than this, before it takes any.
+        path, item, axes, at, missing_values, max_bytes: As for `scan`.
+        region: A slice or `(start, stop)` per axis, in the order depth, height, width, channels: only this
+            part is read.
 
     Returns:
         The volume, `(depth, height, width, channels)`.
 
     Raises:
+        VoxgapError: As for `scan`, or the values are damaged.
+    """
+    source = scan(path, item=item, axes=axes, at=at, missing_values=missing_values, max_bytes=max_bytes)
+    return source.read(region)
+
+
+def scan(
+    path: str | os.PathLike[str],
+    *,
+    item: str | None = None,
+    axes: Sequence[str | int] = (),
+    at: Mapping[str | int, int] | None = None,
+    missing_values: Sequence[float] = (),
+    max_bytes: int = MAX_BYTES,
+) -> Source:
+    """Describe one volume without reading its values; `scan(path).read(region)` reads a part of it.
+
+    Args:
+        path: A file of a format in `FORMATS`, a folder with a DICOM series, or a Zarr store;
+            `file.h5::images/ct` names one item of several in it.
+        item: The same without the `::`: a dataset of an HDF5 file, variables of a NetCDF file (`sst` or
+            `sst,airt`), an array of a Zarr or `.npz` file, a series of a DICOM folder or TIFF file (its
+            number from 1, or its UID), `grey` or `rgb` of a video.
+        axes: Which of the file's axes, by name or number, are depth, height, width, and perhaps channels.
+            By default found from their names.
+        at: One index of each axis that a volume has no place for: `{"time": 0}`.
+        missing_values: Values that stand for missing: they become NaN.
+        max_bytes: Refuse a volume that would take more memory than this, before it takes any.
+
+    Returns:
+        What is there: `shape`, `dtype`, `spacing`, `affine`, `channels`, and `read(region)`.
+
+    Raises:
         VoxgapError: There is no such file, its format is unknown, or it is damaged or too large.
     """
-    path = Path(path)
+    path, named = split_item(Path(path))
+    options = Options(item or named, tuple(axes), dict(at or {}), tuple(missing_values), max_bytes)
     with one_line(path):
+        if path.is_dir():
+            return (zarr.scan_zarr if zarr.is_zarr(path) else dicom.scan_dicom)(path, options)
         check_file(path)
-        return FORMATS[suffix(path)].read(path, max_bytes)
+        return FORMATS[suffix(path)].scan(path, options)
 
 
 def write(path: str | os.PathLike[str], volume: Volume) -> None:
-    """Write one volume; the file appears whole or not at all.
+    """Write one volume; the file or folder appears whole or not at all.
 
-    `.npz` keeps everything. NIfTI keeps values and affine (as float32; without one, the spacing), not the
-    channel names. `.npy` keeps the values only.
+    `.npz`, `.nrrd`, `.h5`, `.zarr`, `.tif` and `.nc` keep values (as float32), geometry, axis and channel
+    names; NIfTI and `.mha` values and geometry; `.npy` the values only. A `.dicom` folder is a series of
+    16-bit slices, a `.mkv` a clip of 8-bit frames: both leave out what is wholly missing.
 
     Args:
-        path: A `.npy`, `.npz`, `.nii` or `.nii.gz` file; one that exists is replaced.
+        path: A file with one of these suffixes; one that exists is replaced.
         volume: What to write.
 
     Raises:
-        VoxgapError: The format is unknown, or the place can't be written to.
+        VoxgapError: The format is unknown or can't hold this volume, or the place can't be written to.
     """
     path = Path(path)
-    write_stream = FORMATS[suffix(path)].write
+    form = FORMATS[suffix(path)]
     try:
         # A link stays a link: what it points to is replaced.
-        with replacing(os.path.realpath(path)) as beside, beside.open("wb") as stream:
-            write_stream(stream, volume)
+        target = os.path.realpath(path)
+        if form.write_folder is not None:
+            with replacing_folder(Path(target)) as folder:
+                form.write_folder(folder, volume)
+        elif form.write is not None:
+            with replacing(target) as beside, beside.open("w+b") as stream:
+                form.write(stream, volume)
+        else:
+            known = ", ".join(name for name, form in FORMATS.items() if form.write or form.write_folder)
+            raise VoxgapError(f"{path}: this format is only read; write one of {known}")
     except OSError as error:
         raise VoxgapError(f"{path}: can't be written ({error.strerror or error})") from error
 
@@ -86,6 +182,33 @@ def suffix(path: Path) -> str:
     if not found:
         raise VoxgapError(f"{path}: unknown format; voxgap reads and writes {', '.join(FORMATS)}")
     return max(found, key=len)
+
+
+def split_item(path: Path) -> tuple[Path, str | None]:
+    """Split `file.h5::images/ct` into the file and the item in it, None where none is named."""
+    before, separator, item = str(path).partition(SEPARATOR)
+    if not separator or not before or path.exists():
+        return path, None
+    return Path(before), item or None
+
+
+def is_volume(path: Path) -> bool:
+    """True for a file with a known suffix, a Zarr store, and a folder that holds DICOM files only."""
+    if path.name.startswith("."):
+        return False
+    if path.is_dir():
+        return zarr.is_zarr(path) or dicom.is_series(path)
+    return path.is_file() and path.name.lower().endswith(tuple(FORMATS))
+
+
+def check_volume(path: Path) -> None:
+    """Raise a `VoxgapError` unless `path` can be a volume: a file of a known format, or such a folder."""
+    path = split_item(path)[0]
+    if not path.is_dir():
+        check_file(path)
+        suffix(path)
+    elif not is_volume(path):
+        raise VoxgapError(f"{path}: is a folder without DICOM images; name one file in it")
 
 
 def check_file(path: Path) -> None:
@@ -100,17 +223,3 @@ def check_file(path: Path) -> None:
         raise VoxgapError(f"{path}: is not a regular file; copy it to one")
     if size == 0:
         raise VoxgapError(f"{path}: is empty (0 bytes); copy it again from its source")
-
-
-@contextlib.contextmanager
-def one_line(path: Path) -> Iterator[None]:
-    """Turn whatever reading `path` raises into one `VoxgapError` line that names it."""
-    try:
-        yield
-    except VoxgapError:
-        raise
-    except MemoryError:
-        raise VoxgapError(f"{path}: does not fit into memory; use a smaller volume") from None
-    except Exception as error:  # A parser that meets damaged bytes may raise anything.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise VoxgapError(f"{path}: can't be read, damaged or of another format ({reason})") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -13,18 +12,29 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.volume import Volume, times
-
-CHUNK = 2**22
-DEFLATE_LIMIT = 1040
-"""Deflate can't expand more than 1032-fold: a header that claims more is lying."""
+from voxgap.io.raw import DEFLATE_LIMIT, Block, read_box, read_exactly
+from voxgap.io.source import Box, Options, Source, Stored, arrange, too_large
+from voxgap.volume import AXES, Volume, times
 
 
-def read_npy(path: Path, max_bytes: int) -> Volume:
-    """Read a `.npy` file of rank 3 or 4 as a volume."""
+def scan_npy(path: Path, options: Options) -> Source:
+    """Describe a `.npy` file of rank 3 or 4."""
     with path.open("rb") as stream:
-        values = _read_array(stream, path.stat().st_size, str(path), max_bytes)
-    return Volume(values, source=path)
+        shape, fortran_order, dtype = _header(stream, str(path))
+        offset = stream.tell()
+    _check_plain(dtype, str(path))
+    block = Block(path, offset, shape[::-1] if fortran_order else shape, dtype)
+
+    def load(box: Box) -> NDArray[Any]:
+        held = path.stat().st_size - offset
+        if block.nbytes > held:
+            raise VoxgapError(_short(str(path), shape, block.nbytes, held))
+        with path.open("rb") as stream:
+            if fortran_order:
+                return read_box(stream, block, box[::-1]).T
+            return read_box(stream, block, box)
+
+    return arrange(Stored(shape, dtype, load), path, options)
 
 
 def write_npy(stream: BinaryIO, volume: Volume) -> None:
@@ -32,24 +42,26 @@ def write_npy(stream: BinaryIO, volume: Volume) -> None:
     np.save(stream, volume.values, allow_pickle=False)
 
 
-def read_npz(path: Path, max_bytes: int) -> Volume:
-    """Read `values` (and `affine`, `spacing`, `channels`) of a `.npz`, or its one array of rank 3 or 4."""
-    names = npz_names(path)
-    if "values" in names:
-        found = read_npz_arrays(path, max_bytes, ("values", "affine", "spacing", "channels"))
-        return Volume(
-            found["values"],
-            affine=found.get("affine"),
-            spacing=None if "spacing" not in found else tuple(found["spacing"].tolist()),
-            channels=tuple(map(str, np.atleast_1d(found.get("channels", ())))),
-            source=path,
-        )
-    shapes = npz_shapes(path)
-    usable = [name for name, shape in shapes.items() if len(shape) in (3, 4)]
-    if len(usable) != 1:
-        held = ", ".join(f"{name} {times(shape)}" for name, shape in shapes.items()) or "nothing"
-        raise VoxgapError(f"{path}: holds {held}; name the array to use `values`")
-    return Volume(read_npz_arrays(path, max_bytes, usable)[usable[0]], source=path)
+def scan_npz(path: Path, options: Options) -> Source:
+    """Describe `values` (with `affine`, `spacing`, `channels`, `axes`) of a `.npz`, or its one array."""
+    name = options.item or _only_array(path)
+    kept = ("affine", "spacing", "channels", "axes") if name == "values" else ()
+    found = read_npz_arrays(path, options.max_bytes, kept)
+    with zipfile.ZipFile(path) as archive, archive.open(_member(path, name)) as stream:
+        shape, _, dtype = _header(stream, f"{path}: {name}")
+    _check_plain(dtype, f"{path}: {name}")
+
+    def load(box: Box) -> NDArray[Any]:
+        return read_npz_arrays(path, options.max_bytes, (name,))[name][box]
+
+    return arrange(
+        Stored(shape, dtype, load, _axis_names(found, len(shape))),
+        path,
+        options,
+        affine=found.get("affine"),
+        spacing=None if "spacing" not in found else tuple(found["spacing"].tolist()),
+        channels=tuple(map(str, np.atleast_1d(found.get("channels", ())))),
+    )
 
 
 def write_npz(stream: BinaryIO, volume: Volume) -> None:
@@ -59,6 +71,8 @@ def write_npz(stream: BinaryIO, volume: Volume) -> None:
         fields["affine"] = volume.affine
     if volume.spacing is not None:
         fields["spacing"] = np.array(volume.spacing)
+    if volume.axes != AXES:
+        fields["axes"] = np.array(volume.axes, dtype=np.str_)
     np.savez_compressed(stream, **fields)
 
 
@@ -94,7 +108,7 @@ def read_npz_arrays(path: Path, max_bytes: int, names: Any = None) -> dict[str, 
     members = {name: info for name, info in _members(path).items() if names is None or name in names}
     total = sum(info.file_size for info in members.values())
     if total > max_bytes:
-        raise VoxgapError(_too_large(str(path), total, max_bytes))
+        raise VoxgapError(too_large(str(path), total, max_bytes))
     # Summed, because the members of a crafted archive may share their compressed bytes.
     if total > DEFLATE_LIMIT * path.stat().st_size:
         raise VoxgapError(f"{path}: claims {total} bytes, more than it can hold; copy it again")
@@ -106,7 +120,7 @@ def read_npz_arrays(path: Path, max_bytes: int, names: Any = None) -> dict[str, 
                     f"{path}: {name} is packed in an unusual way; save with numpy.savez_compressed"
                 )
             with archive.open(info) as stream:
-                found[name] = _read_array(stream, info.file_size, f"{path}: {name}", max_bytes, text=True)
+                found[name] = _read_array(stream, info.file_size, f"{path}: {name}", max_bytes)
                 stream.read(1)  # The end of a member is where its checksum is compared.
     return found
 
@@ -116,23 +130,8 @@ def check_size(where: str, shape: tuple[int, ...], itemsize: int, max_bytes: int
     count = math.prod(shape)
     size = count * max(itemsize, 4)
     if min(shape, default=1) < 0 or size > max_bytes:
-        raise VoxgapError(_too_large(f"{where}: shape {times(shape)}", size, max_bytes))
+        raise VoxgapError(too_large(f"{where}: shape {times(shape)}", size, max_bytes))
     return count * itemsize
-
-
-def read_exactly(stream: IO[bytes], out: NDArray[Any], where: str) -> None:
-    """Fill a flat array with the next bytes of a stream, or raise a `VoxgapError` if it ends before."""
-    filled = 0
-    for piece in _pieces(out.view(np.uint8).data):
-        block = stream.read(len(piece))
-        piece[: len(block)] = block
-        filled += len(block)
-        if len(block) < len(piece):
-            raise VoxgapError(f"{where}: ends after {filled} of {out.nbytes} bytes; copy it again")
-
-
-def _pieces(view: memoryview) -> Iterator[memoryview]:
-    return (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
 
 
 def _members(path: Path) -> dict[str, zipfile.ZipInfo]:
@@ -150,25 +149,48 @@ def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dt
     return shape, fortran_order, dtype
 
 
-def _read_array(stream: IO[bytes], size: int, where: str, max_bytes: int, text: bool = False) -> NDArray[Any]:
+def _read_array(stream: IO[bytes], size: int, where: str, max_bytes: int) -> NDArray[Any]:
     shape, fortran_order, dtype = _header(stream, where)
-    if dtype.kind not in ("biufUS" if text else "biuf"):
-        raise VoxgapError(
-            f"{where}: dtype {dtype} is not plain numbers, nothing pickled is read; save float32"
-        )
+    _check_plain(dtype, where, "biufUS")
     wanted = check_size(where, shape, dtype.itemsize, max_bytes)
     held = size - stream.tell()
     if wanted > held:
-        raise VoxgapError(
-            f"{where}: shape {times(shape)} needs {wanted} bytes, {held} are there; copy it again"
-        )
+        raise VoxgapError(_short(where, shape, wanted, held))
     flat = np.empty(math.prod(shape), dtype)
     read_exactly(stream, flat, where)
     return flat.reshape(shape, order="F" if fortran_order else "C")
 
 
-def _too_large(what: str, size: int, max_bytes: int) -> str:
-    return (
-        f"{what} would take {size / 2**30:.1f} GiB, the limit is {max_bytes / 2**30:.3g}; "
-        "crop it, or raise max_bytes"
-    )
+def _check_plain(dtype: np.dtype[Any], where: str, kinds: str = "biuf") -> None:
+    if dtype.kind not in kinds:
+        raise VoxgapError(
+            f"{where}: dtype {dtype} is not plain numbers, nothing pickled is read; save float32"
+        )
+
+
+def _short(where: str, shape: tuple[int, ...], wanted: int, held: int) -> str:
+    return f"{where}: shape {times(shape)} needs {wanted} bytes, {held} are there; copy it again"
+
+
+def _member(path: Path, name: str) -> zipfile.ZipInfo:
+    members = _members(path)
+    if name not in members:
+        held = ", ".join(members) or "nothing"
+        raise VoxgapError(f"{path}: has no array {name!r}; it holds {held}")
+    return members[name]
+
+
+def _only_array(path: Path) -> str:
+    if "values" in npz_names(path):
+        return "values"
+    shapes = npz_shapes(path)
+    usable = [name for name, shape in shapes.items() if len(shape) in (3, 4)]
+    if len(usable) != 1:
+        held = ", ".join(f"{name} {times(shape)}" for name, shape in shapes.items()) or "nothing"
+        raise VoxgapError(f"{path}: holds {held}; name the array to use `values`")
+    return usable[0]
+
+
+def _axis_names(found: dict[str, NDArray[Any]], rank: int) -> tuple[str, ...]:
+    names = tuple(map(str, np.atleast_1d(found.get("axes", ()))))
+    return (*names, "channel")[:rank] if len(names) == 3 else ()

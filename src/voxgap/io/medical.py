@@ -8,7 +8,7 @@ width = x, channels = the fourth axis. On reading, the axes are turned to the cl
 from __future__ import annotations
 
 import gzip
-import math
+from collections.abc import Callable
 from io import IOBase
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
@@ -17,41 +17,39 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.io.arrays import CHUNK, DEFLATE_LIMIT, check_size, read_exactly
-from voxgap.volume import Values, Volume, times
+from voxgap.io.raw import Block, read_block
+from voxgap.io.source import Box, Options, Source, Stored, arrange, oriented, placed
+from voxgap.volume import Volume, times
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
-MAX_TRAILING = 2**26
 # Reverses the order of the three axes: (x, y, z) <-> (depth, height, width).
 _REVERSED = [2, 1, 0, 3]
 
 
-def read_nifti(path: Path, max_bytes: int) -> Volume:
-    """Read a NIfTI file; stored integers are scaled by its slope and intercept.
+def scan_nifti(path: Path, options: Options) -> Source:
+    """Describe a NIfTI file; stored integers are scaled by its slope and intercept.
 
-    Only the header is parsed by nibabel: the file is then read as a stream into memory of a size that was
-    checked, so that neither extensions nor a compressed bomb are ever expanded.
+    Only the header is parsed by nibabel: the voxels are read as a stream, so that neither extensions nor a
+    compressed bomb are ever expanded.
     """
     compressed = _is_gzip(path)
     with cast(IO[bytes], gzip.open(path)) if compressed else path.open("rb") as stream:
         header = _header(stream, path)
-        shape = _shape(header, path)
-        dtype = header.get_data_dtype()
-        if dtype.kind not in "biuf":
-            raise VoxgapError(f"{path}: data type {dtype} is not a real number; convert it to float32")
-        size = check_size(str(path), shape, dtype.itemsize, max_bytes)
-        offset = int(header.get_data_offset())
-        held = path.stat().st_size * (DEFLATE_LIMIT if compressed else 1)
-        if offset < header.sizeof_hdr or offset + size > held:
-            raise VoxgapError(f"{path}: its header claims {size} bytes, more than it holds; copy it again")
-        stream.seek(offset)
-        flat = np.empty(math.prod(shape), dtype)
-        read_exactly(stream, flat, str(path))
-        _drain(stream, path)
-    stored = flat.reshape(shape[::-1])
-    return _canonical(_scaled(stored, header), header.get_best_affine(), path)
+    shape = _shape(header, path)
+    offset = int(header.get_data_offset())
+    if offset < header.sizeof_hdr:
+        raise VoxgapError(f"{path}: its voxels start inside its header, damaged; copy it again")
+    block = Block(path, offset, shape[::-1], header.get_data_dtype(), "gzip" if compressed else "")
+    names = ("c", "z", "y", "x")[-len(shape) :]
+
+    def load(box: Box) -> NDArray[Any]:
+        return read_block(block, box, _scaling(header))
+
+    stored = Stored(block.shape, block.dtype, load, kinds=names)
+    affine = np.asarray(header.get_best_affine(), np.float64)[:, _REVERSED]
+    return oriented(arrange(stored, path, options, affine=affine))
 
 
 def write_nifti(stream: BinaryIO, volume: Volume) -> None:
@@ -60,11 +58,8 @@ def write_nifti(stream: BinaryIO, volume: Volume) -> None:
 
     spatial = volume.values.transpose(2, 1, 0, 3)
     data = spatial[..., 0] if spatial.shape[-1] == 1 else spatial
-    if volume.affine is None:
-        # NIfTI's own default flips the x axis: the spacing, upright, says all that is known.
-        affine = np.diag([*reversed(volume.spacing or (1.0, 1.0, 1.0)), 1.0])
-    else:
-        affine = volume.affine[:, _REVERSED]
+    # NIfTI's own default flips the x axis: without an affine, the spacing, upright, says all that is known.
+    affine = placed(volume)[:, _REVERSED]
     # NIfTI-1 counts its voxels in 16 bits.
     kind = nibabel.Nifti1Image if max(data.shape) < 2**15 else nibabel.Nifti2Image
     image = kind(data, affine)
@@ -109,42 +104,10 @@ def _shape(header: Nifti1Header, path: Path) -> tuple[int, ...]:
     return shape
 
 
-def _drain(stream: IO[bytes], path: Path) -> None:
-    # The end of a compressed stream is where its checksum is compared.
-    trailing = 0
-    while block := stream.read(CHUNK):
-        trailing += len(block)
-        if trailing > MAX_TRAILING:
-            raise VoxgapError(f"{path}: goes on far beyond what its header claims; copy it again")
-
-
-def _scaled(stored: NDArray[Any], header: Nifti1Header) -> Values:
+def _scaling(header: Nifti1Header) -> Callable[[NDArray[Any]], Any] | None:
     from nibabel.volumeutils import apply_read_scaling
 
     slope, intercept = header.get_slope_inter()
     if slope is None:
-        return stored.astype(np.float32)
-    values = np.empty(stored.shape, np.float32)
-    # Slab by slab: the scaled values are float64 for a moment. What overflows is refused as infinite.
-    with np.errstate(all="ignore"):
-        for target, slab in zip(values, stored, strict=True):
-            target[...] = apply_read_scaling(slab, slope, intercept)
-    return values
-
-
-def _canonical(values: Values, affine: Any, path: Path) -> Volume:
-    from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
-
-    spatial = values.T  # (x, y, z[, c]) again
-    if not np.isfinite(affine).all():
-        raise VoxgapError(f"{path}: its affine is not finite; repair the header")
-    orientation = io_orientation(affine)
-    if np.isnan(orientation).any():
-        raise VoxgapError(f"{path}: its affine gives an axis no direction; repair the header")
-    turned = apply_orientation(spatial, orientation)
-    affine = affine @ inv_ornt_aff(orientation, spatial.shape[:3])
-    return Volume(
-        np.ascontiguousarray(turned.transpose(_REVERSED[: turned.ndim])),
-        affine=affine[:, _REVERSED],
-        source=path,
-    )
+        return None
+    return lambda piece: apply_read_scaling(piece, slope, intercept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import keras
@@ -63,14 +64,32 @@ class _ObservedConvolution3D(keras.layers.Layer):
             `(1, ..., 1)`: less at the border of padded volumes.
         """
         channels = observed.shape[-1]
-        ones = ops.ones((*self.kernel_size, 1, 1), "float32")
-
-        def count(x: Any) -> Any:
-            return ops.conv(x, ones, list(self.strides), self.padding, dilation_rate=self.dilation_rate)
-
-        # Summing over channels first leaves one channel to convolve: 5-8 % of the layer's time.
+        # Summing over channels first leaves one channel to count in.
         summed = ops.sum(observed, axis=-1, keepdims=True) if channels > 1 else observed
-        return count(summed), count(ops.full_like(observed[:1, ..., :1], float(channels)))
+        return self._count(summed), self._count(ops.full_like(observed[:1, ..., :1], float(channels)))
+
+    def _count(self, x: Any) -> Any:
+        """Sum under the kernel, one axis after the other: what a convolution with ones gives, in half its time."""
+        for axis in (1, 2, 3):
+            size, step = self.kernel_size[axis - 1], self.strides[axis - 1]
+            reach = self.dilation_rate[axis - 1] * (size - 1) + 1
+            length = x.shape[axis]
+            if self.padding == "same":
+                outputs = -(-length // step)
+                padding = max((outputs - 1) * step + reach - length, 0)
+                widths = [(0, 0)] * 5
+                widths[axis] = (padding // 2, padding - padding // 2)
+                x = ops.pad(x, widths)
+            else:
+                outputs = (length - reach) // step + 1
+            starts = range(0, reach, self.dilation_rate[axis - 1])
+            where: list[Any] = [slice(None)] * 5
+            total = 0.0
+            for start in starts:
+                where[axis] = slice(start, start + (outputs - 1) * step + 1, step)
+                total = total + x[tuple(where)]
+            x = total
+        return x
 
     def compute_output_shape(self, input_shape: list[Shape]) -> tuple[Shape, Shape]:
         *spatial, _ = self.convolution.compute_output_shape(input_shape[0])
@@ -92,6 +111,15 @@ class _ObservedConvolution3D(keras.layers.Layer):
             | {name: inner[name] for name in (*shared, *initial)}
             | {"filters": self.filters, "activation": keras.activations.serialize(self.activation)}
         )
+
+
+def _weigh(x: Any, weights: Any, dtype: str, training: bool | None) -> Any:
+    """Multiply by one weight a voxel, or one a value."""
+    x, weights = ops.cast(x, dtype), ops.cast(weights, dtype)
+    if training and weights.shape[-1] < x.shape[-1]:
+        # The same product; in bfloat16 on a CPU broadcasting takes half as long again, backward too.
+        weights = ops.tile(weights, (1, 1, 1, 1, x.shape[-1]))
+    return x * weights
 
 
 @keras.saving.register_keras_serializable(package="voxgap")
@@ -117,17 +145,19 @@ class MaskedConv3D(_ObservedConvolution3D):
             )
         self.convolution.build(values)
 
-    def call(self, inputs: Any) -> tuple[Any, Any]:
+    def call(self, inputs: Any, training: bool | None = None) -> tuple[Any, Any]:
         values, observed = inputs
         dtype = self.compute_dtype
         observed = ops.cast(observed, "float32")
         coverage, full = self._coverage(observed)
         valid = ops.cast(coverage > 0, "float32")
-        # Not full / coverage: where they are equal this is 1 exactly, on every backend.
-        scale = 1.0 + (full - coverage) / ops.maximum(coverage, 1.0)
-        values = ops.cast(values, dtype) * ops.cast(observed, dtype)
         kernel = ops.cast(self.convolution.kernel, dtype)
-        features = self.convolution.convolution_op(values, kernel) * ops.cast(scale, dtype)
+        features = self.convolution.convolution_op(_weigh(values, observed, dtype, training), kernel)
+        if math.prod(self.kernel_size) * observed.shape[-1] > 1:
+            # Not full / coverage: where they are equal this is 1 exactly, on every backend. A kernel over a single
+            # input has nothing to scale: that input is there, or the sum is 0.
+            scale = 1.0 + (full - coverage) / ops.maximum(coverage, 1.0)
+            features = _weigh(features, scale, dtype, training)
         if self.use_bias:
             features = (features + ops.cast(self.convolution.bias, dtype)) * ops.cast(valid, dtype)
         return self.activation(features), valid

@@ -1,0 +1,129 @@
+"""What the attributes of an array say of its values, by the NetCDF and CF conventions.
+
+`_FillValue`, `missing_value`, `valid_range`, `valid_min` and `valid_max` tell what is missing, `scale_factor`
+and `add_offset` how the rest is packed. HDF5 and Zarr arrays carry them as well.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+ATTRIBUTES = (
+    "_FillValue",
+    "missing_value",
+    "valid_range",
+    "valid_min",
+    "valid_max",
+    "scale_factor",
+    "add_offset",
+    "_Unsigned",
+)
+"""Those that `decode` understands."""
+
+_X = ("longitude", "projection_x_coordinate", "grid_longitude")
+_Y = ("latitude", "projection_y_coordinate", "grid_latitude")
+_X_UNITS = ("degrees_east", "degree_east", "degrees_e", "degree_e", "degreese")
+_Y_UNITS = ("degrees_north", "degree_north", "degrees_n", "degree_n", "degreesn")
+
+
+def decode(stored: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any]:
+    """Return values with NaN where the attributes say that they are missing, unpacked.
+
+    Args:
+        stored: As in the file, any real dtype.
+        attributes: Those of the array.
+
+    Returns:
+        The same shape: floating point where an attribute had a say, as stored otherwise.
+    """
+    if str(attributes.get("_Unsigned", "")).lower() == "true" and stored.dtype.kind == "i":
+        stored = stored.view(stored.dtype.str.replace("i", "u"))
+    sentinels = [
+        *_numbers(attributes, "_FillValue", stored.dtype),
+        *_numbers(attributes, "missing_value", stored.dtype),
+    ]
+    low, high = _valid(attributes, stored.dtype)
+    scale, offset = (_numbers(attributes, name) for name in ("scale_factor", "add_offset"))
+    if not (sentinels or scale or offset or low is not None or high is not None):
+        return stored
+    missing = np.zeros(stored.shape, bool)
+    for sentinel in sentinels:
+        missing |= stored == sentinel
+    if low is not None:
+        missing |= stored < low
+    if high is not None:
+        missing |= stored > high
+    with np.errstate(over="ignore"):
+        unpacked = stored * (scale or [1.0])[0] + (offset or [0.0])[0] if scale or offset else stored
+        values = unpacked.astype(np.float32)
+    values[missing] = np.nan
+    return values
+
+
+def kind_of(attributes: Mapping[str, Any]) -> str:
+    """Return `x`, `y` or `z` (vertical or time) where a coordinate says so, else an empty string."""
+    standard = str(attributes.get("standard_name", "")).lower()
+    units = str(attributes.get("units", "")).lower()
+    axis = str(attributes.get("axis", "")).upper()
+    if axis == "X" or standard in _X or units in _X_UNITS:
+        return "x"
+    if axis == "Y" or standard in _Y or units in _Y_UNITS:
+        return "y"
+    if axis in ("Z", "T") or standard == "time" or " since " in units or "positive" in attributes:
+        return "z"
+    return ""
+
+
+def _valid(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> tuple[float | None, float | None]:
+    """Return the lowest and highest valid value, in units of the values as stored."""
+    pair = _numbers(attributes, "valid_range", dtype)
+    low = pair[0] if len(pair) == 2 else next(iter(_numbers(attributes, "valid_min", dtype)), None)
+    high = pair[1] if len(pair) == 2 else next(iter(_numbers(attributes, "valid_max", dtype)), None)
+    given = next((attributes[n] for n in ("valid_range", "valid_min", "valid_max") if n in attributes), None)
+    scale, offset = (_numbers(attributes, name) for name in ("scale_factor", "add_offset"))
+    # Limits of floating point for packed integers are meant for the unpacked values.
+    if (scale or offset) and dtype.kind in "iu" and np.asarray(given).dtype.kind == "f":
+        factor, shift = (scale or [1.0])[0], (offset or [0.0])[0]
+        ends = [None if end is None or not factor else (end - shift) / factor for end in (low, high)]
+        # Half a step of slack, since the limits were rounded when packed.
+        low, high = ends if factor > 0 else ends[::-1]
+        low, high = (None if low is None else low - 0.5), (None if high is None else high + 0.5)
+    return low, high
+
+
+def _numbers(attributes: Mapping[str, Any], name: str, dtype: np.dtype[Any] | None = None) -> list[Any]:
+    value = attributes.get(name)
+    if value is None:
+        return []
+    if isinstance(value, bytes | str):
+        value = _from_text(value)
+    found = np.atleast_1d(np.asarray(value)).ravel()
+    if found.dtype.kind not in "biuf" or found.size > 64:
+        return []
+    # A sentinel is compared in the precision of the values: 1e20 is another number in float32.
+    if dtype is not None and dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            found = found.astype(dtype)
+    if dtype is not None and dtype.kind == "u":  # Attributes know no unsigned types in NetCDF 3.
+        found = np.where(found < 0, found + 2.0 ** (8 * dtype.itemsize), found)
+    return [number for number in found.tolist() if number == number]
+
+
+def _from_text(value: bytes | str) -> Any:
+    """Return the number in a text; xarray keeps the fill values of Zarr 3 as base64."""
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        return struct.unpack("<d", base64.b64decode(text, validate=True))[0]
+    except (binascii.Error, struct.error, ValueError):
+        return None

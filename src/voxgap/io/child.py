@@ -1,0 +1,63 @@
+"""The child process of `isolated`: answers one call after another until its standard input ends."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from voxgap.io.source import one_line
+
+ALLOWED = ("voxgap.io.hdf5", "voxgap.io.netcdf")
+LIBRARIES = 4 * 2**30
+"""Address space that the libraries and their caches take."""
+
+
+def main() -> None:
+    """Answer calls, each with its length, a line of JSON, and the bytes of an array if it returns one."""
+    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # What a library prints must not be taken for an answer.
+    while line := requests.readline():
+        _answer(json.loads(line), answers)
+        answers.flush()
+
+
+def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
+    path = Path(request["path"])
+    array: Any = None
+    try:
+        with one_line(path):
+            if request["module"] not in ALLOWED:
+                raise ValueError("not a task")
+            _limit_memory(int(request["with"].get("max_bytes", 0)))
+            task = getattr(importlib.import_module(request["module"]), request["task"])
+            result = task(path, **request["with"])
+        if isinstance(result, np.ndarray):
+            array = np.ascontiguousarray(result)
+            answer: dict[str, Any] = {"shape": array.shape, "dtype": array.dtype.str}
+        else:
+            answer = {"result": result}
+    except ValueError as error:  # A VoxgapError is one.
+        answer = {"error": str(error)}
+    text = json.dumps(answer).encode()
+    answers.write(len(text).to_bytes(8, "little") + text)
+    if array is not None:
+        answers.write(memoryview(array.reshape(-1).view(np.uint8)))
+
+
+def _limit_memory(max_bytes: int) -> None:
+    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit.
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_AS, (LIBRARIES + 2 * max_bytes, -1))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,223 @@
+"""HDF5: one dataset of a file, of which only the chunks that a region touches are read."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.io import cf
+from voxgap.io.isolated import isolated
+from voxgap.io.optional import need
+from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
+from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size, too_large
+from voxgap.volume import Volume, times
+
+MAX_OBJECTS = 100_000
+_KEPT = (*cf.ATTRIBUTES, "affine", "spacing", "channels")
+UNCHECKED = 2**28
+"""A chunk that can't expand beyond this is not expanded twice to find out."""
+
+
+def scan_hdf5(path: Path, options: Options) -> Source:
+    """Describe a dataset: the one named, `values`, or the only one of rank 3 and more."""
+    need("h5py", path)
+    found = isolated(describe, path, item=options.item)
+    attributes = found["attributes"]
+    names = tuple(found["names"])
+
+    def load(box: Box) -> NDArray[Any]:
+        ends = [[part.start, part.stop] for part in box]
+        stored = isolated(
+            read_dataset,
+            path,
+            size=box_size(box) * np.dtype(found["dtype"]).itemsize,
+            name=found["name"],
+            box=ends,
+            max_bytes=options.max_bytes,
+        )
+        return cf.decode(stored, attributes)
+
+    affine = attributes.get("affine")
+    spacing = attributes.get("spacing")
+    return arrange(
+        Stored(
+            tuple(found["shape"]),
+            np.dtype(found["dtype"]),
+            load,
+            names if all(names) and len(set(names)) == len(names) else (),
+        ),
+        path,
+        options,
+        affine=None if affine is None else np.asarray(affine, np.float64),
+        spacing=None if spacing is None else tuple(np.asarray(spacing, float).tolist()),
+        channels=tuple(map(str, json.loads(attributes.get("channels", "[]")))),
+    )
+
+
+def describe(path: Path, item: str | None) -> dict[str, Any]:
+    """Return name, shape, dtype, axis names and attributes of a dataset, as JSON can say them."""
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        name = item or _only_dataset(file, path)
+        dataset = _dataset(h5py, file, name, path)
+        return {
+            "name": name,
+            "shape": list(dataset.shape),
+            "dtype": dataset.dtype.str,
+            "names": [_axis_name(dataset, axis) for axis in range(len(dataset.shape))],
+            "attributes": plain({key: _attribute(dataset, key) for key in _KEPT if key in dataset.attrs}),
+        }
+
+
+def read_dataset(path: Path, name: str, box: list[list[int]], max_bytes: int) -> NDArray[Any]:
+    """Return the values in a box, as stored."""
+    import h5py
+
+    parts = tuple(slice(start, stop) for start, stop in box)
+    with h5py.File(path, "r") as file:
+        dataset = _dataset(h5py, file, name, path)
+        refuse_bombs(dataset, parts, path, max_bytes)
+        return np.asarray(dataset[parts])
+
+
+def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return attributes as JSON can say them, without those that are neither text nor a few numbers."""
+    found = {}
+    for key, value in attributes.items():
+        if isinstance(value, bytes):
+            found[key] = value.decode("utf-8", "replace")
+        elif isinstance(value, str):
+            found[key] = value
+        elif value is not None and np.asarray(value).dtype.kind in "biuf" and np.size(value) <= 64:
+            found[key] = np.asarray(value).tolist()
+    return found
+
+
+def write_hdf5(stream: BinaryIO, volume: Volume) -> None:
+    """Write `values` in compressed chunks, with geometry, axis and channel names as attributes."""
+    h5py = need("h5py", "HDF5")
+    with h5py.File(stream, "w") as file:
+        dataset = file.create_dataset(
+            "values", data=volume.values, chunks=True, compression="gzip", compression_opts=2, shuffle=True
+        )
+        for axis, name in enumerate((*volume.axes, "channel")):
+            dataset.dims[axis].label = name
+        dataset.attrs["channels"] = json.dumps(volume.channels)
+        if volume.affine is not None:
+            dataset.attrs["affine"] = volume.affine
+        if volume.spacing is not None:
+            dataset.attrs["spacing"] = volume.spacing
+
+
+def refuse_bombs(dataset: Any, box: Box, path: Path, max_bytes: int) -> None:
+    """Raise a `VoxgapError` if a chunk in the box is too large, or expands to more than it should."""
+    if dataset.chunks is None:
+        return
+    size = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    if size > max_bytes:
+        raise VoxgapError(too_large(f"{path}: one chunk of {dataset.name}", size, max_bytes))
+    if dataset.compression is None:
+        return
+    ranges = (
+        range(part.start // chunk, -(-part.stop // chunk))
+        for part, chunk in zip(box, dataset.chunks, strict=True)
+    )
+    for place in product(*ranges):
+        start = tuple(index * chunk for index, chunk in zip(place, dataset.chunks, strict=True))
+        held = dataset.id.get_chunk_info_by_coord(start).size
+        if held is None or held * DEFLATE_LIMIT <= UNCHECKED:
+            continue
+        if held > size + size // 8 + 2**16:
+            raise VoxgapError(f"{path}: a chunk of {dataset.name} is larger than its values; copy it again")
+        if dataset.compression == "gzip":
+            _, data = dataset.id.read_direct_chunk(start)
+            if inflated_size(data, size) > size:
+                raise VoxgapError(f"{path}: a chunk of {dataset.name} expands beyond its size; copy it again")
+
+
+def refuse_foreign(dataset: Any, path: Path) -> None:
+    """Raise a `VoxgapError` if a dataset keeps its values in another file."""
+    if dataset.external or dataset.is_virtual:
+        raise VoxgapError(f"{path}: {dataset.name} keeps its values in another file; copy them into one")
+
+
+def _dataset(h5py: Any, file: Any, name: str, path: Path) -> Any:
+    place = file
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    for part in parts:
+        link = place.get(part, getlink=True) if isinstance(place, h5py.Group) else None
+        if isinstance(link, h5py.ExternalLink):
+            raise VoxgapError(f"{path}: {name} leads to another file; name that file")
+        place = place.get(part) if link is not None else None
+        if place is not None and Path(place.file.filename) != Path(file.filename):
+            raise VoxgapError(f"{path}: {name} leads to another file; name that file")
+    if not isinstance(place, h5py.Dataset):
+        raise VoxgapError(f"{path}: has no dataset {name!r}; it holds {_held(file)}")
+    if place.shape is None or place.dtype.kind not in "biuf":
+        raise VoxgapError(f"{path}: {name} holds {place.dtype}, no real numbers; name another dataset")
+    refuse_foreign(place, path)
+    return place
+
+
+def all_datasets(file: Any) -> list[Any]:
+    """Return the datasets of a file, each once; links to other files are not followed."""
+    found: list[Any] = []
+    count = 0
+
+    def visit(_: str, node: Any) -> bool | None:
+        nonlocal count
+        count += 1
+        if hasattr(node, "shape"):
+            found.append(node)
+        return True if count > MAX_OBJECTS else None
+
+    file.visititems(visit)
+    return found
+
+
+def _volumes(file: Any) -> dict[str, tuple[int, ...]]:
+    return {
+        dataset.name.lstrip("/"): tuple(dataset.shape)
+        for dataset in all_datasets(file)
+        if len(dataset.shape or ()) > 2 and dataset.dtype.kind in "biuf"
+    }
+
+
+def _held(file: Any) -> str:
+    found = [f"{name} {times(shape)}" for name, shape in _volumes(file).items()]
+    return ", ".join(found[:10]) + (f" and {len(found) - 10} more" if len(found) > 10 else "") or "no volume"
+
+
+def _only_dataset(file: Any, path: Path) -> str:
+    found = _volumes(file)
+    if "values" in found:
+        return "values"
+    if len(found) != 1:
+        held = _held(file)
+        raise VoxgapError(f"{path}: holds {held}; name the dataset to read: {path.name}::NAME")
+    return next(iter(found))
+
+
+def _attribute(dataset: Any, key: str) -> Any:
+    # An attribute of a type that numpy doesn't know says nothing about values.
+    read: Callable[[str], Any] = dataset.attrs.__getitem__
+    try:
+        return read(key)
+    except (OSError, TypeError, ValueError):
+        return None
+
+
+def _axis_name(dataset: Any, axis: int) -> str:
+    dimension = dataset.dims[axis]
+    if dimension.label or not len(dimension):
+        return str(dimension.label)
+    return str(dimension[0].name or "").rpartition("/")[2]

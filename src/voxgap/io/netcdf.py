@@ -1,0 +1,214 @@
+"""NetCDF through xarray: which variables and axes, by CF names; what is missing, by CF attributes.
+
+Variables on one grid become the channels of one volume. Latitude and longitude are turned to ascend, so that
+two files of one kind have the same side in the same place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.io import cf
+from voxgap.io.hdf5 import all_datasets, plain, refuse_bombs, refuse_foreign
+from voxgap.io.isolated import isolated
+from voxgap.io.optional import need
+from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size
+from voxgap.volume import Volume, times
+
+MAX_PLACES = 1_000_000
+_TOLERANCE = 1e-3
+
+
+def scan_netcdf(path: Path, options: Options) -> Source:
+    """Describe the variables named (`sst` or `sst,airt`), or all on the file's one grid."""
+    need("xarray", path)
+    header = _call(describe, path)
+    names = _variables(header, path, options.item)
+    sources = [_variable(header, name, path, options) for name in names]
+    first = sources[0]
+    if len(sources) == 1 and (first.shape[3] > 1 or first.channels):
+        return first
+    if any(source.shape != (*first.shape[:3], 1) for source in sources):
+        raise VoxgapError(
+            f"{path}: {', '.join(names)} are on several grids; name one: {path.name}::{names[0]}"
+        )
+
+    def load(box: Box) -> NDArray[Any]:
+        inner = (*box[:3], slice(0, 1))
+        return np.concatenate([source.load(inner).astype(np.float32) for source in sources[box[3]]], axis=-1)
+
+    channels = first.channels if len(sources) == 1 and first.channels else tuple(names)
+    return replace(first, shape=(*first.shape[:3], len(sources)), load=load, channels=channels)
+
+
+def write_netcdf(stream: BinaryIO, volume: Volume) -> None:
+    """Write one variable per channel, with geometry as attributes."""
+    xarray = need("xarray", "NetCDF")
+    need("h5netcdf", "NetCDF")
+    attributes: dict[str, Any] = {}
+    if volume.affine is not None:
+        attributes["affine"] = volume.affine.ravel().tolist()
+    if volume.spacing is not None:
+        attributes["spacing"] = list(volume.spacing)
+    bad = [name for name in volume.channels if "/" in name or name in volume.axes or not name.strip()]
+    if bad:
+        raise VoxgapError(f"NetCDF can't name a variable {bad[0]!r}; rename that channel")
+    data = xarray.Dataset(
+        {
+            name: (volume.axes, volume.values[..., channel], {**attributes, "channels": json.dumps([name])})
+            for channel, name in enumerate(volume.channels)
+        }
+    )
+    packing = {"zlib": True, "complevel": 2, "shuffle": True, "_FillValue": np.float32(np.nan)}
+    stream.write(data.to_netcdf(engine="h5netcdf", encoding=dict.fromkeys(volume.channels, packing)))
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """Return dimensions, types and attributes of all variables, and coordinates, as JSON can say them."""
+    with _opened(path) as data:
+        return {
+            str(name): {
+                "dims": list(map(str, variable.dims)),
+                "shape": list(variable.shape),
+                "dtype": variable.dtype.str,
+                "attributes": plain(variable.attrs),
+                "places": _places(variable) if variable.dims == (name,) else None,
+            }
+            for name, variable in data.variables.items()
+        }
+
+
+def read_variable(path: Path, name: str, box: list[list[int]], max_bytes: int) -> NDArray[Any]:
+    """Return the values in a box, as stored."""
+    parts = tuple(slice(start, stop) for start, stop in box)
+    if _is_hdf5(path):
+        import h5py
+
+        with h5py.File(path, "r") as file:
+            refuse_bombs(file[name], parts, path, max_bytes)
+    with _opened(path) as data:
+        return np.asarray(data[name].variable[parts].values)
+
+
+def _call(task: Callable[..., Any], path: Path, size: int = 0, **arguments: Any) -> Any:
+    # NetCDF 3 is read by Python alone, which doesn't crash.
+    with path.open("rb") as stream:
+        classic = stream.read(4) in (b"CDF\x01", b"CDF\x02")
+    return task(path, **arguments) if classic else isolated(task, path, size=size, **arguments)
+
+
+def _is_hdf5(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(4) == b"\x89HDF"
+
+
+def _places(variable: Any) -> list[float] | None:
+    if variable.dtype.kind not in "iuf" or variable.size > MAX_PLACES:
+        return None
+    return [float(place) for place in variable.values]
+
+
+def _opened(path: Path) -> Any:
+    """Open a file without decoding anything; the engine follows from its first bytes."""
+    xarray = need("xarray", path)
+    with path.open("rb") as stream:
+        magic = stream.read(8)
+    if magic.startswith(b"\x89HDF"):
+        need("h5netcdf", path)
+        _refuse_links(path)
+        engine = "h5netcdf"
+    elif magic[:4] in (b"CDF\x01", b"CDF\x02"):
+        engine = "scipy"
+    elif magic[:4] == b"CDF\x05":
+        need("netCDF4", path)
+        engine = "netcdf4"
+    else:
+        raise VoxgapError(f"{path}: is not a NetCDF file; check its name and source")
+    return xarray.open_dataset(path, engine=engine, decode_cf=False, cache=False)
+
+
+def _refuse_links(path: Path) -> None:
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        foreign: list[str] = []
+        file.visititems_links(
+            lambda name, link: foreign.append(name) if isinstance(link, h5py.ExternalLink) else None
+        )
+        if foreign:
+            raise VoxgapError(f"{path}: {foreign[0]} leads to another file; copy its values into this one")
+        for dataset in all_datasets(file):
+            refuse_foreign(dataset, path)
+
+
+def _variables(header: dict[str, Any], path: Path, item: str | None) -> list[str]:
+    if item is not None:
+        names = [name.strip() for name in item.split(",")]
+        unknown = [name for name in names if name not in header]
+        if unknown:
+            held = ", ".join(header) or "nothing"
+            raise VoxgapError(f"{path}: has no variable {unknown[0]!r}; it holds {held}")
+        return names
+    bounds = {str(variable["attributes"].get("bounds", "")) for variable in header.values()}
+    grids: dict[tuple[str, ...], list[str]] = {}
+    for name, variable in header.items():
+        if len(variable["dims"]) > 2 and np.dtype(variable["dtype"]).kind in "biuf" and name not in bounds:
+            grids.setdefault(tuple(variable["dims"]), []).append(name)
+    if len(grids) != 1:
+        held = "; ".join(
+            f"{', '.join(names)} on {times(tuple(header[names[0]]['shape']))} ({', '.join(dims)})"
+            for dims, names in grids.items()
+        )
+        raise VoxgapError(f"{path}: holds {held or 'no volume'}; name variables to read: {path.name}::NAME")
+    return next(iter(grids.values()))
+
+
+def _variable(header: dict[str, Any], name: str, path: Path, options: Options) -> Source:
+    variable, attributes = header[name], header[name]["attributes"]
+    dims, shape, dtype = tuple(variable["dims"]), tuple(variable["shape"]), np.dtype(variable["dtype"])
+    if len(dims) < 3 or dtype.kind not in "biuf":
+        raise VoxgapError(f"{path}: {name} holds {len(dims)} axes of {dtype}; name another")
+    axes = [_coordinate(header.get(dim)) for dim in dims]
+    turned = [kind in ("x", "y") and falling for kind, _, falling in axes]
+
+    def load(box: Box) -> NDArray[Any]:
+        ends = [
+            [size - part.stop, size - part.start] if turn else [part.start, part.stop]
+            for part, size, turn in zip(box, shape, turned, strict=True)
+        ]
+        size = box_size(box) * dtype.itemsize
+        stored = _call(read_variable, path, size, name=name, box=ends, max_bytes=options.max_bytes)
+        return np.flip(cf.decode(stored, attributes), tuple(axis for axis, turn in enumerate(turned) if turn))
+
+    geometry: dict[str, Any] = {}
+    if "affine" in attributes:
+        geometry["affine"] = np.asarray(attributes["affine"], np.float64).reshape(4, 4)
+    if "spacing" in attributes:
+        geometry["spacing"] = tuple(np.asarray(attributes["spacing"], np.float64).tolist())
+    kinds = tuple(kind for kind, _, _ in axes)
+    steps = tuple(step for _, step, _ in axes)
+    stored = Stored(shape, dtype, load, dims, steps, kinds if {"x", "y"} <= set(kinds) else ())
+    source = arrange(stored, path, options, **geometry)
+    names = tuple(map(str, json.loads(attributes.get("channels", "[]"))))
+    return replace(source, channels=names) if len(names) == source.shape[3] else source
+
+
+def _coordinate(variable: dict[str, Any] | None) -> tuple[str, float | None, bool]:
+    """Return which axis a coordinate says it is, its step where regular, and whether it descends."""
+    if variable is None or variable["places"] is None:
+        return "", None, False
+    kind = cf.kind_of(variable["attributes"])
+    steps = np.diff(variable["places"])
+    if not len(steps) or not np.isfinite(steps).all() or not steps.all():
+        return kind, None, False
+    mean = float(steps.mean())
+    regular = bool(np.allclose(steps, mean, rtol=_TOLERANCE))
+    return kind, abs(mean) if regular else None, mean < 0

@@ -1,0 +1,204 @@
+"""An array that lies in a file as plain bytes, perhaps compressed: NPY, NIfTI, NRRD, MetaImage, plain TIFF.
+
+Only the blocks that a box touches are read, each into memory of a known size, so that neither a lying header
+nor a compressed bomb is ever expanded.
+"""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import math
+import zlib
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.io.source import Box
+from voxgap.volume import Values
+
+CHUNK = 2**22
+DEFLATE_LIMIT = 1040
+"""Deflate can't expand more than 1032-fold: a header that claims more is lying."""
+BZIP2_LIMIT = 100_000
+"""bzip2 turns 900 kB of zeros into some 40 bytes."""
+MAX_TRAILING = 2**26
+
+_LIMITS = {"": 1, "gzip": DEFLATE_LIMIT, "zlib": DEFLATE_LIMIT, "bzip2": BZIP2_LIMIT}
+
+
+class Block(NamedTuple):
+    """Where an array lies: its place in the file, and its shape in C order, the fastest axis last.
+
+    `offset` counts in the uncompressed stream. `start` is where the stream begins in the file.
+    """
+
+    path: Path
+    offset: int
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    packing: str = ""
+    start: int = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the whole array, uncompressed."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def read_block(block: Block, box: Box, convert: Callable[[NDArray[Any]], Any] | None = None) -> Values:
+    """Read the box of an array as float32.
+
+    Args:
+        block: The array.
+        box: A slice per axis of `block.shape`.
+        convert: Applied to each piece as stored, for slope and intercept.
+
+    Returns:
+        The values in the box, float32.
+
+    Raises:
+        VoxgapError: The file is shorter, or a compressed one goes on far longer, than its header says.
+    """
+    held = (block.path.stat().st_size - block.start) * _LIMITS[block.packing]
+    if min(block.start, block.offset) < 0 or block.offset + block.nbytes > held:
+        raise VoxgapError(
+            f"{block.path}: its header claims {block.nbytes} bytes, more than it holds; copy it again"
+        )
+    with block.path.open("rb") as file:
+        file.seek(block.start)
+        if not block.packing:
+            return read_box(file, block._replace(offset=block.start + block.offset), box, convert)
+        stream = _unpacked(file, block.packing)
+        values = read_box(stream, block, box, convert)
+        if values.size == math.prod(block.shape):
+            _drain(stream, block.path)
+    return values
+
+
+def read_box(
+    stream: IO[bytes], block: Block, box: Box, convert: Callable[[NDArray[Any]], Any] | None = None
+) -> Values:
+    """Read the box of an array from an open stream that can seek forward, as float32; see `read_block`."""
+    shape, itemsize = block.shape, block.dtype.itemsize
+    values = np.empty([part.stop - part.start for part in box], np.float32)
+    # The axis whose blocks are read in one go: the slowest one of which a part fits into a chunk.
+    axis = next(k for k in range(len(shape)) if k == len(shape) - 1 or _inner(shape, k) * itemsize <= CHUNK)
+    inner = _inner(shape, axis)
+    rows = max(1, CHUNK // (inner * itemsize))
+    for outer in product(*(range(part.start, part.stop) for part in box[:axis])):
+        target = values[tuple(i - part.start for i, part in zip(outer, box[:axis], strict=True))]
+        place = 0
+        for index, size in zip(outer, shape[:axis], strict=True):
+            place = place * size + index
+        for first in range(box[axis].start, box[axis].stop, rows):
+            last = min(first + rows, box[axis].stop)
+            position = (place * shape[axis] + first) * inner * itemsize
+            stream.seek(block.offset + position)
+            flat = np.empty((last - first) * inner, block.dtype)
+            read_exactly(stream, flat, str(block.path), position, block.nbytes)
+            piece = flat.reshape(last - first, *shape[axis + 1 :])[(slice(None), *box[axis + 1 :])]
+            # What overflows float32 becomes infinite, which `Volume` refuses.
+            with np.errstate(all="ignore"):
+                part = slice(first - box[axis].start, last - box[axis].start)
+                target[part] = convert(piece) if convert else piece
+    return values
+
+
+def read_exactly(stream: IO[bytes], out: NDArray[Any], where: str, before: int = 0, total: int = 0) -> None:
+    """Fill a flat array with the next bytes of a stream, or raise a `VoxgapError` if it ends before.
+
+    Args:
+        stream: What to read from.
+        out: What to fill.
+        where: What an error message calls it.
+        before: Bytes of the same array that stand before these.
+        total: Bytes of the whole array, where `out` is a part of it.
+    """
+    filled = 0
+    for piece in _pieces(out.view(np.uint8).data):
+        block = stream.read(len(piece))
+        piece[: len(block)] = block
+        filled += len(block)
+        if len(block) < len(piece):
+            raise VoxgapError(
+                f"{where}: ends after {before + filled} of {total or out.nbytes} bytes; copy it again"
+            )
+
+
+def inflated_size(data: bytes, limit: int, wbits: int = zlib.MAX_WBITS | 32) -> int:
+    """Return the size of deflated data once expanded, counted no further than just beyond `limit`."""
+    unpacker, size = zlib.decompressobj(wbits), 0
+    while size <= limit:
+        data_out = unpacker.decompress(data, CHUNK)
+        data = unpacker.unconsumed_tail
+        size += len(data_out)
+        if not data_out:
+            break
+    return size
+
+
+class _Zlib(io.RawIOBase):
+    """A zlib stream without the gzip header, as MetaImage stores it; it seeks forward only."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._unpacker, self._pending, self._place = file, zlib.decompressobj(), b"", 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = b""
+        while not data and not self._unpacker.eof:
+            self._pending = self._pending or self._file.read(2**16)
+            if not self._pending:
+                raise EOFError("the compressed data ends early")
+            data = self._unpacker.decompress(self._pending, len(buffer))
+            self._pending = self._unpacker.unconsumed_tail
+        buffer[: len(data)] = data
+        self._place += len(data)
+        return len(data)
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        # Only asked where it stands: `_Forward` does the seeking.
+        return self._place
+
+
+def _unpacked(file: IO[bytes], packing: str) -> IO[bytes]:
+    if packing == "gzip":
+        return cast(IO[bytes], gzip.GzipFile(fileobj=file))
+    if packing == "bzip2":
+        return cast(IO[bytes], bz2.BZ2File(file))
+    return cast(IO[bytes], _Forward(_Zlib(file)))
+
+
+class _Forward(io.BufferedReader):
+    """A buffered reader over a stream that can't go back: seeking stays a read."""
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        while (left := offset - self.tell()) > 0 and self.read(min(CHUNK, left)):
+            pass
+        return self.tell()
+
+
+def _inner(shape: tuple[int, ...], axis: int) -> int:
+    return math.prod(shape[axis + 1 :])
+
+
+def _pieces(view: memoryview) -> Iterator[memoryview]:
+    return (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
+
+
+def _drain(stream: IO[bytes], path: Path) -> None:
+    # The end of a compressed stream is where its checksum is compared.
+    trailing = 0
+    while block := stream.read(CHUNK):
+        trailing += len(block)
+        if trailing > MAX_TRAILING:
+            raise VoxgapError(f"{path}: goes on far beyond what its header claims; copy it again")

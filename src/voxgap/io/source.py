@@ -1,0 +1,339 @@
+"""A volume that lies in a file: described by its header, read as a whole or by region.
+
+Every format ends here. It says how its array is stored (`Stored`), `arrange` finds which stored axis is
+which, `oriented` turns a scan to canonical orientation, and `Source.read` does the rest for all of them: the
+bound on memory, sentinels to NaN, the geometry of the region.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.volume import AXES, Volume, times
+
+MAX_BYTES = 16 * 2**30
+"""Largest volume that is read, as float32 in memory, unless told otherwise: 16 GiB."""
+
+Box = tuple[slice, ...]
+"""One slice per axis, with start and stop inside the axis and a step of 1."""
+
+Region = Sequence[slice | tuple[int, int] | None]
+
+
+class Options(NamedTuple):
+    """What a caller may say about any file; see `scan`."""
+
+    item: str | None = None
+    axes: tuple[str | int, ...] = ()
+    at: Mapping[str | int, int] = {}
+    missing_values: tuple[float, ...] = ()
+    max_bytes: int = MAX_BYTES
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A volume in a file, of which nothing but the header has been read.
+
+    Attributes:
+        path: The file or folder.
+        shape: `(depth, height, width, channels)`.
+        dtype: As stored.
+        load: Takes a box, returns its values `(depth, height, width, channels)`, NaN where the file itself
+            says that they are missing.
+        affine, spacing, channels, axes: As for `Volume`.
+        options: What the caller said.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    load: Callable[[Box], NDArray[Any]] = field(repr=False)
+    affine: NDArray[np.float64] | None = None
+    spacing: tuple[float, float, float] | None = None
+    channels: tuple[str, ...] = ()
+    axes: tuple[str, str, str] = AXES
+    options: Options = field(default_factory=Options)
+
+    def read(self, region: Region | None = None) -> Volume:
+        """Read the volume, or the part of it that lies in a region.
+
+        Args:
+            region: A slice or `(start, stop)` per axis, in the order depth, height, width, channels; None, or
+                an axis left out, means all of it. Only this part is held in memory.
+
+        Returns:
+            The volume; its affine places the region in the same world as the whole.
+
+        Raises:
+            VoxgapError: The region is empty, doesn't fit into memory, or the file is damaged.
+        """
+        box = as_box(region, self.shape, str(self.path))
+        size = 4 * box_size(box)
+        if size > self.options.max_bytes:
+            shape = times(tuple(part.stop - part.start for part in box))
+            raise VoxgapError(too_large(f"{self.path}: shape {shape}", size, self.options.max_bytes))
+        with one_line(self.path):
+            values = with_gaps(self.load(box), self.options.missing_values)
+            affine = None
+            if self.affine is not None:
+                affine = self.affine.copy()
+                affine[:3, 3] += affine[:3, :3] @ [part.start for part in box[:3]]
+            names = self.channels[box[3]] if self.channels else ()
+            return Volume(values, affine, self.spacing, tuple(names), self.path, self.axes)
+
+
+class Stored(NamedTuple):
+    """An array as a file stores it.
+
+    `names` are the axes' own names, where it has some, and `steps` the size of a voxel along each. `kinds`
+    says `z`, `y`, `x` or `c` for axes that the format itself tells; `_kind` guesses the others by name.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    load: Callable[[Box], NDArray[Any]]
+    names: tuple[str, ...] = ()
+    steps: tuple[float | None, ...] = ()
+    kinds: tuple[str, ...] = ()
+
+
+def arrange(
+    stored: Stored,
+    path: Path,
+    options: Options,
+    *,
+    affine: NDArray[np.float64] | None = None,
+    spacing: tuple[float, float, float] | None = None,
+    channels: tuple[str, ...] = (),
+) -> Source:
+    """Find which stored axis is depth, height, width and channels, and return the volume they make.
+
+    Raises:
+        VoxgapError: It can't be told from names and rank, or the caller's `axes` and `at` don't fit.
+    """
+    if min(stored.shape, default=0) < 1:
+        raise VoxgapError(f"{path}: shape {times(stored.shape)} holds no voxel; check its source")
+    if stored.dtype.kind not in "biuf":
+        raise VoxgapError(f"{path}: dtype {stored.dtype} is not a real number; convert it to float32")
+    fixed = {_axis(stored, name, path): _index(stored, name, at, path) for name, at in options.at.items()}
+    spatial, channel = _roles(stored, fixed, options.axes, path)
+    order = [*spatial, *([] if channel is None else [channel])]
+
+    def load(box: Box) -> NDArray[Any]:
+        picked = [slice(fixed.get(i, 0), fixed.get(i, 0) + 1) for i in range(len(stored.shape))]
+        for part, axis in zip(box, order, strict=False):
+            picked[axis] = part
+        values = stored.load(tuple(picked))
+        rest = [axis for axis in range(values.ndim) if axis not in order]
+        shape = tuple(part.stop - part.start for part in box)
+        return values.transpose(order + rest).reshape(shape)
+
+    if stored.steps and spacing is None and affine is None:
+        steps = [stored.steps[axis] for axis in spatial]
+        if all(steps):
+            spacing = tuple(abs(float(step or 0)) for step in steps)  # type: ignore[assignment]
+    names = tuple(stored.names[axis] for axis in spatial) if stored.names else AXES
+    return Source(
+        path,
+        (*(stored.shape[axis] for axis in spatial), 1 if channel is None else stored.shape[channel]),
+        stored.dtype,
+        load,
+        affine,
+        spacing,
+        channels,
+        (names[0], names[1], names[2]),
+        options,
+    )
+
+
+def oriented(source: Source) -> Source:
+    """Turn a scan to the closest canonical orientation: width to the right, height to the front, depth up."""
+    from nibabel.orientations import io_orientation
+
+    affine = source.affine
+    if affine is None:
+        return source
+    if not np.isfinite(affine).all():
+        raise VoxgapError(f"{source.path}: its affine is not finite; repair the header")
+    turn = io_orientation(affine)
+    if np.isnan(turn).any():
+        raise VoxgapError(f"{source.path}: its affine gives an axis no direction; repair the header")
+    # `turn` says for each stored axis which of x, y, z it follows; depth, height, width are z, y, x.
+    order = [int(np.flatnonzero(turn[:, 0] == world)[0]) for world in (2, 1, 0)]
+    flipped = [bool(turn[axis, 1] < 0) for axis in order]
+    matrix = affine[:, [*order, 3]].copy()
+    for place, axis in enumerate(order):
+        if flipped[place]:
+            matrix[:3, 3] += matrix[:3, place] * (source.shape[axis] - 1)
+            matrix[:3, place] *= -1
+
+    def load(box: Box) -> NDArray[Any]:
+        picked = list(box)
+        for place, axis in enumerate(order):
+            part, size = box[place], source.shape[axis]
+            picked[axis] = slice(size - part.stop, size - part.start) if flipped[place] else part
+        turned = source.load(tuple(picked)).transpose([*order, 3])
+        return np.flip(turned, tuple(place for place in range(3) if flipped[place]))
+
+    shape = (*(source.shape[axis] for axis in order), source.shape[3])
+    return replace(source, shape=shape, load=load, affine=matrix)
+
+
+def placed(volume: Volume) -> NDArray[np.float64]:
+    """Return the affine of a volume; where it has none, its spacing, upright and at the origin."""
+    if volume.affine is not None:
+        return volume.affine
+    affine = np.eye(4)[[2, 1, 0, 3]]
+    affine[:3, :3] *= volume.spacing or (1.0, 1.0, 1.0)
+    return affine
+
+
+def as_box(region: Region | None, shape: tuple[int, ...], where: str) -> Box:
+    """Return one slice per axis, or raise a `VoxgapError` if the region holds nothing."""
+    parts = [] if region is None else list(region)
+    if len(parts) > len(shape):
+        raise VoxgapError(f"{where}: region of {len(parts)} axes; there are {len(shape)}")
+    parts += [None] * (len(shape) - len(parts))
+    box = []
+    for axis, (part, size) in enumerate(zip(parts, shape, strict=True)):
+        wanted = part if isinstance(part, slice) else slice(*(part or (None, None)))
+        start, stop, step = wanted.indices(size)
+        if step != 1 or start >= stop:
+            name = (*AXES, "channels")[axis]
+            raise VoxgapError(
+                f"{where}: region {start}:{stop} of {name} (size {size}) is empty or has a step; "
+                "give start < stop"
+            )
+        box.append(slice(start, stop))
+    return tuple(box)
+
+
+def box_size(box: Box) -> int:
+    """Return the number of values in a box."""
+    return math.prod(part.stop - part.start for part in box)
+
+
+def too_large(what: str, size: int, max_bytes: int) -> str:
+    """Say that something would not fit."""
+    return (
+        f"{what} would take {size / 2**30:.1f} GiB, the limit is {max_bytes / 2**30:.3g}; "
+        "crop it, or raise max_bytes"
+    )
+
+
+@contextlib.contextmanager
+def one_line(path: Path) -> Iterator[None]:
+    """Turn whatever reading `path` raises into one `VoxgapError` line that names it."""
+    try:
+        yield
+    except VoxgapError:
+        raise
+    except MemoryError:
+        raise VoxgapError(f"{path}: does not fit into memory; use a smaller volume") from None
+    except Exception as error:  # A parser that meets damaged bytes may raise anything.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise VoxgapError(f"{path}: can't be read, damaged or of another format ({reason})") from error
+
+
+def with_gaps(values: NDArray[Any], missing_values: Sequence[float]) -> NDArray[Any]:
+    """Return a copy, float32, in which some values are NaN; the values themselves where none are named."""
+    if not missing_values:
+        return values
+    # Compared as float32: sentinels like 9.96921e36 are seldom stored in the precision they are written in.
+    with np.errstate(over="ignore"):
+        found = values.astype(np.float32)
+        sentinels = np.asarray(missing_values, np.float64).astype(np.float32)
+    for sentinel in sentinels:
+        found[found == sentinel] = np.nan
+    return found
+
+
+_KINDS = {
+    "x": ("x", "lon", "longitude", "width", "column", "columns", "easting"),
+    "y": ("y", "lat", "latitude", "height", "row", "rows", "northing"),
+    "z": (
+        "z",
+        "depth",
+        "slice",
+        "slices",
+        "frame",
+        "frames",
+        "t",
+        "time",
+        "lev",
+        "level",
+        "plev",
+        "altitude",
+    ),
+    "c": ("c", "s", "channel", "channels", "band", "bands", "sample", "samples"),
+}
+
+
+def _kind(name: str) -> str:
+    return next((kind for kind, names in _KINDS.items() if name.lower() in names), "")
+
+
+def _roles(
+    stored: Stored, fixed: Mapping[int, int], axes: tuple[str | int, ...], path: Path
+) -> tuple[list[int], int | None]:
+    """Return the stored axes that are depth, height, width, and the one that is channels, if any."""
+    if axes:
+        found = [_axis(stored, name, path) for name in axes]
+        left = [i for i in range(len(stored.shape)) if i not in found and i not in fixed]
+        if len(found) not in (3, 4) or len(set(found)) < len(found) or set(found) & set(fixed):
+            raise VoxgapError(f"{path}: axes {axes}; name three, and a fourth for channels")
+        _refuse_leftover(stored, left, path)
+        return found[:3], found[3] if len(found) == 4 else None
+    free = [axis for axis in range(len(stored.shape)) if axis not in fixed]
+    kinds = stored.kinds or tuple(map(_kind, stored.names)) or ("",) * len(stored.shape)
+    named = {kind: [axis for axis in free if kinds[axis] == kind] for kind in "xyc"}
+    channel = named["c"][0] if len(named["c"]) == 1 else None
+    others = [axis for axis in free if axis != channel]
+    if channel is None and len(others) == 4 and not any(kinds[axis] for axis in others):
+        channel, others = others[3], others[:3]
+    for axis in list(others):  # Axes of size 1 go until three are left.
+        if len(others) > 3 and stored.shape[axis] == 1 and kinds[axis] not in ("x", "y"):
+            others.remove(axis)
+    if len(others) != 3:
+        _refuse_leftover(stored, others, path, always=True)
+    if len(named["x"]) == len(named["y"]) == 1:
+        height, width = named["y"][0], named["x"][0]
+        others = [axis for axis in others if axis not in (height, width)] + [height, width]
+    return others, channel
+
+
+def _refuse_leftover(stored: Stored, left: list[int], path: Path, always: bool = False) -> None:
+    large = [axis for axis in left if stored.shape[axis] > 1]
+    if not (large or always):
+        return
+    names = stored.names or tuple(map(str, range(len(stored.shape))))
+    held = ", ".join(f"{name} {size}" for name, size in zip(names, stored.shape, strict=True))
+    raise VoxgapError(
+        f"{path}: has the axes {held}; say which are depth, height, width (and channels) with axes=(...), "
+        "and pick one index of any other with at={...}"
+    )
+
+
+def _axis(stored: Stored, name: str | int, path: Path) -> int:
+    if isinstance(name, str) and name in stored.names:
+        return stored.names.index(name)
+    if isinstance(name, int) and 0 <= name < len(stored.shape):
+        return name
+    known = ", ".join(stored.names) or f"0 to {len(stored.shape) - 1}"
+    raise VoxgapError(f"{path}: has no axis {name!r}; its axes are {known}")
+
+
+def _index(stored: Stored, name: str | int, index: int, path: Path) -> int:
+    size = stored.shape[_axis(stored, name, path)]
+    if not 0 <= index < size:
+        raise VoxgapError(f"{path}: index {index} of axis {name!r} is outside 0 to {size - 1}")
+    return index

@@ -1,0 +1,226 @@
+"""TIFF stacks, OME-TIFF and ImageJ hyperstacks through tifffile: a plane never stored is NaN."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.io.optional import need
+from voxgap.io.source import Box, Options, Source, Stored, arrange, too_large
+from voxgap.volume import AXES, Volume, times
+
+# What a byte may expand to: not at all, by deflate, by anything else.
+_EXPANSION = {1: 1.01, 8: 1040, 32946: 1040}
+_MAX_EXPANSION = 50_000
+_KINDS = {"Z": "z", "T": "z", "I": "z", "Y": "y", "X": "x", "C": "c", "S": "c"}
+
+
+def scan_tiff(path: Path, options: Options) -> Source:
+    """Describe a series of pages; `item` chooses one of several by its number from 1."""
+    tifffile = need("tifffile", path)
+    with _opened(tifffile, path) as file:
+        index = _chosen(file, path, options.item)
+        series = file.series[index]
+        shape, axes = tuple(series.shape), str(series.axes)
+        dtype = np.dtype(series.dtype)
+        page = series.keyframe
+        steps, channels, kept = _ome_facts(file, index, axes) or _other_facts(file, page, axes)
+        nodata = page.nodata if 42113 in page.tags else None
+
+    def load(box: Box) -> NDArray[Any]:
+        with _opened(tifffile, path) as file:
+            values = _planes(file.series[index], box, path, options.max_bytes)
+        if nodata is not None:
+            values[values == np.float32(nodata)] = np.nan
+        return values
+
+    stored = Stored(
+        shape, dtype, load, tuple(axes.lower()), steps, tuple(_KINDS.get(axis, "") for axis in axes)
+    )
+    if len(shape) < 3:
+        raise VoxgapError(f"{path}: holds one plane of {times(shape)}; voxgap reads stacks of three axes")
+    source = arrange(stored, path, options, channels=channels)
+    geometry: dict[str, Any] = {"axes": _plain_axes(axes), **kept}
+    return replace(source, **geometry)
+
+
+def write_tiff(stream: BinaryIO, volume: Volume) -> None:
+    """Write an OME-TIFF of float32, deflated, that keeps spacing and channel names."""
+    tifffile = need("tifffile", "TIFF")
+    depth = "T" if volume.axes[0] == "time" else "Z"
+    metadata: dict[str, Any] = {
+        "axes": f"{depth}CYX" if depth == "T" else "CZYX",
+        "Channel": {"Name": list(volume.channels)},
+    }
+    if volume.spacing is not None:
+        for axis, size in zip((depth, "Y", "X"), volume.spacing, strict=True):
+            name = "TimeIncrement" if axis == "T" else f"PhysicalSize{axis}"
+            metadata[name] = size
+            metadata[f"{name}Unit"] = "s" if axis == "T" else "mm"
+    kept = {"axes": json.dumps(volume.axes)}
+    if volume.affine is not None:
+        kept["affine"] = json.dumps(volume.affine.tolist())
+    metadata["MapAnnotation"] = {"Namespace": "voxgap", **kept}
+    order = (0, 3, 1, 2) if depth == "T" else (3, 0, 1, 2)
+    tifffile.imwrite(
+        stream,
+        np.ascontiguousarray(volume.values.transpose(order)),
+        ome=True,
+        metadata=metadata,
+        photometric="minisblack",
+        compression="zlib",
+        compressionargs={"level": 4},
+        bigtiff=volume.values.nbytes > 2**31,
+    )
+
+
+@contextlib.contextmanager
+def _opened(tifffile: Any, path: Path) -> Iterator[Any]:
+    """Open this file only, since an OME header may name others, anywhere; refuse a broken chain of pages.
+
+    tifffile logs that a page is corrupt and goes on with those before it: a volume would lose its end.
+    """
+    logger, thread = logging.getLogger("tifffile"), threading.get_ident()
+    damage: list[str] = []
+
+    def note(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        if record.thread == thread and ("corrupted" in text or "circular" in text):
+            damage.append(text)
+        return record.thread != thread
+
+    logger.addFilter(note)
+    try:
+        with tifffile.TiffFile(path, _multifile=False) as file:
+            len(file.pages)
+            if damage:
+                raise VoxgapError(f"{path}: damaged ({damage[0][:120]}); copy it again")
+            yield file
+    finally:
+        logger.removeFilter(note)
+
+
+def _chosen(file: Any, path: Path, item: str | None) -> int:
+    count = len(file.series)
+    if not count:
+        raise VoxgapError(f"{path}: holds no image, damaged; copy it again")
+    if item is not None and item.isdecimal() and 1 <= int(item) <= count:
+        return int(item) - 1
+    if item is None and count == 1:
+        return 0
+    held = ", ".join(f"{number} = {times(tuple(s.shape))}" for number, s in enumerate(file.series[:20], 1))
+    raise VoxgapError(f"{path}: holds {count} series: {held}; choose one with {path.name}::1")
+
+
+def _planes(series: Any, box: Box, path: Path, max_bytes: int) -> NDArray[np.float32]:
+    page = series.keyframe
+    inner = tuple(page.shape)
+    outer = tuple(series.shape[: len(series.shape) - len(inner)])
+    if tuple(series.shape[len(outer) :]) != inner or math.prod(outer) not in (len(series), len(series.pages)):
+        return _whole(series, path, max_bytes)[box]
+    values = np.full([part.stop - part.start for part in box], np.nan, np.float32)
+    for place in product(*(range(part.start, part.stop) for part in box[: len(outer)])):
+        plane = series.pages[int(np.ravel_multi_index(place, outer)) if outer else 0]
+        target = tuple(index - part.start for index, part in zip(place, box, strict=False))
+        if plane is not None:
+            _check_page(plane, path, max_bytes)
+            values[target] = plane.asarray().reshape(inner)[box[len(outer) :]]
+    return values
+
+
+def _whole(series: Any, path: Path, max_bytes: int) -> NDArray[Any]:
+    """Read a series whose pages are no planes of it, such as one page with a whole volume in it."""
+    size = 4 * math.prod(series.shape)
+    if size > max_bytes:
+        raise VoxgapError(too_large(f"{path}: shape {times(tuple(series.shape))}", size, max_bytes))
+    if series.dataoffset is not None and series.dataoffset + series.nbytes > path.stat().st_size:
+        raise VoxgapError(f"{path}: ends before its last plane; copy it again")
+    for page in series.pages:
+        if page is not None:
+            _check_page(page, path, max_bytes)
+    return np.asarray(series.asarray()).astype(np.float32)
+
+
+def _check_page(page: Any, path: Path, max_bytes: int) -> None:
+    page = page.keyframe if not hasattr(page, "nbytes") else page
+    if page.nbytes > max_bytes:
+        raise VoxgapError(too_large(f"{path}: one page", page.nbytes, max_bytes))
+    held = min(sum(page.databytecounts), path.stat().st_size)
+    if page.nbytes > held * _EXPANSION.get(int(page.compression), _MAX_EXPANSION) + 1:
+        raise VoxgapError(f"{path}: a page claims {page.nbytes} bytes, more than it holds; copy it again")
+
+
+Facts = tuple[tuple[float | None, ...], tuple[str, ...], dict[str, Any]]
+"""The step along each axis, the names of the channels, and what `write_tiff` kept for itself."""
+
+
+def _ome_facts(file: Any, index: int, axes: str) -> Facts | None:
+    """Return what an OME header says."""
+    text = file.ome_metadata if file.is_ome else None
+    if not text:
+        return None
+    from tifffile import xml2dict
+
+    header = xml2dict(text).get("OME", {})
+    images = header.get("Image", {})
+    image = images[index] if isinstance(images, list) else images
+    pixels = image.get("Pixels", {})
+    names = {"Z": "PhysicalSizeZ", "Y": "PhysicalSizeY", "X": "PhysicalSizeX", "T": "TimeIncrement"}
+    steps = tuple(_positive(pixels.get(names.get(axis, ""))) for axis in axes)
+    found = pixels.get("Channel", [])
+    channels = [str(c.get("Name", "")) for c in (found if isinstance(found, list) else [found])]
+    counts = [pixels.get("SizeC"), len(set(channels))]
+    named = all(channels) and counts[0] == counts[1] == len(channels)
+    return steps, tuple(channels) if named else (), _kept(header.get("StructuredAnnotations", {}))
+
+
+def _kept(annotations: Any) -> dict[str, Any]:
+    found = annotations.get("MapAnnotation", {})
+    own = [
+        note for note in (found if isinstance(found, list) else [found]) if note.get("Namespace") == "voxgap"
+    ]
+    if len(own) != 1:
+        return {}
+    entries = own[0]["Value"]["M"]
+    texts = {entry["K"]: entry["value"] for entry in (entries if isinstance(entries, list) else [entries])}
+    kept: dict[str, Any] = {"axes": tuple(map(str, json.loads(texts["axes"])))}
+    if "affine" in texts:
+        kept["affine"] = np.array(json.loads(texts["affine"]), np.float64)
+    return kept
+
+
+def _other_facts(file: Any, page: Any, axes: str) -> Facts:
+    """Return what ImageJ, or the resolution tags, say of the steps."""
+    imagej = file.imagej_metadata or {}
+    depth = _positive(imagej.get("spacing"))
+    plane = [_per_unit(page.tags.get(name)) for name in ("YResolution", "XResolution")]
+    if depth is None:
+        return (None,) * len(axes), (), {}
+    known = {"Z": depth, "Y": plane[0], "X": plane[1]}
+    return tuple(known.get(axis) for axis in axes), (), {}
+
+
+def _per_unit(tag: Any) -> float | None:
+    if tag is None or not tag.value[0]:
+        return None
+    return _positive(tag.value[1] / tag.value[0])
+
+
+def _positive(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 < value < math.inf else None
+
+
+def _plain_axes(axes: str) -> tuple[str, str, str]:
+    return ("time" if "T" in axes and "Z" not in axes else AXES[0], AXES[1], AXES[2])

@@ -1,0 +1,276 @@
+"""Zarr 2 and 3, and OME-Zarr: one array of a store, of which only the chunks of a region are read."""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.io import cf
+from voxgap.io.optional import need
+from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
+from voxgap.io.source import Box, Options, Source, Stored, arrange, too_large
+from voxgap.volume import Volume, times
+
+MAX_METADATA = 2**26
+MARKS = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
+# What decodes numbers and nothing else: `pickle` is a codec, too.
+_COMPRESSORS = {"gzip", "zlib", "zstd", "blosc", "lz4"}
+_FILTERS = {"bytes", "transpose", "crc32c", "crc32", "adler32", "shuffle", "delta", "fixedscaleoffset"}
+_FILTERS |= {"astype", "quantize", "bitround", "sharding_indexed"}
+_ZSTD_BLOCK = 2**17
+
+
+class _Level(NamedTuple):
+    """An array of a store, and what an OME header says of it."""
+
+    item: str
+    names: tuple[str, ...] = ()
+    steps: tuple[float | None, ...] = ()
+    kinds: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+
+
+def is_zarr(path: Path) -> bool:
+    """True for a folder that is a Zarr array or group."""
+    return any((path / mark).is_file() for mark in MARKS)
+
+
+def scan_zarr(path: Path, options: Options) -> Source:
+    """Describe an array: the one named, the finest level of an OME-Zarr image, `values`, or the only one."""
+    zarr = need("zarr", path)
+    if not path.is_dir():
+        raise VoxgapError(f"{path}: is a file, and Zarr a folder; unpack it")
+    root = _opened(zarr, path, "", options)
+    level = _level(zarr, root, path, options.item)
+    array = _array(zarr, path, level.item, options)
+    attributes = dict(array.attrs)
+    own = attributes.get("voxgap", {})
+    sentinels = _sentinels(array, attributes)
+    names = level.names or _names(array, attributes)
+
+    def load(box: Box) -> NDArray[Any]:
+        array = _array(zarr, path, level.item, options)
+        return cf.decode(np.asarray(array[box]), sentinels)
+
+    affine, spacing = own.get("affine"), own.get("spacing")
+    rank = len(array.shape)
+    return arrange(
+        Stored(
+            tuple(array.shape),
+            np.dtype(array.dtype),
+            load,
+            names if len(names) == rank else (),
+            level.steps if len(level.steps) == rank else (),
+            level.kinds if len(level.kinds) == rank else (),
+        ),
+        path,
+        options,
+        affine=None if affine is None else np.array(affine, np.float64),
+        spacing=None if spacing is None else tuple(float(size) for size in spacing),  # type: ignore[arg-type]
+        channels=tuple(map(str, own.get("channels", ()))) or level.channels,
+    )
+
+
+def write_zarr(folder: Path, volume: Volume) -> None:
+    """Write an OME-Zarr 0.5 image of one level, with affine and channel names as attributes."""
+    zarr = need("zarr", folder)
+    over_time = volume.axes[0] == "time"
+    order = (0, 3, 1, 2) if over_time else (3, 0, 1, 2)
+    names = [(*volume.axes, "c")[axis] for axis in order]
+    types = [("time" if over_time else "space", "space", "space", "channel")[axis] for axis in order]
+    scale = [(*(volume.spacing or (1.0, 1.0, 1.0)), 1.0)[axis] for axis in order]
+    level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
+    axes = [{"name": name, "type": kind} for name, kind in zip(names, types, strict=True)]
+    labels = [{"label": name, "active": True} for name in volume.channels]
+    ome = {
+        "version": "0.5",
+        "multiscales": [{"name": "values", "axes": axes, "datasets": [level]}],
+        "omero": {"channels": labels},
+    }
+    group = zarr.create_group(str(folder), zarr_format=3, attributes={"ome": ome})
+    shape = tuple(volume.values.shape[axis] for axis in order)
+    own: dict[str, Any] = {"channels": list(volume.channels)}
+    if volume.spacing is not None:
+        own["spacing"] = list(volume.spacing)
+    if volume.affine is not None:
+        own["affine"] = volume.affine.tolist()
+    array = group.create_array(
+        "0",
+        shape=shape,
+        chunks=tuple(min(size, 64) for size in shape),
+        dtype="float32",
+        fill_value=float("nan"),
+        dimension_names=names,
+        attributes={"voxgap": own},
+    )
+    array[...] = volume.values.transpose(order)
+
+
+def _opened(zarr: Any, path: Path, item: str, options: Options) -> Any:
+    if any(part in ("..", ".") for part in item.split("/")) or "\\" in item or item.startswith("/"):
+        raise VoxgapError(f"{path}: {item!r} leads out of the store; name an array in it")
+    return zarr.open(_store(zarr, path, options.max_bytes), path=item or None, mode="r")
+
+
+def _array(zarr: Any, path: Path, item: str, options: Options) -> Any:
+    array = _opened(zarr, path, item, options)
+    if not isinstance(array, zarr.Array):
+        raise VoxgapError(f"{path}: {item!r} is a group; name an array in it")
+    if np.dtype(array.dtype).kind not in "biuf":
+        raise VoxgapError(f"{path}: dtype {array.dtype} is not a real number; convert it to float32")
+    _check_codecs(array.metadata.to_dict(), path)
+    size = math.prod(array.chunks) * np.dtype(array.dtype).itemsize
+    if size > options.max_bytes:
+        raise VoxgapError(too_large(f"{path}: one chunk", size, options.max_bytes))
+    array.store_path.store.limit = size
+    return array
+
+
+def _level(zarr: Any, root: Any, path: Path, item: str | None) -> _Level:
+    if isinstance(root, zarr.Array):
+        if item:
+            raise VoxgapError(f"{path}: is one array, and has no {item!r} in it")
+        return _Level("")
+    attributes = dict(root.attrs)
+    ome = attributes.get("ome", attributes)
+    scales = ome.get("multiscales")
+    if scales:
+        return _ome_level(scales[0], ome, item)
+    if item:
+        return _Level(item.strip("/"))
+    shapes = {
+        name: tuple(node.shape)
+        for name, node in root.members()
+        if isinstance(node, zarr.Array) and len(node.shape) > 2
+    }
+    if "values" in shapes:
+        return _Level("values")
+    if len(shapes) != 1:
+        held = ", ".join(f"{name} {times(shape)}" for name, shape in list(shapes.items())[:10]) or "no volume"
+        raise VoxgapError(f"{path}: holds {held}; name the array to read: {path.name}::NAME")
+    return _Level(next(iter(shapes)))
+
+
+def _ome_level(scales: Any, ome: Any, item: str | None) -> _Level:
+    levels = {str(level["path"]): level for level in scales["datasets"]}
+    wanted = item.strip("/") if item else next(iter(levels))
+    if wanted not in levels:
+        return _Level(wanted)
+    # Version 0.3 has names for axes only, later ones their type as well.
+    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in scales.get("axes", ())]
+    steps = np.ones(len(axes))
+    for holder in (levels[wanted], scales):
+        for transform in holder.get("coordinateTransformations", ()):
+            if transform.get("type") == "scale" and len(transform.get("scale", ())) == len(axes):
+                steps = steps * np.asarray(transform["scale"], float)
+    kinds = []
+    space = iter("zyx"[-sum(axis.get("type") == "space" for axis in axes) :])
+    for axis in axes:
+        known = {"space": lambda: next(space, ""), "time": lambda: "z", "channel": lambda: "c"}
+        kinds.append(known.get(str(axis.get("type")), lambda: "")())
+    labels = tuple(str(c.get("label", "")) for c in ome.get("omero", {}).get("channels", ()))
+    return _Level(
+        wanted,
+        tuple(str(axis["name"]) for axis in axes),
+        tuple(steps.tolist()),
+        tuple(kinds) if all(kinds) else (),
+        labels if all(labels) and len(set(labels)) == len(labels) else (),
+    )
+
+
+def _names(array: Any, attributes: dict[str, Any]) -> tuple[str, ...]:
+    """Return the names of the axes, as Zarr 3 or xarray in Zarr 2 keeps them."""
+    names = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS") or ()
+    return tuple(map(str, names)) if all(names) and len(set(names)) == len(names) else ()
+
+
+def _sentinels(array: Any, attributes: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells missing values; xarray keeps `_FillValue` as the fill value of Zarr 2."""
+    if array.metadata.zarr_format == 2 and "_ARRAY_DIMENSIONS" in attributes:
+        fill = array.fill_value
+        return {"_FillValue": fill, **attributes} if fill is not None else attributes
+    return attributes
+
+
+def _check_codecs(metadata: Any, path: Path) -> None:
+    """Refuse codecs that could run code, and more than one that expands."""
+    listed = [*(metadata.get("codecs") or ()), *(metadata.get("filters") or ()), metadata.get("compressor")]
+    names = []
+    while listed:
+        codec = listed.pop()
+        codec = codec.to_dict() if hasattr(codec, "to_dict") else codec
+        codec = codec.get_config() if hasattr(codec, "get_config") else codec
+        if codec is None:
+            continue
+        names.append(str(codec.get("name", codec.get("id"))).removeprefix("numcodecs."))
+        inner = codec.get("configuration") or {}
+        listed += [*inner.get("codecs", ())]  # The index of a shard has codecs of its own, never compressed.
+    unknown = set(names) - _COMPRESSORS - _FILTERS
+    if unknown or sum(name in _COMPRESSORS for name in names) > 1:
+        what = ", ".join(sorted(unknown)) or "several compressors"
+        raise VoxgapError(f"{path}: is encoded with {what}; save it with zstd, gzip or blosc alone")
+
+
+def _store(zarr: Any, path: Path, max_bytes: int) -> Any:
+    """Return a read-only store that stays in its folder and hands out no chunk that expands beyond bounds."""
+    root = os.path.realpath(path)
+
+    class Bounded(zarr.storage.LocalStore):
+        limit = max_bytes
+
+        async def get(self, key: str, prototype: Any = None, byte_range: Any = None) -> Any:
+            place = os.path.realpath(os.path.join(root, key))
+            if os.path.commonpath((root, place)) != root:
+                raise VoxgapError(f"{path}: {key} leads out of the store; copy it into it")
+            is_metadata = os.path.basename(key) in (*MARKS, ".zattrs")
+            if is_metadata and os.path.isfile(place) and os.path.getsize(place) > MAX_METADATA:
+                raise VoxgapError(f"{path}: {key} is larger than metadata can be; check its source")
+            found = await super().get(key, prototype, byte_range)
+            if found is not None and not is_metadata and _expanded(found.to_bytes(), self.limit) > self.limit:
+                raise VoxgapError(f"{path}: {key} expands beyond its chunk; copy it again")
+            return found
+
+    return Bounded(root, read_only=True)
+
+
+def _expanded(data: bytes, limit: int) -> int:
+    """Return the most bytes that a chunk expands to, or 0 where it can't be much."""
+    if data[:4] == b"\x28\xb5\x2f\xfd":
+        return _zstd_size(data)
+    if data[:2] == b"\x1f\x8b" or (data[:1] == b"\x78" and int.from_bytes(data[:2], "big") % 31 == 0):
+        if len(data) * DEFLATE_LIMIT <= limit:
+            return 0
+        try:
+            return inflated_size(data, limit)
+        except Exception:
+            return 0  # No stream of this kind after all, or a damaged one: the decoder will say.
+    return 0
+
+
+def _zstd_size(data: bytes) -> int:
+    """Return the size in the header of a Zstandard frame (RFC 8878), else a bound from its blocks."""
+    descriptor = data[4] if len(data) > 4 else 0
+    single, flag = bool(descriptor & 32), descriptor >> 6
+    place = 5 + (not single) + (0, 1, 2, 4)[descriptor & 3]
+    width = {0: 1 if single else 0, 1: 2, 2: 4, 3: 8}[flag]
+    if width:
+        size = int.from_bytes(data[place : place + width], "little")
+        return size + 256 if width == 2 else size
+    size = 0
+    while place + 3 <= len(data):
+        block = int.from_bytes(data[place : place + 3], "little")
+        kind, held = (block >> 1) & 3, block >> 3
+        size += _ZSTD_BLOCK if kind == 2 else held
+        place += 3 + (1 if kind == 1 else held)
+        if block & 1:
+            break
+    return size
+
+
+__all__ = ["is_zarr", "scan_zarr", "write_zarr"]

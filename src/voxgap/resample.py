@@ -1,0 +1,245 @@
+"""Volumes on another grid: resampled to a spacing or size, or cropped to what is observed, and back again.
+
+Gap-aware: a value is a mean of observed voxels only, so that nothing of a gap bleeds into it, and each
+observed voxel leaves an observed one behind, so that no gap swallows it. Every function returns, beside the
+volume, a record of plain numbers (JSON) with which `inverse` maps a prediction back to the grid it came from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.volume import Values, Volume, times
+
+Method = Literal["linear", "nearest"]
+Record = dict[str, Any]
+
+MAX_BYTES = 16 * 2**30
+
+
+def resample(
+    volume: Volume,
+    *,
+    spacing: Sequence[float] | None = None,
+    size: Sequence[int] | None = None,
+    method: Method = "linear",
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Volume, Record]:
+    """Resample a volume to a spacing or a size; both grids cover the same extent.
+
+    A voxel of the new grid is observed if its centre lies in an observed voxel of the old one, or the centre
+    of an observed one lies in it. Its value is the mean of the observed voxels around it, weighted by their
+    distance, over at least the size of the larger of the two voxels: averaging when it gets coarser.
+    This is normalised convolution (Knutsson and Westin, CVPR 1993) with a linear kernel.
+
+    Args:
+        volume: What to resample.
+        spacing: Wanted size of a voxel along `(depth, height, width)`, in the volume's own unit; met as
+            closely as a whole number of voxels allows.
+        size: Instead, the wanted `(depth, height, width)`.
+        method: `linear` for intensities, `nearest` for label maps.
+        max_bytes: Refuse a result that would take more memory than this.
+
+    Returns:
+        The volume on the new grid, and the record for `inverse`.
+
+    Raises:
+        VoxgapError: Neither or both of spacing and size are given, they are not positive, the volume's
+            spacing is unknown, or the result would be too large.
+    """
+    _check_method(method)
+    old = volume.shape[:3]
+    new = _size(volume, spacing, size)
+    wanted = 4 * math.prod(new) * volume.shape[3]
+    if wanted > max_bytes:
+        raise VoxgapError(
+            f"resampling to {times(new)} would take {wanted / 2**30:.1f} GiB; give a larger spacing"
+        )
+    values = _on_grid(volume.values, new, method)
+    record = {"step": "resample", "from": list(old), "to": list(new), "method": method}
+    return _placed(volume, values, np.zeros(3), np.divide(old, new)), record
+
+
+def crop_to_observed(volume: Volume, margin: int = 0) -> tuple[Volume, Record]:
+    """Crop a volume to the smallest box that holds all its observed voxels.
+
+    Args:
+        volume: What to crop.
+        margin: Voxels to keep around that box on each side, where there are any.
+
+    Returns:
+        The cropped volume, and the record for `inverse`.
+
+    Raises:
+        VoxgapError: No voxel is observed.
+    """
+    observed: NDArray[np.bool_] = np.any(volume.observed, axis=-1)
+    if not observed.any():
+        raise VoxgapError(f"{volume.source or 'volume'}: no voxel is observed; there is nothing to crop to")
+    box = []
+    for axis in range(3):
+        others = tuple(other for other in range(3) if other != axis)
+        held = np.flatnonzero(np.any(observed, axis=others))
+        box.append((max(0, int(held[0]) - margin), min(volume.shape[axis], int(held[-1]) + 1 + margin)))
+    start = [low for low, _ in box]
+    values = volume.values[tuple(slice(low, high) for low, high in box)]
+    record = {"step": "crop", "from": list(volume.shape[:3]), "start": start}
+    return _placed(volume, values, np.array(start, float), np.ones(3)), {
+        **record,
+        "to": list(values.shape[:3]),
+    }
+
+
+def inverse(volume: Volume, records: Record | Sequence[Record], *, method: Method | None = None) -> Volume:
+    """Map a volume on the new grid, such as a prediction, back to the grid that the records started from.
+
+    What lies outside a crop comes back as missing.
+
+    Args:
+        volume: On the grid where the last record ends; any channels.
+        records: One record, or several in the order in which they were made.
+        method: `nearest` for class indices, `linear` for probabilities; by default that of each record.
+
+    Returns:
+        The volume on the grid of the first record, its geometry with it.
+
+    Raises:
+        VoxgapError: A record is no such record, or the volume is of another size than it says.
+    """
+    for record in reversed([records] if isinstance(records, Mapping) else list(records)):
+        step, old, new, start = _checked(record)
+        if volume.shape[:3] != new:
+            raise VoxgapError(
+                f"a volume of {times(volume.shape[:3])} can't be mapped back from {times(new)}; "
+                "give the volume that this record ends with"
+            )
+        if step == "crop":
+            values = np.full((*old, volume.shape[3]), np.nan, np.float32)
+            values[tuple(slice(s, s + n) for s, n in zip(start, new, strict=True))] = volume.values
+            volume = _placed(volume, values, -np.array(start, float), np.ones(3))
+        else:
+            kind = method or record["method"]
+            _check_method(kind)
+            volume = _placed(volume, _on_grid(volume.values, old, kind), np.zeros(3), np.divide(new, old))
+    return volume
+
+
+def _on_grid(values: Values, size: tuple[int, ...], method: Method) -> Values:
+    """Return the mean of observed values around each voxel of the new grid, NaN where it is missing."""
+    if values.shape[:3] == tuple(size):
+        return values.copy()
+    pairs = list(zip(values.shape[:3], size, strict=True))
+    touching = [_touching(old, new) for old, new in pairs]
+    if method == "nearest":
+        return _nearest(values, touching, pairs)
+    weights = [_weights(old, new) for old, new in pairs]
+    result = np.empty((*size, values.shape[3]), np.float32)
+    for channel in range(values.shape[3]):  # Channel by channel: each has gaps of its own.
+        plane = values[..., channel].astype(np.float64)
+        observed = ~np.isnan(plane)
+        complete = bool(observed.all())
+        total = _apply(weights, np.where(observed, plane, 0.0))
+        if not complete:
+            share = _apply(weights, observed.astype(np.float64))
+            present = _apply(touching, observed.astype(np.float64)) > 0.5
+            with np.errstate(invalid="ignore", divide="ignore"):
+                total = np.where(present, total / share, np.nan)
+        result[..., channel] = total
+    return result
+
+
+def _nearest(values: Values, touching: list[NDArray[np.float64]], pairs: list[tuple[int, int]]) -> Values:
+    """Take the nearest voxel; where that one is missing, an observed one that the new voxel still touches."""
+    nearest = [np.minimum(((np.arange(new) + 0.5) * old / new).astype(int), old - 1) for old, new in pairs]
+    result = values[np.ix_(*nearest)]
+    for channel in range(values.shape[3]):
+        observed = ~np.isnan(values[..., channel])
+        lost = (_apply(touching, observed.astype(np.float64)) > 0.5) & np.isnan(result[..., channel])
+        for place in np.argwhere(lost):
+            rows = [np.flatnonzero(matrix[index]) for matrix, index in zip(touching, place, strict=True)]
+            around = np.ix_(*rows)
+            centre = [(index + 0.5) * old / new - 0.5 for index, (old, new) in zip(place, pairs, strict=True)]
+            offsets = np.meshgrid(*[(r - c) ** 2 for r, c in zip(rows, centre, strict=True)], indexing="ij")
+            distance = np.where(observed[around], sum(offsets), np.inf)
+            best = np.unravel_index(int(distance.argmin()), distance.shape)
+            source = tuple(int(row[i]) for row, i in zip(rows, best, strict=True))
+            result[(*place, channel)] = values[(*source, channel)]
+    return result
+
+
+def _weights(old: int, new: int) -> NDArray[np.float64]:
+    """Return `(new, old)` weights that fall off linearly with the distance, each row of sum 1."""
+    scale = old / new
+    centres = (np.arange(new) + 0.5) * scale - 0.5
+    weights = np.clip(1 - np.abs(centres[:, None] - np.arange(old)) / max(1.0, scale), 0, None)
+    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
+
+
+def _touching(old: int, new: int) -> NDArray[np.float64]:
+    """Return `(new, old)`, 1 where the centre of one voxel lies in the other; no row or column is empty."""
+    scale = old / new
+    inside_old = np.minimum(np.floor((np.arange(new) + 0.5) * scale), old - 1)[:, None] == np.arange(old)
+    inside_new = np.minimum(np.floor((np.arange(old) + 0.5) / scale), new - 1) == np.arange(new)[:, None]
+    return (inside_old | inside_new).astype(np.float64)
+
+
+def _apply(matrices: Sequence[NDArray[np.float64]], array: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Multiply each axis by its matrix."""
+    for matrix in matrices:  # The axis in front goes to the back: after three, they stand as before.
+        array = np.tensordot(array, matrix, axes=(0, 1))
+    return array
+
+
+def _placed(volume: Volume, values: Values, start: NDArray[np.float64], scale: NDArray[np.float64]) -> Volume:
+    """Return values whose first voxel starts at `start`, in voxels of `scale` times the old size."""
+    affine, spacing = None, None
+    if volume.affine is not None:
+        affine = volume.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ (start + (scale - 1) / 2)
+        affine[:3, :3] *= scale
+    if volume.spacing is not None:
+        depth, height, width = np.multiply(volume.spacing, scale).tolist()
+        spacing = (depth, height, width)
+    return replace(volume, values=values, affine=affine, spacing=spacing)
+
+
+def _size(
+    volume: Volume, spacing: Sequence[float] | None, size: Sequence[int] | None
+) -> tuple[int, int, int]:
+    if (spacing is None) == (size is None):
+        raise VoxgapError("give either a spacing or a size to resample to")
+    given = np.asarray(size if spacing is None else spacing, np.float64)
+    if given.shape != (3,) or not (np.isfinite(given) & (given > 0)).all():
+        raise VoxgapError(f"{spacing or size}: give three positive numbers (depth, height, width)")
+    if spacing is None:
+        return int(given[0]), int(given[1]), int(given[2])
+    if volume.spacing is None:
+        raise VoxgapError(f"{volume.source or 'volume'}: its spacing is unknown; resample to a size instead")
+    sizes = np.rint(np.array(volume.shape[:3]) * volume.spacing / given).clip(1, 2**31)
+    return int(sizes[0]), int(sizes[1]), int(sizes[2])
+
+
+def _check_method(method: str) -> None:
+    if method not in ("linear", "nearest"):
+        raise VoxgapError(f"method {method!r} is unknown; use linear or nearest")
+
+
+def _checked(record: Any) -> tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    try:
+        step = record["step"]
+        old, new, start = (tuple(map(int, record.get(key, (0, 0, 0)))) for key in ("from", "to", "start"))
+        fits = step in ("crop", "resample") and len(old) == len(new) == len(start) == 3
+        fits = fits and min(*old, *new) > 0 and min(start) >= 0
+        inside = all(s + n <= o for s, n, o in zip(start, new, old, strict=True)) if step == "crop" else True
+        if fits and inside and (step == "crop" or record["method"]):
+            return step, old, new, start
+    except (KeyError, TypeError, ValueError, AttributeError):
+        pass
+    raise VoxgapError(f"{str(record)[:60]} is no record of resample or crop_to_observed; keep theirs")

@@ -1,0 +1,214 @@
+"""Zarr 2 and 3 and OME-Zarr against zarr-python and xarray; stores that lie."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numcodecs
+import numpy as np
+import pytest
+import xarray
+import zarr
+
+from voxgap.errors import VoxgapError
+from voxgap.io import read, scan, write
+from voxgap.volume import Volume
+
+VALUES = np.random.default_rng(0).integers(0, 1000, (5, 7, 9)).astype("i4")
+
+
+def store(path: Path, values: np.ndarray = VALUES, **options: object) -> Path:
+    array = zarr.create_array(str(path), shape=values.shape, dtype=values.dtype, **options)  # type: ignore[arg-type]
+    array[...] = values
+    return path
+
+
+@pytest.mark.parametrize("form", [2, 3])
+@pytest.mark.parametrize("dtype", ["u1", "<i2", ">i2", "u4", "f4", ">f8"])
+@pytest.mark.parametrize("chunks", [(2, 3, 4), (5, 7, 9), (1, 7, 9)])
+def test_arrays_have_the_values_of_zarr(
+    form: int, dtype: str, chunks: tuple[int, ...], tmp_path: Path
+) -> None:
+    path = store(tmp_path / "v.zarr", VALUES.astype(dtype), chunks=chunks, zarr_format=form)
+    assert np.array_equal(read(path).values[..., 0], zarr.open_array(str(path), mode="r")[...])
+    part = read(path, region=[(1, 4), (2, 5), (3, 9)])
+    assert np.array_equal(part.values[..., 0], VALUES.astype(dtype)[1:4, 2:5, 3:9])
+
+
+@pytest.mark.parametrize(
+    ("form", "compressors"),
+    [
+        (2, numcodecs.Blosc()),
+        (2, numcodecs.Zlib()),
+        (2, numcodecs.GZip()),
+        (2, numcodecs.LZ4()),
+        (2, numcodecs.Zstd()),
+        (3, zarr.codecs.BloscCodec()),
+        (3, zarr.codecs.GzipCodec()),
+        (3, zarr.codecs.ZstdCodec()),
+        (3, None),
+    ],
+    ids=str,
+)
+def test_compressors(form: int, compressors: object, tmp_path: Path) -> None:
+    path = store(tmp_path / "v.zarr", chunks=(2, 7, 9), zarr_format=form, compressors=compressors)
+    assert np.array_equal(read(path).values[..., 0], VALUES)
+
+
+def test_shards_and_filters(tmp_path: Path) -> None:
+    path = store(tmp_path / "v.zarr", chunks=(1, 7, 9), shards=(5, 7, 9))
+    assert np.array_equal(read(path, region=[(1, 3)]).values[..., 0], VALUES[1:3])
+    path = store(tmp_path / "w.zarr", zarr_format=2, filters=[numcodecs.Delta("i4")])
+    assert np.array_equal(read(path).values[..., 0], VALUES)
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_what_xarray_writes_has_its_gaps(form: int, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 4, 5)).astype("f4")
+    values[1, 2] = np.nan
+    data = xarray.Dataset({"sst": (("time", "lat", "lon"), values)})
+    packing = {"sst": {"dtype": "i2", "scale_factor": 0.001, "add_offset": 1.0, "_FillValue": -32768}}
+    data.to_zarr(tmp_path / "v.zarr", zarr_format=form, encoding=packing, consolidated=False)
+    wanted = xarray.open_zarr(tmp_path / "v.zarr", consolidated=False)["sst"].values
+    volume = read(tmp_path / "v.zarr")
+    assert np.isnan(wanted).sum() == 5
+    assert np.allclose(volume.values[..., 0], wanted, rtol=1e-6, equal_nan=True)
+    assert volume.axes == ("time", "lat", "lon")
+
+
+def test_ome_zarr_takes_the_finest_level_its_scale_and_names(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 9, (1, 2, 4, 6, 8)).astype("u2")
+    axes = [{"name": "t", "type": "time"}, {"name": "c", "type": "channel"}]
+    axes += [{"name": name, "type": "space", "unit": "micrometer"} for name in "zyx"]
+    levels = [
+        {
+            "path": str(i),
+            "coordinateTransformations": [{"type": "scale", "scale": [1, 1, 2, 0.5 * 2**i, 0.5 * 2**i]}],
+        }
+        for i in range(2)
+    ]
+    multiscales = [{"version": "0.4", "axes": axes, "datasets": levels}]
+    omero = {"channels": [{"label": "DAPI"}, {"label": "GFP"}]}
+    group = zarr.create_group(
+        str(tmp_path / "v.ome.zarr"), zarr_format=2, attributes={"multiscales": multiscales, "omero": omero}
+    )
+    for name, level in (("0", values), ("1", values[..., ::2, ::2])):
+        group.create_array(name, shape=level.shape, dtype="u2")[...] = level
+    volume = read(tmp_path / "v.ome.zarr")
+    assert np.array_equal(volume.values, values[0].transpose(1, 2, 3, 0))
+    assert (volume.spacing, volume.channels) == ((2.0, 0.5, 0.5), ("DAPI", "GFP"))
+    coarse = read(f"{tmp_path}/v.ome.zarr::1")
+    assert np.array_equal(coarse.values, values[0, :, :, ::2, ::2].transpose(1, 2, 3, 0))
+    assert coarse.spacing == (2.0, 1.0, 1.0)
+
+
+def test_what_is_written_here_is_read_by_zarr(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 4, 5, 2)).astype("f4")
+    values[1] = np.nan
+    for _ in range(2):  # The second time it replaces the first.
+        write(tmp_path / "v.zarr", Volume(values, spacing=(2, 1, 1)))
+    group = zarr.open_group(str(tmp_path / "v.zarr"), mode="r")
+    ome = group.attrs["ome"]["multiscales"][0]  # type: ignore[index, call-overload]
+    assert [axis["name"] for axis in ome["axes"]] == ["c", "depth", "height", "width"]
+    assert ome["datasets"][0]["coordinateTransformations"][0]["scale"] == [1.0, 2.0, 1.0, 1.0]
+    assert np.array_equal(group["0"][...].transpose(1, 2, 3, 0), values, equal_nan=True)  # type: ignore[index, union-attr]
+    assert [p.name for p in tmp_path.iterdir()] == ["v.zarr"]
+
+
+def test_groups_of_several_arrays(tmp_path: Path) -> None:
+    group = zarr.create_group(str(tmp_path / "v.zarr"))
+    for name in ("a", "b"):
+        group.create_array(name, shape=(2, 3, 4), dtype="f4")[...] = ord(name)
+    with pytest.raises(VoxgapError, match=r"holds . 2×3×4, . 2×3×4; name the array to read: v.zarr::NAME"):
+        read(tmp_path / "v.zarr")
+    assert (read(f"{tmp_path}/v.zarr::b").values == ord("b")).all()
+    assert (read(tmp_path / "v.zarr", item="a").values == ord("a")).all()
+
+
+def test_ways_out_of_the_store_are_refused(tmp_path: Path) -> None:
+    store(tmp_path / "secret.zarr")
+    store(tmp_path / "v.zarr", chunks=(5, 7, 9))
+    group = zarr.create_group(str(tmp_path / "g.zarr"))
+    group.create_array("a", shape=(2, 3, 4), dtype="f4")
+    for item in ("../secret.zarr", "a/../../secret.zarr", "/etc", "..", "a\\..\\..\\secret.zarr"):
+        with pytest.raises(VoxgapError, match=r"leads out of the store|can't be read|is one array|no array"):
+            read(tmp_path / "g.zarr", item=item)
+    (tmp_path / "g.zarr" / "out").symlink_to(tmp_path / "secret.zarr")
+    with pytest.raises(VoxgapError, match="leads out of the store"):
+        read(tmp_path / "g.zarr", item="out")
+    chunk = tmp_path / "v.zarr" / "c" / "0" / "0" / "0"
+    chunk.unlink()
+    chunk.symlink_to(tmp_path / "secret.zarr" / "c" / "0" / "0" / "0")
+    with pytest.raises(VoxgapError, match="leads out of the store"):
+        read(tmp_path / "v.zarr")
+    evil = zarr.create_group(
+        str(tmp_path / "e.zarr"),
+        attributes={
+            "ome": {
+                "multiscales": [
+                    {"axes": [{"name": n} for n in "zyx"], "datasets": [{"path": "../secret.zarr"}]}
+                ]
+            }
+        },
+    )
+    assert evil is not None
+    with pytest.raises(VoxgapError, match="leads out of the store"):
+        read(tmp_path / "e.zarr")
+    (tmp_path / "loop.zarr").mkdir()
+    (tmp_path / "loop.zarr" / "zarr.json").symlink_to("zarr.json")
+    with pytest.raises(VoxgapError):
+        read(tmp_path / "loop.zarr")
+
+
+def change(path: Path, **fields: object) -> None:
+    name = path / ("zarr.json" if (path / "zarr.json").exists() else ".zarray")
+    name.write_text(json.dumps({**json.loads(name.read_text()), **fields}))
+
+
+def test_pickles_are_never_loaded(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+            return open, (str(tmp_path / "opened"), "w")
+
+    path = store(tmp_path / "v.zarr", zarr_format=2, chunks=(5, 7, 9), compressors=None)
+    (path / "0.0.0").write_bytes(pickle.dumps(Evil()))
+    for fields in (
+        {"dtype": "|O", "filters": [{"id": "pickle", "protocol": 4}]},
+        {"dtype": "<i4", "filters": [{"id": "pickle", "protocol": 4}]},
+        {"dtype": "<i4", "filters": None, "compressor": {"id": "pickle", "protocol": 4}},
+    ):
+        change(path, **fields)
+        with pytest.raises(VoxgapError, match=r"pickle|not a real number"):
+            read(path)
+    assert not (tmp_path / "opened").exists()
+
+
+def test_bombs_are_refused(tmp_path: Path) -> None:
+    bomb = bytes(2**26)
+    for number, codec in enumerate((numcodecs.Zlib(1), numcodecs.Zstd(), numcodecs.GZip(1))):
+        data = codec.encode(bomb)
+        path = store(tmp_path / f"{number}.zarr", zarr_format=2, chunks=(5, 7, 9), compressors=codec)
+        (path / "0.0.0").write_bytes(data)
+        with pytest.raises(VoxgapError, match="expands beyond its chunk"):
+            read(path)
+
+
+def test_stores_that_lie(tmp_path: Path) -> None:
+    path = store(tmp_path / "v.zarr", zarr_format=2, chunks=(5, 7, 9))
+    change(path, shape=[10**6] * 3)
+    with pytest.raises(VoxgapError, match="the limit is 16"):
+        read(path)
+    assert scan(path).read([(0, 5), (0, 7), (0, 9)]).shape == (5, 7, 9, 1)
+    change(path, chunks=[10**6] * 3)
+    with pytest.raises(VoxgapError, match="one chunk would take"):
+        read(path)
+    change(path, shape=[5, 7, 9], chunks=[5, 7, 9])
+    (path / "0.0.0").write_bytes((path / "0.0.0").read_bytes()[:-5])
+    with pytest.raises(VoxgapError, match="can't be read"):
+        read(path)
+    (path / ".zarray").write_text("{")
+    with pytest.raises(VoxgapError, match="can't be read"):
+        read(path)
+    (tmp_path / "f.zarr").write_bytes(b"x")
+    with pytest.raises(VoxgapError, match="Zarr a folder"):
+        read(tmp_path / "f.zarr")
