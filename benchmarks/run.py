@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+import augment_step
 from protocol import FOLDER, OURS, PEERS, compare
 
 out = Console(highlight=False)
@@ -74,6 +75,16 @@ def knn() -> dict[str, object]:
     }
 
 
+def augmentation() -> dict[str, object]:
+    """Rotate, scale and translate a volume with gaps; the target is set against three of the peers."""
+    seconds, ratios = {}, {}
+    for size in (64, 128):
+        found = augment_step.measure(size, gaps=True, threads=1, repetitions=11, peers=PEERS)
+        seconds |= {f"{size}³ {name}": ms / 1e3 for name, ms in found["milliseconds"].items()}
+        ratios[f"{size}³ voxgap / fastest of {', '.join(augment_step.RIVALS)}"] = (1 / found["ratio"], 1 / 6)
+    return {"seconds": seconds, "ratios": ratios}
+
+
 def start() -> dict[str, object]:
     """How long a person waits for help, and a program for the import."""
     seconds = compare(
@@ -91,6 +102,7 @@ QUESTIONS: dict[str, Callable[[], dict[str, object]]] = {
     "training": training,
     "masked_conv": masked_conv,
     "knn": knn,
+    "augmentation": augmentation,
     "start": start,
 }
 

@@ -6,7 +6,10 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from voxgap.history import History
 
@@ -21,21 +24,25 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
     return buffer.getvalue()
 
 
-def slices(rows: Mapping[str, np.ndarray], count: int = 8, channel: int = 0) -> Figure:
+def slices(
+    rows: Mapping[str, np.ndarray], count: int = 8, channel: int = 0, *, own_scale: bool = False
+) -> Figure:
     """Draw the same slices of several versions of one volume, one version a row, gaps coloured.
 
     Args:
         rows: label -> `(depth, height, width, channels)` with NaN.
         count: how many slices, evenly spaced along the depth.
         channel: which channel.
+        own_scale: each row from black to white by its own values, not by those of the first row.
     """
     depth = min(len(v) for v in rows.values())
     chosen = np.unique(np.linspace(0, depth - 1, min(count, depth)).round().astype(int))
-    first = next(iter(rows.values()))[..., channel]
-    low, high = np.nanpercentile(first, (1, 99)) if np.isfinite(first).any() else (0.0, 1.0)
+    low, high = _range(next(iter(rows.values()))[..., channel])
     figure = Figure(figsize=(1.05 * len(chosen) + 1.5, 1.12 * len(rows) + 0.3), layout="constrained")
     grid = figure.subplots(len(rows), len(chosen), squeeze=False)
     for axes_row, (label, volume) in zip(grid, rows.items(), strict=True):
+        if own_scale:
+            low, high = _range(volume[..., channel])
         for axes, index in zip(axes_row, chosen, strict=True):
             axes.set_facecolor(GAP_COLOUR)
             # NaN is drawn as nothing, so that the background shows.
@@ -47,6 +54,60 @@ def slices(rows: Mapping[str, np.ndarray], count: int = 8, channel: int = 0) -> 
         axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     for axes, index in zip(grid[0], chosen, strict=True):
         axes.set_title(f"slice {index}", fontsize=8)
+    return figure
+
+
+def _range(values: np.ndarray) -> tuple[float, float]:
+    if np.isnan(values).all():
+        return 0.0, 1.0
+    low, high = np.nanpercentile(values, (1, 99))
+    return (low, high) if high > low else (float(np.nanmin(values)), float(np.nanmax(values)))
+
+
+def missing_rates(rates: Mapping[str, Sequence[Sequence[float]]], channels: Sequence[str]) -> Figure:
+    """Draw how much is missing at each position along each axis, one line a channel: white 0, full colour 1.
+
+    Args:
+        rates: axis -> one list of rates a channel.
+        channels: their names.
+    """
+    height = 0.55 + 0.24 * len(channels)
+    figure = Figure(figsize=(8.4, height * len(rates) + 0.2), layout="constrained")
+    colours = LinearSegmentedColormap.from_list("missing", ["#f4f1ee", GAP_COLOUR, "#5c1606"])
+    drawn = ScalarMappable(Normalize(0, 1), colours)
+    panels = figure.subplots(len(rates), 1, squeeze=False)[:, 0]
+    for axes, (axis, lines) in zip(panels, rates.items(), strict=True):
+        axes.imshow(np.asarray(lines), cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+        axes.set_yticks(range(len(channels)), channels, fontsize=8)
+        axes.tick_params(labelsize=8, length=2)
+        axes.set_title(f"along {axis}", fontsize=9, loc="left")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.spines[:].set_visible(False)
+    bar = figure.colorbar(drawn, ax=panels, ticks=[0, 0.5, 1], aspect=12, fraction=0.04, pad=0.02)
+    bar.ax.set_yticklabels(["0 %", "50 %", "100 %"], fontsize=8)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def histogram(values: Mapping[str, np.ndarray], bins: int = 60) -> Figure:
+    """Draw how often each value is observed, one line a channel.
+
+    Args:
+        values: channel -> observed values, one-dimensional, without NaN.
+        bins: how many.
+    """
+    figure = Figure(figsize=(7.4, 3.0), layout="constrained")
+    axes = figure.subplots()
+    low = min(v.min() for v in values.values())
+    high = max(v.max() for v in values.values())
+    edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+    for (label, observed), colour in zip(values.items(), _COLOURS * len(values), strict=False):
+        counts = np.histogram(observed, edges)[0] / len(observed)
+        axes.stairs(counts, edges, color=colour, label=label, linewidth=1.5, fill=len(values) == 1)
+    axes.set(xlabel="observed value", ylabel="share of the voxels", yscale="log")
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(values) > 1:
+        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure
 
 
@@ -64,19 +125,20 @@ def curves(histories: Mapping[str, History]) -> Figure:
     return figure
 
 
-def bars(labels: Sequence[str], values: Sequence[float], metric: str, chance: float | None = None) -> Figure:
-    """Draw one horizontal bar a score, best first as given, with its value."""
+def bars(labels: Sequence[str], values: Sequence[float], quantity: str) -> Figure:
+    """Draw one horizontal bar a value, in the given order, with its number.
+
+    Args:
+        labels: one a bar.
+        values: at least 0.
+        quantity: what the bars show, with its unit.
+    """
     figure = Figure(figsize=(7.4, 0.42 * len(labels) + 0.9), layout="constrained")
     axes = figure.subplots()
     positions = np.arange(len(labels))[::-1]
     drawn = axes.barh(positions, values, color=_COLOURS[0], height=0.66)
-    axes.bar_label(drawn, [f"{v:.3f}" for v in values], padding=4, fontsize=9)
+    axes.bar_label(drawn, [f"{v:.3g}" for v in values], padding=4, fontsize=9)
     axes.set_yticks(positions, labels)
-    axes.set(xlabel=metric, xlim=(min(0.0, *values), max(1.0, *values) * 1.1))
-    if chance is not None:
-        axes.axvline(chance, color="#4a5866", linestyle=":", linewidth=1.2)
-        axes.annotate(
-            "chance", (chance, len(labels) - 0.45), fontsize=8, color="#4a5866", annotation_clip=False
-        )
+    axes.set(xlabel=quantity, xlim=(0, 1.12 * max(values) or 1))
     axes.spines[["top", "right"]].set_visible(False)
     return figure

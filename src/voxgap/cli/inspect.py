@@ -1,20 +1,70 @@
-"""`voxgap inspect`: what is there, what is missing, and which pattern it looks like."""
+"""`voxgap inspect`: what is there, what is missing, which pattern it looks like, and what it depends on."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import out
+from voxgap.cli.console import err, out
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from matplotlib.figure import Figure
 
+    from voxgap.advice import Advice
     from voxgap.dataset import Dataset
     from voxgap.diagnosis import Description
+    from voxgap.mechanism import Dependence, Evidence
+    from voxgap.volume import Values
+
+
+MAX_TESTS = 8
+MAX_CHANNELS = 12
+TEST_HEADER = ("question", "what the data shows", "p", "p, corrected")
+TESTED_HOW = (
+    "Permutation and sign-flipping tests. Groups stay together, where there are some; values count as deviations "
+    "from the mean of their position. The corrected p-value (Holm) takes into account how many tests there are: "
+    "below 0.05 it is a finding."
+)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """All that the command found, for the three ways of showing it."""
+
+    name: str
+    volumes: Values
+    channels: tuple[str, ...]
+    facts: dict[str, Any]
+    found: Description
+    evidence: Evidence
+    advice: list[Advice]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain dictionaries, lists and numbers."""
+        from dataclasses import asdict
+
+        advice = [asdict(one) for one in self.advice]
+        evidence = self.evidence.to_json()
+        return {**self.facts, "description": self.found.to_json(), "evidence": evidence, "advice": advice}
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return what is there and what is missing, as pairs of name and text."""
+        rows = [("task", self.facts["task"])] if "task" in self.facts else []
+        rows += [
+            (title, ", ".join(f"{name} {count}" for name, count in self.facts[key].items()))
+            for key, title in (("classes", "volumes per class"), ("splits", "volumes per split"))
+            if self.facts.get(key)
+        ]
+        if self.facts.get("groups") is not None:
+            rows.append(("groups", f"{self.facts['groups']}, each in one part of the split"))
+        if self.facts["spacing"] is not None:
+            rows.append(("spacing", " × ".join(f"{size:.4g}" for size in self.facts["spacing"])))
+        return rows + self.found.rows()
 
 
 def inspect(
@@ -24,38 +74,67 @@ def inspect(
             help="CSV manifest, .npz, folder per class, sample:NAME, or one volume file.", metavar="DATA"
         ),
     ],
+    page: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write a page with pictures: FILE.html, or a folder for inspect.html."),
+    ] = None,
+    missing_value: Annotated[
+        list[float] | None,
+        typer.Option(help="A value that stands for missing in the files; several times for several."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the permutation tests.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
-    """Show what a data set or one volume holds, what is missing in it, and which pattern that looks like.
+    """Show what a data set or one volume holds, what is missing, what that depends on, and what to do.
 
     Examples:
 
       voxgap inspect sample:nodules
 
+      voxgap inspect patients.csv --out report.html
+
       voxgap inspect scan.nii.gz --json
     """
+    inspection = _inspect(data, tuple(missing_value or ()), seed)
+    if as_json:
+        typer.echo(json.dumps(inspection.to_json()))
+    else:
+        _print(inspection)
+    if page is not None:
+        target = page if page.suffix.lower() in (".html", ".htm") else page / "inspect.html"
+        _write_page(target, inspection)
+        err.print(f"page: {target}", soft_wrap=True)
+
+
+def _inspect(data: str, missing_values: tuple[float, ...], seed: int) -> Inspection:
+    from voxgap.advice import advise
     from voxgap.dataset import load_data
     from voxgap.diagnosis import describe
     from voxgap.io import read
+    from voxgap.mechanism import examine
 
-    if _is_one_volume(data):
-        volume = read(data)
-        found = describe(volume.values[None], channels=volume.channels)
+    if is_one_volume(data):
+        volume = read(data, missing_values=missing_values)
         facts: dict[str, Any] = {"name": data, "spacing": volume.spacing}
-        rows: Sequence[tuple[str, str]] = []
+        volumes, channels = volume.values[None], volume.channels
+        found, evidence = describe(volumes, channels=channels), examine(volumes, channels=channels)
     else:
-        dataset = load_data(data)
-        targets = dataset.targets if dataset.task == "classification" else None
-        found = describe(dataset.volumes, targets, channels=dataset.channels, classes=dataset.classes)
-        facts = _facts(dataset)
-        rows = _rows(facts)
-    if as_json:
-        typer.echo(json.dumps({**facts, "description": found.to_json()}))
-    else:
-        _print(str(facts["name"]), facts["spacing"], rows, found)
+        dataset = load_data(data, missing_values=missing_values)
+        facts, volumes, channels = _facts(dataset), dataset.volumes, dataset.channels
+        of_class = dataset.targets if dataset.task == "classification" else None
+        found = describe(volumes, of_class, channels=channels, classes=dataset.classes)
+        evidence = examine(
+            volumes,
+            dataset.targets,
+            classes=dataset.classes,
+            groups=dataset.groups,
+            channels=channels,
+            seed=seed,
+        )
+    return Inspection(data, volumes, channels, facts, found, evidence, advise(found, evidence))
 
 
-def _is_one_volume(data: str) -> bool:
+def is_one_volume(data: str) -> bool:
     """Tell a volume file from a data set; only an .npz may be either."""
     from voxgap.io import FORMATS, check_file, one_line
     from voxgap.io.arrays import npz_names
@@ -84,32 +163,147 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
     }
 
 
-def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = [("task", facts["task"])]
-    rows += [
-        (title, ", ".join(f"{name} {count}" for name, count in facts[key].items()))
-        for key, title in (("classes", "volumes per class"), ("splits", "volumes per split"))
-        if facts[key]
-    ]
-    if facts["groups"] is not None:
-        rows.append(("groups", f"{facts['groups']}, each in one part of the split"))
-    return rows
+def _print(inspection: Inspection) -> None:
+    from voxgap.mechanism import NOBODY_KNOWS
+
+    _section(inspection.name, inspection.rows())
+    evidence = inspection.evidence
+    if inspection.found.missing_rate:
+        out.print(f"\n[bold]What does it depend on?[/]\n{evidence.conclusion}")
+        if evidence.tests:
+            _print_tests(evidence)
+            out.print(f"[dim]{NOBODY_KNOWS}[/]")
+    out.print()
+    _section("What to try", [(", ".join(one.strategies) or "first", one.why) for one in inspection.advice])
 
 
-def _print(
-    name: str,
-    spacing: tuple[float, float, float] | None,
-    rows: Sequence[tuple[str, str]],
-    found: Description,
-) -> None:
+def _section(title: str, rows: Sequence[tuple[str, str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(name), title_justify="left", title_style="bold", show_header=False, box=None)
-    table.add_column(style="cyan", no_wrap=True)
+    table = Table(title=Text(title), title_justify="left", title_style="bold", show_header=False, box=None)
+    table.add_column(style="cyan", no_wrap=len(rows) > 0 and max(len(name) for name, _ in rows) < 30)
     table.add_column()
-    if spacing is not None:
-        rows = [*rows, ("spacing", " × ".join(f"{size:.4g}" for size in spacing))]
-    for title, text in [*rows, *found.rows()]:
-        table.add_row(Text(title), Text(text))
+    for name, text in rows:
+        table.add_row(Text(name), Text(text))
     out.print(table)
+
+
+def _print_tests(evidence: Evidence) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold")
+    for title in TEST_HEADER[:2]:
+        table.add_column(title)
+    for title in TEST_HEADER[2:]:
+        table.add_column(title, justify="right", no_wrap=True)
+    shown = evidence.tests[:MAX_TESTS]
+    for test, cells in zip(shown, _test_cells(shown), strict=True):
+        table.add_row(*map(Text, cells), style="bold" if test.found else None)
+    out.print(table)
+    if len(evidence.tests) > MAX_TESTS:
+        out.print(
+            f"and {len(evidence.tests) - MAX_TESTS} more tests with larger p; --json and --out show all"
+        )
+
+
+def _test_cells(tests: Sequence[Dependence]) -> list[tuple[str, str, str, str]]:
+    return [(test.question, test.answer, _p(test.p_value), _p(test.adjusted)) for test in tests]
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def _write_page(path: Path, inspection: Inspection) -> None:
+    from voxgap.advice import to_compare
+    from voxgap.mechanism import NOBODY_KNOWS
+    from voxgap.report import Section, Table, write_page
+
+    found, evidence = inspection.found, inspection.evidence
+    bars = {f"along {axis}" for axis in found.per_axis}
+    rows = [row for row in inspection.rows() if row[0] not in bars]
+    sections = [Section("What is there", table=Table(("what", "found"), rows), figures=_examples(inspection))]
+    if found.missing_rate:
+        sections.append(Section("Where it is missing", figures=_where(inspection)))
+    if found.intensity:
+        sections.append(Section("What is observed", figures=_observed(inspection)))
+    if found.missing_rate:
+        tests = Table(TEST_HEADER, _test_cells(evidence.tests)) if evidence.tests else None
+        words = [evidence.conclusion, TESTED_HOW, NOBODY_KNOWS] if tests else [evidence.conclusion]
+        sections.append(Section("What it depends on", words, tests))
+    advice = [(", ".join(one.strategies) or "first", one.why) for one in inspection.advice]
+    runs = [
+        f"voxgap train {inspection.name} --strategy {strategy} --out runs/{strategy}"
+        for strategy in to_compare(inspection.advice)
+    ]
+    is_set = "task" in inspection.facts
+    sections.append(
+        Section("What to try", table=Table(("strategy", "why"), advice), code="\n".join(runs) * is_set)
+    )
+    lead = f"{found.volumes} volumes, {found.missing_rate:.1%} missing."
+    if found.missing_rate:
+        lead += f" {evidence.conclusion}"
+    write_page(path, f"What is missing in {inspection.name}", lead, sections)
+
+
+def _examples(inspection: Inspection) -> list[tuple[Figure, str]]:
+    """Draw volumes with little and much missing; of one volume, or with several channels, its channels."""
+    import numpy as np
+
+    from voxgap.pictures import slices
+
+    volumes = inspection.volumes
+    rates = np.array([np.isnan(volume).mean() for volume in volumes])
+    # Wholly missing volumes have nothing to show.
+    order = [int(index) for index in np.argsort(rates, kind="stable") if rates[index] < 1]
+    if not order:
+        return []
+    gapped = [index for index in order if rates[index] > 0] or order
+    if volumes.shape[-1] > 1:
+        index = gapped[len(gapped) // 2]
+        rows = {name: volumes[index, ..., i : i + 1] for i, name in enumerate(inspection.channels)}
+        rows = dict(list(rows.items())[:MAX_CHANNELS])
+        caption = f"Volume {index}, {rates[index]:.0%} missing, a row a channel."
+    else:
+        picked = dict.fromkeys(gapped[round(share * (len(gapped) - 1))] for share in (0, 0.5, 1))
+        rows = {f"volume {index}\n{rates[index]:.0%} missing": volumes[index] for index in picked}
+        caption = (
+            "Those with the least missing, with a typical share and with the most, of volumes with gaps."
+        )
+        if len(rows) == 1:
+            caption = "The volume." if len(volumes) == 1 else "A volume."
+    gaps = " Gaps are red." if inspection.found.missing_rate else ""
+    return [(slices(rows, own_scale=True), caption + gaps)]
+
+
+def _where(inspection: Inspection) -> list[tuple[Figure, str]]:
+    from voxgap.pictures import bars, missing_rates
+
+    found = inspection.found
+    names = list(found.per_channel)[:MAX_CHANNELS]
+    profiles = {axis: lines[:MAX_CHANNELS] for axis, lines in found.per_axis_channel.items()}
+    figures = [
+        (missing_rates(profiles, names), "Share of the values missing at each position, over all volumes.")
+    ]
+    if found.per_class:
+        rates = bars(list(found.per_class), list(found.per_class.values()), "missing rate")
+        figures.append((rates, "Share of the values missing in each class."))
+    return figures
+
+
+def _observed(inspection: Inspection) -> list[tuple[Figure, str]]:
+    import numpy as np
+
+    from voxgap.pictures import histogram
+
+    # A prime number of values apart, so that no position of the volumes is preferred.
+    values: dict[str, np.ndarray] = {}
+    for index, name in enumerate(inspection.channels[:MAX_CHANNELS]):
+        channel = inspection.volumes[..., index].reshape(-1)
+        some = channel[:: len(channel) // 2**18 | 1]
+        some = some[~np.isnan(some)]
+        if some.size:
+            values[name] = some
+    return [(histogram(values), "How often each value is observed.")] if values else []

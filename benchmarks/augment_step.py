@@ -9,8 +9,8 @@ Two jobs, at 28³, 64³ and 128³, with 1 and 2 threads:
 Every library gets the same angles, factor and, where it has one, shift; its transform is built beforehand,
 and the time is that of applying it. Each is a process of its own, and they take turns. From the root:
 
-    python -m venv .venv-peers && .venv-peers/bin/pip install -r benchmarks/requirements-augment.txt
-    python benchmarks/bench_augment.py [--peers .venv-peers/bin/python] [--sizes 28 64 128] [--out FILE.json]
+    python -m venv .venv-peers && .venv-peers/bin/pip install -r benchmarks/requirements.txt
+    python benchmarks/augment_step.py [--peers .venv-peers/bin/python] [--sizes 28 64 128] [--out FILE.json]
 """
 
 from __future__ import annotations

@@ -1,0 +1,210 @@
+"""`voxgap train`, `evaluate`, `predict` and `demo` as a user meets them: files in, files out, one line when it fails."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import tiny
+from voxgap.cli import main
+
+QUICK = ("--model", "cnn3d", "--filters", "4,8", "--epochs", "2", "--learning-rate", "0.01")
+
+
+class Run(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def voxgap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command line in this process; warnings and errors come as a user sees them."""
+    from voxgap.cli import console
+
+    monkeypatch.setattr(console, "import_keras", lambda: None)
+
+    def run(*arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", ["voxgap", *map(str, arguments)])
+        # A console writes to the stream of its first use; under pytest there is one a test.
+        monkeypatch.setattr(console.out, "file", sys.stdout)
+        monkeypatch.setattr(console.err, "file", sys.stderr)
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Run(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An `.npz` data set of 48 volumes with gaps, three classes."""
+    path = tmp_path_factory.mktemp("data") / "tiny.npz"
+    sample = tiny.dataset()
+    np.savez(path, volumes=sample.volumes, labels=sample.targets, split=sample.split)
+    return path
+
+
+@pytest.fixture(scope="session")
+def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "bundle"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["voxgap", "train", str(data), "--out", str(folder), *QUICK])
+        with pytest.raises(SystemExit) as stop:
+            main()
+            sys.exit(0)
+    assert not stop.value.code
+    return folder
+
+
+def test_training_leaves_a_bundle_and_no_checkpoint(bundle: Path) -> None:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert manifest["strategy"]["fill"] == "mean"
+    assert manifest["arguments"]["architecture"]["filters"] == [4, 8]
+    assert set(manifest["scores"]) == {"validation", "test"}
+    assert (bundle / "history.png").read_bytes().startswith(b"\x89PNG")
+    with (bundle / "history.csv").open() as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
+    assert not (bundle / "checkpoint").exists()
+
+
+def test_evaluating_gives_the_scores_that_training_wrote(bundle: Path, data: Path, voxgap) -> None:
+    done = voxgap("evaluate", bundle, data, "--json")
+    assert done.code == 0
+    written = json.loads((bundle / "manifest.json").read_text())["scores"]["test"]
+    assert json.loads(done.out)["test"] == pytest.approx(written, abs=1e-5)
+
+
+def test_predictions_are_the_predictors(bundle: Path, tmp_path: Path, voxgap) -> None:
+    import voxgap as vg
+
+    volumes = tiny.volumes(3, seed=9)
+    volumes[2] = np.nan
+    paths = [tmp_path / f"{i}.npy" for i in range(3)]
+    for path, volume in zip(paths, volumes, strict=True):
+        np.save(path, volume)
+    done = voxgap("predict", bundle, *paths, "--out", tmp_path / "answers.csv")
+    assert done.code == 0
+    assert "no observed voxel" in done.err
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "answers.csv").read_text())))
+    with pytest.warns(UserWarning, match="no observed voxel in volume 2"):
+        expected = vg.load(bundle).predict(volumes)
+    found = [[float(row[name]) for name in row if name.startswith("p_")] for row in rows]
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert rows[2]["missing_rate"] == "1.0000"
+
+
+def test_a_bundle_is_replaced_only_when_told(bundle: Path, data: Path, voxgap) -> None:
+    before = (bundle / "manifest.json").read_bytes()
+    done = voxgap("train", data, "--out", bundle, *QUICK)
+    assert done.code == 2
+    assert "--overwrite" in done.err
+    assert (bundle / "manifest.json").read_bytes() == before
+
+
+def _npz(path: Path, **arrays: object) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def _bad_data(folder: Path) -> dict[str, tuple[Path, str]]:
+    x, y = tiny.volumes(12), np.arange(12) % 3
+    infinite = x.copy()
+    infinite[3, 2, 2, 2] = np.inf
+    lonely = np.array([0] * 6 + [1] * 5 + [2])
+    text = folder / "text.npz"
+    text.write_text("not an archive")
+    damaged = folder / "damaged.npz"
+    damaged.write_bytes(_npz(folder / "whole.npz", volumes=x, labels=y).read_bytes()[:-200])
+    return {
+        "infinite": (_npz(folder / "inf.npz", volumes=infinite, labels=y), "infinite"),
+        "empty": (_npz(folder / "empty.npz", volumes=x[:0], labels=y[:0]), "no voxel|empty|no volume"),
+        "labels": (_npz(folder / "labels.npz", volumes=x, labels=y[:-1]), "11"),
+        "lonely class": (_npz(folder / "lonely.npz", volumes=x, labels=lonely), "class"),
+        "never observed": (_npz(folder / "nan.npz", volumes=x * np.nan, labels=y), "observed"),
+        "wrong rank": (_npz(folder / "rank.npz", volumes=x[0, ..., 0], labels=y[:8]), "rank 3"),
+        "text": (text, "text.npz"),
+        "damaged": (damaged, "damaged.npz"),
+        "missing": (folder / "nowhere.npz", "nowhere.npz"),
+    }
+
+
+def test_bad_data_is_one_line_and_leaves_nothing(tmp_path: Path, voxgap) -> None:
+    for name, (path, words) in _bad_data(tmp_path).items():
+        out = tmp_path / "never"
+        done = voxgap("train", path, "--out", out, *QUICK)
+        assert done.code == 2, name
+        assert len(done.err.strip().splitlines()) == 1, (name, done.err)
+        assert done.err.startswith("Error:"), (name, done.err)
+        assert re.search(words, done.err), (name, done.err)
+        assert not (out / "manifest.json").exists(), name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--strategy", "magic"), "no strategy 'magic'"),
+        (("--model", "transformer"), "no model 'transformer'"),
+        (("--filters", "many"), "--filters takes integers"),
+        (("--padding", "valid", "--kernel-size", "9"), "smallest input"),
+        (("--optimizer", "magic"), "no optimizer 'magic'"),
+        (("--loss", "magic"), "no loss 'magic'"),
+        (("--precision", "half"), "precision must be"),
+        (("--learning-rate", "-1"), "learning_rate must be positive"),
+        (("--class-weight", "heavy"), "--class-weight"),
+        (("--pattern", "holes"), "pattern 'holes'"),
+        (("--epochs", "0"), "epochs"),
+    ],
+)
+def test_a_bad_argument_is_one_line(
+    arguments: tuple[str, ...], words: str, data: Path, tmp_path: Path, voxgap
+) -> None:
+    done = voxgap("train", data, "--out", tmp_path / "never", *QUICK, *arguments)
+    assert done.code == 2
+    assert words in done.err.splitlines()[-1]
+    assert not (tmp_path / "never" / "manifest.json").exists()
+
+
+def test_a_volume_or_data_that_does_not_fit_the_bundle(bundle: Path, tmp_path: Path, voxgap) -> None:
+    np.save(tmp_path / "small.npy", tiny.volumes(1)[0][:5])
+    np.save(tmp_path / "flat.npy", tiny.volumes(1)[0, 0, :, :, 0])
+    (tmp_path / "foreign.nii").write_bytes(b"MZ" * 300)
+    for name in ("small.npy", "flat.npy", "foreign.nii", "absent.npy"):
+        done = voxgap("predict", bundle, tmp_path / name)
+        assert done.code == 2
+        assert name in done.err
+        assert len(done.err.strip().splitlines()) == 1
+    two = _npz(tmp_path / "two.npz", volumes=tiny.volumes(12), labels=np.arange(12) % 2)
+    done = voxgap("evaluate", bundle, two, "--split", "all")
+    assert done.code == 2
+    assert "classes" in done.err
+
+
+def test_not_a_bundle(tmp_path: Path, voxgap) -> None:
+    done = voxgap("predict", tmp_path, tmp_path / "any.npy")
+    assert done.code == 2
+    assert "no bundle here" in done.err
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("sample", ["brain", "motion"])
+def test_the_demo_tells_its_story(sample: str, tmp_path: Path, voxgap) -> None:
+    done = voxgap("demo", "--sample", sample, "--epochs", "1", "--out", tmp_path)
+    assert done.code == 0, done.err
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("data:image/png;base64,") >= 4
+    assert 'src="http' not in page
+    answer = voxgap("predict", tmp_path / "bundle", tmp_path / "volume-with-gaps.npz")
+    row = next(csv.DictReader(io.StringIO(answer.out)))
+    assert sum(float(row[name]) for name in row if name.startswith("p_")) == pytest.approx(1, abs=1e-4)
