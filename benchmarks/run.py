@@ -85,6 +85,21 @@ def augmentation() -> dict[str, object]:
     return {"seconds": seconds, "ratios": ratios}
 
 
+def loader() -> dict[str, object]:
+    """An epoch of the reference network with augmentation: the CPU makes the next batch beside the step."""
+    seconds = compare(
+        {
+            "without": (OURS, "loader_step.py", "none"),
+            "with augmentation": (OURS, "loader_step.py", "default"),
+        },
+        repetitions=5,
+    )
+    return {
+        "seconds": seconds,
+        "ratios": {"with / without": (seconds["with augmentation"] / seconds["without"], 1.10)},
+    }
+
+
 def start() -> dict[str, object]:
     """How long a person waits for help, and a program for the import."""
     seconds = compare(
@@ -103,6 +118,7 @@ QUESTIONS: dict[str, Callable[[], dict[str, object]]] = {
     "masked_conv": masked_conv,
     "knn": knn,
     "augmentation": augmentation,
+    "loader": loader,
     "start": start,
 }
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from test_train import fit, other_data
 
 import tiny
+from test_training import fit, other_data
+from voxgap import augment as va
 from voxgap.errors import VoxgapError
 from voxgap.history import History
 from voxgap.training import Progress
@@ -70,6 +73,21 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     first = epoch + (step is None)
     assert not [p for p in seen if p.epoch < first], "epochs that were done were done again"
     assert not folder.exists()
+
+
+def test_a_killed_training_with_augmentation_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    def jitter(volumes: np.ndarray, seed: Any, **arguments: Any) -> np.ndarray:
+        time.sleep(np.random.default_rng().exponential(0.005))
+        return va.preset("scan", "strong")(volumes, seed, **arguments)
+
+    arguments = {"augment": jitter, "epochs": 3}
+    whole, reference = fit(**arguments)
+    with pytest.raises(KilledError):
+        fit(checkpoint=tmp_path / "c", progress=killed_at(1, 3), **arguments)
+    model, history = fit(checkpoint=tmp_path / "c", **arguments)
+    assert without_time(history) == without_time(reference)
+    for a, b in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 CHILD = """
@@ -138,6 +156,7 @@ def interrupted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"optimizer": keras.optimizers.Adam(0.03, beta_1=0.5)},
         {"class_weight": "balanced"},
         {"monitor": "val_accuracy"},
+        {"augment": "default"},
         {"learning_rate": 0.01},
         {"data": other_data("train")},
         {"data": other_data("validation")},
@@ -202,6 +221,22 @@ def test_a_checkpoint_folder_keeps_what_is_not_the_training_s(tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npz", "notes.txt"]
 
 
+def test_an_augmentation_of_ones_own_resumes_and_another_does_not(tmp_path: Path) -> None:
+    def flipped(axis: int) -> Any:
+        return functools.partial(flip, axis=axis)
+
+    def flip(volumes: np.ndarray, seed: Any, *, axis: int, **arguments: Any) -> np.ndarray:
+        return np.flip(volumes, axis)
+
+    folder = tmp_path / "c"
+    with pytest.raises(KilledError):
+        fit(epochs=2, checkpoint=folder, augment=flipped(2), progress=killed_at(0, None))
+    with pytest.raises(VoxgapError, match="other data or settings"):
+        fit(epochs=2, checkpoint=folder, augment=flipped(3))
+    _, history = fit(epochs=2, checkpoint=folder, augment=flipped(2))
+    assert len(history.epochs) == 2
+
+
 def test_a_loss_of_ones_own_resumes(tmp_path: Path) -> None:
     def make_loss() -> Any:
         def mine(y_true: Any, y_pred: Any) -> Any:
@@ -213,3 +248,17 @@ def test_a_loss_of_ones_own_resumes(tmp_path: Path) -> None:
         fit(epochs=3, checkpoint=tmp_path / "c", loss=make_loss(), progress=killed_at(0, None))
     _, history = fit(epochs=3, checkpoint=tmp_path / "c", loss=make_loss())
     assert len(history.epochs) == 3
+
+
+def test_a_resumed_training_keeps_the_precision_that_it_began_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = iter(["mixed_bfloat16"])
+    monkeypatch.setattr("voxgap.training.precisions.choose", lambda *_: next(chosen))
+    folder = tmp_path / "checkpoint"
+    with pytest.raises(KilledError):
+        fit(checkpoint=folder, progress=killed_at(1, None), precision="auto", **RESUMABLE)
+    # A second choice, which a busier machine might have made otherwise, would end the iterator.
+    _, history = fit(checkpoint=folder, precision="auto", **RESUMABLE)
+    assert history.policy == "mixed_bfloat16"
+    assert len(history.epochs) == RESUMABLE["epochs"]

@@ -55,6 +55,92 @@ def test_one_volume(suffix: str, tmp_path: Path) -> None:
     assert json.loads(output(str(path), "--json"))["spacing"] == [3, 1, 1]
 
 
+def informative(tmp_path: Path) -> Path:
+    """Ill patients lose more slices, in groups of two."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(rng.integers(0, 2, 30), 2)
+    complete = rng.normal(size=(60, 8, 6, 6, 2)).cumsum(axis=1)
+    gapped = simulate(complete, "slices", 0.3, "mar", given=labels, seed=1)
+    groups = np.repeat(np.arange(30), 2)
+    held = {"volumes": gapped, "labels": np.array(["well", "ill"])[labels], "groups": groups}
+    np.savez(tmp_path / "data.npz", **held, channels=["t1", "flair"])
+    return tmp_path / "data.npz"
+
+
+def test_what_missingness_depends_on_and_what_to_do(tmp_path: Path) -> None:
+    path = informative(tmp_path)
+    text = " ".join(output(str(path)).split())
+    assert "What is missing depends on the label: it is not missing completely at random" in text
+    assert "more is missing in class ill" in text or "less is missing in class well" in text
+    assert "No test can prove" in text
+    assert "mask_channel" in text
+    assert "linear" in text
+    facts = json.loads(output(str(path), "--json"))
+    first = facts["evidence"]["tests"][0]
+    assert first["found"]
+    assert first["units"] == 30
+    assert first["p_value"] <= first["adjusted"] <= 0.05
+    assert facts["evidence"]["auc_of_missing_rate"] > 0.7
+    assert facts["advice"][0]["strategies"] == ["mask_channel", "masked_conv"]
+    assert facts["evidence"] == json.loads(output(str(path), "--json"))["evidence"]
+
+
+def test_gaps_at_random_are_called_so(tmp_path: Path) -> None:
+    volumes = simulate(np.random.default_rng(0).normal(size=(40, 8, 6, 6, 1)), "voxels", 0.3)
+    np.savez(tmp_path / "data.npz", volumes=volumes, labels=np.arange(40) % 2)
+    text = " ".join(output(str(tmp_path / "data.npz")).split())
+    assert "No evidence against gaps that are missing completely at random (MCAR)" in text
+    assert "No test can prove" in text
+
+
+@pytest.mark.parametrize(
+    ("given", "written"), [("page.html", "page.html"), ("folder", "folder/inspect.html")]
+)
+def test_the_page_stands_alone(given: str, written: str, tmp_path: Path) -> None:
+    output(str(informative(tmp_path)), "--out", str(tmp_path / given))
+    page = (tmp_path / written).read_text()
+    for words in (
+        "What is there",
+        "Where it is missing",
+        "What is observed",
+        "What it depends on",
+        "What to try",
+        "class ill",
+        "flair",
+        "No test can prove",
+        "--strategy mask_channel",
+    ):
+        assert words in page
+    assert page.count("data:image/png;base64,") == 4
+    for elsewhere in ("http://", "https://", "<script", "<link"):
+        assert elsewhere not in page
+
+
+@pytest.mark.parametrize("kind", ["complete", "one volume", "nothing observed"])
+def test_the_page_of_what_has_little_to_show(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "data.npz"
+    if kind == "complete":
+        np.savez(path, volumes=np.random.default_rng(0).normal(size=(8, 4, 4, 4, 1)), labels=np.arange(8) % 2)
+    elif kind == "one volume":
+        write(path, Volume(values()[0]))
+    else:
+        write(path, Volume(np.full((3, 3, 3), np.nan)))
+    output(str(path), "--out", str(tmp_path))
+    page = (tmp_path / "inspect.html").read_text()
+    assert ("Where it is missing" in page) == (kind != "complete")
+    assert ("What is observed" in page) == (kind != "nothing observed")
+    assert "voxgap train" not in page or kind == "complete"
+
+
+def test_sentinels_are_missing_when_told(tmp_path: Path) -> None:
+    volumes = np.random.default_rng(0).integers(1, 9, (8, 4, 4, 4)).astype(np.int16)
+    volumes[:, 1] = -3024
+    np.savez(tmp_path / "data.npz", volumes=volumes, labels=np.arange(8) % 2)
+    read_as = json.loads(output(str(tmp_path / "data.npz"), "--missing-values", "-3024", "--json"))
+    assert read_as["description"]["missing_rate"] == 0.25
+    assert json.loads(output(str(tmp_path / "data.npz"), "--json"))["description"]["missing_rate"] == 0
+
+
 def test_what_is_not_there() -> None:
     for name in ("none.npz", "none.nii", "none"):
         with pytest.raises(VoxgapError, match=f"{name}: no such file"):

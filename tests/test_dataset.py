@@ -283,13 +283,16 @@ def test_damaged_files_and_other_shapes_are_named(tmp_path: Path) -> None:
     np.save(tmp_path / "b.npy", np.zeros((3, 4, 6)))
     (tmp_path / "c.npy").write_bytes(b"broken")
     (tmp_path / "d.nii").write_bytes(b"broken")
-    text = "path,label\na.npy,x\na.npy,y\nb.npy,x\n"
-    with pytest.raises(VoxgapError, match=r"3×4×5×1 \(row 2, row 3\); 3×4×6×1 \(row 4\); crop or resample"):
+    text = "path,label\na.npy,x\na.npy,x\nb.npy,y\nb.npy,y\n"
+    with pytest.raises(
+        VoxgapError,
+        match=r"3×4×5×1 \(row 2, row 3\); 3×4×6×1 \(row 4, row 5\); bring them .* --size 32,32,32",
+    ):
         load_data(manifest(tmp_path, text))
-    with pytest.raises(VoxgapError, match=r"2 problems\n  row 5: .*c.npy.*\n  row 6: .*d.nii"):
+    with pytest.raises(VoxgapError, match=r"2 problems\n  row 6: .*c.npy.*\n  row 7: .*d.nii"):
         load_data(manifest(tmp_path, text + "c.npy,x\nd.nii,y\n"))
     with pytest.raises(VoxgapError, match=r"row 2: .*each channel file needs 3×4×5×1"):
-        load_data(manifest(tmp_path, "t1,t2,label\na.npy,b.npy,x\n"))
+        load_data(manifest(tmp_path, "t1,t2,label\na.npy,b.npy,x\n" + "a.npy,,x\na.npy,,y\na.npy,,y\n"))
 
 
 def test_data_that_is_none(tmp_path: Path) -> None:

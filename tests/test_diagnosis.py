@@ -79,6 +79,8 @@ def test_counts_and_rates_equal_numpy() -> None:
     for axis, index in (("depth", 1), ("height", 2), ("width", 3)):
         others = tuple(i for i in range(5) if i != index)
         assert found.per_axis[axis] == pytest.approx(missing.mean(axis=others))
+        for channel, rates in enumerate(found.per_axis_channel[axis]):
+            assert rates == pytest.approx(missing[..., channel].mean(axis=others[:-1]))
     for index, name in enumerate("abc"):
         assert found.per_class[name] == pytest.approx(missing[classes == index].mean())
     observed = gapped[~missing].astype(float)

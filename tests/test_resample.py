@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from voxgap.errors import VoxgapError
-from voxgap.resample import crop_to_observed, inverse, resample
+from voxgap.resample import crop_or_pad, crop_to_observed, inverse, replay, resample
 from voxgap.volume import Volume
 
 AFFINE = np.array([[0, 0.1, 0.75, -10], [0, 0.5, -0.2, 20], [2.5, 0, 0, -30], [0, 0, 0, 1.0]])
@@ -173,6 +173,54 @@ def test_a_prediction_maps_back_through_json(method: str) -> None:
         assert set(np.unique(labels)) >= set(back.values[~np.isnan(back.values)].tolist())
 
 
+def test_crop_or_pad_and_back() -> None:
+    values = np.arange(4 * 5 * 6, dtype=np.float32).reshape(4, 5, 6)
+    volume = Volume(values, AFFINE)
+    found, record = crop_or_pad(volume, (7, 5, 2))
+    expected = np.full((7, 5, 2), np.nan, np.float32)
+    expected[2:6] = values[:, :, 2:4]
+    assert np.array_equal(found.values[..., 0], expected, equal_nan=True)
+    assert found.affine is not None
+    assert np.allclose(found.affine @ [2, 0, 0, 1], AFFINE @ [0, 0, 2, 1])
+    back = inverse(found, json.loads(json.dumps(record)))
+    kept = np.full((4, 5, 6), np.nan, np.float32)
+    kept[:, :, 2:4] = values[:, :, 2:4]
+    assert np.array_equal(back.values[..., 0], kept, equal_nan=True)
+    assert np.allclose(back.affine, AFFINE)
+    whole, record = crop_or_pad(volume, (5, 8, 6))
+    assert np.array_equal(inverse(whole, record).values, volume.values)
+    with pytest.raises(VoxgapError, match="three positive"):
+        crop_or_pad(volume, (1, 2, 0))
+
+
+def test_a_label_map_goes_the_way_of_its_scan() -> None:
+    scan = np.full((6, 8, 10), np.nan, np.float32)
+    scan[1:5, 2:8, 3:9] = np.random.default_rng(0).normal(size=(4, 6, 6))
+    labels = np.random.default_rng(1).integers(0, 4, scan.shape).astype(np.float32)
+    cropped, first = crop_to_observed(Volume(scan, AFFINE))
+    resampled, second = resample(cropped, size=(8, 12, 12))
+    padded, third = crop_or_pad(resampled, (10, 12, 10))
+    moved = replay(Volume(labels, AFFINE), [first, second, third], method="nearest")
+    expected = np.full((10, 12, 10), np.nan, np.float32)
+    expected[1:9] = labels[1:5, 2:8, 3:9].repeat(2, 0).repeat(2, 1).repeat(2, 2)[:, :, 1:11]
+    assert np.array_equal(moved.values[..., 0], expected, equal_nan=True)
+    assert np.allclose(moved.affine, padded.affine)
+    same = replay(Volume(scan, AFFINE), [first, second, third])
+    assert np.array_equal(same.values, padded.values, equal_nan=True)
+    with pytest.raises(VoxgapError, match="give one of 6×8×10"):
+        replay(Volume(labels[1:]), first)
+
+
+def test_a_box_outside_the_volume_is_wholly_missing() -> None:
+    volume = Volume(np.ones((3, 3, 3)))
+    for start in ([-5, 0, 0], [3, 0, 0], [9, 9, 9], [-3, -3, -3]):
+        record = {"step": "crop", "from": [3, 3, 3], "start": start, "to": [3, 3, 3]}
+        assert np.isnan(replay(volume, record).values).all()
+        assert np.isnan(inverse(volume, record).values).all()
+    with pytest.raises(VoxgapError, match="would take"):
+        inverse(volume, {"step": "crop", "from": [10**6] * 3, "start": [0, 0, 0], "to": [3, 3, 3]})
+
+
 def test_what_cannot_be_resampled() -> None:
     volume = Volume(np.zeros((3, 4, 5)))
     for options, words in [
@@ -190,7 +238,7 @@ def test_what_cannot_be_resampled() -> None:
     with pytest.raises(VoxgapError, match="no voxel is observed"):
         crop_to_observed(Volume(np.full((2, 2, 2), np.nan)))
     _, record = resample(volume, size=(2, 2, 2))
-    with pytest.raises(VoxgapError, match="can't be mapped back"):
+    with pytest.raises(VoxgapError, match="can't be mapped from"):
         inverse(volume, record)
     for broken in (
         {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -17,8 +18,11 @@ import tiny
 from voxgap import bundle as bundles
 from voxgap import runtime
 from voxgap.bundle import check_free, save_bundle
+from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
 from voxgap.history import History
+from voxgap.io import read, write
+from voxgap.resample import inverse, resample
 from voxgap.runtime import MANIFEST, load
 from voxgap.strategies import Strategy
 from voxgap.training import adapt_model
@@ -62,6 +66,10 @@ def manifest_of(folder: Path) -> dict[str, Any]:
 
 def change(folder: Path, **fields: Any) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest_of(folder) | fields))
+
+
+def change_grid(folder: Path, grid: Any) -> None:
+    change(folder, input=manifest_of(folder)["input"] | {"grid": grid})
 
 
 def replace_model(folder: Path, data: bytes) -> None:
@@ -124,9 +132,45 @@ def test_files_are_read_and_checked(original: Path, tmp_path: Path) -> None:
     predictor = load(original)
     np.save(tmp_path / "good.npy", tiny.volumes(1)[0])
     np.save(tmp_path / "small.npy", tiny.volumes(1)[0, :4])
-    assert predictor.read(tmp_path / "good.npy").shape == tiny.SHAPE
+    volume, records = predictor.read(tmp_path / "good.npy")
+    assert (volume.shape, records) == (tiny.SHAPE, [])
     with pytest.raises(VoxgapError, match=r"small\.npy: shape 4×8×8×1, but this network takes 8×8×8×1"):
         predictor.read(tmp_path / "small.npy")
+
+
+def test_files_are_brought_onto_the_grid_of_the_training_data(model: keras.Model, tmp_path: Path) -> None:
+    raw = np.random.default_rng(0).normal(size=(5, 12, 9)).astype("float32")
+    raw[2] = -3024
+    write(tmp_path / "scan.nii.gz", Volume(raw, spacing=(2, 1, 1)))
+    data = load_data(DATA, size=tiny.SHAPE[:3], missing_values=[-3024])
+    predictor = load(save(tmp_path / "bundle", model, data))
+    assert predictor.manifest["input"]["grid"]["missing_values"] == [-3024.0]
+    volume, records = predictor.read(tmp_path / "scan.nii.gz")
+    expected, record = resample(Volume(np.where(raw == -3024, np.nan, raw)), size=tiny.SHAPE[:3])
+    assert np.isnan(volume.values).any()
+    np.testing.assert_array_equal(volume.values, expected.values)
+    assert records == [record]
+    np.testing.assert_array_equal(predictor.predict(volume), predictor.predict(expected))
+    drawn = dataclasses.replace(volume, values=np.ones(tiny.SHAPE[:3]))
+    back = inverse(drawn, records, method="nearest")
+    assert back.shape == (5, 12, 9, 1)
+    np.testing.assert_allclose(back.affine, read(tmp_path / "scan.nii.gz").affine, atol=1e-9)
+
+
+def test_a_file_for_each_channel(tmp_path: Path) -> None:
+    x = tiny.volumes(1, (8, 8, 8, 2))[0]
+    for name, values in zip("ab", np.moveaxis(x, -1, 0), strict=True):
+        np.save(tmp_path / f"{name}.npy", values)
+    manifest = {"input": {"shape": [8, 8, 8, 2], "channels": ["a", "b"]}}
+    predictor = runtime.Predictor(manifest, None)
+    volume, _ = predictor.read([tmp_path / "a.npy", str(tmp_path / "b.npy")])
+    np.testing.assert_array_equal(volume.values, x)
+    volume, _ = predictor.read([None, tmp_path / "b.npy"])
+    np.testing.assert_array_equal(volume.values[..., 1], x[..., 1])
+    assert np.isnan(volume.values[..., 0]).all()
+    for files, said in (([tmp_path / "a.npy"], "1 files for 2 channels"), ([None, None], "at least one")):
+        with pytest.raises(VoxgapError, match=said):
+            predictor.read(files)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +258,10 @@ def damage_manifest(text: bytes | str) -> Callable[[Path], None]:
         (lambda f: change(f, input={"shape": [8, 8, 9, 1], "channels": ["a"]}), "not the model's"),
         (lambda f: change(f, input={"shape": [8, 8, True, 1]}), "input.shape"),
         (lambda f: change(f, input={"shape": [8, 8, 8, 1], "channels": 5}), "channels"),
+        (lambda f: change_grid(f, []), "field input.grid must hold size"),
+        (lambda f: change_grid(f, {"size": [8, 8, -8]}), "field input.grid: size"),
+        (lambda f: change_grid(f, {"size": [8, 8, 9]}), "size 8×8×9 is not that of input.shape"),
+        (lambda f: change_grid(f, {"missing_values": "0"}), "field input.grid: missing_values"),
         (lambda f: change(f, input={"shape": [8, 8, 8, 1], "channels": ["a", "b"]}), "channels"),
     ],
 )

@@ -12,9 +12,10 @@ import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 import tiny
+from voxgap import augment as va
 from voxgap.errors import VoxgapError
 from voxgap.history import History
-from voxgap.training import Batches, Progress, Schedule, _class_weights, adapt_model, train
+from voxgap.training import Progress, Schedule, _class_weights, adapt_model, train
 
 DATA = tiny.dataset()
 QUICK: dict[str, Any] = {"precision": "float32", "batch_size": 8, "learning_rate": 0.03, "lr_patience": 1}
@@ -217,28 +218,45 @@ def test_a_regression_answers_in_units_learnt_from_training_targets() -> None:
     np.testing.assert_allclose(layer.mean, data.part("train").targets.mean(axis=0), rtol=1e-6)
 
 
-def test_batches_are_permutations_that_follow_from_seed_and_epoch() -> None:
-    volumes, targets, weights = np.arange(20.0).reshape(20, 1), np.arange(20), np.arange(20) / 7
+# --- augmentation ------------------------------------------------------------------------------------------
 
-    def epoch(batches: Batches) -> list[np.ndarray]:
-        return [
-            np.concatenate(parts) for parts in zip(*(batches[i] for i in range(len(batches))), strict=True)
-        ]
 
-    batches = Batches(volumes, targets, 6, seed=3, weights=weights)
-    assert len(batches) == 4
-    first = epoch(batches)
-    assert sorted(first[1]) == list(range(20))
-    np.testing.assert_array_equal(first[0][:, 0], first[1])
-    np.testing.assert_array_equal(first[2] * 7, first[1])
-    batches.on_epoch_end()
-    second = epoch(batches)
-    assert (first[1] != second[1]).any()
-    resumed = Batches(volumes, targets, 6, seed=3)
-    resumed.epoch = 1
-    np.testing.assert_array_equal(epoch(resumed)[1], second[1])
-    assert (epoch(Batches(volumes, targets, 6, seed=4))[1] != first[1]).any()
-    np.testing.assert_array_equal(epoch(Batches(volumes, targets, 6))[1], targets)
+def test_augmentation_is_given_seeds_and_spacing_and_only_training_volumes() -> None:
+    seen: dict[tuple[int, ...], np.ndarray] = {}
+
+    def record(volumes: np.ndarray, seed: tuple[int, ...], *, spacing: Any, threads: int) -> np.ndarray:
+        assert spacing == DATA.spacing
+        assert threads >= 1
+        seen[seed] = volumes
+        return volumes
+
+    model, history = fit(epochs=2, seed=5, augment=record)
+    part = DATA.part("train")
+    steps = -(-len(part) // 8)
+    assert set(seen) == {(5, epoch, index) for epoch in range(2) for index in range(steps)}
+    for epoch in range(2):
+        volumes = np.concatenate([seen[5, epoch, index] for index in range(steps)])
+        assert sorted(v.tobytes() for v in volumes) == sorted(v.tobytes() for v in part.volumes)
+    # What leaves the volumes as they are trains as nothing at all does.
+    untouched, plainly = fit(epochs=2, seed=5, augment="none")
+    assert [e["loss"] for e in plainly.epochs] == [e["loss"] for e in history.epochs]
+    for a, b in zip(model.get_weights(), untouched.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [
+        "default",
+        pytest.param("flip,noise:0..0.1", marks=pytest.mark.full),
+        pytest.param(va.preset("video", "strong"), marks=pytest.mark.full, id="video"),
+    ],
+)
+def test_augmentation_changes_training_the_same_way_every_time(augment: Any) -> None:
+    runs = [fit(epochs=2, augment=augment)[1] for _ in range(2)]
+    losses = [[(e["loss"], e["val_loss"]) for e in run.epochs] for run in runs]
+    assert losses[0] == losses[1]
+    assert losses[0] != [(e["loss"], e["val_loss"]) for e in fit(epochs=2)[1].epochs]
 
 
 # --- class weights, losses, optimizers ---------------------------------------------------------------------
@@ -327,6 +345,10 @@ class Part:
         ({"class_weight": {0: 1.0, 1: -1.0, 2: 1.0}}, "class_weight"),
         ({"class_weight": {0: 0.0, 1: 0.0, 2: 0.0}}, "class_weight"),
         ({"precision": "float16"}, "precision must be"),
+        ({"augment": "spin:3"}, "transform 'spin' is unknown"),
+        ({"augment": "default", "augment_kind": "picture"}, "kind 'picture' is unknown"),
+        ({"augment": 7}, "augment must be"),
+        ({"augment": va.Crop((4, 4, 4))}, "needs one shape"),
         (
             {"optimizer": keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 5))},
             "learning rate",

@@ -84,6 +84,7 @@ def save_bundle(
             "channels": list(dataset.channels),
             "spacing": list(dataset.spacing) if dataset.spacing else None,
             "missing": "NaN",
+            "grid": dataset.grid.to_json(),
         },
         "outputs": model.output_shape[-1],
         "network": model.name,

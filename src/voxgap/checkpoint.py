@@ -35,13 +35,25 @@ class Checkpoint:
 
     Args:
         folder: made when first written to.
-        key: `fingerprint` of the training that it belongs to.
+
+    Attributes:
+        key: `fingerprint` of the training that it belongs to; set before saving or loading.
+        policy: dtype policy of that training, None where the folder holds no state. It goes on as it began,
+            even if this process would have chosen otherwise.
     """
 
-    def __init__(self, folder: Path, key: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.key = key
+        self.key = ""
+        self.policy = self._stored_policy()
         self._best = ""
+
+    def _stored_policy(self) -> str | None:
+        try:
+            policy = json.loads((self.folder / "state.json").read_bytes())["policy"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None  # `load` says what is wrong with a damaged one
+        return policy if policy in ("float32", "mixed_bfloat16") else None
 
     def save(self, model: keras.Model, records: Records, best_weights: list[np.ndarray], best: bool) -> None:
         """Write the state after an epoch; the best weights only where they are new."""
@@ -50,7 +62,13 @@ class Checkpoint:
         if best:
             self._best = f"best-{len(records):05d}.npz"
             _save_arrays(self.folder / self._best, best_weights)
-        state = {"key": self.key, "last": last, "best": self._best, "records": records}
+        state = {
+            "key": self.key,
+            "policy": self.policy,
+            "last": last,
+            "best": self._best,
+            "records": records,
+        }
         write_bytes(self.folder / "state.json", json.dumps(state).encode())
         for path in self._arrays():
             if path.name not in (last, self._best):

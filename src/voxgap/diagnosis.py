@@ -31,6 +31,7 @@ class Description:
         wholly_missing: Volumes without any observed value.
         never_observed: Voxels (of one volume, per channel) that are missing in every volume.
         per_axis: Axis name to the missing rate at each position along it.
+        per_axis_channel: The same for each channel, one list each.
         per_channel: Channel name to missing rate.
         per_class: Class name to missing rate; empty without targets.
         missing_channels: Channel name to the number of volumes that lack it as a whole.
@@ -49,6 +50,7 @@ class Description:
     wholly_missing: int
     never_observed: int
     per_axis: Mapping[str, Sequence[float]]
+    per_axis_channel: Mapping[str, Sequence[Sequence[float]]]
     per_channel: Mapping[str, float]
     per_class: Mapping[str, float]
     missing_channels: Mapping[str, int]
@@ -136,6 +138,10 @@ def describe(
         per_axis={
             axis: (counts.sum(axis=(0, 2)) / (batch.size / batch.shape[1 + index])).tolist()
             for index, (axis, counts) in enumerate(zip(AXES, by_axis, strict=True))
+        },
+        per_axis_channel={
+            axis: (counts.sum(axis=0).T / (len(batch) * voxels / counts.shape[1])).tolist()
+            for axis, counts in zip(AXES, by_axis, strict=True)
         },
         per_channel=dict(zip(names, (by_channel.sum(axis=0) / (len(batch) * voxels)).tolist(), strict=True)),
         per_class=_per_class(per_volume / (batch.size / len(batch)), targets, classes),

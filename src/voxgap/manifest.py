@@ -1,4 +1,4 @@
-"""Which files make up a data set: a CSV manifest, a folder per class, and reading them into one array."""
+"""Which files make up a data set: a manifest (CSV, Parquet), a folder per class; and reading them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from voxgap import io
 from voxgap.errors import VoxgapError
+from voxgap.grid import UNLABELLED, Grid, LabelMap, Sample, read_sample, scan_sample
+from voxgap.io.optional import need
+from voxgap.resample import Record
+from voxgap.splits import SPLITS, split_name
 from voxgap.volume import Values, Volume, times
 
-SPLITS = ("train", "validation", "test")
 MAX_PROBLEMS = 20
-_SPLIT_ALIASES = {"val": "validation", "valid": "validation", "training": "train", "testing": "test"}
-_RESERVED = ("path", "label", "target", "group", "split")
+MAX_ROWS = 10_000_000
+MAX_TABLE_BYTES = 2**30
+_RESERVED = ("path", "label", "target", "label_map", "group", "split")
 
 
 class Row(NamedTuple):
@@ -25,42 +29,49 @@ class Row(NamedTuple):
 
     where: str
     files: tuple[Path | None, ...]
-    label: str
+    label: str = ""
+    targets: tuple[str, ...] = ()
     group: str = ""
     split: str = ""
+    label_map: Path | None = None
 
 
 class Listing(NamedTuple):
     """All samples of a data set, and what their columns mean.
 
-    `channels` names the channel columns; it is empty where one file holds all channels of a sample.
+    `channels` names the channel columns; it is empty where one file holds all channels of a sample. `targets`
+    names the columns of numbers to predict; it is empty where the samples have labels.
     """
 
     rows: list[Row]
     channels: tuple[str, ...] = ()
-    target: bool = False
-    """True: the labels are numbers to predict."""
+    targets: tuple[str, ...] = ()
 
 
-def split_name(name: str) -> str | None:
-    """Return `train`, `validation` or `test`, also for the usual short forms; None for anything else."""
-    lower = name.strip().lower()
-    known = _SPLIT_ALIASES.get(lower, lower)
-    return known if known in SPLITS else None
+class Samples(NamedTuple):
+    """All samples on one grid; see `read_samples`."""
+
+    volumes: Values
+    first: Volume
+    records: tuple[list[Record], ...]
+    label_maps: LabelMap | None = None
 
 
 def read_manifest(path: Path) -> Listing:
-    """Read a CSV manifest and check every cell of it, before any volume is read.
+    """Read a manifest and check every cell of it, before any volume is read.
 
     Args:
-        path: A CSV file (comma, semicolon or tab) with a header row: `path` or one column per channel,
-            `label` or `target`, perhaps `group` and `split`. Files are relative to it.
+        path: A CSV file (comma, semicolon or tab) or Parquet file: `path` or one column per channel; `label`,
+            or `target` and further columns that begin with `target_`; perhaps `label_map`, `group` and
+            `split`. Files are relative to it.
 
     Raises:
-        VoxgapError: All problems at once, with their line numbers.
+        VoxgapError: All problems at once, with their rows: in a CSV file the line, in a Parquet file from 1.
     """
-    header, lines = _csv_lines(path)
-    channels = () if "path" in header else tuple(name for name in header if name not in _RESERVED)
+    header, lines = (_parquet_lines if path.suffix.lower() == ".parquet" else _csv_lines)(path)
+    header = [name.lower() if _is_reserved(name.lower()) else name for name in header]
+    channels = () if "path" in header else tuple(name for name in header if not _is_reserved(name))
+    targets = tuple(name for name in header if _is_target(name))
     problems = _header_problems(header, channels)
     if not problems and not lines:
         problems = ["there is no row below the header; list one sample per row"]
@@ -72,18 +83,20 @@ def read_manifest(path: Path) -> Listing:
             problems.append(f"{where}: {len(cells)} cells for {len(header)} columns; check its commas")
             continue
         values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        names = channels or ("path",)
+        files = {name: path.parent / values[name] if values.get(name) else None for name in header}
         row = Row(
             where,
-            tuple(path.parent / values[name] if values[name] else None for name in names),
-            values.get("label", values.get("target", "")),
+            tuple(files[name] for name in channels or ("path",)),
+            values.get("label", ""),
+            tuple(values[name] for name in targets),
             values.get("group", ""),
             values.get("split", ""),
+            files.get("label_map"),
         )
         problems += [f"{where}: {problem}" for problem in _row_problems(row, header)]
         rows.append(row)
     refuse(str(path), problems)
-    return Listing(rows, channels, "target" in header)
+    return Listing(rows, channels, targets)
 
 
 def list_folder(path: Path) -> Listing:
@@ -105,82 +118,86 @@ def list_folder(path: Path) -> Listing:
         files = [file for file in sorted(folder.iterdir()) if io.is_volume(file)]
         if not files:
             raise VoxgapError(f"{folder}: holds no volume; voxgap reads {', '.join(io.FORMATS)}")
-        rows += [Row(str(file.relative_to(path)), (file,), folder.name, "", part) for file in files]
+        rows += [Row(str(file.relative_to(path)), (file,), folder.name, split=part) for file in files]
     return Listing(rows)
 
 
-def read_samples(
-    listing: Listing, name: str, max_bytes: int, missing_values: Sequence[float] = ()
-) -> tuple[Values, Volume]:
-    """Read all samples into one array.
+def read_samples(listing: Listing, name: str, grid: Grid, max_bytes: int) -> Samples:
+    """Read all samples into one array; their headers first, so that what doesn't fit is found early.
 
     Args:
         listing: The samples.
         name: What error messages call the data.
+        grid: What to bring them onto.
         max_bytes: Refuse data that would take more memory than this.
-        missing_values: Values that stand for missing.
 
     Returns:
-        `(samples, depth, height, width, channels)`, and the first volume for its names and spacing (None
-        where the spacings differ).
+        `(samples, depth, height, width, channels)`; the first volume for its names and spacing (None where
+        the spacings differ); how each got onto the grid; and the label maps `(samples, depth, height, width)`
+        where there are some.
 
     Raises:
         VoxgapError: All files that can't be read at once, or the shapes that differ.
     """
-    problems: list[str] = []
+    samples = _scanned(listing, name, grid, max_bytes)
     shapes: dict[tuple[int, ...], list[str]] = {}
+    problems: list[str] = []
     spacings = set()
-    first: Volume | None = None
-    values: Values | None = None
-    for index, row in enumerate(listing.rows):
+    records = []
+    found: Samples | None = None
+    for index, (row, sample) in enumerate(zip(listing.rows, samples, strict=True)):
         try:
-            volume = read_sample(row, listing.channels, max_bytes, missing_values)
+            placed = read_sample(sample, grid, max_bytes)
         except VoxgapError as error:
             problems.append(f"{row.where}: {error}")
             continue
-        if first is None or values is None:
-            first = volume
-            size = volume.values.nbytes * len(listing.rows)
-            if size > max_bytes:
-                raise VoxgapError(f"{name}: would take {size / 2**30:.1f} GiB; crop, or raise max_bytes")
-            values = np.empty((len(listing.rows), *volume.shape), np.float32)
+        volume = placed.volume
+        if found is None:
+            found = _allocated(volume, listing, name, max_bytes)
         shapes.setdefault(volume.shape, []).append(row.where)
         spacings.add(None if volume.spacing is None else tuple(f"{size:.3g}" for size in volume.spacing))
-        if volume.shape == first.shape:
-            values[index] = volume.values
+        records.append(placed.records)
+        if volume.shape == found.first.shape:
+            found.volumes[index] = volume.values
+            if found.label_maps is not None:
+                found.label_maps[index] = UNLABELLED if placed.label_map is None else placed.label_map
     refuse(name, problems)
-    if first is None or values is None or len(shapes) > 1:
-        raise VoxgapError(f"{name}: volumes differ in shape: {_shapes_text(shapes)}; crop or resample to one")
+    check_shapes(name, shapes, grid)
+    assert found is not None, "a listing has rows"
+    first = found.first
     if len(spacings) > 1:
         first = Volume(first.values, channels=first.channels, source=first.source)
-    return values, first
+    return found._replace(first=first, records=tuple(records))
 
 
-def read_sample(
-    row: Row, channels: tuple[str, ...], max_bytes: int, missing_values: Sequence[float] = ()
-) -> Volume:
-    """Read one sample: a file with all channels, or one file per channel, NaN where there is none.
+def _scanned(listing: Listing, name: str, grid: Grid, max_bytes: int) -> list[Sample]:
+    problems: list[str] = []
+    shapes: dict[tuple[int, ...], list[str]] = {}
+    samples = []
+    for row in listing.rows:
+        try:
+            sample = scan_sample(row.files, listing.channels, row.label_map, grid=grid, max_bytes=max_bytes)
+        except VoxgapError as error:
+            problems.append(f"{row.where}: {error}")
+            continue
+        samples.append(sample)
+        shapes.setdefault(sample.shape, []).append(row.where)
+    refuse(name, problems)
+    if not grid.moves:
+        check_shapes(name, shapes, grid)
+    return samples
 
-    Raises:
-        VoxgapError: A file can't be read, holds several channels, or the files differ in shape.
-    """
-    volumes = [
-        None if file is None else io.read(file, max_bytes=max_bytes, missing_values=missing_values)
-        for file in row.files
-    ]
-    present = [volume for volume in volumes if volume is not None]
-    first = present[0]
-    if not channels:
-        return first
-    for volume in present:
-        if volume.shape != (*first.shape[:3], 1):
-            raise VoxgapError(
-                f"{volume.source}: shape {times(volume.shape)}; each channel file needs "
-                f"{times((*first.shape[:3], 1))}, as the first one; crop or resample"
-            )
-    gap = np.full(first.shape, np.nan, np.float32)
-    values = np.concatenate([gap if volume is None else volume.values for volume in volumes], axis=-1)
-    return Volume(values, affine=first.affine, spacing=first.spacing, channels=channels, source=first.source)
+
+def _allocated(first: Volume, listing: Listing, name: str, max_bytes: int) -> Samples:
+    """Return arrays for all samples, once the first one says how large they are."""
+    count, labelled = len(listing.rows), any(row.label_map for row in listing.rows)
+    size = count * (first.values.nbytes + labelled * 2 * math.prod(first.shape[:3]))
+    if size > max_bytes:
+        raise VoxgapError(
+            f"{name}: would take {size / 2**30:.1f} GiB; give a smaller --size, or raise max_bytes"
+        )
+    label_maps = np.empty((count, *first.shape[:3]), np.int16) if labelled else None
+    return Samples(np.empty((count, *first.shape), np.float32), first, (), label_maps)
 
 
 def refuse(name: str, problems: Sequence[str]) -> None:
@@ -204,15 +221,45 @@ def _csv_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
         lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     if not lines:
         raise VoxgapError(f"{path}: holds no header; name the columns in its first row")
-    header = [name.strip() for name in lines[0][1]]
-    return [name.lower() if name.lower() in _RESERVED else name for name in header], lines[1:]
+    return [name.strip() for name in lines[0][1]], lines[1:]
+
+
+def _parquet_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    parquet = need("pyarrow.parquet", path)
+    file = parquet.ParquetFile(path)
+    facts = file.metadata
+    size = sum(facts.row_group(index).total_byte_size for index in range(facts.num_row_groups))
+    # Encoded, a billion equal cells are a few bytes: the rows count as well.
+    if facts.num_rows > MAX_ROWS or size > MAX_TABLE_BYTES:
+        raise VoxgapError(f"{path}: {facts.num_rows} rows of {size} bytes are no manifest; leave columns out")
+    # Pandas stores the index of its rows under such names.
+    names = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
+    table = file.read(columns=names)
+    columns = [[_cell(value) for value in table.column(name).to_pylist()] for name in names]
+    rows = zip(*columns, strict=True) if columns else ()
+    return [name.strip() for name in names], [(number, list(row)) for number, row in enumerate(rows, 1)]
+
+
+def _cell(value: Any) -> str:
+    """Write a cell as a CSV file would: nothing for null, and no `.0` after a whole number."""
+    if value is None or value != value:
+        return ""
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _is_target(column: str) -> bool:
+    return column == "target" or column.startswith("target_")
+
+
+def _is_reserved(column: str) -> bool:
+    return column in _RESERVED or _is_target(column)
 
 
 def _header_problems(header: list[str], channels: tuple[str, ...]) -> list[str]:
     problems = [f"column {name!r} stands twice; rename one" for name in set(header) if header.count(name) > 1]
     if "" in header:
         problems.append("a column has no name; name it in the first row")
-    if ("label" in header) == ("target" in header):
+    if ("label" in header) == any(map(_is_target, header)):
         problems.append("needs either a `label` column (classes) or a `target` column (numbers)")
     if "path" not in header and not channels:
         problems.append("needs a `path` column, or one column per channel")
@@ -223,7 +270,7 @@ def _row_problems(row: Row, header: list[str]) -> list[str]:
     problems = []
     if not any(row.files):
         problems.append("names no file; give at least one channel, or remove the row")
-    for file in filter(None, row.files):
+    for file in filter(None, (*row.files, row.label_map)):
         try:
             io.check_volume(file)
         except VoxgapError as error:
@@ -233,8 +280,9 @@ def _row_problems(row: Row, header: list[str]) -> list[str]:
     for column in ("label", "group"):
         if column in header and not getattr(row, column):
             problems.append(f"{column} is empty; fill it in")
-    if "target" in header and not _is_number(row.label):
-        problems.append(f"target {row.label!r} is not a number")
+    for column, text in zip(filter(_is_target, header), row.targets, strict=True):
+        if not _is_number(text):
+            problems.append(f"{column} {text!r} is not a number")
     if "split" in header and split_name(row.split) is None:
         problems.append(f"split {row.split!r} is unknown; use {', '.join(SPLITS)}")
     return problems
@@ -249,6 +297,19 @@ def _is_number(text: str) -> bool:
 
 def _sub_folders(path: Path) -> list[Path]:
     return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def check_shapes(name: str, shapes: dict[tuple[int, ...], list[str]], grid: Grid) -> None:
+    """Raise a `VoxgapError` unless all volumes are of one shape: `shapes` says where each was found."""
+    if len(shapes) < 2:
+        return
+    if len({shape[3] for shape in shapes}) > 1:
+        remedy = "give the same channels for all"
+    elif grid.spacing is not None:
+        remedy = "add --size 32,32,32 (or size=): what lies outside is cut off, what lacks is missing"
+    else:
+        remedy = "bring them to one with --size 32,32,32 (or size= in load_data)"
+    raise VoxgapError(f"{name}: volumes differ in shape: {_shapes_text(shapes)}; {remedy}")
 
 
 def _shapes_text(shapes: dict[tuple[int, ...], list[str]]) -> str:

@@ -31,12 +31,12 @@ def slices(
 
     Args:
         rows: label -> `(depth, height, width, channels)` with NaN.
-        count: how many slices, evenly spaced along the depth.
+        count: how many slices, evenly spaced along the part of the depth that holds something to see.
         channel: which channel.
         own_scale: each row from black to white by its own values, not by those of the first row.
     """
-    depth = min(len(v) for v in rows.values())
-    chosen = np.unique(np.linspace(0, depth - 1, min(count, depth)).round().astype(int))
+    shown = _worth_showing([volume[..., channel] for volume in rows.values()])
+    chosen = shown[np.unique(np.linspace(0, len(shown) - 1, min(count, len(shown))).round().astype(int))]
     low, high = _range(next(iter(rows.values()))[..., channel])
     figure = Figure(figsize=(1.05 * len(chosen) + 1.5, 1.12 * len(rows) + 0.3), layout="constrained")
     grid = figure.subplots(len(rows), len(chosen), squeeze=False)
@@ -55,6 +55,18 @@ def slices(
     for axes, index in zip(grid[0], chosen, strict=True):
         axes.set_title(f"slice {index}", fontsize=8)
     return figure
+
+
+def _worth_showing(volumes: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the slices in which a value differs from another, or some of a volume is missing."""
+    depth = min(len(volume) for volume in volumes)
+    shows = np.zeros(depth, bool)
+    for volume in volumes:
+        flat = volume[:depth].reshape(depth, -1)
+        missing = np.isnan(flat)
+        if not missing.all():
+            shows |= missing.any(axis=1) | (flat != flat[:, :1]).any(axis=1)
+    return np.flatnonzero(shows) if shows.any() else np.arange(depth)
 
 
 def _range(values: np.ndarray) -> tuple[float, float]:
@@ -78,7 +90,9 @@ def missing_rates(rates: Mapping[str, Sequence[Sequence[float]]], channels: Sequ
     panels = figure.subplots(len(rates), 1, squeeze=False)[:, 0]
     for axes, (axis, lines) in zip(panels, rates.items(), strict=True):
         axes.imshow(np.asarray(lines), cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest")
-        axes.set_yticks(range(len(channels)), channels, fontsize=8)
+        axes.set_yticks(
+            range(len(channels)) if any(channels) else [], channels if any(channels) else [], fontsize=8
+        )
         axes.tick_params(labelsize=8, length=2)
         axes.set_title(f"along {axis}", fontsize=9, loc="left")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

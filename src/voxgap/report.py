@@ -15,11 +15,12 @@ from voxgap.pictures import png
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Cells as text; `best` is the row to highlight."""
+    """Cells as text; `best` is the row to highlight, `words` says that the columns are not numbers."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
     best: int | None = None
+    words: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

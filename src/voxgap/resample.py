@@ -1,8 +1,9 @@
-"""Volumes on another grid: resampled to a spacing or size, or cropped to what is observed, and back again.
+"""Volumes on another grid: resampled to a spacing or size, cropped or padded, and back again.
 
 Gap-aware: a value is a mean of observed voxels only, so that nothing of a gap bleeds into it, and each
 observed voxel leaves an observed one behind, so that no gap swallows it. Every function returns, beside the
-volume, a record of plain numbers (JSON) with which `inverse` maps a prediction back to the grid it came from.
+volume, a record of plain numbers (JSON) with which `replay` takes a label map the same way, and `inverse`
+maps a prediction back to the grid it came from.
 """
 
 from __future__ import annotations
@@ -57,11 +58,7 @@ def resample(
     _check_method(method)
     old = volume.shape[:3]
     new = _size(volume, spacing, size)
-    wanted = 4 * math.prod(new) * volume.shape[3]
-    if wanted > max_bytes:
-        raise VoxgapError(
-            f"resampling to {times(new)} would take {wanted / 2**30:.1f} GiB; give a larger spacing"
-        )
+    _check_bytes(new, volume.shape[3], max_bytes)
     values = _on_grid(volume.values, new, method)
     record = {"step": "resample", "from": list(old), "to": list(new), "method": method}
     return _placed(volume, values, np.zeros(3), np.divide(old, new)), record
@@ -88,13 +85,47 @@ def crop_to_observed(volume: Volume, margin: int = 0) -> tuple[Volume, Record]:
         others = tuple(other for other in range(3) if other != axis)
         held = np.flatnonzero(np.any(observed, axis=others))
         box.append((max(0, int(held[0]) - margin), min(volume.shape[axis], int(held[-1]) + 1 + margin)))
-    start = [low for low, _ in box]
-    values = volume.values[tuple(slice(low, high) for low, high in box)]
-    record = {"step": "crop", "from": list(volume.shape[:3]), "start": start}
-    return _placed(volume, values, np.array(start, float), np.ones(3)), {
-        **record,
-        "to": list(values.shape[:3]),
-    }
+    return _cropped(volume, [low for low, _ in box], [high - low for low, high in box])
+
+
+def crop_or_pad(volume: Volume, size: Sequence[int]) -> tuple[Volume, Record]:
+    """Bring a volume to a size around its centre, without resampling: what is added is missing.
+
+    Args:
+        volume: What to crop or pad.
+        size: The wanted `(depth, height, width)`.
+
+    Returns:
+        The volume of that size, and the record for `inverse`.
+
+    Raises:
+        VoxgapError: The size is not three positive numbers.
+    """
+    wanted = _size(volume, None, size)
+    return _cropped(
+        volume, [(old - new) // 2 for old, new in zip(volume.shape[:3], wanted, strict=True)], wanted
+    )
+
+
+def replay(volume: Volume, records: Record | Sequence[Record], *, method: Method | None = None) -> Volume:
+    """Take a volume the way that another one on the same grid went, such as a label map that of its scan.
+
+    Args:
+        volume: On the grid where the first record starts; any channels.
+        records: One record, or several in the order in which they were made.
+        method: `nearest` for class indices, `linear` for intensities; by default that of each record.
+
+    Returns:
+        The volume on the grid where the last record ends, its geometry with it.
+
+    Raises:
+        VoxgapError: A record is no such record, or the volume is of another size than it says.
+    """
+    for record in [records] if isinstance(records, Mapping) else records:
+        step, old, new, start = _checked(record)
+        _check_shape(volume, old, new)
+        volume = _step(volume, step, new, start, method or record.get("method", "linear"))
+    return volume
 
 
 def inverse(volume: Volume, records: Record | Sequence[Record], *, method: Method | None = None) -> Volume:
@@ -115,20 +146,37 @@ def inverse(volume: Volume, records: Record | Sequence[Record], *, method: Metho
     """
     for record in reversed([records] if isinstance(records, Mapping) else list(records)):
         step, old, new, start = _checked(record)
-        if volume.shape[:3] != new:
-            raise VoxgapError(
-                f"a volume of {times(volume.shape[:3])} can't be mapped back from {times(new)}; "
-                "give the volume that this record ends with"
-            )
-        if step == "crop":
-            values = np.full((*old, volume.shape[3]), np.nan, np.float32)
-            values[tuple(slice(s, s + n) for s, n in zip(start, new, strict=True))] = volume.values
-            volume = _placed(volume, values, -np.array(start, float), np.ones(3))
-        else:
-            kind = method or record["method"]
-            _check_method(kind)
-            volume = _placed(volume, _on_grid(volume.values, old, kind), np.zeros(3), np.divide(new, old))
+        _check_shape(volume, new, old)
+        back = tuple(-first for first in start)
+        volume = _step(volume, step, old, back, method or record.get("method", "linear"))
     return volume
+
+
+def _cropped(volume: Volume, start: Sequence[int], size: Sequence[int]) -> tuple[Volume, Record]:
+    record = {"step": "crop", "from": list(volume.shape[:3]), "start": list(start), "to": list(size)}
+    return _step(volume, "crop", tuple(size), tuple(start), "linear"), record
+
+
+def _step(volume: Volume, step: str, size: tuple[int, ...], start: tuple[int, ...], method: Method) -> Volume:
+    """Crop a volume, to a box that may reach beyond it, or resample it."""
+    _check_method(method)
+    _check_bytes(size, volume.shape[3], MAX_BYTES)
+    if step == "crop":
+        return _placed(volume, _window(volume.values, start, size), np.array(start, float), np.ones(3))
+    values = _on_grid(volume.values, size, method)
+    return _placed(volume, values, np.zeros(3), np.divide(volume.shape[:3], size))
+
+
+def _window(values: Values, start: tuple[int, ...], size: tuple[int, ...]) -> Values:
+    """Copy the box of this size that begins at `start`; what lies outside the values is missing."""
+    window = np.full((*size, values.shape[3]), np.nan, np.float32)
+    inside, held = [], []
+    for first, length, old in zip(start, size, values.shape[:3], strict=True):
+        low, high = max(first, 0), min(first + length, old)
+        inside.append(slice(low - first, max(high, low) - first))
+        held.append(slice(low, max(high, low)))
+    window[tuple(inside)] = values[tuple(held)]
+    return window
 
 
 def _on_grid(values: Values, size: tuple[int, ...], method: Method) -> Values:
@@ -226,6 +274,22 @@ def _size(
     return int(sizes[0]), int(sizes[1]), int(sizes[2])
 
 
+def _check_bytes(size: tuple[int, ...], channels: int, max_bytes: int) -> None:
+    wanted = 4 * math.prod(size) * channels
+    if wanted > max_bytes:
+        raise VoxgapError(
+            f"a grid of {times(size)} would take {wanted / 2**30:.1f} GiB; give a larger spacing or a smaller size"
+        )
+
+
+def _check_shape(volume: Volume, wanted: tuple[int, ...], other: tuple[int, ...]) -> None:
+    if volume.shape[:3] != wanted:
+        raise VoxgapError(
+            f"a volume of {times(volume.shape[:3])} can't be mapped from {times(wanted)} to {times(other)}; "
+            f"give one of {times(wanted)}"
+        )
+
+
 def _check_method(method: str) -> None:
     if method not in ("linear", "nearest"):
         raise VoxgapError(f"method {method!r} is unknown; use linear or nearest")
@@ -236,10 +300,8 @@ def _checked(record: Any) -> tuple[str, tuple[int, ...], tuple[int, ...], tuple[
         step = record["step"]
         old, new, start = (tuple(map(int, record.get(key, (0, 0, 0)))) for key in ("from", "to", "start"))
         fits = step in ("crop", "resample") and len(old) == len(new) == len(start) == 3
-        fits = fits and min(*old, *new) > 0 and min(start) >= 0
-        inside = all(s + n <= o for s, n, o in zip(start, new, old, strict=True)) if step == "crop" else True
-        if fits and inside and (step == "crop" or record["method"]):
+        if fits and min(*old, *new) > 0 and (step == "crop" or record["method"]):
             return step, old, new, start
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
-    raise VoxgapError(f"{str(record)[:60]} is no record of resample or crop_to_observed; keep theirs")
+    raise VoxgapError(f"{str(record)[:60]} is no record of voxgap.resample; keep what it returns")

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from voxgap.errors import VoxgapError
-from voxgap.io import read
+from voxgap.grid import Grid, read_sample, scan_sample
+from voxgap.resample import Record
 from voxgap.volume import Volume, as_batch, times
 
 MANIFEST = "manifest.json"
@@ -57,6 +58,11 @@ class Predictor:
         """`(depth, height, width, channels)` of a volume."""
         return tuple(self.manifest["input"]["shape"])
 
+    @property
+    def grid(self) -> Grid:
+        """How files become volumes for this network: the same way as those that it was trained on."""
+        return Grid.from_json(self.manifest["input"].get("grid"), f"{MANIFEST}: field input.grid")
+
     def predict(self, volumes: Any, batch_size: int = 16) -> np.ndarray:
         """Predict raw volumes.
 
@@ -84,15 +90,32 @@ class Predictor:
             )
         return np.asarray(self._model.predict(batch, batch_size=batch_size, verbose=0), np.float32)
 
-    def read(self, path: str | os.PathLike[str]) -> Volume:
-        """Read a volume from a file and check that it fits the network.
+    def read(
+        self, path: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | None]
+    ) -> tuple[Volume, list[Record]]:
+        """Read a volume from its file, as the training data was read: missing values, crop, resampling.
+
+        Args:
+            path: one file, or one per channel of the network, None where that channel is missing.
+
+        Returns:
+            The volume for `predict`, and the records with which `voxgap.resample.inverse` maps an answer for
+            each voxel back to the file's own grid; none where nothing was moved.
 
         Raises:
             VoxgapError: the file can't be read, or its shape is not the network's.
         """
-        volume = read(path)
-        self._check(volume.shape, str(path))
-        return volume
+        files: list[Path | None]
+        if isinstance(path, str | os.PathLike):
+            files, channels = [Path(path)], []
+        else:
+            files = [None if file is None else Path(file) for file in path]
+            channels = self.manifest["input"]["channels"]
+            if len(files) != len(channels):
+                raise VoxgapError(f"{len(files)} files for {len(channels)} channels; give one each, or None")
+        volume, records, _ = read_sample(scan_sample(files, channels, grid=self.grid), self.grid)
+        self._check(volume.shape, str(volume.source))
+        return volume, records
 
     def _batch(self, volumes: Any) -> np.ndarray:
         if isinstance(volumes, Volume):
@@ -181,6 +204,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest["task"] not in ("classification", "regression"):
         raise VoxgapError(f"{file}: field task must be classification or regression")
     _check_names(manifest["input"].get("channels"), shape[-1], f"{file}: field input.channels")
+    grid = Grid.from_json(manifest["input"].get("grid"), f"{file}: field input.grid")
+    if grid.size is not None and list(grid.size) != shape[:3]:
+        raise VoxgapError(f"{file}: field input.grid: size {times(grid.size)} is not that of input.shape")
     classes = manifest["outputs"] if manifest["task"] == "classification" else 0
     _check_names(manifest["classes"], classes, f"{file}: field classes")
     return manifest

@@ -13,9 +13,11 @@ import keras
 import numpy as np
 
 from voxgap import precision as precisions
+from voxgap.augment import Compose, from_text
 from voxgap.checkpoint import Checkpoint, fingerprint
 from voxgap.errors import VoxgapError
 from voxgap.history import History, Reason
+from voxgap.loader import Augment, Loader
 from voxgap.precision import Precision
 
 ClassWeight = Literal["balanced"] | dict[int, float] | None
@@ -121,6 +123,8 @@ def train(
     lr_patience: int | None = None,
     monitor: str = "val_loss",
     class_weight: ClassWeight = None,
+    augment: str | Augment | None = None,
+    augment_kind: str = "scan",
     precision: Precision = "auto",
     seed: int = 0,
     checkpoint: str | Path | None = None,
@@ -142,8 +146,12 @@ def train(
         patience, min_delta, lr_patience: see `Schedule`; `lr_patience` is by default under half of `patience`.
         monitor: `val_loss`, or `val_` and a metric: `val_accuracy`, `val_mae`.
         class_weight: weight of each class in the loss; `balanced` weighs by 1 / frequency.
+        augment: changes the training volumes anew in each epoch, on the CPU beside the step: `none`,
+            `default`, `strong`, a list such as `flip,rotate:10`, or a callable; see `voxgap.loader.Augment`. Mind
+            what would change a label: docs/augmentation.md.
+        augment_kind: what the presets are for: `scan`, `video` or `grid`.
         precision: `auto`, `float32` or `bfloat16`.
-        seed: of the order of the batches.
+        seed: of the order of the batches, and of augmentation.
         checkpoint: a folder that holds the training after each epoch: started again with the same arguments, it
             goes on where it was killed. It is emptied when the training ends.
         progress: called after each step and epoch.
@@ -159,38 +167,48 @@ def train(
         raise VoxgapError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
     training, validation = dataset.part("train"), dataset.part("validation")
     _check(model, training, validation)
+    transform = _augmentation(augment, augment_kind)
     if isinstance(optimizer, keras.optimizers.Optimizer):
         learning_rate = _own_rate(optimizer)
     lr_patience = max(1, (patience - 1) // 2) if lr_patience is None else lr_patience
     schedule = Schedule(learning_rate, patience, min_delta, lr_patience)
     adapt_model(model, training)
-    policy = precisions.choose(model, precision, batch_size)
+    store = None if checkpoint is None else Checkpoint(Path(checkpoint))
+    policy = (store and store.policy) or precisions.choose(model, precision, batch_size)
     trained = model if policy == "float32" else precisions.with_policy(model, policy)
     metric = "accuracy" if dataset.task == "classification" else "mae"
     if monitor not in ("val_loss", f"val_{metric}"):
         raise VoxgapError(f"monitor must be val_loss or val_{metric}, got {monitor!r}")
     encode = _compile(trained, loss, optimizer, learning_rate, dataset.task, metric)
     weights = _class_weights(training.targets, class_weight, dataset.task)
-    batches = Batches(training.volumes, encode(training.targets), batch_size, seed, weights)
-    watched = Batches(validation.volumes, encode(validation.targets), batch_size)
+    batches = Loader(
+        training.volumes,
+        encode(training.targets),
+        batch_size,
+        seed,
+        weights,
+        augment=transform,
+        spacing=getattr(training, "spacing", None),
+    )
+    watched = Loader(validation.volumes, encode(validation.targets), batch_size)
     supervisor = Supervisor(schedule, monitor, epochs, len(batches), progress)
-    if checkpoint is not None:
-        means = [_identity(value) for value in (loss, trained.optimizer)]
+    if store is not None:
+        means = [_identity(value) for value in (loss, trained.optimizer, transform)]
         # Keras numbers unnamed layers by what the process has built before, which says nothing of the model.
         structure = re.sub(r'_\d+(?=")', "", model.to_json())
-        settings = [structure, means, batch_size, class_weight, seed, monitor, policy]
+        settings = [structure, means, batch_size, class_weight, seed, monitor, precision]
         arrays = (array for part in (training, validation) for array in (part.volumes, part.targets))
-        key = fingerprint(settings, schedule, *arrays)
-        supervisor.resume(trained, Checkpoint(Path(checkpoint), key))
+        store.key, store.policy = fingerprint(settings, schedule, *arrays), policy
+        supervisor.resume(trained, store)
     if not supervisor.over:
-        batches.epoch = supervisor.epoch
+        follow = keras.callbacks.LambdaCallback(on_epoch_begin=batches.begin)
         try:
             trained.fit(
                 batches,
                 validation_data=watched,
                 initial_epoch=supervisor.epoch,
                 epochs=epochs,
-                callbacks=[supervisor],
+                callbacks=[supervisor, follow],
                 verbose=0,
                 shuffle=False,
             )
@@ -275,12 +293,21 @@ def _own_rate(optimizer: keras.optimizers.Optimizer) -> float:
     return rate
 
 
+def _augmentation(augment: Any, kind: str) -> Augment | None:
+    if isinstance(augment, str):
+        augment = from_text(augment, kind)
+    if augment is not None and not callable(augment):
+        raise VoxgapError(f"augment must be none, default, strong, a list or a callable, got {augment!r}")
+    # `none` copies every volume for nothing.
+    return None if isinstance(augment, Compose) and not augment.transforms else augment
+
+
 def _identity(value: Any) -> Any:
-    """What a loss or optimizer is, in words that are the same in every process."""
+    """What a loss, optimizer or augmentation is, in words that are the same in every process."""
     if hasattr(value, "get_config"):
         # Keras numbers the names.
         return type(value).__name__, {k: v for k, v in value.get_config().items() if k != "name"}
-    return getattr(value, "__name__", value)
+    return re.sub(" at 0x[0-9a-f]+", "", repr(getattr(value, "__name__", value)))
 
 
 def _class_weights(targets: np.ndarray, class_weight: ClassWeight, task: str) -> np.ndarray | None:
@@ -303,42 +330,6 @@ def _class_weights(targets: np.ndarray, class_weight: ClassWeight, task: str) ->
         raise VoxgapError(f"class_weight must be 'balanced', a dictionary or None, got {class_weight!r}")
     weights = per_class[targets]
     return (weights / weights.mean()).astype(np.float32)
-
-
-class Batches(keras.utils.PyDataset):
-    """Batches of arrays, in an order that follows from (seed, epoch); in the given order without a seed."""
-
-    def __init__(
-        self,
-        volumes: np.ndarray,
-        targets: np.ndarray,
-        batch_size: int,
-        seed: int | None = None,
-        weights: np.ndarray | None = None,
-    ) -> None:
-        super().__init__()
-        self.arrays = [a for a in (volumes, targets, weights) if a is not None]
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = 0
-
-    def __len__(self) -> int:
-        return -(-len(self.arrays[0]) // self.batch_size)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
-        chosen = self._order()[index * self.batch_size : (index + 1) * self.batch_size]
-        return tuple(a[chosen] for a in self.arrays)
-
-    def _order(self) -> np.ndarray:
-        n = len(self.arrays[0])
-        return (
-            np.arange(n)
-            if self.seed is None
-            else np.random.default_rng((self.seed, self.epoch)).permutation(n)
-        )
-
-    def on_epoch_end(self) -> None:
-        self.epoch += 1
 
 
 class Supervisor(keras.callbacks.Callback):

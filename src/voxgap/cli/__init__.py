@@ -11,6 +11,7 @@ from voxgap import __version__
 from voxgap.cli.augment import augment
 from voxgap.cli.console import err
 from voxgap.cli.demo import demo
+from voxgap.cli.fill import fill
 from voxgap.cli.inspect import inspect
 from voxgap.cli.shapes import InOrder, shapes
 from voxgap.cli.train import evaluate, predict, train
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, inspect, augment, train, evaluate, predict):
+for command in (demo, inspect, fill, augment, train, evaluate, predict):
     app.command()(command)
 # Layers are applied in the order in which they are written, which an ordinary command forgets.
 app.command(cls=InOrder)(shapes)

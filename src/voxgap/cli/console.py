@@ -50,6 +50,20 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
         ) from None
 
 
+def decimals(text: str, option: str) -> tuple[float, ...]:
+    """Parse `0.5` or `1,0.7,0.7`.
+
+    Raises:
+        VoxgapError: a part is not a number.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise VoxgapError(
+            f"{option} takes numbers separated by commas, such as 1,0.7,0.7; got {text!r}"
+        ) from None
+
+
 def one_or_three(text: str, option: str) -> int | tuple[int, ...]:
     """Parse `3` or `1,3,3`."""
     values = numbers(text, option)

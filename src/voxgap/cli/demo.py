@@ -31,7 +31,7 @@ class Plan:
     filters: tuple[int, ...] = (16, 32, 64)
     epochs: int = 12
     patience: int = 5
-    learning_rate: float = 3e-3
+    learning_rate: float = 1e-3
 
 
 PLANS = {
@@ -48,6 +48,8 @@ PLANS = {
         twin="linear",
         pattern="frames",
         missing_rate=0.33,
+        epochs=8,
+        learning_rate=3e-3,
     ),
     "nodules": Plan(
         "Is a lung nodule malignant, when not every radiologist outlined it?",
@@ -227,7 +229,7 @@ def _predict(bundle: Path, data: Dataset, folder: Path) -> dict[str, Any]:
     path = folder / "volume-with-gaps.npz"
     write(path, Volume(test.volumes[index], spacing=test.spacing, channels=test.channels))
     predictor = load(bundle)
-    volume = predictor.read(path)
+    volume, _ = predictor.read(path)
     probabilities = predictor.predict(volume)[0]
     truth = test.classes[int(test.targets[index])]
     command = f"voxgap predict {bundle} {path}"

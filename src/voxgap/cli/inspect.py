@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import err, out
+from voxgap.cli.data import Crop, MissingValues, Size, Spacing, grid_arguments, load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_TESTS = 8
 MAX_CHANNELS = 12
+EVEN = 0.002
 TEST_HEADER = ("question", "what the data shows", "p", "p, corrected")
 TESTED_HOW = (
     "Permutation and sign-flipping tests. Groups stay together, where there are some; values count as deviations "
@@ -71,17 +73,18 @@ def inspect(
     data: Annotated[
         str,
         typer.Argument(
-            help="CSV manifest, .npz, folder per class, sample:NAME, or one volume file.", metavar="DATA"
+            help="Manifest (CSV, Parquet), .npz, folder per class, sample:NAME, medmnist:NAME, or one volume.",
+            metavar="DATA",
         ),
     ],
     page: Annotated[
         Path | None,
         typer.Option("--out", help="Write a page with pictures: FILE.html, or a folder for inspect.html."),
     ] = None,
-    missing_value: Annotated[
-        list[float] | None,
-        typer.Option(help="A value that stands for missing in the files; several times for several."),
-    ] = None,
+    size: Size = None,
+    spacing: Spacing = None,
+    crop: Crop = None,
+    missing_values: MissingValues = None,
     seed: Annotated[int, typer.Option(help="Seed of the permutation tests.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
@@ -95,7 +98,7 @@ def inspect(
 
       voxgap inspect scan.nii.gz --json
     """
-    inspection = _inspect(data, tuple(missing_value or ()), seed)
+    inspection = _inspect(data, grid_arguments(size, spacing, crop, missing_values), seed)
     if as_json:
         typer.echo(json.dumps(inspection.to_json()))
     else:
@@ -106,20 +109,20 @@ def inspect(
         err.print(f"page: {target}", soft_wrap=True)
 
 
-def _inspect(data: str, missing_values: tuple[float, ...], seed: int) -> Inspection:
+def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
     from voxgap.advice import advise
-    from voxgap.dataset import load_data
     from voxgap.diagnosis import describe
+    from voxgap.grid import Grid
     from voxgap.io import read
     from voxgap.mechanism import examine
 
     if is_one_volume(data):
-        volume = read(data, missing_values=missing_values)
+        volume = Grid(**grid).place(read(data, missing_values=grid["missing_values"]))[0]
         facts: dict[str, Any] = {"name": data, "spacing": volume.spacing}
         volumes, channels = volume.values[None], volume.channels
         found, evidence = describe(volumes, channels=channels), examine(volumes, channels=channels)
     else:
-        dataset = load_data(data, missing_values=missing_values)
+        dataset = load(data, **grid)
         facts, volumes, channels = _facts(dataset), dataset.volumes, dataset.channels
         of_class = dataset.targets if dataset.task == "classification" else None
         found = describe(volumes, of_class, channels=channels, classes=dataset.classes)
@@ -135,19 +138,22 @@ def _inspect(data: str, missing_values: tuple[float, ...], seed: int) -> Inspect
 
 
 def is_one_volume(data: str) -> bool:
-    """Tell a volume file from a data set; only an .npz may be either."""
-    from voxgap.io import FORMATS, check_file, one_line
+    """Tell one volume (a file, a DICOM folder, a Zarr store, `file.h5::item`) from a data set."""
+    from voxgap.io import FORMATS, check_file, is_volume, one_line, split_item
     from voxgap.io.arrays import npz_names
+    from voxgap.medmnist import PREFIX, is_medmnist
 
-    path = Path(data)
-    name = path.name.lower()
-    if data.startswith("sample:") or not name.endswith(tuple(FORMATS)) or path.is_dir():
+    if data.startswith(("sample:", PREFIX)):
         return False
-    if not name.endswith(".npz"):
-        return True
+    path, item = split_item(Path(data))
+    if item is not None or path.is_dir():
+        return item is not None or is_volume(path)
+    if path.suffix.lower() != ".npz":
+        return path.name.lower().endswith(tuple(FORMATS))
     with one_line(path):
         check_file(path)
-        return not {"volumes", "labels", "targets"} & set(npz_names(path))
+        names = npz_names(path)
+    return not is_medmnist(names) and not {"volumes", "labels", "targets"} & set(names)
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
@@ -224,13 +230,17 @@ def _write_page(path: Path, inspection: Inspection) -> None:
     found, evidence = inspection.found, inspection.evidence
     bars = {f"along {axis}" for axis in found.per_axis}
     rows = [row for row in inspection.rows() if row[0] not in bars]
-    sections = [Section("What is there", table=Table(("what", "found"), rows), figures=_examples(inspection))]
+    sections = [
+        Section(
+            "What is there", table=Table(("what", "found"), rows, words=True), figures=_examples(inspection)
+        )
+    ]
     if found.missing_rate:
         sections.append(Section("Where it is missing", figures=_where(inspection)))
     if found.intensity:
         sections.append(Section("What is observed", figures=_observed(inspection)))
     if found.missing_rate:
-        tests = Table(TEST_HEADER, _test_cells(evidence.tests)) if evidence.tests else None
+        tests = Table(TEST_HEADER, _test_cells(evidence.tests), words=True) if evidence.tests else None
         words = [evidence.conclusion, TESTED_HOW, NOBODY_KNOWS] if tests else [evidence.conclusion]
         sections.append(Section("What it depends on", words, tests))
     advice = [(", ".join(one.strategies) or "first", one.why) for one in inspection.advice]
@@ -240,7 +250,9 @@ def _write_page(path: Path, inspection: Inspection) -> None:
     ]
     is_set = "task" in inspection.facts
     sections.append(
-        Section("What to try", table=Table(("strategy", "why"), advice), code="\n".join(runs) * is_set)
+        Section(
+            "What to try", table=Table(("strategy", "why"), advice, words=True), code="\n".join(runs) * is_set
+        )
     )
     lead = f"{found.volumes} volumes, {found.missing_rate:.1%} missing."
     if found.missing_rate:
@@ -262,7 +274,9 @@ def _examples(inspection: Inspection) -> list[tuple[Figure, str]]:
         return []
     gapped = [index for index in order if rates[index] > 0] or order
     if volumes.shape[-1] > 1:
-        index = gapped[len(gapped) // 2]
+        middle = len(gapped) // 2
+        near = gapped[max(0, middle - 25) : middle + 25]
+        index = max(near, key=lambda i: float(np.nanstd(volumes[i])))
         rows = {name: volumes[index, ..., i : i + 1] for i, name in enumerate(inspection.channels)}
         rows = dict(list(rows.items())[:MAX_CHANNELS])
         caption = f"Volume {index}, {rates[index]:.0%} missing, a row a channel."
@@ -279,14 +293,21 @@ def _examples(inspection: Inspection) -> list[tuple[Figure, str]]:
 
 
 def _where(inspection: Inspection) -> list[tuple[Figure, str]]:
+    import numpy as np
+
     from voxgap.pictures import bars, missing_rates
 
-    found = inspection.found
-    names = list(found.per_channel)[:MAX_CHANNELS]
+    found, figures = inspection.found, []
+    names = list(found.per_channel)[:MAX_CHANNELS] if len(found.per_channel) > 1 else [""]
     profiles = {axis: lines[:MAX_CHANNELS] for axis, lines in found.per_axis_channel.items()}
-    figures = [
-        (missing_rates(profiles, names), "Share of the values missing at each position, over all volumes.")
-    ]
+    uneven = {axis: lines for axis, lines in profiles.items() if np.ptp(lines, axis=1).max() > EVEN}
+    if uneven:
+        caption = "Share of the values missing at each position, over all volumes."
+        caption += " It is the same all along the other axes." * (len(uneven) < len(profiles))
+        figures.append((missing_rates(uneven, names), caption))
+    else:
+        rates = bars(list(found.per_channel), list(found.per_channel.values()), "missing rate")
+        figures.append((rates, "Share of the values missing in each channel, the same all along each axis."))
     if found.per_class:
         rates = bars(list(found.per_class), list(found.per_class.values()), "missing rate")
         figures.append((rates, "Share of the values missing in each class."))

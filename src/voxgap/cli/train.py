@@ -13,13 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import err, import_keras, numbers, one_or_three, out, training_progress
+from voxgap.cli.data import Crop, MissingValues, Size, Spacing, grid_arguments, load
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
 
 Data = Annotated[
-    str, typer.Argument(help="CSV manifest, .npz, folder per class, or sample:NAME.", metavar="DATA")
+    str,
+    typer.Argument(
+        help="Manifest (CSV, Parquet), .npz, folder per class, sample:NAME or medmnist:NAME.", metavar="DATA"
+    ),
 ]
 Bundle = Annotated[Path, typer.Argument(help="Folder made by voxgap train.", metavar="BUNDLE")]
 Pattern = Annotated[
@@ -50,6 +54,19 @@ def train(
     monitor: Annotated[str, typer.Option(help="val_loss, val_accuracy or val_mae.")] = "val_loss",
     precision: Annotated[str, typer.Option(help="Of training: auto, float32 or bfloat16.")] = "auto",
     seed: Seed = 0,
+    augment: Annotated[
+        str,
+        typer.Option(
+            help="none, default, strong, or a list such as flip,rotate:10; see docs/augmentation.md.",
+            rich_help_panel="Augmentation",
+        ),
+    ] = "none",
+    augment_kind: Annotated[
+        str,
+        typer.Option(
+            help="What default and strong are for: scan, video, grid.", rich_help_panel="Augmentation"
+        ),
+    ] = "scan",
     overwrite: Annotated[bool, typer.Option(help="Replace the bundle in --out.")] = False,
     filters: Annotated[str, typer.Option(help="Per stage.", rich_help_panel="Network")] = "32,64,128",
     kernel_size: Annotated[str, typer.Option(help="One or three numbers.", rich_help_panel="Network")] = "3",
@@ -68,6 +85,16 @@ def train(
         float | None, typer.Option(help="Override: further gaps while training.", rich_help_panel="Strategy")
     ] = None,
     attention: Annotated[bool | None, typer.Option(help="Override.", rich_help_panel="Strategy")] = None,
+    size: Size = None,
+    spacing: Spacing = None,
+    crop: Crop = None,
+    missing_values: MissingValues = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            help="Keep decoded volumes in this folder, for the next time.", rich_help_panel="Volumes"
+        ),
+    ] = None,
     pattern: Pattern = None,
     missing_rate: MissingRate = 0.5,
     mechanism: Mechanism = "mcar",
@@ -80,7 +107,11 @@ def train(
 
       voxgap train patients.csv --model resnet3d --strategy masked_conv --out runs/patients
 
+      voxgap train scans.csv --size 32,32,32 --missing-values -3024 --out runs/scans
+
       voxgap train sample:brain --pattern slices --missing-rate 0.5 --strategy linear --out runs/brain
+
+      voxgap train scans.csv --augment default --cache ~/.cache/voxgap --out runs/scans
 
       voxgap train data.npz --strategy knn --mask-channel --conv gated --filters 16,32 --out runs/mine
     """
@@ -89,7 +120,8 @@ def train(
     check_free(out_folder, overwrite)
     if class_weight not in ("none", "balanced"):
         raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
-    dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed)
+    grid = grid_arguments(size, spacing, crop, missing_values)
+    dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, cache=cache, **grid)
     architecture = {
         "filters": numbers(filters, "--filters"),
         "kernel_size": one_or_three(kernel_size, "--kernel-size"),
@@ -109,6 +141,8 @@ def train(
         "min_delta": min_delta,
         "lr_patience": lr_patience,
         "monitor": monitor,
+        "augment": augment,
+        "augment_kind": augment_kind,
         "precision": precision,
     }
     err.print(dataset.summary(), soft_wrap=True)
@@ -155,7 +189,7 @@ def evaluate(
     seed: Seed = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Score a bundle on labelled data.
+    """Score a bundle on labelled data, read and resampled as its training data was.
 
     [bold]Examples[/]
 
@@ -164,10 +198,13 @@ def evaluate(
       voxgap evaluate runs/patients new_patients.csv --split all --json
     """
     from voxgap import evaluate as metrics
-    from voxgap.runtime import load, read_manifest
+    from voxgap.grid import Grid
+    from voxgap.runtime import load as load_bundle
+    from voxgap.runtime import read_manifest
 
     manifest = read_manifest(bundle)
-    dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed)
+    grid = dataclasses.asdict(Grid.from_json(manifest["input"].get("grid"), "input.grid"))
+    dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, **grid)
     part = dataset if split == "all" else dataset.part(split)
     if not len(part):
         raise VoxgapError(f"{data}: no {split} volumes; choose another --split, or all")
@@ -178,7 +215,7 @@ def evaluate(
             f"{data}: classes {', '.join(dataset.classes)} are not the bundle's: {', '.join(manifest['classes'])}"
         )
     import_keras()
-    scores = {split: metrics.scores(dataset.task, part.targets, load(bundle).predict(part.volumes))}
+    scores = {split: metrics.scores(dataset.task, part.targets, load_bundle(bundle).predict(part.volumes))}
     if as_json:
         out.print_json(json.dumps(scores))
     else:
@@ -188,13 +225,13 @@ def evaluate(
 def predict(
     bundle: Bundle,
     files: Annotated[
-        list[Path], typer.Argument(help="Volumes: .nii, .nii.gz, .npy, .npz.", metavar="FILE...")
+        list[Path], typer.Argument(help="Files, or folders of DICOM and Zarr.", metavar="FILE...")
     ],
     out_file: Annotated[
         Path | None, typer.Option("--out", help="CSV file; standard output without it.")
     ] = None,
 ) -> None:
-    """Predict volumes with a bundle; NaN is missing, and nothing else need be done to them.
+    """Predict volumes with a bundle: read and resampled as its training data was, NaN is missing.
 
     [bold]Examples[/]
 
@@ -202,13 +239,13 @@ def predict(
     """
     from rich.progress import track
 
-    from voxgap.runtime import load
+    from voxgap.runtime import load as load_bundle
 
     import_keras()
-    predictor = load(bundle)
+    predictor = load_bundle(bundle)
     rows: list[dict[str, Any]] = []
     for path in track(files, "predicting", console=err, transient=True, disable=len(files) < 2):
-        volume = predictor.read(path)
+        volume, _ = predictor.read(path)
         answer = predictor.predict(volume)[0]
         row: dict[str, Any] = {"path": str(path)}
         if predictor.classes:
@@ -230,12 +267,13 @@ def predict(
     err.print(f"{len(rows)} predictions: {out_file}")
 
 
-def load_with_gaps(data: str, pattern: str | None, missing_rate: float, mechanism: str, seed: int) -> Dataset:
-    """Read DATA and, where a pattern is given, simulate gaps in it; native gaps stay."""
-    from voxgap.dataset import load_data
+def load_with_gaps(
+    data: str, pattern: str | None, missing_rate: float, mechanism: str, seed: int, **reading: Any
+) -> Dataset:
+    """Read DATA onto a grid and, where a pattern is given, simulate gaps in it; native gaps stay."""
     from voxgap.missingness import simulate
 
-    dataset = load_data(data)
+    dataset = load(data, **reading)
     if pattern is None:
         return dataset
     gaps = simulate(

@@ -1,0 +1,142 @@
+"""Volumes that are decoded once and mapped from disk from then on, found again by what their files hold."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxgap import __version__, io
+from voxgap.errors import VoxgapError
+from voxgap.files import replacing, write_bytes
+from voxgap.grid import Grid
+from voxgap.manifest import Listing, Samples, read_samples
+from voxgap.volume import Volume
+
+KEPT_BYTES = 32 * 2**30
+ABANDONED_SECONDS = 24 * 3600
+# Headers whose voxels may stand in a file of any name beside them.
+_DETACHED = (".nhdr", ".mhd")
+# The folder may hold files of the user's.
+_ENTRY = re.compile("[0-9a-f]{64}")
+
+
+def cached_samples(
+    folder: Path, listing: Listing, name: str, grid: Grid, max_bytes: int, kept_bytes: int = KEPT_BYTES
+) -> Samples:
+    """Read all samples as `read_samples` does, and only once: the same files on the same grid are not decoded again.
+
+    Args:
+        folder: Of the cache; made where there is none, and shared by any number of data sets and processes.
+        listing, name, grid, max_bytes: As for `read_samples`.
+        kept_bytes: What the cache may hold; what was used longest ago goes first, this data set never.
+
+    Returns:
+        The same values; volumes and label maps are mapped from the disk, and what is written to them stays in
+        memory. Of `first`, only names and spacing.
+
+    Raises:
+        VoxgapError: As `read_samples` does, or the folder can't be written to.
+    """
+    key = _key(listing, grid)
+    # Whatever is wrong with an entry: the files are there to make it anew.
+    with contextlib.suppress(OSError, EOFError, ValueError, KeyError, TypeError, VoxgapError):
+        return _load(folder, key)
+    found = read_samples(listing, name, grid, max_bytes)
+    try:
+        _save(folder, key, found)
+        _forget(folder, key, kept_bytes)
+        return _load(folder, key)
+    except OSError as error:
+        raise VoxgapError(
+            f"{folder}: can't hold the cache ({error.strerror}); make room, or choose another folder"
+        ) from error
+
+
+def _key(listing: Listing, grid: Grid) -> str:
+    """Digest of all that the values depend on; labels and splits may change without decoding again."""
+    known: dict[Path, str] = {}
+
+    def content(path: Path | None) -> list[str] | None:
+        if path is None:
+            return None
+        file, item = io.split_item(path)
+        if file not in known:
+            known[file] = _digest(file)
+        return [known[file], item or ""]
+
+    rows = [[*map(content, row.files), content(row.label_map)] for row in listing.rows]
+    settings = [__version__, grid.to_json(), listing.channels, rows]
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
+
+
+def _digest(path: Path) -> str:
+    """Digest of a volume's files, by name (the suffix says how bytes are read) and content."""
+    digest = hashlib.sha256()
+    for file in _files(path):
+        with file.open("rb") as stream:
+            digest.update(f"{file.relative_to(path.parent)}\0".encode())
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.is_file())
+    if not path.name.lower().endswith(_DETACHED):
+        return [path]
+    return [path, *sorted(f for f in path.parent.iterdir() if f.is_file() and not io.is_volume(f))]
+
+
+def _load(folder: Path, key: str) -> Samples:
+    about = json.loads((folder / f"{key}.json").read_bytes())
+    # Copy on write: nobody spoils the cache.
+    volumes = np.load(folder / f"{key}.npy", mmap_mode="c", allow_pickle=False)
+    maps = np.load(folder / f"{key}.maps.npy", mmap_mode="c", allow_pickle=False) if about["maps"] else None
+    os.utime(folder / f"{key}.json")
+    spacing = None if about["spacing"] is None else tuple(about["spacing"])
+    first = Volume(volumes[0], spacing=spacing, channels=tuple(about["channels"]))
+    return Samples(volumes, first, tuple(about["records"]), maps)
+
+
+def _save(folder: Path, key: str, found: Samples) -> None:
+    """Write the arrays, and last the small file that says that they are there."""
+    _save_array(folder / f"{key}.npy", found.volumes)
+    if found.label_maps is not None:
+        _save_array(folder / f"{key}.maps.npy", found.label_maps)
+    about = {
+        "channels": found.first.channels,
+        "spacing": found.first.spacing,
+        "records": found.records,
+        "maps": found.label_maps is not None,
+    }
+    write_bytes(folder / f"{key}.json", json.dumps(about).encode())
+
+
+def _save_array(path: Path, array: np.ndarray[Any, Any]) -> None:
+    with replacing(path) as temporary:
+        np.save(temporary, array, allow_pickle=False)
+
+
+def _forget(folder: Path, key: str, kept_bytes: int) -> None:
+    """Remove what was used longest ago until the rest fits, and what a killed process left."""
+    for path in folder.glob(".writing-*"):
+        with contextlib.suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
+    entries = [path for path in folder.glob("*.json") if _ENTRY.fullmatch(path.stem)]
+    entries.sort(key=lambda path: path.stat().st_mtime)
+    files = {path: sorted(folder.glob(f"{path.stem}.*")) for path in entries}
+    total = sum(file.stat().st_size for group in files.values() for file in group)
+    for entry, group in files.items():
+        if total > kept_bytes and entry.stem != key:
+            total -= sum(file.stat().st_size for file in group)
+            for file in (entry, *group):
+                file.unlink(missing_ok=True)

@@ -1,0 +1,75 @@
+"""What the commands share in reading DATA: the options that say onto which grid, and a bar for downloads."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from voxgap.cli.console import decimals, err, numbers
+
+if TYPE_CHECKING:
+    from voxgap.dataset import Dataset
+    from voxgap.download import Report
+
+PANEL = "Volumes"
+Size = Annotated[
+    str | None,
+    typer.Option(
+        help="Resample volumes to DEPTH,HEIGHT,WIDTH voxels; gaps stay gaps.", rich_help_panel=PANEL
+    ),
+]
+Spacing = Annotated[
+    str | None,
+    typer.Option(
+        help="Resample to this size of a voxel: 1,1,1. With --size: cut or pad around the centre.",
+        rich_help_panel=PANEL,
+    ),
+]
+Crop = Annotated[
+    str | None,
+    typer.Option(help="observed: crop to what is observed, before resampling.", rich_help_panel=PANEL),
+]
+MissingValues = Annotated[
+    str | None,
+    typer.Option(help="Values that stand for missing in the files: -3024,0.", rich_help_panel=PANEL),
+]
+
+
+def grid_arguments(
+    size: str | None, spacing: str | None, crop: str | None, missing_values: str | None
+) -> dict[str, Any]:
+    """Parse the four options into arguments of `load_data`.
+
+    Raises:
+        VoxgapError: one of them is not a list of numbers.
+    """
+    return {
+        "size": None if size is None else numbers(size, "--size"),
+        "spacing": None if spacing is None else decimals(spacing, "--spacing"),
+        "crop": crop,
+        "missing_values": () if missing_values is None else decimals(missing_values, "--missing-values"),
+    }
+
+
+def load(data: str, **arguments: Any) -> Dataset:
+    """Load DATA as `load_data` does; show the progress where it has to be downloaded first."""
+    from voxgap import medmnist
+    from voxgap.dataset import load_data
+
+    if data.startswith(medmnist.PREFIX):
+        with _download_progress(data) as report:
+            medmnist.find(data, report)
+    return load_data(data, **arguments)
+
+
+@contextlib.contextmanager
+def _download_progress(title: str) -> Iterator[Report]:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(title, total=None, visible=False)
+        yield lambda size, total: bar.update(task, completed=size, total=total, visible=True)

@@ -1,0 +1,490 @@
+"""`voxgap fill`: write the data with its gaps filled, in its own formats, observed voxels as they were."""
+
+from __future__ import annotations
+
+import csv
+import io as streams
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from voxgap.cli.console import err, import_keras, out
+from voxgap.cli.data import MissingValues, grid_arguments, load
+from voxgap.errors import VoxgapError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from voxgap.dataset import Dataset
+    from voxgap.manifest import Listing, Row
+    from voxgap.volume import Values, Volume
+
+RECORD = "fill.json"
+FILLS = ("zero", "mean", "median", "mode", "linear", "knn", "matrix_factorization")
+EMBEDDED = ("sample:", "medmnist:")
+FROM_OTHERS = ("knn", "matrix_factorization")
+PER_VOXEL = ("mean", "median", "mode")
+
+Fill = Callable[["Values"], "Values"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What was asked for."""
+
+    data: str
+    folder: Path
+    strategy: str
+    options: dict[str, Any]
+    fit_on: str
+    missing_values: tuple[float, ...]
+    overwrite: bool
+
+    def record(self) -> dict[str, Any]:
+        """Return what the values of a filled file depend on."""
+        fields = ("data", "strategy", "options", "fit_on")
+        return {name: getattr(self, name) for name in fields} | {"missing_values": list(self.missing_values)}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample: the files it is read from (None: a channel without one), and those it is written to."""
+
+    sources: tuple[Path | None, ...]
+    targets: tuple[Path, ...]
+    channels: tuple[str, ...] = ()
+    train: bool = True
+
+    @property
+    def done(self) -> bool:
+        """Whether all of its files are there."""
+        return all(target.exists() for target in self.targets)
+
+
+def fill(
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Manifest (CSV, Parquet), .npz, folder per class, sample:NAME, medmnist:NAME, or one volume.",
+            metavar="DATA",
+        ),
+    ],
+    folder: Annotated[Path, typer.Option("--out", help="Folder for the filled files.")],
+    strategy: Annotated[str, typer.Option(help=f"{', '.join(FILLS[:-1])} or {FILLS[-1]}.")] = "linear",
+    option: Annotated[
+        list[str] | None, typer.Option(help="name=value for that fill, such as n_neighbors=3 or axis=depth.")
+    ] = None,
+    fit_on: Annotated[
+        str,
+        typer.Option(help="What statistics are learnt from: train (all, where there is no split) or all."),
+    ] = "train",
+    missing_values: MissingValues = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace filled files that are there already.")] = False,
+) -> None:
+    """Fill the gaps and write files of the same names, formats and geometry; observed voxels stay as they are.
+
+    Files that are there already are skipped: a job that was stopped goes on.
+
+    Training doesn't need this: a model fills gaps itself, with statistics of its training part.
+
+    Examples:
+
+      voxgap fill patients.csv --strategy knn --option n_neighbors=3 --out filled
+
+      voxgap fill scan.nii.gz --strategy linear --option axis=depth --out filled
+    """
+    from voxgap.cli.inspect import is_one_volume
+    from voxgap.io import is_volume
+
+    options, missing = _options(option or []), grid_arguments(None, None, None, missing_values)
+    job = Job(data, folder, strategy, options, fit_on, tuple(missing["missing_values"]), overwrite)
+    _check(job)
+    if data.startswith(EMBEDDED):
+        _fill_arrays(job)
+    elif is_one_volume(data) or (Path(data).is_dir() and is_volume(Path(data))):
+        _fill_one(job)
+    elif data.lower().endswith(".npz"):
+        _fill_arrays(job)
+    else:
+        _fill_files(job)
+
+
+def _options(texts: Sequence[str]) -> dict[str, Any]:
+    """Parse name=value, where a value is a number if it looks like one."""
+    options: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise VoxgapError(f"--option {text!r}: give name=value, such as n_neighbors=3")
+        options[name] = value
+        for number in (float, int):
+            try:
+                options[name] = number(value)
+            except ValueError:
+                continue
+    return options
+
+
+def _check(job: Job) -> None:
+    if job.strategy not in FILLS:
+        raise VoxgapError(
+            f"--strategy {job.strategy!r} is no fill; choose one of {', '.join(FILLS)} (other strategies are "
+            "handled inside a network: voxgap train)"
+        )
+    if job.fit_on not in ("train", "all"):
+        raise VoxgapError(f"--fit-on must be train or all, got {job.fit_on!r}")
+    record = job.folder / RECORD
+    if record.exists() and not job.overwrite and record.read_text() != _text(job):
+        raise VoxgapError(
+            f"{job.folder}: was filled in another way ({record}); use --overwrite, or another --out"
+        )
+    # Before anything is read: a wrong option is a matter of a second.
+    _layer(job.strategy, job.options)
+
+
+def _fill_arrays(job: Job) -> None:
+    """Fill the volumes of an `.npz` or a sample; its other arrays are copied."""
+    import numpy as np
+
+    from voxgap.files import replacing
+    from voxgap.io.arrays import npz_names
+
+    source = None if job.data.startswith(EMBEDDED) else Path(job.data)
+    target = job.folder / (f"{_plain(job.data.partition(':')[2])}.npz" if source is None else source.name)
+    _refuse_same([source], [target])
+    if target.exists() and not job.overwrite:
+        out.print(f"{target} is there already; --overwrite replaces it", soft_wrap=True)
+        return
+    dataset = load(job.data, missing_values=job.missing_values)
+    volumes = dataset.volumes
+    has_split = source is None or "split" in npz_names(source)
+    learn = volumes[dataset.split == "train"] if has_split and job.fit_on == "train" else volumes
+    apply = _fitted(job.strategy, job.options, learn)
+    _say_what_was_learnt(job, has_split, len(learn))
+    arrays = _sample_arrays(dataset) if source is None else _arrays(source)
+    kept = arrays["volumes"]
+    # In the file's own type, so that what is observed stays as it is to the last bit; whole numbers have no
+    # room for what is filled.
+    filled = kept.astype(kept.dtype if kept.dtype.kind == "f" else np.result_type(kept, np.float32))
+    by_sample = filled.reshape(volumes.shape)
+    for index in _progress(range(len(volumes)), "filling"):
+        missing = np.isnan(volumes[index])
+        if missing.any():
+            by_sample[index][missing] = apply(volumes[index])[missing]
+    _write_text(job.folder / RECORD, _text(job))
+    with replacing(target) as temporary:
+        np.savez(temporary, **{**arrays, "volumes": filled})
+    out.print(f"{len(volumes)} volumes filled: {target}", soft_wrap=True)
+
+
+def _arrays(source: Path) -> dict[str, Any]:
+    import numpy as np
+
+    with np.load(source, allow_pickle=False) as held:
+        return dict(held)
+
+
+def _sample_arrays(dataset: Dataset) -> dict[str, Any]:
+    arrays: dict[str, Any] = {
+        "volumes": dataset.volumes,
+        "labels": dataset.targets,
+        "classes": list(dataset.classes),
+        "split": dataset.split,
+        "channels": list(dataset.channels),
+    }
+    given = {"groups": dataset.groups, "spacing": dataset.spacing}
+    return arrays | {name: value for name, value in given.items() if value is not None}
+
+
+def _fill_one(job: Job) -> None:
+    """Fill one volume, from itself alone."""
+    path = Path(job.data)
+    if job.strategy in FROM_OTHERS:
+        raise VoxgapError(f"{path}: {job.strategy} fills from other volumes; give a data set, or use linear")
+    sample = Sample((path,), (_target(path, path, job.folder),))
+    _refuse_same(sample.sources, sample.targets)
+    # At each position the statistics of a single volume are its own values: its channel's are of use.
+    per = {"per": "channel"} if job.strategy in PER_VOXEL else {}
+    if job.strategy != "zero":
+        err.print(f"{job.strategy}: learnt from this volume alone; give a data set to learn from others")
+    _run(job, [sample], lambda: _fitted(job.strategy, per | job.options, _stack(job, [sample])))
+
+
+def _fill_files(job: Job) -> None:
+    """Fill the files of a manifest or a folder, and write a manifest that lists the filled ones."""
+    from voxgap.manifest import list_folder, read_manifest
+
+    path = Path(job.data)
+    listing = list_folder(path) if path.is_dir() else read_manifest(path)
+    samples = _plan(listing, path, job.folder)
+    manifest = job.folder / f"{path.stem}.csv"
+    _refuse_same([path, *(f for s in samples for f in s.sources)], [manifest, *_all_targets(samples)])
+    if path.is_dir() and job.folder.resolve().is_relative_to(path.resolve()):
+        raise VoxgapError(f"{job.folder}: lies in the data that is filled; choose a folder outside of it")
+    has_split = bool(listing.rows[0].split)
+    learn = [sample for sample in samples if sample.train or job.fit_on == "all" or not has_split]
+
+    def fitted() -> Fill:
+        apply = _fitted(job.strategy, job.options, _stack(job, learn))
+        _say_what_was_learnt(job, has_split, len(learn))
+        return apply
+
+    _run(job, samples, fitted)
+    if not path.is_dir():
+        _write_manifest(manifest, listing, samples)
+
+
+def _run(job: Job, samples: Sequence[Sample], fitted: Callable[[], Fill]) -> None:
+    """Fill what is not there yet."""
+    todo = [sample for sample in samples if job.overwrite or not sample.done]
+    if todo:
+        apply = fitted()
+        if job.overwrite:
+            # All at once: if this is stopped, what is there is what was filled in this way.
+            for target in _all_targets(todo):
+                _remove(target)
+        _write_text(job.folder / RECORD, _text(job))
+        for sample in _progress(todo, "filling"):
+            _fill_sample(job, sample, apply)
+    skipped = len(samples) - len(todo)
+    there = f", {skipped} were there already (--overwrite replaces them)" if skipped else ""
+    out.print(f"{_volumes(len(todo))} filled{there}: {job.folder}", soft_wrap=True)
+
+
+def _volumes(count: int) -> str:
+    return f"{count} volume{'s' * (count != 1)}"
+
+
+def _fill_sample(job: Job, sample: Sample, apply: Fill) -> None:
+    import numpy as np
+
+    from voxgap.io import write
+    from voxgap.volume import Volume
+
+    volumes = _read(job, sample)
+    first = next(volume for volume in volumes if volume is not None)
+    joined = _joined(volumes)
+    filled = np.where(np.isnan(joined), apply(joined), joined)
+    for index, (volume, target) in enumerate(zip(volumes, sample.targets, strict=True)):
+        values = filled if len(volumes) == 1 else filled[..., index : index + 1]
+        channels = (sample.channels[index],) if volume is None else volume.channels
+        like = volume or first
+        write(target, Volume(values, like.affine, like.spacing, channels, axes=like.axes))
+        if volume is not None:
+            _check_written(target, volume)
+
+
+def _check_written(target: Path, volume: Volume) -> None:
+    """Refuse a format that did not keep what is observed: one with 8 or 16 bits, say."""
+    import numpy as np
+
+    from voxgap.io import read
+
+    written, observed = read(target).values, volume.observed
+    if written.shape != volume.shape or not np.array_equal(written[observed], volume.values[observed]):
+        _remove(target)
+        raise VoxgapError(
+            f"{target}: this format can't keep the observed values exactly; convert to .nii.gz or .npz first"
+        )
+
+
+def _remove(target: Path) -> None:
+    """Remove a file, or a folder that voxgap wrote; anything else stays, and writing refuses to replace it."""
+    from voxgap.io.folders import MARK
+
+    if target.is_file():
+        target.unlink()
+    elif (target / MARK).is_file():
+        shutil.rmtree(target)
+
+
+def _read(job: Job, sample: Sample) -> list[Volume | None]:
+    from voxgap.io import read
+
+    return [
+        None if file is None else read(file, missing_values=job.missing_values) for file in sample.sources
+    ]
+
+
+def _joined(volumes: Sequence[Volume | None]) -> Values:
+    """Return all channels of a sample, `(depth, height, width, channels)`, NaN for those without a file."""
+    import numpy as np
+
+    from voxgap.volume import times
+
+    first = next(volume for volume in volumes if volume is not None)
+    if len(volumes) == 1:
+        return first.values
+    for volume in filter(None, volumes):
+        if volume.shape != (*first.shape[:3], 1):
+            raise VoxgapError(
+                f"{volume.source}: shape {times(volume.shape)}; each channel file needs "
+                f"{times((*first.shape[:3], 1))}, as the first one; resample it to that grid"
+            )
+    gap = np.full(first.shape, np.nan, np.float32)
+    return np.concatenate([gap if volume is None else volume.values for volume in volumes], axis=-1)
+
+
+def _stack(job: Job, samples: Sequence[Sample]) -> Values:
+    """Read the volumes to learn from, which must have one shape."""
+    import numpy as np
+
+    from voxgap.volume import times
+
+    if not samples:
+        raise VoxgapError(f"{job.data}: no volume in split 'train' to learn from; use --fit-on all")
+    if job.strategy == "zero":
+        return np.empty((0, 1, 1, 1, 1), np.float32)
+    stack: Values | None = None
+    for index, sample in enumerate(_progress(samples, "reading")):
+        values = _joined(_read(job, sample))
+        if stack is None:
+            stack = np.empty((len(samples), *values.shape), np.float32)
+        if values.shape != stack.shape[1:]:
+            raise VoxgapError(
+                f"{next(filter(None, sample.sources))}: shape {times(values.shape)}, others have "
+                f"{times(stack.shape[1:])}; fills learn from volumes of one shape: resample them first"
+            )
+        stack[index] = values
+    assert stack is not None
+    return stack
+
+
+def _plan(listing: Listing, path: Path, folder: Path) -> list[Sample]:
+    """Choose where each sample goes: the same path below the folder as below the data."""
+    from voxgap.manifest import refuse
+    from voxgap.splits import split_name
+
+    files = [os.path.abspath(file) for row in listing.rows for file in row.files if file is not None]
+    root = Path(os.path.commonpath([os.path.abspath(path if path.is_dir() else path.parent), *files]))
+    samples: list[Sample] = []
+    problems: list[str] = []
+    taken: dict[Path, str] = {}
+    for row in listing.rows:
+        try:
+            targets = _targets(row, listing.channels, root, folder)
+        except VoxgapError as error:
+            problems.append(f"{row.where}: {error}")
+            continue
+        twice = next((target for target in targets if target in taken), None)
+        if twice is not None:
+            problems.append(
+                f"{row.where}: {taken[twice]} is written to {twice}, too; give each row its files"
+            )
+        taken |= dict.fromkeys(targets, row.where)
+        is_train = split_name(row.split) == "train"
+        samples.append(Sample(row.files, targets, listing.channels, is_train))
+    refuse(str(path), problems)
+    return samples
+
+
+def _targets(row: Row, channels: tuple[str, ...], root: Path, folder: Path) -> tuple[Path, ...]:
+    """Return a target for each channel; one without a file is called after the first that has one."""
+    present = next(file for file in row.files if file is not None)
+    return tuple(
+        _target(file or present, root, folder, "" if file else f"-{_plain(channels[index])}")
+        for index, file in enumerate(row.files)
+    )
+
+
+def _target(file: Path, root: Path, folder: Path, ending: str = "") -> Path:
+    from voxgap.io import FORMATS, split_item, suffix
+
+    path, item = split_item(file)
+    path = Path(os.path.abspath(path))
+    if path.is_dir() and not path.name.lower().endswith(tuple(FORMATS)):
+        raise VoxgapError(f"{path}: a folder of DICOM files is only read; convert it to .nii.gz first")
+    form = FORMATS[suffix(path)]
+    if not (form.write or form.write_folder):
+        raise VoxgapError(f"{path}: {suffix(path)} is only read; convert to .nii.gz or .npz first")
+    stem, dot = path.name[: -len(suffix(path))], path.name[-len(suffix(path)) :]
+    # Each item of a file gets a file of its own.
+    name = f"{stem}{'-' + _plain(item) if item else ''}{ending}{dot}"
+    below = path.parent.relative_to(os.path.abspath(root)) if root != file else Path()
+    return folder / below / name
+
+
+def _plain(name: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+def _write_manifest(path: Path, listing: Listing, samples: Sequence[Sample]) -> None:
+    """Write a CSV manifest like the one that was read, with the filled files in it."""
+    row = listing.rows[0]
+    given = [name for name in ("label_map", "group", "split") if getattr(row, name)]
+    given = ["label"] * (not listing.targets) + given
+    text = streams.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(listing.channels or ("path",)), *listing.targets, *given])
+    for row, sample in zip(listing.rows, samples, strict=True):
+        files = [target.relative_to(path.parent).as_posix() for target in sample.targets]
+        writer.writerow([*files, *row.targets, *(_cell(getattr(row, name), path.parent) for name in given)])
+    _write_text(path, text.getvalue())
+
+
+def _cell(value: Any, folder: Path) -> str:
+    """Write a cell; a label map stays where it is."""
+    return os.path.relpath(value, folder) if isinstance(value, Path) else str(value or "")
+
+
+def _layer(strategy: str, options: dict[str, Any]) -> Any:
+    import_keras()
+    from voxgap.strategies import Strategy
+
+    return Strategy(fill=strategy, fill_options=options).fill_layer()
+
+
+def _fitted(strategy: str, options: dict[str, Any], volumes: np.ndarray) -> Fill:
+    """Return a function that fills one volume, with statistics of these ones."""
+    import keras
+
+    layer = _layer(strategy, options)
+    if layer.learns:
+        layer.adapt(volumes)
+    return lambda values: keras.ops.convert_to_numpy(layer(values[None], training=False))[0]
+
+
+def _say_what_was_learnt(job: Job, has_split: bool, count: int) -> None:
+    if job.strategy == "zero":
+        return
+    part = (
+        f"{_volumes(count)} of the training part"
+        if has_split and job.fit_on == "train"
+        else f"all {count} volumes"
+    )
+    why = "" if has_split or job.fit_on == "all" else ": the data names no split"
+    err.print(f"{job.strategy}: learnt from {part}{why}", soft_wrap=True)
+
+
+def _refuse_same(sources: Iterable[Path | None], targets: Iterable[Path]) -> None:
+    read = {os.path.realpath(source) for source in sources if source is not None}
+    for target in targets:
+        if os.path.realpath(target) in read:
+            raise VoxgapError(f"{target}: is what is filled, and would be overwritten; choose another --out")
+
+
+def _all_targets(samples: Iterable[Sample]) -> list[Path]:
+    return [target for sample in samples for target in sample.targets]
+
+
+def _progress(items: Sequence[T], title: str) -> Iterable[T]:
+    from rich.progress import track
+
+    return track(items, title, console=err, transient=True, disable=len(items) < 2 or not err.is_terminal)
+
+
+def _text(job: Job) -> str:
+    return json.dumps(job.record(), indent=2) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    from voxgap.files import write_bytes
+
+    write_bytes(path, text.encode())

@@ -1,0 +1,315 @@
+"""Which strategy is better, in numbers and in words, from the scores of paired runs.
+
+Scores come as `(splits, seeds)`, NaN where a run failed; `voxgap.significance` says what counts as a split.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+
+from voxgap.errors import VoxgapError
+from voxgap.significance import (
+    ALPHA,
+    MOST_FURTHER,
+    POWER,
+    ROPE,
+    Floats,
+    bayesian_t_test,
+    corrected_t_test,
+    estimate,
+    further_splits,
+    holm,
+    run_table,
+    size_ratio,
+)
+
+# Of the metrics in `voxgap.evaluate`.
+LOWER_IS_BETTER = frozenset({"log_loss", "brier", "calibration_error", "mae", "rmse"})
+
+
+@dataclasses.dataclass(frozen=True)
+class Paired:
+    """Two strategies on the same splits.
+
+    Attributes:
+        first, second: their names.
+        difference: by how much the first is better, in the metric's unit; negative where it is worse.
+        low, high: 95 % confidence interval of the difference.
+        spread: standard deviation of the difference between splits.
+        splits: that both have a score for.
+        failed: pairs of runs that are left out, because one of the two has no score.
+        ratio: test samples for each training sample.
+        rope: differences up to this one don't matter, in the metric's unit.
+        p_value: two-sided, of the corrected t-test.
+        p_adjusted: the same by Holm over all `comparisons`.
+        worse, same, better: probabilities, for the first, of the Bayesian correlated t-test.
+    """
+
+    first: str
+    second: str
+    difference: float
+    low: float
+    high: float
+    spread: float
+    splits: int
+    failed: int
+    ratio: float
+    rope: float
+    p_value: float
+    p_adjusted: float
+    comparisons: int
+    worse: float
+    same: float
+    better: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a comparison says.
+
+    Attributes:
+        decision: for the first strategy; `undecided` where the splits don't tell, `unknown` where too few exist.
+        words: the same for people.
+        further: about how many further splits would decide; None if none are needed, or too many.
+    """
+
+    decision: Literal["better", "worse", "same", "undecided", "unknown"]
+    words: str
+    further: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """One strategy in a ranking.
+
+    Attributes:
+        strategy: its name.
+        mean: over the splits, corrected for runs that failed.
+        low, high: 95 % confidence interval of the mean.
+        splits: with a score.
+        failed: runs without a score.
+        against: this strategy compared with the best, or the reference; None for that one itself.
+        verdict: what that says.
+    """
+
+    strategy: str
+    mean: float
+    low: float
+    high: float
+    splits: int
+    failed: int
+    against: Paired | None
+    verdict: Verdict | None
+
+
+def compare_pair(
+    first: str,
+    first_scores: Any,
+    second: str,
+    second_scores: Any,
+    n_train: Any,
+    n_test: Any,
+    *,
+    rope: float = ROPE,
+    lower_is_better: bool = False,
+) -> Paired:
+    """Compare two strategies on the runs that both finished.
+
+    Args:
+        first, second: their names.
+        first_scores, second_scores: `(splits,)` or `(splits, seeds)`, same order of splits and seeds, NaN where
+            a run failed.
+        n_train, n_test: samples in the training and test set of a split, or one number for each split.
+        rope: differences up to this one don't matter, in the metric's unit. Choose it before you look.
+        lower_is_better: for errors and losses; see `LOWER_IS_BETTER`.
+
+    Raises:
+        VoxgapError: The scores are not of the same runs.
+    """
+    ours, theirs = run_table(first_scores), run_table(second_scores)
+    if ours.shape != theirs.shape:
+        raise VoxgapError(
+            f"scores of {first} are {ours.shape}, of {second} {theirs.shape}; "
+            "give (splits, seeds) of the same runs"
+        )
+    gains = theirs - ours if lower_is_better else ours - theirs
+    gain = estimate(gains, n_train, n_test)
+    low, high = gain.interval()
+    p_value = corrected_t_test(gains, n_train, n_test).p_value
+    return Paired(
+        first=first,
+        second=second,
+        difference=gain.mean,
+        low=low,
+        high=high,
+        spread=gain.spread,
+        splits=gain.splits,
+        failed=int(np.isnan(gains).sum()),
+        ratio=size_ratio(n_train, n_test),
+        rope=rope,
+        p_value=p_value,
+        p_adjusted=p_value,
+        comparisons=1,
+        **bayesian_t_test(gains, n_train, n_test, rope)._asdict(),
+    )
+
+
+def verdict(pair: Paired, *, alpha: float = ALPHA, power: float = POWER, most: int = MOST_FURTHER) -> Verdict:
+    """Say what a comparison shows, and no more.
+
+    `better` takes both a p-value, two-sided and adjusted for all comparisons, of at most alpha, and a probability
+    of at least 1 - alpha that the difference exceeds the region of equivalence. `same` takes that probability of
+    lying inside the region. So a false `better` or `worse` anywhere in a ranking has at most the chance alpha.
+
+    Args:
+        pair: from `compare_pair` or `rank`.
+        alpha: between 0 and 1.
+        power, most: for the number of further splits, see `voxgap.significance.further_splits`.
+    """
+    both, note = f"{pair.first} and {pair.second}", _failed_note(pair.failed)
+    if pair.splits < 2:
+        return Verdict(
+            "unknown", f"{both} can't be compared: {_folds(pair.splits)} with both, 2 needed{note}"
+        )
+    if pair.spread == 0:
+        return _without_spread(pair, note)
+    shown = pair.p_adjusted <= alpha
+    if shown and pair.better >= 1 - alpha:
+        return Verdict("better", f"{pair.first} is better than {pair.second} ({_p(pair.better)}){note}")
+    if shown and pair.worse >= 1 - alpha:
+        return Verdict("worse", f"{pair.second} is better than {pair.first} ({_p(pair.worse)}){note}")
+    if pair.same >= 1 - alpha:
+        return Verdict("same", f"{both} are practically the same ({_p(pair.same)}){note}")
+    kind = f"difference of more than {pair.rope:g}" if shown else "difference"
+    words = f"no {kind} between {both} can be shown with these {_folds(pair.splits)}"
+    seen = abs(pair.difference)
+    if seen <= pair.rope:
+        return Verdict("undecided", f"{words}; the one seen, {seen:.2g}, is too small to matter{note}")
+    further = further_splits(
+        *(seen, pair.spread, pair.splits, pair.ratio),
+        rope=pair.rope,
+        comparisons=pair.comparisons,
+        alpha=alpha,
+        power=power,
+        most=most,
+    )
+    needed = f"about {further} more" if further else f"more than {most} more, or more samples,"
+    return Verdict("undecided", f"{words}; {needed} would be needed{note}", further)
+
+
+def rank(
+    scores: Mapping[str, Any],
+    n_train: Any,
+    n_test: Any,
+    *,
+    rope: float = ROPE,
+    lower_is_better: bool = False,
+    reference: str | None = None,
+    alpha: float = ALPHA,
+) -> tuple[Place, ...]:
+    """Order strategies from the best, and compare each with the best or with a reference.
+
+    The best is only known from the scores, so Holm's correction then counts all pairs. A reference that was
+    chosen beforehand costs less: only its own pairs count. Leave yardsticks such as `complete` out.
+
+    Args:
+        scores: by strategy, `(splits,)` or `(splits, seeds)` of the same runs, NaN where a run failed.
+        n_train, n_test, rope, lower_is_better: as for `compare_pair`.
+        reference: strategy to compare with, instead of the best.
+        alpha: level of all comparisons together.
+
+    Returns:
+        Strategies without any score come last. The mean of one with failed runs is what it would be over all
+        runs if these were as hard for it as for the others, so that failing on hard splits wins nothing.
+
+    Raises:
+        VoxgapError: No scores, scores of different runs, or an unknown reference.
+    """
+    tables = {name: run_table(values) for name, values in scores.items()}
+    if len({table.shape for table in tables.values()}) != 1:
+        raise VoxgapError(
+            "strategies have scores of different runs; give (splits, seeds), NaN where a run failed"
+        )
+    if reference is not None and reference not in tables:
+        raise VoxgapError(f"reference {reference!r} has no scores; use one of {', '.join(tables)}")
+    means = dict(zip(tables, _adjusted_means(np.stack(list(tables.values()))), strict=True))
+    direction = 1 if lower_is_better else -1
+    order = sorted(means, key=lambda name: (math.isnan(means[name]), direction * means[name]))
+    target = order[0] if reference is None else reference
+    others = [name for name in order if name != target]
+
+    family = [(name, target) for name in others]
+    # Pairs without the best only count in Holm's correction: any strategy could have come out best.
+    family += itertools.combinations(others, 2) if reference is None else ()
+    pairs = [
+        compare_pair(a, tables[a], b, tables[b], n_train, n_test, rope=rope, lower_is_better=lower_is_better)
+        for a, b in family
+    ]
+    adjusted = holm([pair.p_value for pair in pairs])
+    comparisons = max(1, int(np.isfinite(adjusted).sum()))
+    against = {
+        pair.first: dataclasses.replace(pair, p_adjusted=float(p_value), comparisons=comparisons)
+        for pair, p_value in list(zip(pairs, adjusted, strict=True))[: len(others)]
+    }
+    return tuple(
+        _place(name, tables[name], means[name], n_train, n_test, against.get(name), alpha) for name in order
+    )
+
+
+def _place(
+    name: str, table: Floats, mean: float, n_train: Any, n_test: Any, against: Paired | None, alpha: float
+) -> Place:
+    score = estimate(table, n_train, n_test)._replace(mean=float(mean))
+    return Place(
+        name,
+        score.mean,
+        *score.interval(),
+        splits=score.splits,
+        failed=int(np.isnan(table).sum()),
+        against=against,
+        verdict=verdict(against, alpha=alpha) if against else None,
+    )
+
+
+def _adjusted_means(scores: Floats) -> Floats:
+    """Return strategies' least-squares means over all runs `(strategies, splits, seeds)`, where some may lack."""
+    values = scores.reshape(len(scores), -1)
+    values = values[:, ~np.isnan(values).all(axis=0)]
+    if not values.size:
+        return np.full(len(scores), np.nan)
+    strategy, run = np.nonzero(~np.isnan(values))
+    design = np.zeros((len(run), sum(values.shape)))
+    design[np.arange(len(run)), strategy] = 1
+    design[np.arange(len(run)), len(values) + run] = 1
+    effects = np.linalg.lstsq(design, values[strategy, run], rcond=None)[0]
+    means = effects[: len(values)] + effects[len(values) :].mean()
+    return np.where(np.isnan(values).all(axis=1), np.nan, means)
+
+
+def _without_spread(pair: Paired, note: str) -> Verdict:
+    both, folds = f"{pair.first} and {pair.second}", f"in all {_folds(pair.splits)}"
+    seen = abs(pair.difference)
+    if seen <= pair.rope:
+        return Verdict("same", f"{both} score practically the same {folds}{note}")
+    words = f"{both} differ by {seen:.2g} {folds}, so chance can't be judged; more or larger folds are needed"
+    return Verdict("undecided", words + note)
+
+
+def _folds(count: int) -> str:
+    return f"{count} fold" if count == 1 else f"{count} folds"
+
+
+def _p(chance: float) -> str:
+    return "P > 0.99" if chance >= 0.995 else f"P = {chance:.2f}"
+
+
+def _failed_note(failed: int) -> str:
+    if not failed:
+        return ""
+    return f" ({failed} failed {'pair of runs is' if failed == 1 else 'pairs of runs are'} left out)"

@@ -1,0 +1,129 @@
+"""Batches for training, made on the CPU beside the device's step, the same ones whatever the timing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+
+from voxgap.errors import VoxgapError
+
+Batch = tuple[np.ndarray, ...]
+
+AHEAD = 2
+
+
+class Array(Protocol):
+    """What can be trained on: it has a shape, and its items are volumes, read when they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> Any: ...
+
+
+class Augment(Protocol):
+    """What changes the volumes of a batch: a transform of `voxgap.augment`, or a function of the user's own.
+
+    Where targets are label maps it is called with `labels=` too, and returns `(volumes, labels)`.
+    """
+
+    def __call__(
+        self,
+        volumes: np.ndarray,
+        seed: Sequence[int],
+        *,
+        spacing: tuple[float, float, float] | None = None,
+        threads: int = 1,
+    ) -> Any: ...
+
+
+class Loader(keras.utils.PyDataset):
+    """Batches whose order and augmentation follow from (seed, epoch, index) and nothing else.
+
+    The epoch is told with `begin`. Keras's own hooks can't say it: one is called before the first epoch too, the
+    other after workers have started; and its workers hand batches of a stopped epoch to the next one. So
+    Keras gets a single worker, and this class makes the next batches in a thread of its own (threads, never
+    processes: compiled parallel code does not survive a fork). Give it to `fit` with `shuffle=False`.
+
+    Args:
+        volumes: `(n, depth, height, width, channels)`, NaN = missing; a `np.memmap` is read batch by batch.
+        targets: `(n, ...)`; label maps `(n, depth, height, width)` move with their volumes.
+        batch_size: volumes a batch; the last may be smaller.
+        seed: of order and augmentation; None keeps the given order.
+        weights: `(n,)`, of the samples in the loss.
+        augment: called as `augment(volumes, (seed, epoch, index), spacing=..., threads=...)`.
+        spacing: size of a voxel along depth, height and width, for `augment`.
+        threads: that share a batch's augmentation; by default as many as there are processors.
+    """
+
+    def __init__(
+        self,
+        volumes: Array,
+        targets: np.ndarray,
+        batch_size: int,
+        seed: int | None = None,
+        weights: np.ndarray | None = None,
+        augment: Augment | None = None,
+        spacing: tuple[float, float, float] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__(workers=1, use_multiprocessing=False)
+        self.volumes, self.targets, self.weights = volumes, targets, weights
+        self.batch_size = batch_size
+        self.seed = seed
+        self.augment = augment
+        self.spacing = spacing
+        self.threads = threads or os.cpu_count() or 1
+        self._pool = ThreadPoolExecutor(1, "voxgap-loader")
+        self.begin(0)
+
+    def begin(self, epoch: int, logs: Any = None) -> None:
+        """Go to the first batch of an epoch; `fit` does it with a callback's `on_epoch_begin`."""
+        count = len(self.volumes)
+        order = (
+            np.arange(count)
+            if self.seed is None
+            else np.random.default_rng((self.seed, epoch)).permutation(count)
+        )
+        # One assignment: a thread that still works for the last epoch keeps that epoch's order and number.
+        self._epoch: tuple[int, np.ndarray, dict[int, Future[Batch]]] = epoch, order, {}
+
+    def __len__(self) -> int:
+        return -(-len(self.volumes) // self.batch_size)
+
+    def __getitem__(self, index: int) -> Batch:
+        epoch, order, ahead = self._epoch
+        batch = ahead.pop(index, None) or self._pool.submit(self._batch, epoch, order, index)
+        for following in range(index + 1, min(index + 1 + AHEAD, len(self))):
+            if following not in ahead:
+                ahead[following] = self._pool.submit(self._batch, epoch, order, following)
+        return batch.result()
+
+    def _batch(self, epoch: int, order: np.ndarray, index: int) -> Batch:
+        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+        # One by one: lazy arrays differ in what they allow between brackets, but all have single items.
+        volumes = np.stack([np.asarray(self.volumes[i], np.float32) for i in chosen])
+        targets = self.targets[chosen]
+        if self.augment is not None:
+            volumes, targets = self._augmented(self.augment, volumes, targets, (self.seed or 0, epoch, index))
+        return (volumes, targets) if self.weights is None else (volumes, targets, self.weights[chosen])
+
+    def _augmented(
+        self, augment: Augment, volumes: np.ndarray, targets: np.ndarray, seed: tuple[int, int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        maps = {"labels": targets} if targets.ndim >= volumes.ndim - 1 else {}
+        moved = augment(volumes, seed, spacing=self.spacing, threads=self.threads, **maps)
+        moved, targets = moved if maps else (moved, targets)
+        if np.shape(moved) != volumes.shape:
+            raise VoxgapError(
+                f"augment made a batch of shape {np.shape(moved)} out of {volumes.shape}: "
+                "a network needs one shape; crop or pad the data set instead"
+            )
+        return np.asarray(moved, np.float32), targets

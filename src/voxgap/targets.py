@@ -1,0 +1,111 @@
+"""What is to be predicted: classes from labels as people write them, or numbers; and whether it can be learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.splits import completed_split, make_split
+from voxgap.volume import times
+
+
+def learnable(
+    count: int,
+    labels: Any,
+    targets: Any,
+    classes: Sequence[str] | None,
+    split: Any,
+    groups: Any,
+    seed: int | np.random.Generator,
+    name: str,
+) -> tuple[NDArray[Any], tuple[str, ...], NDArray[np.str_]]:
+    """Return what is to be predicted, the names of the classes and the split, or say why it can't be learnt."""
+    if (labels is None) == (targets is None):
+        raise VoxgapError(f"{name}: give either labels (classes) or targets (numbers)")
+    names: tuple[str, ...] = ()
+    wanted: NDArray[Any]
+    if labels is None:
+        wanted = _numbers(targets, name)
+    else:
+        wanted, names = _labels(labels, classes, name)
+    if len(wanted) != count:
+        what = "targets" if labels is None else "labels"
+        raise VoxgapError(f"{name}: {len(wanted)} {what} for {count} volumes; give one for each")
+    if labels is not None:
+        _check_classes(wanted, names, name)
+    if split is None:
+        return wanted, names, make_split(wanted, groups, seed, name=name)
+    return wanted, names, completed_split(np.asarray(split), wanted, groups, seed, name)
+
+
+def _numbers(targets: Any, name: str) -> NDArray[np.float32]:
+    try:
+        numbers = np.asarray(targets).astype(np.float32)
+    except ValueError as error:
+        raise VoxgapError(f"{name}: targets are not numbers ({error}); give classes as labels") from error
+    return numbers[:, 0] if numbers.ndim == 2 and numbers.shape[1] == 1 else numbers
+
+
+def _labels(
+    labels: Any, classes: Sequence[str] | None, name: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    """Return class indices and class names."""
+    array = np.asarray(labels)
+    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
+    if array.ndim != 1 or array.dtype.kind not in "biufUS":
+        raise VoxgapError(
+            f"{name}: labels of shape {times(array.shape)} and dtype {array.dtype}; give one class each"
+        )
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all():
+            raise VoxgapError(
+                f"{name}: label {int(np.argmin(np.isfinite(array)))} is NaN; give each volume a class"
+            )
+        if (array != np.round(array)).any():
+            raise VoxgapError(f"{name}: labels are not whole numbers; give numbers to predict as targets")
+    if array.dtype.kind in "US":
+        array = array.astype(np.str_)
+        if (array == "").any():
+            raise VoxgapError(
+                f"{name}: label {int(np.argmax(array == ''))} is empty; give each volume a class"
+            )
+        return _text_labels(array, classes, name)
+    numbers = array.astype(np.int64)
+    if classes is None:
+        found, indices = np.unique(numbers, return_inverse=True)
+        return indices.astype(np.int64), tuple(map(str, found))
+    if len(numbers) and not 0 <= numbers.min() <= numbers.max() < len(classes):
+        raise VoxgapError(
+            f"{name}: labels go from {numbers.min()} to {numbers.max()}, with {len(classes)} class names"
+        )
+    return numbers, tuple(map(str, classes))
+
+
+def _text_labels(
+    labels: NDArray[np.str_], classes: Sequence[str] | None, name: str
+) -> tuple[NDArray[np.int64], tuple[str, ...]]:
+    def by_number(label: str) -> tuple[bool, int, str]:
+        is_number = label.lstrip("-").isdecimal()
+        return not is_number, int(label) if is_number else 0, label
+
+    names = sorted(set(labels.tolist()), key=by_number) if classes is None else [str(c) for c in classes]
+    index = {label: position for position, label in enumerate(names)}
+    unknown = sorted(set(labels.tolist()) - set(index))
+    if unknown:
+        raise VoxgapError(f"{name}: label {unknown[0]!r} is not among the classes {', '.join(names)}")
+    return np.array([index[label] for label in labels], np.int64), tuple(names)
+
+
+def _check_classes(targets: NDArray[Any], classes: tuple[str, ...], name: str) -> None:
+    counts = np.bincount(targets, minlength=len(classes))
+    if (counts > 0).sum() < 2:
+        raise VoxgapError(
+            f"{name}: all volumes are of class {classes[counts.argmax()]!r}; give at least two classes"
+        )
+    if (counts == 1).any():
+        lonely = classes[int((counts == 1).argmax())]
+        raise VoxgapError(f"{name}: class {lonely!r} has one sample only; add some, or leave the class out")

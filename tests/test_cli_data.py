@@ -1,0 +1,119 @@
+"""Options that say how DATA is read: what `train` was told, `evaluate` and `predict` do as well."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from voxgap import medmnist
+from voxgap.cli import app
+from voxgap.cli.data import grid_arguments, load
+from voxgap.cli.inspect import is_one_volume
+from voxgap.errors import VoxgapError
+from voxgap.io import write
+from voxgap.runtime import load as load_bundle
+from voxgap.volume import Volume
+
+QUICK = ("--model", "cnn3d", "--filters", "3", "--epochs", "1", "--precision", "float32")
+
+
+def voxgap(*arguments: object) -> str:
+    result = CliRunner().invoke(app, list(map(str, arguments)), catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Scans of three shapes, 0 or 100 on average, -3024 outside the circle."""
+    folder = tmp_path_factory.mktemp("scans")
+    rng = np.random.default_rng(0)
+    lines = ["path,label,split"]
+    for index in range(12):
+        values = rng.normal(100 * (index % 2), 1, [(6, 8, 8), (8, 6, 9), (5, 7, 8)][index % 3])
+        values[:, :2] = -3024
+        write(folder / f"{index}.nii.gz", Volume(values, spacing=(2, 1, 1)))
+        lines.append(f"{index}.nii.gz,{'high' if index % 2 else 'low'},{'train' if index < 8 else 'test'}")
+    (folder / "scans.csv").write_text("\n".join(lines))
+    return folder
+
+
+def test_serving_does_what_training_was_told(scans: Path, tmp_path: Path) -> None:
+    bundle = tmp_path / "bundle"
+    options = ("--size", "6,6,6", "--missing-values", "-3024,-1000", "--crop", "observed")
+    voxgap("train", scans / "scans.csv", "--out", bundle, *QUICK, *options)
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    grid = {"size": [6, 6, 6], "spacing": None, "crop": "observed", "missing_values": [-3024.0, -1000.0]}
+    assert manifest["input"]["grid"] == grid
+    assert manifest["input"]["shape"] == [6, 6, 6, 1]
+    assert manifest["data"]["missingness"]["missing_rate"] == 0
+    scores = json.loads(voxgap("evaluate", bundle, scans / "scans.csv", "--json"))
+    assert scores["test"] == pytest.approx(manifest["scores"]["test"], nan_ok=True)
+    files = [scans / f"{index}.nii.gz" for index in range(3)]
+    rows = list(csv.DictReader(io.StringIO(voxgap("predict", bundle, *files))))
+    predictor = load_bundle(bundle)
+    for row, file in zip(rows, files, strict=True):
+        volume, records = predictor.read(file)
+        assert [record["step"] for record in records] == ["crop", "resample"]
+        assert float(row["p_low"]) == pytest.approx(predictor.predict(volume)[0, 1], abs=1e-5)
+        assert float(row["missing_rate"]) == 0
+
+
+def test_volumes_that_differ_in_shape_name_the_option(scans: Path, tmp_path: Path) -> None:
+    with pytest.raises(VoxgapError, match=r"scans\.csv: volumes differ in shape: .*--size 32,32,32"):
+        voxgap("train", scans / "scans.csv", "--out", tmp_path / "b")
+
+
+def test_options_that_are_no_numbers() -> None:
+    assert grid_arguments("3,4,5", "1,0.5,2", "observed", "-3024") == {
+        "size": (3, 4, 5),
+        "spacing": (1, 0.5, 2),
+        "crop": "observed",
+        "missing_values": (-3024,),
+    }
+    for given, words in (
+        (("3,4,x", None, None, None), "--size takes integers"),
+        ((None, "1;1;1", None, None), "--spacing takes numbers"),
+        ((None, None, None, "air"), "--missing-values takes numbers"),
+    ):
+        with pytest.raises(VoxgapError, match=words):
+            grid_arguments(*given)
+
+
+def test_a_set_is_fetched_before_it_is_loaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    arrays = {f"{part}_images": np.zeros((4, 3, 3, 3), np.uint8) for part in ("train", "val", "test")}
+    arrays |= {f"{part}_labels": np.array([[0], [1]] * 2) for part in ("train", "val", "test")}
+    np.savez(tmp_path / "set.npz", **arrays)
+    asked: list[bool] = []
+
+    def find(data: str, report: object = None) -> Path:
+        asked.append(report is not None)
+        if callable(report):
+            report(10, None)
+            report(20, 20)
+        return tmp_path / "set.npz"
+
+    monkeypatch.setattr(medmnist, "find", find)
+    assert len(load("medmnist:organmnist3d")) == 12
+    assert asked == [True, False]
+
+
+def test_one_volume_and_a_data_set_are_told_apart(tmp_path: Path) -> None:
+    volume = Volume(np.random.default_rng(0).normal(size=(3, 4, 5)), spacing=(1, 1, 1))
+    for name in ("a.dicom", "a.zarr", "a.h5", "a.nii.gz", "a.npz"):
+        write(tmp_path / name, volume)
+        assert is_one_volume(str(tmp_path / name)), name
+    for name in ("a.h5::values", "a.zarr::values", "a.npz::values", "none.nii"):
+        assert is_one_volume(str(tmp_path / name)), name
+    np.savez(tmp_path / "set.npz", volumes=np.zeros((2, 3, 3, 3, 1)), labels=[0, 1])
+    (tmp_path / "classes" / "sick").mkdir(parents=True)
+    for name in ("set.npz", "classes", "none", "none.csv"):
+        assert not is_one_volume(str(tmp_path / name)), name
+    for name in ("sample:brain", "medmnist:organmnist3d"):
+        assert not is_one_volume(name)

@@ -1,0 +1,249 @@
+"""Manifests: CSV and Parquet say the same, several targets, label maps, and what is checked before any work."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from voxgap import grid as grids
+from voxgap.dataset import Dataset, load_data
+from voxgap.errors import VoxgapError
+from voxgap.grid import UNLABELLED
+from voxgap.io import write
+from voxgap.resample import inverse, resample
+from voxgap.volume import Volume
+
+SHAPE = (4, 5, 6)
+SPLIT = ("train", "train", "validation", "test")
+
+
+def values(index: int, shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    return np.random.default_rng(index).normal(size=shape).astype(np.float32)
+
+
+def save_all(folder: Path, count: int = 8) -> None:
+    for index in range(count):
+        write(folder / f"{index}.nii.gz", Volume(values(index), spacing=(2, 1, 1)))
+        write(folder / f"{index}-map.nii.gz", Volume(values(index) > 0, spacing=(2, 1, 1)))
+
+
+def save_csv(path: Path, columns: dict[str, list[object]]) -> Path:
+    rows = zip(*columns.values(), strict=True)
+    lines = [
+        ",".join(columns),
+        *(",".join("" if cell is None else str(cell) for cell in row) for row in rows),
+    ]
+    path.write_text("\n".join(lines))
+    return path
+
+
+def save_parquet(path: Path, columns: dict[str, list[object]]) -> Path:
+    import pyarrow
+    import pyarrow.parquet
+
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    return path
+
+
+def patients(count: int = 8) -> dict[str, list[object]]:
+    return {
+        "path": [f"{index}.nii.gz" for index in range(count)],
+        "label": [index % 2 for index in range(count)],
+        "label_map": [None if index == 2 else f"{index}-map.nii.gz" for index in range(count)],
+        "group": [index // 2 for index in range(count)],
+        "split": [SPLIT[index // 2 % 4] for index in range(count)],
+    }
+
+
+def assert_same(one: Dataset, other: Dataset) -> None:
+    np.testing.assert_array_equal(one.volumes, other.volumes)
+    np.testing.assert_array_equal(one.targets, other.targets)
+    np.testing.assert_array_equal(one.split, other.split)
+    np.testing.assert_array_equal(one.label_maps, other.label_maps)
+    np.testing.assert_array_equal(one.groups, other.groups)
+    assert (one.classes, one.channels, one.spacing) == (other.classes, other.channels, other.spacing)
+
+
+def test_parquet_says_what_csv_says(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    one = load_data(save_csv(tmp_path / "d.csv", patients()))
+    # A column with a null holds floats in pandas: 1.0 is the label 1 all the same.
+    columns = {**patients(), "label": [float(index % 2) for index in range(8)]}
+    assert_same(one, load_data(save_parquet(tmp_path / "d.parquet", columns)))
+    assert one.classes == ("0", "1")
+
+
+def test_the_index_that_pandas_stores_is_no_channel(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    names = [f"{index}.nii.gz" for index in range(8)]
+    columns = {"t1": names, "t2": [*names[:7], None], "label": ["a", "b"] * 4, "__index_level_0__": range(8)}
+    data = load_data(save_parquet(tmp_path / "d.parquet", columns))
+    assert data.channels == ("t1", "t2")
+    assert np.isnan(data.volumes[7, ..., 1]).all()
+
+
+def test_problems_of_a_parquet_manifest_have_their_rows(tmp_path: Path) -> None:
+    save_all(tmp_path, 2)
+    columns = {"path": ["0.nii.gz", "none.nii", None], "target": [1.5, float("nan"), None]}
+    with pytest.raises(VoxgapError, match="4 problems") as caught:
+        load_data(save_parquet(tmp_path / "d.parquet", columns))
+    wheres = [line.split(":")[0].strip() for line in str(caught.value).split("\n")[1:]]
+    assert wheres == ["row 2", "row 2", "row 3", "row 3"]
+
+
+def test_a_damaged_or_too_large_parquet_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save_parquet(tmp_path / "d.parquet", {"path": ["a"] * 2000, "label": ["x"] * 2000})
+    from voxgap import manifest
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "MAX_ROWS", 1000)
+        with pytest.raises(VoxgapError, match=r"2000 rows of .* are no manifest"):
+            load_data(path)
+    held = path.read_bytes()
+    for damaged in (held[:-10], held[:100], b"PAR1" + bytes(50) + b"PAR1", b"x", held[::-1]):
+        path.write_bytes(damaged)
+        with pytest.raises(VoxgapError, match=r"d\.parquet: ") as caught:
+            load_data(path)
+        assert "\n" not in str(caught.value)
+
+
+def test_parquet_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "d.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(VoxgapError, match=r"needs pyarrow; run: pip install 'voxgap\[formats\]'"):
+        load_data(tmp_path / "d.parquet")
+
+
+def test_several_targets(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    columns: dict[str, list[object]] = {
+        "path": [f"{index}.nii.gz" for index in range(8)],
+        "Target": list(range(8)),
+        "target_2": [index / 10 for index in range(8)],
+        "target_age": [100 - index for index in range(8)],
+    }
+    data = load_data(save_csv(tmp_path / "d.csv", columns))
+    assert data.task == "regression"
+    assert np.allclose(data.targets[3], [3, 0.3, 97])
+    assert data.targets.shape == (8, 3)
+    columns["target_2"][4] = "tall"
+    with pytest.raises(VoxgapError, match="row 6: target_2 'tall' is not a number"):
+        load_data(save_csv(tmp_path / "d.csv", columns))
+
+
+def test_label_maps(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    data = load_data(save_csv(tmp_path / "d.csv", patients()))
+    assert data.label_maps is not None
+    assert data.label_maps.dtype == np.int16
+    for index in range(8):
+        expected = np.full(SHAPE, UNLABELLED) if index == 2 else values(index) > 0
+        assert np.array_equal(data.label_maps[index], expected)
+    assert np.array_equal(data.take([5, 2]).label_maps, data.label_maps[[5, 2]])
+    assert data.records is None
+    assert (
+        load_data(
+            save_csv(tmp_path / "e.csv", {k: v for k, v in patients().items() if k != "label_map"})
+        ).label_maps
+        is None
+    )
+
+
+def test_volumes_of_any_shape_on_one_grid(tmp_path: Path) -> None:
+    shapes = [(4, 5, 6), (8, 5, 6), (4, 9, 3), (4, 5, 6)]
+    for index in range(8):
+        shape = shapes[index % 4]
+        write(tmp_path / f"{index}.nii.gz", Volume(values(index, shape), spacing=(2, 1, 1)))
+        write(tmp_path / f"{index}-map.nii.gz", Volume(values(index, shape) > 0, spacing=(2, 1, 1)))
+    path = save_csv(tmp_path / "d.csv", patients())
+    with pytest.raises(
+        VoxgapError, match=r"differ in shape.*bring them to one with --size 32,32,32 .or size="
+    ):
+        load_data(path)
+    with pytest.raises(VoxgapError, match=r"differ in shape.*add --size 32,32,32"):
+        load_data(path, spacing=(1, 1, 1))
+    data = load_data(path, size=(6, 6, 6))
+    assert data.spacing is None
+    assert data.grid == grids.Grid(size=(6, 6, 6))
+    assert data.records is not None
+    assert data.label_maps is not None
+    for index in range(8):
+        original = Volume(values(index, shapes[index % 4]))
+        expected, record = resample(original, size=(6, 6, 6))
+        assert np.allclose(data.volumes[index], expected.values, atol=1e-6)
+        assert data.records[index] == [record]
+        drawn = Volume(np.asarray(data.label_maps[index], np.float32))
+        assert inverse(drawn, data.records[index], method="nearest").shape == original.shape
+    part = data.part("test")
+    assert part.records == tuple(data.records[index] for index in np.flatnonzero(data.split == "test"))
+    both = load_data(path, size=(8, 8, 8), spacing=(2, 1, 1))
+    assert both.spacing == (2, 1, 1)
+    assert np.isnan(both.volumes[0]).sum() == 8**3 - 4 * 5 * 6
+    assert (both.label_maps == UNLABELLED)[0].sum() == 8**3 - 4 * 5 * 6
+
+
+def test_what_the_labels_say_is_checked_before_any_volume_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_all(tmp_path)
+    from voxgap import manifest
+
+    monkeypatch.setattr(manifest, "read_sample", lambda *_: pytest.fail("a volume was read"))
+    for column, cells, words in (
+        ("label", [0] * 8, "all volumes are of class '0'"),
+        ("label", [0] * 7 + [1], "class '1' has one sample only"),
+        ("group", ["p"] * 8, "group 'p' is in two parts"),
+        ("split", ["test"] * 8, "no sample in split 'train'"),
+        ("label_map", ["0.nii.gz"] * 7 + ["none.nii"], r"row 9: .*none\.nii: no such file"),
+    ):
+        with pytest.raises(VoxgapError, match=words):
+            load_data(save_csv(tmp_path / "d.csv", {**patients(), column: cells}))
+    np.save(tmp_path / "odd.npy", np.zeros((4, 5, 7)))
+    columns = patients()
+    columns["path"][1], columns["label_map"][5] = "odd.npy", "odd.npy"
+    with pytest.raises(
+        VoxgapError, match=r"2 problems\n  row 3: .*label map needs 4×5×7.*\n  row 7: .*odd\.npy"
+    ):
+        load_data(save_csv(tmp_path / "d.csv", columns))
+
+
+def test_a_label_map_that_is_none_is_named_with_its_row(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    columns = patients()
+    columns["label_map"][4] = "4.nii.gz"
+    with pytest.raises(VoxgapError, match=r"row 6: .*4\.nii\.gz: a label map holds whole numbers"):
+        load_data(save_csv(tmp_path / "d.csv", columns))
+
+
+def test_arrays_on_a_grid_as_their_files(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    options = {"size": (3, 7, 6), "missing_values": [float(values(0)[0, 0, 0])]}
+    files = load_data(save_csv(tmp_path / "d.csv", patients()), **options)
+    loaded = load_data(tmp_path / "d.csv")
+    np.savez(
+        tmp_path / "d.npz",
+        **{name: getattr(loaded, name) for name in ("volumes", "split", "groups", "channels", "spacing")},
+        labels=loaded.targets,
+        label_maps=loaded.label_maps,
+    )
+    arrays = load_data(tmp_path / "d.npz", **options)
+    assert np.isnan(arrays.volumes[0]).any()
+    assert_same(files, arrays)
+    assert (arrays.records, arrays.grid) == (files.records, files.grid)
+    assert_same(files, load_data(loaded, **options))
+    assert load_data(files, **options) is files
+    with pytest.raises(VoxgapError, match="on a grid already"):
+        load_data(files, size=(2, 2, 2))
+
+
+def test_arrays_that_cannot_be_cropped_are_named() -> None:
+    volumes = np.ones((6, *SHAPE), np.float32)
+    volumes[2] = np.nan
+    data = Dataset.from_arrays(volumes, [0, 1] * 3, name="mine")
+    with pytest.raises(VoxgapError, match=r"mine: volume 2: .*no voxel is observed"):
+        load_data(data, crop="observed")
+    with pytest.raises(VoxgapError, match="mine: label maps of 6×4×5 for volumes of 6×4×5×6"):
+        Dataset.from_arrays(volumes, [0, 1] * 3, name="mine", label_maps=volumes[..., 0] > 0)
