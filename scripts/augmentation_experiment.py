@@ -42,8 +42,6 @@ CASES = {
     # A patch's label is the tissue of voxel 8 of 16: of 15 it is the centre, which flips and turns keep in place.
     # Turns are about the depth axis, along which slices are missing: what was a slice stays one.
     "brain": Case(va.Compose((va.Flip(ALL_AXES), va.Rotate(180, axes=("depth",)))), True, "slices"),
-    # A nodule may lie in the lung any way round; its size and margin are part of the answer.
-    "nodules": Case(va.Compose((va.Flip(ALL_AXES), va.Rotate(180))), False, None),
 }
 MISSING_RATE = 0.5
 VOLUMES = {"train": 150, "validation": 150, "test": 900}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from voxgap import evaluate
-from voxgap.comparison import LOWER_IS_BETTER, Paired, Verdict, compare_pair, rank, verdict
+from voxgap.comparison import LOWER_IS_BETTER, Paired, compare_pair, rank, verdict
 from voxgap.errors import VoxgapError
 from voxgap.significance import bayesian_t_test, corrected_t_test, estimate, holm
 
@@ -64,27 +64,27 @@ def test_pairs_are_made_of_runs_that_both_finished() -> None:
 @pytest.mark.parametrize(
     ("found", "decision", "words"),
     [
-        (pair(0.028), "better", "masked_conv is better than mean (P = 0.97)"),
+        (pair(0.026), "better", "masked_conv is better than mean (P = 0.97)"),
         (pair(0.06), "better", "masked_conv is better than mean (P > 0.99)"),
-        (pair(-0.028), "worse", "mean is better than masked_conv (P = 0.97)"),
-        (pair(0.001, 0.3), "same", "masked_conv and mean are practically the same (P > 0.99)"),
+        (pair(-0.026), "worse", "mean is better than masked_conv (P = 0.97)"),
+        (pair(0.001, 0.5), "same", "masked_conv and mean are practically the same (P = 0.96)"),
         (
-            pair(0.018),
+            pair(0.012),
             "undecided",
             "no difference between masked_conv and mean can be shown with these 5 folds; "
             "more than 100 more, or more samples, would be needed",
         ),
         (
-            pair(0.018, rope=0.0),
+            pair(0.016, rope=0.0),
             "undecided",
             "no difference between masked_conv and mean can be shown with these 5 folds; "
-            "about 5 more would be needed",
+            "about 11 more would be needed",
         ),
         (
-            pair(0.022),
+            pair(0.019, rope=0.006),
             "undecided",
-            "no difference of more than 0.01 between masked_conv and mean can be shown with these 5 folds; "
-            "about 100 more would be needed",
+            "no difference of more than 0.006 between masked_conv and mean can be shown with these 5 folds; "
+            "about 22 more would be needed",
         ),
         (
             pair(0.004),
@@ -118,10 +118,10 @@ def test_verdicts_in_words(found: Paired, decision: str, words: str) -> None:
 
 
 def test_a_verdict_weighs_all_comparisons() -> None:
-    found = pair(0.028)
+    found = pair(0.026)
     assert verdict(found).decision == "better"
     assert verdict(dataclasses.replace(found, p_adjusted=0.2, comparisons=28)).decision == "undecided"
-    assert verdict(found, alpha=0.01).decision == "undecided"
+    assert verdict(found, alpha=0.001).decision == "undecided"
 
 
 def test_more_comparisons_and_more_power_need_more_folds() -> None:
@@ -136,11 +136,12 @@ def test_more_comparisons_and_more_power_need_more_folds() -> None:
 
 def test_identical_strategies_are_never_told_apart() -> None:
     rng = np.random.default_rng(1)
-    for _ in range(200):
-        common = 0.8 + 0.03 * rng.normal(size=(5, 2))
-        scores = {name: common + 0.02 * rng.normal(size=(5, 2)) for name in ("a", "b")}
-        assert verdict(compare_pair("a", common, "b", common.copy(), 4, 1)).decision == "same"
-        assert isinstance(rank(scores, 4, 1)[1].verdict, Verdict)
+    for _ in range(20):
+        scores = 0.8 + 0.03 * rng.normal(size=(5, 2))
+        for rope in (0.0, 0.01):
+            found = compare_pair("a", scores, "b", scores.copy(), 4, 1, rope=rope)
+            assert found.p_value == 1
+            assert verdict(found).decision == "same"
 
 
 @pytest.mark.parametrize("repetitions", [60, pytest.param(1500, marks=pytest.mark.full)])

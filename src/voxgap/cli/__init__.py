@@ -20,8 +20,8 @@ from voxgap.errors import VoxgapError
 app = typer.Typer(
     name="voxgap",
     help="Train, compare and deploy 3D convolutional networks on volumes with missing data.",
-    epilog="DATA is a CSV manifest, an .npz with volumes and labels, a folder with one sub-folder per class, or "
-    "sample:motion, sample:brain, sample:nodules.",
+    epilog="DATA is a CSV or Parquet manifest, an .npz with volumes and labels, a folder with one sub-folder per "
+    "class, sample:motion, sample:brain, sample:nodules, or medmnist:NAME. See docs/your-data.md.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
