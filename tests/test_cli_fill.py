@@ -2,7 +2,9 @@
 
 import csv
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +12,6 @@ import typer
 from sklearn.impute import KNNImputer
 from typer.testing import CliRunner
 
-import voxgap.cli.fill as module
 from voxgap.cli.fill import FILLS, fill
 from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
@@ -18,6 +19,9 @@ from voxgap.io import read, write
 from voxgap.missingness import simulate
 from voxgap.strategies import FILLS as LAYERS
 from voxgap.volume import Volume
+
+# The package's attribute `fill` is the command; its module is behind it.
+module = sys.modules[fill.__module__]
 
 APP = typer.Typer()
 APP.command()(fill)
@@ -201,7 +205,7 @@ def test_a_stopped_job_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     source, written = manifest(tmp_path / "in"), []
     genuine = module._fill_sample
 
-    def stop_after_three(job: module.Job, sample: module.Sample, apply: module.Fill) -> None:
+    def stop_after_three(job: Any, sample: Any, apply: Any) -> None:
         if len(written) == 3:
             raise KeyboardInterrupt
         written.append(sample)

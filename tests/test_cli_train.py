@@ -61,7 +61,9 @@ def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "bundle"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["voxgap", "train", str(data), "--out", str(folder), *QUICK])
-        main()
+        with pytest.raises(SystemExit) as stop:
+            main()
+    assert stop.value.code == 0
     return folder
 
 
