@@ -53,7 +53,7 @@ TEMPLATE = "nilearn/datasets/data/mni_icbm152_{}_tal_nlin_sym_09a_converted.nii.
 CROP = (slice(18, 98), slice(27, 207), slice(0, 163))
 PATCH = 16
 SLAB = 20
-SPLITS = ("train", "test", "train", "test", "train", "validation", "train", "test", "train")
+SPLITS = ("train", "test", "validation", "test", "train", "validation", "train", "test", "train")
 PER_CLASS = {"train": 500, "validation": 132, "test": 300}
 
 

@@ -17,7 +17,7 @@ from voxgap.missingness import simulate
 
 pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[1]
-TRAINING = {"patience": 12, "batch_size": 32}
+TRAINING = {"patience": 12, "lr_patience": 3, "batch_size": 32}
 
 
 def accuracies(data: Dataset, network: str, strategy: str, seeds: int, **training: Any) -> np.ndarray:

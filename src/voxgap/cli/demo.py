@@ -29,8 +29,8 @@ class Plan:
     pattern: str | None = None
     missing_rate: float = 0.0
     filters: tuple[int, ...] = (16, 32, 64)
-    epochs: int = 12
-    patience: int = 12
+    epochs: int = 9
+    patience: int = 7
     learning_rate: float = 1e-3
 
 
