@@ -17,7 +17,7 @@ from matplotlib.image import imread
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
-EARLY = "--filters 8,16,32 --learning-rate 0.003 --batch-size 32 --epochs 60 --patience 6"
+EARLY = "--filters 8,16,32 --learning-rate 0.003 --batch-size 32 --epochs 60 --patience 4 --min-delta 0.005"
 
 
 def voxgap(*arguments: str) -> None:

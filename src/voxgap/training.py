@@ -361,8 +361,13 @@ class Supervisor(keras.callbacks.Callback):
     @property
     def values(self) -> list[float]:
         """The monitored quantity, lower is better; an epoch that gave NaN is worse than any."""
-        sign = -1.0 if self.monitor.endswith("accuracy") else 1.0
-        return [sign * r[self.monitor] if np.isfinite(r[self.monitor]) else np.inf for r in self.records]
+        return [self._value(record) for record in self.records]
+
+    def _value(self, record: dict[str, float]) -> float:
+        value = record[self.monitor]
+        if not np.isfinite(value):
+            return np.inf
+        return -value if self.monitor.endswith("accuracy") else value
 
     @property
     def best_epoch(self) -> int:
@@ -386,10 +391,10 @@ class Supervisor(keras.callbacks.Callback):
         record = {k: float(v) for k, v in (logs or {}).items()}
         record["learning_rate"] = float(self.model.optimizer.learning_rate)
         record["seconds"] = time.perf_counter() - self._started
-        self.records.append(record)
-        best = self.best_epoch == self.epoch - 1
-        if best:
-            self.best_weights = self.model.get_weights()
+        best = not self.records or self._value(record) < min(self.values)
+        weights = self.model.get_weights() if best else self.best_weights
+        # Together, after the copy: a Ctrl-C in between would leave this epoch with another's weights.
+        self.records, self.best_weights = [*self.records, record], weights
         self._decide(self.model)
         if self.checkpoint is not None:
             self.checkpoint.save(self.model, self.records, self.best_weights, best)
