@@ -41,7 +41,10 @@ def test_what_stopping_saved() -> None:
 @pytest.mark.parametrize(
     ("reason", "said"),
     [
-        ("patience", ["best epoch 3", "val_loss 0.5", "no better after 3 more", "4 of 10 epochs", "8 s"]),
+        (
+            "patience",
+            ["best epoch 3", "val_loss 0.5", "patience ran out after epoch 6", "4 of 10 epochs", "8 s"],
+        ),
         ("epochs", ["all planned epochs ran"]),
         ("interrupted", ["interrupted"]),
         ("diverged", ["NaN"]),

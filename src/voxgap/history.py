@@ -58,7 +58,7 @@ class History:
     def summary(self) -> str:
         """One sentence: where the best epoch was, why training ended, what that saved."""
         why = {
-            "patience": f"no better after {len(self.epochs) - 1 - self.best_epoch} more, so it stopped",
+            "patience": f"patience ran out after epoch {len(self.epochs)}",
             "epochs": "all planned epochs ran",
             "interrupted": "interrupted",
             "diverged": "the loss became NaN, so it stopped",
