@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import math
@@ -16,7 +15,7 @@ from voxgap import __version__
 from voxgap.dataset import Dataset
 from voxgap.diagnosis import describe
 from voxgap.errors import VoxgapError
-from voxgap.files import write_bytes
+from voxgap.files import sha256, write_bytes
 from voxgap.history import History
 from voxgap.runtime import MANIFEST, SCHEMA_VERSION
 
@@ -70,7 +69,7 @@ def save_bundle(
     with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as temporary:
         file = Path(temporary) / "model.keras"
         model.save(file)
-        digest = _sha256(file)
+        digest = sha256(file)
         target = folder / f"model-{digest[:12]}.keras"
         file.replace(target)
     manifest = {
@@ -115,11 +114,6 @@ def _finite(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _versions() -> dict[str, str]:

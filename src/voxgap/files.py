@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import uuid
 from collections.abc import Iterator
@@ -32,3 +33,9 @@ def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a file that appears whole."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
+
+
+def sha256(path: Path) -> str:
+    """The digest by which a bundle knows its files, in hexadecimal; read in pieces, whatever the size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from voxgap.errors import VoxgapError
+from voxgap.files import sha256
 from voxgap.grid import Grid, read_sample, scan_sample
 from voxgap.resample import Record
 from voxgap.volume import Volume, as_batch, times
@@ -230,9 +230,7 @@ def _verified(folder: Path, manifest: dict[str, Any], kind: str) -> Path:
         )
     if not file.is_file():
         raise VoxgapError(f"{file}: the manifest names this file, but it is missing")
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != entry.get("sha256"):
+    if sha256(file) != entry.get("sha256"):
         raise VoxgapError(
             f"{file}: not the file that the manifest describes (SHA-256 differs); it was changed or damaged"
         )

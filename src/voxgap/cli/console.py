@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 
@@ -14,6 +14,8 @@ from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
     from voxgap.training import Progress
+
+T = TypeVar("T")
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -42,12 +44,7 @@ def numbers(text: str, option: str) -> tuple[int, ...]:
     Raises:
         VoxgapError: a part is not an integer.
     """
-    try:
-        return tuple(int(part) for part in text.split(","))
-    except ValueError:
-        raise VoxgapError(
-            f"{option} takes integers separated by commas, such as 32,64,128; got {text!r}"
-        ) from None
+    return _parts(text, option, int, "integers", "32,64,128")
 
 
 def decimals(text: str, option: str) -> tuple[float, ...]:
@@ -56,11 +53,15 @@ def decimals(text: str, option: str) -> tuple[float, ...]:
     Raises:
         VoxgapError: a part is not a number.
     """
+    return _parts(text, option, float, "numbers", "1,0.7,0.7")
+
+
+def _parts(text: str, option: str, kind: Callable[[str], T], what: str, example: str) -> tuple[T, ...]:
     try:
-        return tuple(float(part) for part in text.split(","))
+        return tuple(kind(part) for part in text.split(","))
     except ValueError:
         raise VoxgapError(
-            f"{option} takes numbers separated by commas, such as 1,0.7,0.7; got {text!r}"
+            f"{option} takes {what} separated by commas, such as {example}; got {text!r}"
         ) from None
 
 

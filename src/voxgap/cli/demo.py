@@ -107,10 +107,10 @@ def demo(
     results = _train(plan, data, seed, epochs)
 
     out.rule("[bold]3  What did best", align="left")
-    metric = "accuracy" if data.task == "classification" else "mae"
-    ranked = sorted(results.values(), key=lambda r: -r.scores["test"][metric])
+    ranked = sorted(results.values(), key=lambda r: -r.scores["test"]["accuracy"])
     best = max(
-        (r for r in results.values() if r.network == "resnet3d"), key=lambda r: r.scores["validation"][metric]
+        (r for r in results.values() if r.network == "resnet3d"),
+        key=lambda r: r.scores["validation"]["accuracy"],
     )
     _print_table(ranked, best)
     bundle = _save(best, data, plan, seed, out_folder)
