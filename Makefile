@@ -32,7 +32,7 @@ pictures: .venv/dev       ## the pictures of README and docs
 	touch $@
 
 .venv/base: .venv/python pyproject.toml
-	$(BIN)/python -m pip install --quiet -e .
+	$(BIN)/python -m pip install --quiet -e '.[train]'
 	touch $@
 
 .venv/dev: .venv/base

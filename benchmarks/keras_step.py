@@ -34,7 +34,7 @@ def stock():
 
 def ours(strategy: str):
     import voxgap as vg
-    from voxgap import precision
+    from voxgap.training import precision
 
     model = vg.build_model("resnet3d", SHAPE, CLASSES, strategy=strategy)
     policy = precision.choose(model, "auto")

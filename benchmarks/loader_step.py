@@ -14,7 +14,7 @@ STEPS = 6
 
 def main() -> None:
     from voxgap.augment import from_text
-    from voxgap.loader import Loader
+    from voxgap.training.loader import Loader
 
     augment = None if sys.argv[1] == "none" else from_text(sys.argv[1])
     rng = np.random.default_rng(0)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from voxgap.advice import advise, to_compare
 from voxgap.cli.fill import FILLS
-from voxgap.diagnosis import describe
-from voxgap.mechanism import examine
 from voxgap.missingness import simulate
+from voxgap.missingness.advice import advise, to_compare
+from voxgap.missingness.diagnosis import describe
+from voxgap.missingness.mechanism import examine
 
 PRESETS = {*FILLS, "mask_channel", "masked_conv", "gated_conv", "gap_dropout", "attention"}
 

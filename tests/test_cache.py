@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-import voxgap.cache
+import voxgap.dataset.cache
 from voxgap import io
-from voxgap.cache import cached_samples
 from voxgap.dataset import Dataset, load_data
+from voxgap.dataset.cache import cached_samples
+from voxgap.dataset.manifest import read_manifest
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid
-from voxgap.manifest import read_manifest
 from voxgap.volume import Volume
 
 COUNT = 12
@@ -46,13 +46,13 @@ def manifest(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each time that files are decoded."""
     calls: list[int] = []
-    genuine = voxgap.cache.read_samples
+    genuine = voxgap.dataset.cache.read_samples
 
     def counted(*arguments: Any) -> Any:
         calls.append(1)
         return genuine(*arguments)
 
-    monkeypatch.setattr(voxgap.cache, "read_samples", counted)
+    monkeypatch.setattr(voxgap.dataset.cache, "read_samples", counted)
     return calls
 
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from voxgap import medmnist
 from voxgap.cli import app
 from voxgap.cli.data import grid_arguments, load
 from voxgap.cli.inspect import is_one_volume
+from voxgap.dataset import medmnist
 from voxgap.errors import VoxgapError
 from voxgap.io import write
 from voxgap.runtime import load as load_bundle

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from voxgap import evaluate
-from voxgap.comparison import LOWER_IS_BETTER, Paired, compare_pair, rank, verdict
 from voxgap.errors import VoxgapError
-from voxgap.significance import bayesian_t_test, corrected_t_test, estimate, holm
+from voxgap.evaluate.comparison import LOWER_IS_BETTER, Paired, compare_pair, rank, verdict
+from voxgap.evaluate.significance import bayesian_t_test, corrected_t_test, estimate, holm
 
 NOISE = np.array([0.010, -0.008, 0.004, -0.012, 0.006])
 BASE = np.array([0.80, 0.74, 0.83, 0.77, 0.81])

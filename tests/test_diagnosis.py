@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from voxgap.diagnosis import bars, describe
 from voxgap.errors import VoxgapError
 from voxgap.missingness import simulate
+from voxgap.missingness.diagnosis import bars, describe
 
 
 def volumes(channels: int = 1, count: int = 12) -> np.ndarray:
@@ -92,8 +92,8 @@ def test_counts_and_rates_equal_numpy() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     gapped = simulate(volumes(2), "blocks", 0.3)
     whole = describe(gapped)
-    monkeypatch.setattr("voxgap.diagnosis.CHUNK_VOXELS", 5000)
-    monkeypatch.setattr("voxgap.diagnosis.QUANTILE_VOXELS", 20_000)
+    monkeypatch.setattr("voxgap.missingness.diagnosis.CHUNK_VOXELS", 5000)
+    monkeypatch.setattr("voxgap.missingness.diagnosis.QUANTILE_VOXELS", 20_000)
     parts = describe(gapped)
     assert parts.shares == whole.shares
     assert parts.never_observed == whole.never_observed

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from voxgap import download
-from voxgap.download import cache_folder, fetch
+from voxgap.dataset import download
+from voxgap.dataset.download import cache_folder, fetch
 from voxgap.errors import VoxgapError
 
 CONTENT = np.random.default_rng(0).bytes(300_000)

@@ -12,7 +12,7 @@ import pytest
 
 import tiny
 from voxgap import augment as va
-from voxgap.loader import Loader
+from voxgap.training.loader import Loader
 
 VOLUMES, TARGETS = tiny.volumes(22), np.arange(22)
 

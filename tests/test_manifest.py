@@ -96,7 +96,7 @@ def test_problems_of_a_parquet_manifest_have_their_rows(tmp_path: Path) -> None:
 
 def test_a_damaged_or_too_large_parquet_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_parquet(tmp_path / "d.parquet", {"path": ["a"] * 2000, "label": ["x"] * 2000})
-    from voxgap import manifest
+    from voxgap.dataset import manifest
 
     with monkeypatch.context() as patch:
         patch.setattr(manifest, "MAX_ROWS", 1000)
@@ -189,7 +189,7 @@ def test_what_the_labels_say_is_checked_before_any_volume_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_all(tmp_path)
-    from voxgap import manifest
+    from voxgap.dataset import manifest
 
     monkeypatch.setattr(manifest, "read_sample", lambda *_: pytest.fail("a volume was read"))
     for column, cells, words in (

@@ -8,9 +8,9 @@ from scipy import stats
 
 from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
-from voxgap.mechanism import Evidence, examine
 from voxgap.missingness import simulate
-from voxgap.permutation import auc, flip, holm, permute
+from voxgap.missingness.mechanism import Evidence, examine
+from voxgap.missingness.permutation import auc, flip, holm, permute
 
 
 def volumes(rng: np.random.Generator, count: int, channels: int = 1, groups: np.ndarray | None = None):
@@ -179,7 +179,7 @@ def test_how_many_radiologists_outlined_a_nodule_tells_about_it() -> None:
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """All draws, as SciPy makes them."""
-    monkeypatch.setattr("voxgap.permutation.ENOUGH", 10**9)
+    monkeypatch.setattr("voxgap.missingness.permutation.ENOUGH", 10**9)
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> float:
@@ -263,7 +263,7 @@ def test_chunks_change_nothing_and_json_is_plain(monkeypatch: pytest.MonkeyPatch
     rng = np.random.default_rng(10)
     values = gapped(rng, volumes(rng, 30, 2), "slices")
     whole = examine(values, max_draws=199)
-    monkeypatch.setattr("voxgap.mechanism.CHUNK_VOXELS", 2000)
+    monkeypatch.setattr("voxgap.missingness.mechanism.CHUNK_VOXELS", 2000)
     parts = examine(values, max_draws=199)
     assert [test.p_value for test in whole.tests] == pytest.approx([test.p_value for test in parts.tests])
     text = json.dumps(whole.to_json(), allow_nan=False)

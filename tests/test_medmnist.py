@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from voxgap import medmnist
-from voxgap.dataset import load_data
+from voxgap.dataset import load_data, medmnist
 from voxgap.errors import VoxgapError
 
 COUNTS = {"train": 6, "val": 4, "test": 2}

@@ -12,11 +12,10 @@ import pytest
 import tensorflow as tf
 
 import tiny
-from voxgap import precision
 from voxgap.errors import VoxgapError
-from voxgap.precision import agrees, choose, with_policy
 from voxgap.strategies import PRESETS
-from voxgap.training import adapt_model
+from voxgap.training import adapt_model, precision
+from voxgap.training.precision import agrees, choose, with_policy
 
 X = tiny.volumes(4)
 FLOAT32_ALWAYS = ("gap_dropout", "fill", "normalize", "observed", "output", "denormalize")

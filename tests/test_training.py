@@ -15,7 +15,8 @@ import tiny
 from voxgap import augment as va
 from voxgap.errors import VoxgapError
 from voxgap.history import History
-from voxgap.training import Progress, Schedule, _class_weights, adapt_model, train
+from voxgap.training import Progress, Schedule, adapt_model, train
+from voxgap.training.fit import _class_weights
 
 DATA = tiny.dataset()
 QUICK: dict[str, Any] = {"precision": "float32", "batch_size": 8, "learning_rate": 0.03, "lr_patience": 1}

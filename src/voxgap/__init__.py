@@ -19,7 +19,7 @@ _HOMES = {
     "Volume": "volume",
     "VoxgapError": "errors",
     "build_model": "models",
-    "describe": "diagnosis",
+    "describe": "missingness",
     "load": "runtime",
     "load_data": "dataset",
     "output_shape": "shapes",

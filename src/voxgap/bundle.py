@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from voxgap import __version__
 from voxgap.dataset import Dataset
-from voxgap.diagnosis import describe
 from voxgap.errors import VoxgapError
 from voxgap.files import sha256, write_bytes
 from voxgap.history import History
+from voxgap.missingness.diagnosis import describe
 from voxgap.runtime import MANIFEST, SCHEMA_VERSION
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from voxgap.cli.console import decimals, err, numbers
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
-    from voxgap.download import Report
+    from voxgap.dataset.download import Report
 
 PANEL = "Volumes"
 Size = Annotated[
@@ -56,8 +56,7 @@ def grid_arguments(
 
 def load(data: str, **arguments: Any) -> Dataset:
     """Load DATA as `load_data` does; show the progress where it has to be downloaded first."""
-    from voxgap import medmnist
-    from voxgap.dataset import load_data
+    from voxgap.dataset import load_data, medmnist
 
     if data.startswith(medmnist.PREFIX):
         with _download_progress(data) as report:

@@ -78,8 +78,8 @@ def demo(
       voxgap demo --sample motion --out motion-demo
     """
     from voxgap.dataset import load_data
-    from voxgap.diagnosis import describe
     from voxgap.missingness import simulate
+    from voxgap.missingness.diagnosis import describe
 
     if sample not in PLANS:
         raise VoxgapError(f"--sample must be one of {', '.join(PLANS)}, got {sample!r}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from voxgap.dataset import Dataset
-    from voxgap.manifest import Listing, Row
+    from voxgap.dataset.manifest import Listing, Row
     from voxgap.volume import Values, Volume
 
 RECORD = "fill.json"
@@ -219,7 +219,7 @@ def _fill_one(job: Job) -> None:
 
 def _fill_files(job: Job) -> None:
     """Fill the files of a manifest or a folder, and write a manifest that lists the filled ones."""
-    from voxgap.manifest import list_folder, read_manifest
+    from voxgap.dataset.manifest import list_folder, read_manifest
 
     path = Path(job.data)
     listing = list_folder(path) if path.is_dir() else read_manifest(path)
@@ -359,8 +359,8 @@ def _stack(job: Job, samples: Sequence[Sample]) -> Values:
 
 def _plan(listing: Listing, path: Path, folder: Path) -> list[Sample]:
     """Choose where each sample goes: the same path below the folder as below the data."""
-    from voxgap.manifest import refuse
-    from voxgap.splits import split_name
+    from voxgap.dataset.manifest import refuse
+    from voxgap.dataset.splits import split_name
 
     files = [os.path.abspath(file) for row in listing.rows for file in row.files if file is not None]
     root = Path(os.path.commonpath([os.path.abspath(path if path.is_dir() else path.parent), *files]))

@@ -16,10 +16,10 @@ from voxgap.cli.data import Crop, MissingValues, Size, Spacing, grid_arguments, 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from voxgap.advice import Advice
     from voxgap.dataset import Dataset
-    from voxgap.diagnosis import Description
-    from voxgap.mechanism import Dependence, Evidence
+    from voxgap.missingness.advice import Advice
+    from voxgap.missingness.diagnosis import Description
+    from voxgap.missingness.mechanism import Dependence, Evidence
     from voxgap.volume import Values
 
 
@@ -110,11 +110,11 @@ def inspect(
 
 
 def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
-    from voxgap.advice import advise
-    from voxgap.diagnosis import describe
     from voxgap.grid import Grid
     from voxgap.io import read
-    from voxgap.mechanism import examine
+    from voxgap.missingness.advice import advise
+    from voxgap.missingness.diagnosis import describe
+    from voxgap.missingness.mechanism import examine
 
     if is_one_volume(data):
         volume = Grid(**grid).place(read(data, missing_values=grid["missing_values"]))[0]
@@ -139,9 +139,9 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
 
 def is_one_volume(data: str) -> bool:
     """Tell one volume (a file, a DICOM folder, a Zarr store, `file.h5::item`) from a data set."""
+    from voxgap.dataset.medmnist import PREFIX, is_medmnist
     from voxgap.io import FORMATS, check_file, is_volume, one_line, split_item
     from voxgap.io.arrays import npz_names
-    from voxgap.medmnist import PREFIX, is_medmnist
 
     if data.startswith(("sample:", PREFIX)):
         return False
@@ -170,7 +170,7 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def _print(inspection: Inspection) -> None:
-    from voxgap.mechanism import NOBODY_KNOWS
+    from voxgap.missingness.mechanism import NOBODY_KNOWS
 
     _section(inspection.name, inspection.rows())
     evidence = inspection.evidence
@@ -223,8 +223,8 @@ def _p(value: float) -> str:
 
 
 def _write_page(path: Path, inspection: Inspection) -> None:
-    from voxgap.advice import to_compare
-    from voxgap.mechanism import NOBODY_KNOWS
+    from voxgap.missingness.advice import to_compare
+    from voxgap.missingness.mechanism import NOBODY_KNOWS
     from voxgap.report import Section, Table, write_page
 
     found, evidence = inspection.found, inspection.evidence

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from voxgap import io
+from voxgap.dataset.splits import SPLITS, split_name
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED, Grid, LabelMap, Sample, read_sample, scan_sample
 from voxgap.io.optional import need
 from voxgap.resample import Record
-from voxgap.splits import SPLITS, split_name
 from voxgap.volume import Values, Volume, times
 
 MAX_PROBLEMS = 20

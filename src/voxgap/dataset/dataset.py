@@ -11,19 +11,18 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap import io, medmnist
-from voxgap.cache import cached_samples
+from voxgap import io
+from voxgap.dataset import medmnist
+from voxgap.dataset.cache import cached_samples
+from voxgap.dataset.manifest import Listing, check_shapes, list_folder, read_manifest, read_samples, refuse
+from voxgap.dataset.splits import SPLITS, split_names
+from voxgap.dataset.targets import learnable
 from voxgap.errors import VoxgapError
 from voxgap.grid import AS_IT_IS, Grid, LabelMap, as_label_map, place_label_map
 from voxgap.io.arrays import npz_names, read_npz_arrays
 from voxgap.io.source import with_gaps
-from voxgap.manifest import Listing, check_shapes, list_folder, read_manifest, read_samples, refuse
 from voxgap.resample import Record
-from voxgap.splits import SPLITS, make_split, split_names
-from voxgap.targets import learnable
 from voxgap.volume import Values, Volume, as_batch, as_real, channel_names, times
-
-__all__ = ["SPLITS", "Dataset", "load_data", "make_split"]
 
 Task = Literal["classification", "regression"]
 

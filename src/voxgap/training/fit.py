@@ -12,13 +12,13 @@ from typing import Any, Literal, Protocol
 import keras
 import numpy as np
 
-from voxgap import precision as precisions
 from voxgap.augment import Compose, from_text
-from voxgap.checkpoint import Checkpoint, fingerprint
 from voxgap.errors import VoxgapError
 from voxgap.history import History, Reason
-from voxgap.loader import Augment, Loader
-from voxgap.precision import Precision
+from voxgap.training import precision as precisions
+from voxgap.training.checkpoint import Checkpoint, fingerprint
+from voxgap.training.loader import Augment, Loader
+from voxgap.training.precision import Precision
 
 ClassWeight = Literal["balanced"] | dict[int, float] | None
 Report = Callable[["Progress"], None]
@@ -147,7 +147,7 @@ def train(
         monitor: `val_loss`, or `val_` and a metric: `val_accuracy`, `val_mae`.
         class_weight: weight of each class in the loss; `balanced` weighs by 1 / frequency.
         augment: changes the training volumes anew in each epoch, on the CPU beside the step: `none`,
-            `default`, `strong`, a list such as `flip,rotate:10`, or a callable; see `voxgap.loader.Augment`. Mind
+            `default`, `strong`, a list such as `flip,rotate:10`, or a callable; see `voxgap.training.loader`. Mind
             what would change a label: docs/augmentation.md.
         augment_kind: what the presets are for: `scan`, `video` or `grid`.
         precision: `auto`, `float32` or `bfloat16`.

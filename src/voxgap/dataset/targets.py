@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.dataset.splits import completed_split, make_split
 from voxgap.errors import VoxgapError
-from voxgap.splits import completed_split, make_split
 from voxgap.volume import times
 
 

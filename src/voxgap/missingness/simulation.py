@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap.diagnosis import Description, describe
 from voxgap.errors import VoxgapError
 from voxgap.volume import AXES, Values, as_batch, as_real, times
 
 Grid = tuple[int, int, int, int]
 
-__all__ = ["MECHANISMS", "PATTERNS", "Description", "Gaps", "describe", "sample_gaps", "simulate"]
 
 PATTERNS = ("voxels", "slices", "frames", "blocks", "channels")
 MECHANISMS = ("mcar", "mar", "mnar")

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from voxgap.download import Report, cache_folder, fetch
+from voxgap.dataset.download import Report, cache_folder, fetch
 from voxgap.errors import VoxgapError
 from voxgap.io.arrays import npz_shapes, read_npz_arrays
 from voxgap.io.source import too_large

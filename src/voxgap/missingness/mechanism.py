@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.permutation import MAX_DRAWS, Floats, auc, flip, holm, permute
+from voxgap.missingness.permutation import MAX_DRAWS, Floats, auc, flip, holm, permute
 from voxgap.volume import AXES, Values, as_batch, channel_names
 
 LEVEL = 0.05

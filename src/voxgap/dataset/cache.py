@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from voxgap import __version__, io
+from voxgap.dataset.manifest import Listing, Samples, read_samples
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing, write_bytes
 from voxgap.grid import Grid
-from voxgap.manifest import Listing, Samples, read_samples
 from voxgap.volume import Volume
 
 KEPT_BYTES = 32 * 2**30

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from voxgap.diagnosis import Description
-from voxgap.mechanism import Evidence
+from voxgap.missingness.diagnosis import Description
+from voxgap.missingness.mechanism import Evidence
 
 SMOOTH = 0.5
 """Correlation of neighbouring voxels above which interpolation is expected to beat a mean."""

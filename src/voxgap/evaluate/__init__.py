@@ -1,0 +1,31 @@
+"""How good an answer is (metrics), and whether one way is better than another (paired statistics)."""
+
+from voxgap.evaluate.metrics import (
+    accuracy,
+    auc,
+    balanced_accuracy,
+    brier,
+    calibration_error,
+    confusion_matrix,
+    log_loss,
+    macro_f1,
+    mae,
+    r2,
+    rmse,
+    scores,
+)
+
+__all__ = [
+    "accuracy",
+    "auc",
+    "balanced_accuracy",
+    "brier",
+    "calibration_error",
+    "confusion_matrix",
+    "log_loss",
+    "macro_f1",
+    "mae",
+    "r2",
+    "rmse",
+    "scores",
+]
