@@ -1,8 +1,9 @@
 """Compiled resampling with gaps. Imported when a volume is first resampled: it costs half a second.
 
-One row of the output is one unit of work: its positions in the source are computed in double precision, the
-stretch of it that lies wholly inside the source is interpolated without any test, and only rows whose result
-holds a NaN go through the loop that weighs observed neighbours.
+One row of the output is one unit of work. Its places in the source are computed in double precision; the
+neighbours of the stretch that lies wholly inside the source are copied side by side, which is all that can't be
+done for many voxels at once; they are interpolated without any test, and only where that gives a NaN a second
+time, between the observed ones.
 
 `contract` (fused multiply-add) is the one liberty given to the compiler: full fast-math assumes that there
 are no NaNs, and would delete every test for a missing value.
@@ -18,7 +19,6 @@ import numpy as np
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-COMPILER: Any = numba.config
 int32: Any = numba.int32
 int64: Any = numba.int64
 uintp: Any = numba.uintp
@@ -30,8 +30,6 @@ MATRIX, BEND = numba.float64[:, ::1], numba.float64[:, :, :, ::1]
 
 ROWS = 16
 """Rows that follow each other through all planes: what they read from the source fits the near caches."""
-RETRY = 4
-"""Rows until the pass without gaps is tried again."""
 
 
 OPTIONS: dict[str, Any] = {"nogil": True, "fastmath": {"contract"}, "error_model": "numpy"}
@@ -39,20 +37,13 @@ PART: dict[str, Any] = {**OPTIONS, "no_cpython_wrapper": True, "no_cfunc_wrapper
 
 
 def _entry(*types: Any) -> Callable[[Function], Function]:
-    """Compile what Python calls, for one signature, and keep the machine code on disk if it can be written.
-
-    Joining neighbouring scalars into vectors (SLP) takes a third off: the two neighbours along the width are
-    one load. Numba leaves it off by default, so it is on for these kernels alone.
-    """
+    """Compile what Python calls, for one signature, and keep the machine code on disk if it can be written."""
 
     def compiled(function: Function) -> Function:
-        before, COMPILER.SLP_VECTORIZE = COMPILER.SLP_VECTORIZE, 1
         try:
             return numba.njit(numba.void(*types), cache=True, **OPTIONS)(function)
         except (RuntimeError, OSError):
             return numba.njit(numba.void(*types), **OPTIONS)(function)
-        finally:
-            COMPILER.SLP_VECTORIZE = before
 
     return compiled
 
@@ -246,42 +237,51 @@ def _mix_observed(
 
 
 @_inlined
-def _row(
-    source: Any, row: Any, base: Any, part: Any, low: int, high: int, channels: int, plane: Any, line: Any
-) -> int:
-    """Interpolate a stretch without any test; return how many results are NaN."""
-    step = uintp(channels)
+def _gather(
+    source: Any, near: Any, base: Any, low: int, high: int, step: Any, channel: Any, plane: Any, line: Any
+) -> None:
+    """Copy the eight neighbours of each place of a stretch, in four rows of pairs along the width."""
     for x in range(uintp(low), uintp(high)):
-        c, b, a = part[0, x], part[1, x], part[2, x]
-        start = uintp(base[x]) * step
-        for channel in range(step):
-            i = start + channel
-            j, k = i + line, i + plane
-            m = k + line
-            value = _mix(
-                source[i],
-                source[i + step],
-                source[j],
-                source[j + step],
-                source[k],
-                source[k + step],
-                source[m],
-                source[m + step],
-                a,
-                b,
-                c,
-            )
-            row[x * step + channel] = value
+        i = uintp(base[x]) * step + channel
+        j, k = i + line, i + plane
+        m, p = k + line, x + x
+        q = p + uintp(1)
+        near[0, p], near[0, q] = source[i], source[i + step]
+        near[1, p], near[1, q] = source[j], source[j + step]
+        near[2, p], near[2, q] = source[k], source[k + step]
+        near[3, p], near[3, q] = source[m], source[m + step]
+
+
+@_inlined
+def _mixed(near: Any, result: Any, part: Any, low: int, high: int) -> int:
+    """Interpolate a stretch without any test; return how many results are NaN."""
     missing = 0
-    for i in range(uintp(low) * step, uintp(high) * step):
-        missing += row[i] != row[i]
+    for x in range(uintp(low), uintp(high)):
+        p, q = x + x, x + x + uintp(1)
+        v0, v1, v2, v3 = near[0, p], near[0, q], near[1, p], near[1, q]
+        v4, v5, v6, v7 = near[2, p], near[2, q], near[3, p], near[3, q]
+        value = _mix(v0, v1, v2, v3, v4, v5, v6, v7, part[2, x], part[1, x], part[0, x])
+        result[x] = value
+        missing += value != value
     return missing
 
 
 @_inlined
-def _row_observed(
+def _mixed_observed(near: Any, result: Any, part: Any, low: int, high: int, least: Any) -> None:
+    """Interpolate a stretch between observed neighbours."""
+    for x in range(uintp(low), uintp(high)):
+        p, q = x + x, x + x + uintp(1)
+        v0, v1, v2, v3 = near[0, p], near[0, q], near[1, p], near[1, q]
+        v4, v5, v6, v7 = near[2, p], near[2, q], near[3, p], near[3, q]
+        result[x] = _mix_observed(v0, v1, v2, v3, v4, v5, v6, v7, part[2, x], part[1, x], part[0, x], least)
+
+
+@_inlined
+def _inside(
     source: Any,
     row: Any,
+    near: Any,
+    result: Any,
     base: Any,
     part: Any,
     low: int,
@@ -291,29 +291,14 @@ def _row_observed(
     line: Any,
     least: Any,
 ) -> None:
-    """Interpolate a stretch between observed neighbours."""
+    """Interpolate a stretch all of whose neighbours exist, channel by channel."""
     step = uintp(channels)
-    for x in range(uintp(low), uintp(high)):
-        c, b, a = part[0, x], part[1, x], part[2, x]
-        start = uintp(base[x]) * step
-        for channel in range(step):
-            i = start + channel
-            j, k = i + line, i + plane
-            m = k + line
-            row[x * step + channel] = _mix_observed(
-                source[i],
-                source[i + step],
-                source[j],
-                source[j + step],
-                source[k],
-                source[k + step],
-                source[m],
-                source[m + step],
-                a,
-                b,
-                c,
-                least,
-            )
+    for channel in range(step):
+        _gather(source, near, base, low, high, step, channel, plane, line)
+        if _mixed(near, result, part, low, high):
+            _mixed_observed(near, result, part, low, high, least)
+        for x in range(uintp(low), uintp(high)):
+            row[x * step + channel] = result[x]
 
 
 @_part
@@ -398,7 +383,7 @@ def resample(
     work = np.empty((3, max(bend.shape[2], 4)))
     steps, limits = np.empty(2, np.int64), np.empty(3)
     limits[2] = width - 1
-    gappy = False
+    near, result = np.empty((4, 2 * wide), np.float32), np.empty(wide, np.float32)
     for block in range(0, out_shape[1], ROWS):
         for z in range(first, last):
             for y in range(block, min(block + ROWS, out_shape[1])):
@@ -426,17 +411,11 @@ def resample(
                 plane, line = uintp(height * width * channels * steps[0]), uintp(width * channels * steps[1])
                 steps[0], steps[1] = height * width, width
                 _locate(place, low, high, steps, base, part)
-                # Gaps seldom end with a row: after one that had any, the hopeful pass is tried again later.
-                gappy = gappy and y % RETRY != 0
                 # One channel is the usual case, and a constant lets the compiler drop the inner loop.
                 if channels == 1:
-                    gappy = gappy or _row(source, row, base, part, low, high, 1, plane, line) > 0
-                    if gappy:
-                        _row_observed(source, row, base, part, low, high, 1, plane, line, least)
+                    _inside(source, row, near, result, base, part, low, high, 1, plane, line, least)
                 else:
-                    gappy = gappy or _row(source, row, base, part, low, high, channels, plane, line) > 0
-                    if gappy:
-                        _row_observed(source, row, base, part, low, high, channels, plane, line, least)
+                    _inside(source, row, near, result, base, part, low, high, channels, plane, line, least)
 
 
 @_entry(SIZES[3], int64[::1], SIZES[3], MATRIX, BEND, int64, int64, numba.boolean)

@@ -199,7 +199,9 @@ def _whole(geometry: Geometry) -> bool:
         return False
     matrix = _snapped(geometry.matrix)[:3]
     turned = np.abs(matrix[:, :3])
-    permutation = np.isin(turned, (0, 1)).all() and (turned.sum(0) == 1).all() and (turned.sum(1) == 1).all()
+    permutation = (
+        (turned * (1 - turned) == 0).all() and (turned.sum(0) == 1).all() and (turned.sum(1) == 1).all()
+    )
     return bool(permutation) and bool((matrix[:, 3] == np.rint(matrix[:, 3])).all())
 
 
