@@ -50,6 +50,7 @@ def test_serving_does_what_training_was_told(scans: Path, tmp_path: Path) -> Non
     voxgap("train", scans / "scans.csv", "--out", bundle, *QUICK, *options)
     manifest = json.loads((bundle / "manifest.json").read_text())
     grid = {"size": [6, 6, 6], "spacing": None, "crop": "observed", "missing_values": [-3024.0, -1000.0]}
+    grid["reference"] = None
     assert manifest["input"]["grid"] == grid
     assert manifest["input"]["shape"] == [6, 6, 6, 1]
     assert manifest["data"]["missingness"]["missing_rate"] == 0
@@ -76,6 +77,7 @@ def test_options_that_are_no_numbers() -> None:
         "spacing": (1, 0.5, 2),
         "crop": "observed",
         "missing_values": (-3024,),
+        "reference": None,
     }
     for given, words in (
         (("3,4,x", None, None, None), "--size takes integers"),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import typer
+import xarray
 from sklearn.impute import KNNImputer
 from typer.testing import CliRunner
 
@@ -273,7 +274,7 @@ def test_a_file_that_did_not_keep_what_is_observed_is_removed(
 ) -> None:
     write(tmp_path / "scan.npy", Volume(values()[0]))
 
-    def rounding(path: Path, volume: Volume) -> None:
+    def rounding(path: Path, volume: Volume, **_: object) -> None:
         write(path, Volume(volume.values.round()))
 
     monkeypatch.setattr("voxgap.io.write", rounding)
@@ -287,3 +288,85 @@ def test_two_rows_never_share_a_target(tmp_path: Path) -> None:
     (tmp_path / "data.csv").write_text("path,label\nv.npz,a\nv.npz,b\nv.npz,a\nv.npz,b\n")
     with pytest.raises(VoxgapError, match="give each row its files"):
         run(tmp_path / "data.csv", "--strategy", "mean", "--out", tmp_path / "out")
+
+
+def test_a_manifest_of_dicom_folders(tmp_path: Path) -> None:
+    rows = ["t1,t2,label"]
+    for index in range(6):
+        volume = np.random.default_rng(index).integers(0, 500, (5, 4, 6)).astype(np.float32)
+        for name in ("t1", "t2"):
+            write(tmp_path / f"data/p{index}/{name}.dicom", Volume(volume, affine=AFFINE))
+            (tmp_path / f"data/p{index}/{name}.dicom").rename(tmp_path / f"data/p{index}/{name}")
+        (tmp_path / f"data/p{index}/t1/00003.dcm").unlink()
+        rows.append(f"p{index}/t1,{f'p{index}/t2' if index else ''},{'ab'[index % 2]}")
+    (tmp_path / "data/data.csv").write_text("\n".join(rows))
+    run(tmp_path / "data/data.csv", "--strategy", "mean", "--out", tmp_path / "out")
+    before, after = load_data(tmp_path / "data/data.csv"), load_data(tmp_path / "out/data.csv")
+    assert np.isnan(before.volumes[:, 2, ..., 0]).all()
+    assert np.isnan(before.volumes[0, ..., 1]).all()
+    check(before.volumes, after.volumes)
+    assert np.array_equal(before.targets, after.targets)
+
+
+def test_items_of_netcdf_files_are_filled_in_copies(tmp_path: Path) -> None:
+    rows = ["path,label"]
+    for index in range(6):
+        sst = np.random.default_rng(index).normal(size=(4, 3, 5))
+        sst[1] = np.nan
+        grid = {"time": np.arange(4.0), "lat": np.linspace(9, 1, 3), "lon": np.arange(5.0)}
+        other = (("time", "lat", "lon", "lev"), np.zeros((4, 3, 5, 2)))
+        data = xarray.Dataset({"sst": (tuple(grid), sst, {"units": "K"}), "other": other}, coords=grid)
+        data.to_netcdf(tmp_path / f"{index}.nc", engine="h5netcdf")
+        rows.append(f"{index}.nc::sst,{'ab'[index % 2]}")
+    (tmp_path / "data.csv").write_text("\n".join(rows))
+    run(tmp_path / "data.csv", "--strategy", "linear", "--option", "axis=depth", "--out", tmp_path / "out")
+    assert "2-sst.nc::sst" in (tmp_path / "out/data.csv").read_text()
+    check(load_data(tmp_path / "data.csv").volumes, load_data(tmp_path / "out/data.csv").volumes)
+    with xarray.open_dataset(tmp_path / "out/2-sst.nc") as found:
+        assert found["sst"].attrs == {"units": "K"}
+        assert found["lat"].values.tolist() == [9, 5, 1]
+        assert found["other"].shape == (4, 3, 5, 2)
+    assert "0 volumes filled" in run(
+        tmp_path / "data.csv", "--strategy", "linear", "--option", "axis=depth", "--out", tmp_path / "out"
+    )
+
+
+def test_files_of_a_patient_on_two_grids_are_named(tmp_path: Path) -> None:
+    write(tmp_path / "a.nii", Volume(values()[0], affine=AFFINE))
+    moved = AFFINE.copy()
+    moved[0, 3] += 5
+    write(tmp_path / "b.nii", Volume(values()[0], affine=moved))
+    (tmp_path / "data.csv").write_text("t1,t2,label\na.nii,b.nii,x\n")
+    with pytest.raises(VoxgapError, match=r"lies on another grid than .*; voxgap fill needs"):
+        run(tmp_path / "data.csv", "--strategy", "mean", "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize("strategy", ["zero", "linear"])
+def test_scans_of_every_size(strategy: str, tmp_path: Path) -> None:
+    rows, scans = ["path,label"], []
+    for index in range(4):
+        scan = np.random.default_rng(index).normal(5, 2, (4 + index, 6, 5 + index % 2)).astype(np.float32)
+        scan[1:3] = np.nan
+        if index == 3:
+            scan[:, :, 2] = np.nan  # nothing before or after it
+        scans.append(scan)
+        write(tmp_path / f"{index}.nii.gz", Volume(scan, affine=AFFINE))
+        rows.append(f"{index}.nii.gz,{'ab'[index % 2]}")
+    (tmp_path / "data.csv").write_text("\n".join(rows))
+    options = ["--option", "axis=depth"] if strategy == "linear" else []
+    run(tmp_path / "data.csv", "--strategy", strategy, *options, "--out", tmp_path / "out")
+    mean = np.nanmean(np.concatenate([scan.ravel() for scan in scans]))
+    for index, before in enumerate(scans):
+        # Written upside down, as the affine says: voxgap turns both alike.
+        found = read(tmp_path / f"{index}.nii.gz").values[..., 0]
+        after = read(tmp_path / f"out/{index}.nii.gz").values[..., 0]
+        check(found, after)
+        lost = np.isnan(found)
+        if strategy == "zero":
+            assert (after[lost] == 0).all()
+        elif index < 3:
+            ends = found[0], found[3]
+            assert np.allclose(after[1], ends[0] * 2 / 3 + ends[1] / 3, atol=1e-5)
+        else:
+            assert np.allclose(after[:, :, 2], mean, atol=1e-5)
+        assert before.shape == after.shape

@@ -108,10 +108,11 @@ def test_the_page_stands_alone(given: str, written: str, tmp_path: Path) -> None
         "class ill",
         "flair",
         "No test can prove",
-        "--strategy mask_channel",
+        "voxgap compare",
+        "--strategies mask_channel,masked_conv,",
     ):
         assert words in page
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") + page.count("<svg") == 4
     for elsewhere in ("http://", "https://", "<script", "<link"):
         assert elsewhere not in page
 
@@ -129,7 +130,7 @@ def test_the_page_of_what_has_little_to_show(kind: str, tmp_path: Path) -> None:
     page = (tmp_path / "inspect.html").read_text()
     assert ("Where it is missing" in page) == (kind != "complete")
     assert ("What is observed" in page) == (kind != "nothing observed")
-    assert "voxgap train" not in page or kind == "complete"
+    assert "voxgap compare" not in page
 
 
 def test_sentinels_are_missing_when_told(tmp_path: Path) -> None:

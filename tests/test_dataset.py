@@ -297,7 +297,7 @@ def test_damaged_files_and_other_shapes_are_named(tmp_path: Path) -> None:
 
 def test_data_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "data.txt").write_text("x")
-    (tmp_path / "bad.csv").write_bytes(b"\xff\xfe\x00path")
+    (tmp_path / "bad.csv").write_bytes(b"\xff\x00path")
     (tmp_path / "empty").mkdir()
     for name, words in {
         "none.csv": "no such file",

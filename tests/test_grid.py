@@ -76,7 +76,7 @@ def test_a_spacing_has_a_size_once_volumes_are_on_it() -> None:
     "grid",
     [
         AS_IT_IS,
-        Grid((4, 5, 6), (1, 0.5, 2), "observed", (-3024, 0.5)),
+        Grid((4, 5, 6), (1, 0.5, 2), "observed", (-3024, 0.5), "flair"),
         Grid(missing_values=(float("inf"), 1e300, -1)),
         Grid(size=np.array([3, 4, 5])),  # type: ignore[arg-type]
     ],
@@ -101,6 +101,7 @@ def test_json_keeps_it(grid: Grid) -> None:
         ({"crop": "all"}, "crop 'all' is unknown; use observed"),
         ({"missing_values": 7}, "list of numbers"),
         ({"missing_values": [None]}, "list of numbers"),
+        ({"reference": 3}, "name of a channel"),
         ({"order": 3}, "must hold size, spacing, crop, missing_values"),
         ([], "must hold"),
         ("size", "must hold"),
@@ -123,7 +124,8 @@ def test_a_sample_in_its_files(tmp_path: Path) -> None:
     files = [tmp_path / "t1.nii.gz", None, tmp_path / "t2.nii.gz"]
     sample = scan_sample(files, ("t1", "flair", "t2"), tmp_path / "drawn.nii.gz", grid=grid)
     assert sample.shape == (4, 5, 6, 3)
-    volume, records, label_map = read_sample(sample, grid)
+    volume, records, label_map, moved = read_sample(sample, grid)
+    assert moved == (None, None, None)
     assert volume.channels == ("t1", "flair", "t2")
     expected = values.copy()
     expected[0, 0, 0] = np.nan
@@ -154,11 +156,13 @@ def test_files_that_do_not_fit_each_other(tmp_path: Path) -> None:
     for name, shape in (("a", (3, 4, 5)), ("b", (3, 4, 6)), ("c", (3, 4, 5, 2))):
         np.save(tmp_path / f"{name}.npy", np.zeros(shape))
     a, b, c = (tmp_path / f"{name}.npy" for name in "abc")
+    with pytest.raises(VoxgapError, match="reference 'z' is no channel; choose one of x, y"):
+        scan_sample([a, a], ("x", "y"), grid=Grid(reference="z"))
     for files, channels, label_map, words in (
         ([a, b], ("x", "y"), None, r"b\.npy: shape 3×4×6×1; each channel file needs 3×4×5×1"),
-        ([a, c], ("x", "y"), None, r"c\.npy: shape 3×4×5×2; each channel file needs 3×4×5×1"),
+        ([a, c], ("x", "y"), None, r"c\.npy: shape 3×4×5×2; each channel file holds one channel"),
         ([c], (), b, r"b\.npy: shape 3×4×6×1; a label map needs 3×4×5×1"),
-        ([a], (), c, r"c\.npy: shape 3×4×5×2; a label map needs 3×4×5×1"),
+        ([a], (), c, r"c\.npy: shape 3×4×5×2; a label map holds one channel"),
         ([None, None], ("x", "y"), None, "no file for any channel"),
         ([a], (), tmp_path / "none.npy", "no such file"),
     ):

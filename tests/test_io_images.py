@@ -214,3 +214,19 @@ def test_a_bomb_behind_an_honest_header_stops(tmp_path: Path) -> None:
     bomb = packer.compress(STORED.tobytes()) + b"".join(packer.compress(bytes(2**20)) for _ in range(100))
     with pytest.raises(VoxgapError, match="goes on far beyond"):
         read(mha(tmp_path, bomb + packer.flush(), CompressedData="True"))
+
+
+def test_an_nrrd_over_time_has_its_times_as_channels(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(2, 4, 5, 6)).astype("<f4")
+    for kinds in ("kinds: space space space time\n", ""):
+        header = (
+            "NRRD0004\ntype: float\ndimension: 4\nspace: right-anterior-superior-time\nsizes: 6 5 4 2\n"
+            f"space directions: (1,0,0,0) (0,2,0,0) (0,0,3,0) (0,0,0,1)\n{kinds}endian: little\n"
+            "encoding: raw\nspace origin: (7,8,9,0)\n\n"
+        )
+        (tmp_path / "a.nrrd").write_bytes(header.encode() + values.tobytes())
+        volume = read(tmp_path / "a.nrrd")
+        assert np.array_equal(volume.values, np.moveaxis(values, 0, -1))
+        assert volume.spacing == (3, 2, 1)
+        assert volume.affine is not None
+        assert volume.affine[:3, 3].tolist() == [7, 8, 9]

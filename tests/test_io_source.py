@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fuzz import ONE_FOLDER, mutate, read_or_refuse, write_and_read
 from voxgap.errors import VoxgapError
 from voxgap.io import FORMATS, is_volume, isolated, read, scan, split_item, write
 from voxgap.io.optional import need
@@ -142,6 +143,8 @@ def large(folder: Path, suffix: str, shape: tuple[int, int, int]) -> Path:
         import zarr
 
         zarr.create_array(str(path), shape=shape, chunks=(16, 64, 64), dtype="f4")[17, 3, 5] = 1
+    elif suffix == ".npy":
+        np.lib.format.open_memmap(path, "w+", np.float32, shape)[17, 3, 5] = 1
     else:
         from nibabel.nifti1 import Nifti1Header
 
@@ -158,7 +161,7 @@ def large(folder: Path, suffix: str, shape: tuple[int, int, int]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("suffix", [".zarr", ".h5", ".nc", ".nii"])
+@pytest.mark.parametrize("suffix", [".zarr", ".h5", ".nc", ".nii", ".npy"])
 def test_memory_is_flat_while_a_patch_of_a_huge_file_is_read(suffix: str, tmp_path: Path) -> None:
     path = large(tmp_path, suffix, (2500, 1024, 1024))  # 10 GB, of which next to nothing is on disk.
     region = [(16, 48), (0, 32), (0, 64)]
@@ -177,7 +180,7 @@ def test_memory_is_flat_while_a_patch_of_a_huge_file_is_read(suffix: str, tmp_pa
     "suffix",
     [
         pytest.param(s, marks=() if s == ".zarr" else pytest.mark.full)
-        for s in (".zarr", ".h5", ".nc", ".nii")
+        for s in (".zarr", ".h5", ".nc", ".nii", ".npy")
     ],
 )
 def test_a_file_larger_than_the_memory_limit_is_read_by_region(suffix: str, tmp_path: Path) -> None:
@@ -237,21 +240,11 @@ def dicom_and_zarr(folder: Path) -> dict[str, bytes]:
     }
 
 
-def mutate(draw: Callable, content: bytearray) -> bytes:  # type: ignore[type-arg]
-    last = len(content) - 1
-    places = st.integers(0, min(last, 600)) | st.integers(0, last) | st.integers(max(0, last - 400), last)
-    for place in draw(st.lists(places, max_size=6)):
-        content[place] = draw(st.integers(0, 255))
-    if draw(st.integers(0, 3)) == 0:
-        del content[draw(st.integers(0, last)) :]
-    return bytes(content)
-
-
 @st.composite
 def mutated(draw: Callable) -> tuple[str, bytes]:  # type: ignore[type-arg]
     """A valid file with a few bytes replaced, mostly in its headers, and perhaps its end cut off."""
     name = draw(st.sampled_from(list(VALID)))
-    return name, mutate(draw, bytearray(VALID[name]))
+    return name, bytes(mutate(draw, bytearray(VALID[name])))
 
 
 @st.composite
@@ -260,27 +253,10 @@ def mutated_folder(draw: Callable) -> tuple[str, int]:  # type: ignore[type-arg]
     return draw(st.sampled_from(["f.dcm", "zarr.json", "chunk"])), draw(st.integers(0, 2**32))
 
 
-def read_or_refuse(path: Path) -> None:
-    try:
-        volume = read(path, max_bytes=2**26)
-    except VoxgapError as error:
-        assert str(path) in str(error)  # noqa: PT017
-        assert "\n" not in str(error)  # noqa: PT017
-    else:
-        assert volume.values.ndim == 4
-        assert not np.isinf(volume.values).any()
-
-
 @pytest.fixture(autouse=True)
 def little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """HDF5 never ends on some damaged files."""
     monkeypatch.setattr(isolated, "SECONDS", 5.0)
-
-
-def fuzz_file(folder: Path, name: str, content: bytes) -> None:
-    path = folder / f"fuzz{Path(name).suffix or name}"
-    path.write_bytes(content)
-    read_or_refuse(path)
 
 
 def fuzz_folder(folder: Path, name: str, seed: int) -> None:
@@ -308,13 +284,10 @@ def fuzz_folder(folder: Path, name: str, seed: int) -> None:
     place.write_bytes(good)
 
 
-ONE_FOLDER = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-
-
 @settings(max_examples=250, deadline=None, suppress_health_check=ONE_FOLDER)
 @given(mutated())
 def test_damaged_bytes_are_read_or_refused(tmp_path: Path, file: tuple[str, bytes]) -> None:
-    fuzz_file(tmp_path, *file)
+    write_and_read(tmp_path, *file)
 
 
 @settings(max_examples=120, deadline=None, suppress_health_check=ONE_FOLDER)
@@ -328,7 +301,7 @@ def test_damaged_folders_are_read_or_refused(tmp_path: Path, file: tuple[str, in
 @settings(max_examples=20_000, deadline=None, suppress_health_check=ONE_FOLDER)
 @given(mutated() | st.tuples(st.sampled_from(list(VALID)), st.binary(max_size=1000)))
 def test_damaged_bytes_are_read_or_refused_many(tmp_path: Path, file: tuple[str, bytes]) -> None:
-    fuzz_file(tmp_path, *file)
+    write_and_read(tmp_path, *file)
 
 
 @pytest.mark.full

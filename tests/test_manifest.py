@@ -10,6 +10,7 @@ import pytest
 
 from voxgap import grid as grids
 from voxgap.dataset import Dataset, load_data
+from voxgap.dataset.manifest import read_manifest
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED
 from voxgap.io import write
@@ -115,6 +116,20 @@ def test_parquet_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(VoxgapError, match=r"needs pyarrow; run: pip install 'voxgap\[formats\]'"):
         load_data(tmp_path / "d.parquet")
+
+
+def test_cells_may_begin_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "home").mkdir()
+    np.save(tmp_path / "home/a.npy", np.zeros((2, 3, 4)))
+    (tmp_path / "data.csv").write_text("path,label\n~/a.npy,x\n")
+    assert read_manifest(tmp_path / "data.csv").rows[0].files == (tmp_path / "home/a.npy",)
+
+
+def test_a_table_in_another_encoding_says_so(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_bytes("path,label\na.npy,x\n".encode("utf-16"))
+    with pytest.raises(VoxgapError, match="is UTF-16 text; save it as CSV UTF-8"):
+        read_manifest(tmp_path / "data.csv")
 
 
 def test_several_targets(tmp_path: Path) -> None:

@@ -13,13 +13,16 @@ from numpy.typing import NDArray
 
 from voxgap import io
 from voxgap.errors import VoxgapError
-from voxgap.resample import Record, crop_or_pad, crop_to_observed, replay, resample
+from voxgap.resample import Record, crop_or_pad, crop_to_observed, onto, replay, resample
 from voxgap.volume import Volume, times
 
 LabelMap = NDArray[np.int16]
 
 UNLABELLED = -1
 """In a label map: nobody said what this voxel is, or it lies outside what was scanned."""
+
+SAME = 0.01
+"""Two grids are one where no voxel of the one lies further from the other's than this, in voxels."""
 
 _Three = tuple[float, float, float]
 
@@ -55,6 +58,8 @@ class Grid:
         spacing: Size of a voxel along `(depth, height, width)`, in the unit of the files.
         crop: `observed` crops to the box that holds all observed voxels.
         missing_values: Values that stand for missing in the files.
+        reference: Of several files a patient, the channel onto whose grid the others are brought, where it is
+            there; the first one that is there by default.
 
     Raises:
         VoxgapError: An argument is not such a value.
@@ -64,6 +69,7 @@ class Grid:
     spacing: _Three | None = None
     crop: Literal["observed"] | None = None
     missing_values: tuple[float, ...] = ()
+    reference: str | None = None
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -72,6 +78,8 @@ class Grid:
             object.__setattr__(self, "spacing", _three(self.spacing, "spacing"))
         if self.crop not in (None, "observed"):
             raise VoxgapError(f"crop {self.crop!r} is unknown; use observed, or leave it out")
+        if not (self.reference is None or (isinstance(self.reference, str) and self.reference)):
+            raise VoxgapError(f"reference {self.reference!r}: give the name of a channel, or leave it out")
         object.__setattr__(self, "missing_values", _numbers(self.missing_values, "missing_values"))
 
     @property
@@ -119,7 +127,13 @@ class Grid:
         # JSON has no infinity, and `from_json` reads its name.
         missing = [value if math.isfinite(value) else str(value) for value in self.missing_values]
         size, spacing = (None if v is None else list(v) for v in (self.size, self.spacing))
-        return {"size": size, "spacing": spacing, "crop": self.crop, "missing_values": missing}
+        return {
+            "size": size,
+            "spacing": spacing,
+            "crop": self.crop,
+            "missing_values": missing,
+            "reference": self.reference,
+        }
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> Grid:
@@ -146,25 +160,38 @@ class Sample(NamedTuple):
     """One sample in its files, of which only the headers have been read.
 
     `sources` is one file with all channels, or one for each of `channels`, None where it was never acquired.
+    The one at `reference` says which grid the sample is on.
     """
 
     sources: tuple[io.Source | None, ...]
     channels: tuple[str, ...] = ()
     label_map: io.Source | None = None
+    reference: int = 0
+
+    @property
+    def first(self) -> io.Source:
+        """The file on whose grid the sample is."""
+        found = self.sources[self.reference]
+        assert found is not None, "scan_sample chose one that is there"
+        return found
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """`(depth, height, width, channels)` in the files."""
-        first = _first(self.sources)
-        return (*first.shape[:3], len(self.channels) or first.shape[3])
+        """`(depth, height, width, channels)` before anything is done to it."""
+        return (*self.first.shape[:3], len(self.channels) or self.first.shape[3])
 
 
 class Placed(NamedTuple):
-    """One sample on the grid: its volume, how it got there, and its label map `(depth, height, width)`."""
+    """One sample on the grid: its volume, how it got there, and its label map `(depth, height, width)`.
+
+    `records` start from the grid of the reference file. `onto` says for each file how it came onto that grid,
+    None where it was on it.
+    """
 
     volume: Volume
     records: list[Record]
     label_map: LabelMap | None = None
+    onto: tuple[Record | None, ...] = ()
 
 
 def scan_sample(
@@ -181,44 +208,40 @@ def scan_sample(
         files: One file, or one per channel, None where that channel is missing.
         channels: Their names, where there is one file per channel.
         label_map: A file that says for each voxel what it is, or None.
-        grid: For its missing values.
+        grid: For its missing values and its reference.
         max_bytes: Refuse a file that would take more memory than this.
 
     Raises:
-        VoxgapError: A file can't be read, or the files differ in shape.
+        VoxgapError: A file can't be read; or files differ in shape, and don't say where they lie.
     """
     sources = tuple(
         None if file is None else io.scan(file, missing_values=grid.missing_values, max_bytes=max_bytes)
         for file in files
     )
-    first = _first(sources)
-    for source in filter(None, sources):
-        if channels and source.shape != (*first.shape[:3], 1):
-            raise VoxgapError(
-                f"{source.path}: shape {times(source.shape)}; each channel file needs "
-                f"{times((*first.shape[:3], 1))}, as the first one; resample it to the first one's grid"
-            )
     drawn = None if label_map is None else io.scan(label_map, max_bytes=max_bytes)
-    if drawn is not None and drawn.shape != (*first.shape[:3], 1):
-        raise VoxgapError(
-            f"{drawn.path}: shape {times(drawn.shape)}; a label map needs {times((*first.shape[:3], 1))}, "
-            "as its volume; resample it to that grid"
-        )
-    return Sample(sources, tuple(channels), drawn)
+    sample = Sample(sources, tuple(channels), drawn, _reference(sources, channels, grid))
+    for source in filter(None, sources if channels else ()):
+        _check_fits(source, sample.first, "each channel file")
+    if drawn is not None:
+        _check_fits(drawn, sample.first, "a label map")
+    return sample
 
 
 def read_sample(sample: Sample, grid: Grid, max_bytes: int = io.MAX_BYTES) -> Placed:
-    """Read one sample and bring it onto the grid, its label map with it.
+    """Read one sample, bring its files onto one grid, and that onto the network's, its label map with it.
 
     Raises:
-        VoxgapError: A file is damaged, a label map holds other than whole numbers, or see `Grid.place`.
+        VoxgapError: A file is damaged, a label map holds other than whole numbers, a file lies wholly outside
+            the reference, or see `Grid.place`.
     """
-    volume, records = grid.place(_joined(sample), max_bytes)
+    first = sample.first.read()
+    moved, joined = _joined(sample, first, max_bytes)
+    volume, records = grid.place(joined, max_bytes)
     if sample.label_map is None:
-        return Placed(volume, records)
-    drawn = sample.label_map.read()
+        return Placed(volume, records, onto=moved)
+    drawn, _ = _on_one_grid(sample.label_map, first, max_bytes, "nearest")
     labels = as_label_map(drawn.values[..., 0], str(sample.label_map.path))
-    return Placed(volume, records, place_label_map(labels, records))
+    return Placed(volume, records, place_label_map(labels, records), moved)
 
 
 def place_label_map(label_map: LabelMap, records: Sequence[Record]) -> LabelMap:
@@ -246,19 +269,67 @@ def as_label_map(values: Any, where: str) -> LabelMap:
     return labels.astype(np.int16)
 
 
-def _joined(sample: Sample) -> Volume:
-    """Read the channels into one volume, NaN where there is no file."""
-    volumes = [None if source is None else source.read() for source in sample.sources]
-    first = next(volume for volume in volumes if volume is not None)
+def _joined(sample: Sample, first: Volume, max_bytes: int) -> tuple[tuple[Record | None, ...], Volume]:
+    """Read the channels into one volume, NaN where there is no file; and say how each came onto its grid."""
     if not sample.channels:
-        return first
-    gap = np.full(first.shape, np.nan, np.float32)
-    values = np.concatenate([gap if volume is None else volume.values for volume in volumes], axis=-1)
-    return Volume(values, first.affine, first.spacing, sample.channels, first.source, first.axes)
+        return (None,), first
+    values = np.full((*first.shape[:3], len(sample.channels)), np.nan, np.float32)
+    records: list[Record | None] = []
+    for index, source in enumerate(sample.sources):
+        record = None
+        if index == sample.reference:
+            values[..., index] = first.values[..., 0]
+        elif source is not None:
+            volume, record = _on_one_grid(source, first, max_bytes, "linear")
+            values[..., index] = volume.values[..., 0]
+        records.append(record)
+    joined = Volume(values, first.affine, first.spacing, sample.channels, first.source, first.axes)
+    return tuple(records), joined
 
 
-def _first(sources: Sequence[io.Source | None]) -> io.Source:
-    found = next((source for source in sources if source is not None), None)
-    if found is None:
+def _on_one_grid(
+    source: io.Source, first: Volume, max_bytes: int, method: Literal["linear", "nearest"]
+) -> tuple[Volume, Record | None]:
+    """Read a file, and bring it onto the grid of the first one where it lies on another."""
+    volume = source.read()
+    if same_grid(source, first):
+        return volume, None
+    moved, record = onto(volume, first.affine, first.shape[:3], method=method, max_bytes=max_bytes)
+    if not moved.observed.any() and volume.observed.any():
+        raise VoxgapError(
+            f"{source.path}: lies wholly outside {first.source}; check that both are of one patient and session"
+        )
+    return moved, record
+
+
+def same_grid(one: io.Source | Volume, other: io.Source | Volume) -> bool:
+    """Tell whether two volumes have the same voxels, as far as they say where they lie."""
+    if one.shape[:3] != other.shape[:3]:
+        return False
+    if one.affine is None or other.affine is None:
+        return True
+    corners = np.array([(*corner, 1) for corner in np.ndindex(2, 2, 2)]) * (*one.shape[:3], 1)
+    apart = (np.linalg.solve(other.affine, one.affine) - np.eye(4)) @ corners.T
+    return bool(np.abs(apart).max() < SAME)
+
+
+def _check_fits(source: io.Source, first: io.Source, what: str) -> None:
+    if source.shape[3] != 1:
+        raise VoxgapError(f"{source.path}: shape {times(source.shape)}; {what} holds one channel")
+    if source.shape[:3] != first.shape[:3] and (source.affine is None or first.affine is None):
+        raise VoxgapError(
+            f"{source.path}: shape {times(source.shape)}; {what} needs {times((*first.shape[:3], 1))}, as "
+            f"{first.path}, since not both say where they lie (affine); resample it to that grid"
+        )
+
+
+def _reference(sources: Sequence[io.Source | None], channels: Sequence[str], grid: Grid) -> int:
+    there = [index for index, source in enumerate(sources) if source is not None]
+    if not there:
         raise VoxgapError("no file for any channel; give at least one")
-    return found
+    if grid.reference is None or not channels:
+        return there[0]
+    if grid.reference not in channels:
+        raise VoxgapError(f"reference {grid.reference!r} is no channel; choose one of {', '.join(channels)}")
+    named = list(channels).index(grid.reference)
+    return named if named in there else there[0]

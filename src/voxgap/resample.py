@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap import align
 from voxgap.errors import VoxgapError
 from voxgap.volume import Values, Volume, times
 
@@ -62,6 +63,51 @@ def resample(
     values = _on_grid(volume.values, new, method)
     record = {"step": "resample", "from": list(old), "to": list(new), "method": method}
     return _placed(volume, values, np.zeros(3), np.divide(old, new)), record
+
+
+def onto(
+    volume: Volume,
+    affine: Any,
+    size: Sequence[int],
+    *,
+    method: Method = "linear",
+    max_bytes: int = MAX_BYTES,
+) -> tuple[Volume, Record]:
+    """Bring a volume onto the grid of another one, by where both lie in the world.
+
+    Trilinear interpolation where nothing is missing near and the new grid is not the coarser one; otherwise the
+    mean of the observed voxels in and around the new one. What lies outside the volume is missing.
+
+    Args:
+        volume: What to bring there; it needs an affine.
+        affine: That of the other volume, 4 × 4.
+        size: Its `(depth, height, width)`.
+        method: `linear` for intensities, `nearest` for label maps.
+        max_bytes: Refuse a result that would take more memory than this.
+
+    Returns:
+        The volume on that grid, and the record for `inverse`.
+
+    Raises:
+        VoxgapError: The volume has no affine, the size is not three positive numbers, or the result would be
+            too large.
+    """
+    _check_method(method)
+    if volume.affine is None:
+        raise VoxgapError(
+            f"{volume.source or 'volume'}: has no affine that says where it lies; resample it to a size"
+        )
+    new = _size(volume, None, size)
+    _check_bytes(new, volume.shape[3], max_bytes)
+    matrix = _divided(np.asarray(affine, np.float64), volume.affine)
+    record = {
+        "step": "onto",
+        "from": list(volume.shape[:3]),
+        "to": list(new),
+        "matrix": matrix[:3].tolist(),
+        "method": method,
+    }
+    return _aligned(volume, matrix, new, method), record
 
 
 def crop_to_observed(volume: Volume, margin: int = 0) -> tuple[Volume, Record]:
@@ -122,9 +168,9 @@ def replay(volume: Volume, records: Record | Sequence[Record], *, method: Method
         VoxgapError: A record is no such record, or the volume is of another size than it says.
     """
     for record in [records] if isinstance(records, Mapping) else records:
-        step, old, new, start = _checked(record)
+        step, old, new, start, matrix = _checked(record)
         _check_shape(volume, old, new)
-        volume = _step(volume, step, new, start, method or record.get("method", "linear"))
+        volume = _step(volume, step, new, start, matrix, method or record.get("method", "linear"))
     return volume
 
 
@@ -145,26 +191,49 @@ def inverse(volume: Volume, records: Record | Sequence[Record], *, method: Metho
         VoxgapError: A record is no such record, or the volume is of another size than it says.
     """
     for record in reversed([records] if isinstance(records, Mapping) else list(records)):
-        step, old, new, start = _checked(record)
+        step, old, new, start, matrix = _checked(record)
         _check_shape(volume, new, old)
         back = tuple(-first for first in start)
-        volume = _step(volume, step, old, back, method or record.get("method", "linear"))
+        volume = _step(
+            volume, step, old, back, _divided(np.eye(4), matrix), method or record.get("method", "linear")
+        )
     return volume
 
 
 def _cropped(volume: Volume, start: Sequence[int], size: Sequence[int]) -> tuple[Volume, Record]:
     record = {"step": "crop", "from": list(volume.shape[:3]), "start": list(start), "to": list(size)}
-    return _step(volume, "crop", tuple(size), tuple(start), "linear"), record
+    return _step(volume, "crop", tuple(size), tuple(start), np.eye(4), "linear"), record
 
 
-def _step(volume: Volume, step: str, size: tuple[int, ...], start: tuple[int, ...], method: Method) -> Volume:
-    """Crop a volume, to a box that may reach beyond it, or resample it."""
+def _step(
+    volume: Volume,
+    step: str,
+    size: tuple[int, ...],
+    start: tuple[int, ...],
+    matrix: NDArray[np.float64],
+    method: Method,
+) -> Volume:
+    """Crop a volume, to a box that may reach beyond it, resample it, or bring it onto another grid."""
     _check_method(method)
     _check_bytes(size, volume.shape[3], MAX_BYTES)
+    if step == "onto":
+        return _aligned(volume, matrix, size, method)
     if step == "crop":
         return _placed(volume, _window(volume.values, start, size), np.array(start, float), np.ones(3))
     values = _on_grid(volume.values, size, method)
     return _placed(volume, values, np.zeros(3), np.divide(volume.shape[:3], size))
+
+
+def _aligned(volume: Volume, matrix: NDArray[np.float64], size: tuple[int, ...], method: Method) -> Volume:
+    values = align.on_grid(volume.values, matrix, size, method)
+    if volume.affine is None:  # A prediction: it has a place only once it is back.
+        return replace(volume, values=values, spacing=None)
+    return replace(volume, values=values, affine=volume.affine @ matrix, spacing=None)
+
+
+def _divided(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return what leads through `below` to the same place as `above`."""
+    return np.asarray(np.linalg.solve(below, above), np.float64)
 
 
 def _window(values: Values, start: tuple[int, ...], size: tuple[int, ...]) -> Values:
@@ -295,13 +364,19 @@ def _check_method(method: str) -> None:
         raise VoxgapError(f"method {method!r} is unknown; use linear or nearest")
 
 
-def _checked(record: Any) -> tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+def _checked(
+    record: Any,
+) -> tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...], NDArray[np.float64]]:
+    """Return step, old and new size, start and matrix of a record."""
     try:
-        step = record["step"]
+        step, matrix = record["step"], np.eye(4)
         old, new, start = (tuple(map(int, record.get(key, (0, 0, 0)))) for key in ("from", "to", "start"))
-        fits = step in ("crop", "resample") and len(old) == len(new) == len(start) == 3
+        fits = step in ("crop", "resample", "onto") and len(old) == len(new) == len(start) == 3
+        if step == "onto":
+            matrix[:3] = record["matrix"]
+            fits = fits and bool(np.isfinite(matrix).all()) and np.linalg.det(matrix) != 0
         if fits and min(*old, *new) > 0 and (step == "crop" or record["method"]):
-            return step, old, new, start
+            return step, old, new, start, matrix
     except (KeyError, TypeError, ValueError, AttributeError):
         pass
     raise VoxgapError(f"{str(record)[:60]} is no record of voxgap.resample; keep what it returns")

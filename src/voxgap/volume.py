@@ -105,11 +105,14 @@ def as_batch(volumes: Any, where: str = "volumes", *, allow_empty: bool = False)
         allow_empty: Whether a batch of no volume is fine.
 
     Returns:
-        The same shape, float32; the same memory where it already was.
+        The same shape, float32; the same memory where it already was. What is read from disk when asked for
+        (`voxgap.dataset.lazy`) was checked when it was written, and stays there.
 
     Raises:
         VoxgapError: The rank is not 5, a value is infinite or not a real number, or there is none at all.
     """
+    if getattr(volumes, "checked", False) and volumes.ndim == 5 and volumes.dtype == np.float32:
+        return volumes
     array = as_real(volumes, where, allow_empty=allow_empty)
     if array.ndim != 5:
         raise VoxgapError(

@@ -37,11 +37,23 @@ MissingValues = Annotated[
     typer.Option(help="Values that stand for missing in the files: -3024,0.", rich_help_panel=PANEL),
 ]
 
+Reference = Annotated[
+    str | None,
+    typer.Option(
+        help="Of several files a patient: the channel onto whose grid the others are brought.",
+        rich_help_panel=PANEL,
+    ),
+]
+
 
 def grid_arguments(
-    size: str | None, spacing: str | None, crop: str | None, missing_values: str | None
+    size: str | None,
+    spacing: str | None,
+    crop: str | None,
+    missing_values: str | None,
+    reference: str | None = None,
 ) -> dict[str, Any]:
-    """Parse the four options into arguments of `load_data`.
+    """Parse the options into arguments of `load_data`.
 
     Raises:
         VoxgapError: one of them is not a list of numbers.
@@ -51,6 +63,7 @@ def grid_arguments(
         "spacing": None if spacing is None else decimals(spacing, "--spacing"),
         "crop": crop,
         "missing_values": () if missing_values is None else decimals(missing_values, "--missing-values"),
+        "reference": reference,
     }
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io as streams
 import json
 import os
 import shutil
@@ -16,20 +14,22 @@ import typer
 
 from voxgap.cli.console import err, import_keras, out
 from voxgap.cli.data import MissingValues, grid_arguments, load
+from voxgap.cli.filled import Sample, plain, plan, target_of, write_manifest
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from voxgap.dataset import Dataset
-    from voxgap.dataset.manifest import Listing, Row
     from voxgap.volume import Values, Volume
 
 RECORD = "fill.json"
+
 FILLS = ("zero", "mean", "median", "mode", "linear", "knn", "matrix_factorization")
 EMBEDDED = ("sample:", "medmnist:")
 FROM_OTHERS = ("knn", "matrix_factorization")
 PER_VOXEL = ("mean", "median", "mode")
+ANY_SIZE = ("zero", "linear")
 
 Fill = Callable[["Values"], "Values"]
 T = TypeVar("T")
@@ -51,21 +51,6 @@ class Job:
         """Return what the values of a filled file depend on."""
         fields = ("data", "strategy", "options", "fit_on")
         return {name: getattr(self, name) for name in fields} | {"missing_values": list(self.missing_values)}
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One sample: the files it is read from (None: a channel without one), and those it is written to."""
-
-    sources: tuple[Path | None, ...]
-    targets: tuple[Path, ...]
-    channels: tuple[str, ...] = ()
-    train: bool = True
-
-    @property
-    def done(self) -> bool:
-        """Whether all of its files are there."""
-        return all(target.exists() for target in self.targets)
 
 
 def fill(
@@ -157,7 +142,7 @@ def _fill_arrays(job: Job) -> None:
     from voxgap.io.arrays import npz_names
 
     source = None if job.data.startswith(EMBEDDED) else Path(job.data)
-    target = job.folder / (f"{_plain(job.data.partition(':')[2])}.npz" if source is None else source.name)
+    target = job.folder / (f"{plain(job.data.partition(':')[2])}.npz" if source is None else source.name)
     _refuse_same([source], [target])
     if target.exists() and not job.overwrite:
         out.print(f"{target} is there already; --overwrite replaces it", soft_wrap=True)
@@ -194,7 +179,7 @@ def _arrays(source: Path) -> dict[str, Any]:
 def _sample_arrays(dataset: Dataset) -> dict[str, Any]:
     arrays: dict[str, Any] = {
         "volumes": dataset.volumes,
-        "labels": dataset.targets,
+        "label_maps" if dataset.task == "segmentation" else "labels": dataset.targets,
         "classes": list(dataset.classes),
         "split": dataset.split,
         "channels": list(dataset.channels),
@@ -208,7 +193,7 @@ def _fill_one(job: Job) -> None:
     path = Path(job.data)
     if job.strategy in FROM_OTHERS:
         raise VoxgapError(f"{path}: {job.strategy} fills from other volumes; give a data set, or use linear")
-    sample = Sample((path,), (_target(path, path, job.folder),))
+    sample = Sample((path,), (target_of(path, path, job.folder),))
     _refuse_same(sample.sources, sample.targets)
     # At each position the statistics of a single volume are its own values: its channel's are of use.
     per = {"per": "channel"} if job.strategy in PER_VOXEL else {}
@@ -223,7 +208,7 @@ def _fill_files(job: Job) -> None:
 
     path = Path(job.data)
     listing = list_folder(path) if path.is_dir() else read_manifest(path)
-    samples = _plan(listing, path, job.folder)
+    samples = plan(listing, path, job.folder)
     manifest = job.folder / f"{path.stem}.csv"
     _refuse_same([path, *(f for s in samples for f in s.sources)], [manifest, *_all_targets(samples)])
     if path.is_dir() and job.folder.resolve().is_relative_to(path.resolve()):
@@ -232,13 +217,16 @@ def _fill_files(job: Job) -> None:
     learn = [sample for sample in samples if sample.train or job.fit_on == "all" or not has_split]
 
     def fitted() -> Fill:
-        apply = _fitted(job.strategy, job.options, _stack(job, learn))
+        if job.strategy in ANY_SIZE and not _of_one_shape(samples):
+            apply = _of_any_size(job, learn)
+        else:
+            apply = _fitted(job.strategy, job.options, _stack(job, learn))
         _say_what_was_learnt(job, has_split, len(learn))
         return apply
 
     _run(job, samples, fitted)
     if not path.is_dir():
-        _write_manifest(manifest, listing, samples)
+        write_manifest(manifest, listing, samples)
 
 
 def _run(job: Job, samples: Sequence[Sample], fitted: Callable[[], Fill]) -> None:
@@ -265,24 +253,30 @@ def _volumes(count: int) -> str:
 def _fill_sample(job: Job, sample: Sample, apply: Fill) -> None:
     import numpy as np
 
-    from voxgap.io import write
+    from voxgap.io import FORMATS, split_item, write
     from voxgap.volume import Volume
 
     volumes = _read(job, sample)
     first = next(volume for volume in volumes if volume is not None)
     joined = _joined(volumes)
     filled = np.where(np.isnan(joined), apply(joined), joined)
+    present = next(source for source in sample.sources if source is not None)
     for index, (volume, target) in enumerate(zip(volumes, sample.targets, strict=True)):
         values = filled if len(volumes) == 1 else filled[..., index : index + 1]
         channels = (sample.channels[index],) if volume is None else volume.channels
         like = volume or first
-        write(target, Volume(values, like.affine, like.spacing, channels, axes=like.axes))
+        whole = Volume(values, like.affine, like.spacing, channels, axes=like.axes)
+        source = sample.sources[index]
+        place = split_item(target)[0]
+        # A channel that was never acquired is no copy of another; but a folder of DICOM slices needs a patient.
+        needed = None if place.name.lower().endswith(tuple(FORMATS)) else present
+        write(place, whole, like=source or needed)
         if volume is not None:
             _check_written(target, volume)
 
 
 def _check_written(target: Path, volume: Volume) -> None:
-    """Refuse a format that did not keep what is observed: one with 8 or 16 bits, say."""
+    """Refuse a format that did not keep what is observed: one with 8 bits, say."""
     import numpy as np
 
     from voxgap.io import read
@@ -297,8 +291,10 @@ def _check_written(target: Path, volume: Volume) -> None:
 
 def _remove(target: Path) -> None:
     """Remove a file, or a folder that voxgap wrote; anything else stays, and writing refuses to replace it."""
+    from voxgap.io import split_item
     from voxgap.io.folders import MARK
 
+    target = split_item(target)[0]
     if target.is_file():
         target.unlink()
     elif (target / MARK).is_file():
@@ -317,16 +313,17 @@ def _joined(volumes: Sequence[Volume | None]) -> Values:
     """Return all channels of a sample, `(depth, height, width, channels)`, NaN for those without a file."""
     import numpy as np
 
+    from voxgap.grid import same_grid
     from voxgap.volume import times
 
     first = next(volume for volume in volumes if volume is not None)
     if len(volumes) == 1:
         return first.values
     for volume in filter(None, volumes):
-        if volume.shape != (*first.shape[:3], 1):
+        if volume.shape[3] != 1 or not same_grid(volume, first):
             raise VoxgapError(
-                f"{volume.source}: shape {times(volume.shape)}; each channel file needs "
-                f"{times((*first.shape[:3], 1))}, as the first one; resample it to that grid"
+                f"{volume.source}: lies on another grid than {first.source} ({times(volume.shape[:3])}, "
+                f"{times(first.shape[:3])}); voxgap fill needs all files of a patient on one: resample them first"
             )
     gap = np.full(first.shape, np.nan, np.float32)
     return np.concatenate([gap if volume is None else volume.values for volume in volumes], axis=-1)
@@ -357,83 +354,6 @@ def _stack(job: Job, samples: Sequence[Sample]) -> Values:
     return stack
 
 
-def _plan(listing: Listing, path: Path, folder: Path) -> list[Sample]:
-    """Choose where each sample goes: the same path below the folder as below the data."""
-    from voxgap.dataset.manifest import refuse
-    from voxgap.dataset.splits import split_name
-
-    files = [os.path.abspath(file) for row in listing.rows for file in row.files if file is not None]
-    root = Path(os.path.commonpath([os.path.abspath(path if path.is_dir() else path.parent), *files]))
-    samples: list[Sample] = []
-    problems: list[str] = []
-    taken: dict[Path, str] = {}
-    for row in listing.rows:
-        try:
-            targets = _targets(row, listing.channels, root, folder)
-        except VoxgapError as error:
-            problems.append(f"{row.where}: {error}")
-            continue
-        twice = next((target for target in targets if target in taken), None)
-        if twice is not None:
-            problems.append(
-                f"{row.where}: {taken[twice]} is written to {twice}, too; give each row its files"
-            )
-        taken |= dict.fromkeys(targets, row.where)
-        is_train = split_name(row.split) == "train"
-        samples.append(Sample(row.files, targets, listing.channels, is_train))
-    refuse(str(path), problems)
-    return samples
-
-
-def _targets(row: Row, channels: tuple[str, ...], root: Path, folder: Path) -> tuple[Path, ...]:
-    """Return a target for each channel; one without a file is called after the first that has one."""
-    present = next(file for file in row.files if file is not None)
-    return tuple(
-        _target(file or present, root, folder, "" if file else f"-{_plain(channels[index])}")
-        for index, file in enumerate(row.files)
-    )
-
-
-def _target(file: Path, root: Path, folder: Path, ending: str = "") -> Path:
-    from voxgap.io import FORMATS, split_item, suffix
-
-    path, item = split_item(file)
-    path = Path(os.path.abspath(path))
-    if path.is_dir() and not path.name.lower().endswith(tuple(FORMATS)):
-        raise VoxgapError(f"{path}: a folder of DICOM files is only read; convert it to .nii.gz first")
-    form = FORMATS[suffix(path)]
-    if not (form.write or form.write_folder):
-        raise VoxgapError(f"{path}: {suffix(path)} is only read; convert to .nii.gz or .npz first")
-    stem, dot = path.name[: -len(suffix(path))], path.name[-len(suffix(path)) :]
-    # Each item of a file gets a file of its own.
-    name = f"{stem}{'-' + _plain(item) if item else ''}{ending}{dot}"
-    below = path.parent.relative_to(os.path.abspath(root)) if root != file else Path()
-    return folder / below / name
-
-
-def _plain(name: str) -> str:
-    return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
-
-
-def _write_manifest(path: Path, listing: Listing, samples: Sequence[Sample]) -> None:
-    """Write a CSV manifest like the one that was read, with the filled files in it."""
-    row = listing.rows[0]
-    given = [name for name in ("label_map", "group", "split") if getattr(row, name)]
-    given = ["label"] * (not listing.targets) + given
-    text = streams.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(listing.channels or ("path",)), *listing.targets, *given])
-    for row, sample in zip(listing.rows, samples, strict=True):
-        files = [target.relative_to(path.parent).as_posix() for target in sample.targets]
-        writer.writerow([*files, *row.targets, *(_cell(getattr(row, name), path.parent) for name in given)])
-    _write_text(path, text.getvalue())
-
-
-def _cell(value: Any, folder: Path) -> str:
-    """Write a cell; a label map stays where it is."""
-    return os.path.relpath(value, folder) if isinstance(value, Path) else str(value or "")
-
-
 def _layer(strategy: str, options: dict[str, Any]) -> Any:
     import_keras()
     from voxgap.strategies import Strategy
@@ -449,6 +369,31 @@ def _fitted(strategy: str, options: dict[str, Any], volumes: np.ndarray) -> Fill
     if layer.learns:
         layer.adapt(volumes)
     return lambda values: keras.ops.convert_to_numpy(layer(values[None], training=False))[0]
+
+
+def _of_one_shape(samples: Sequence[Sample]) -> bool:
+    """Tell from the headers, by the first file of each sample."""
+    from voxgap.io import scan
+
+    return len({scan(next(filter(None, sample.sources))).shape for sample in samples}) == 1
+
+
+def _of_any_size(job: Job, samples: Sequence[Sample]) -> Fill:
+    """Return a function that fills one volume of any size; what has no neighbours gets its channel's mean."""
+    import numpy as np
+
+    total: Any = 0.0
+    count: Any = 0
+    for sample in _progress(samples if job.strategy != "zero" else [], "reading"):
+        values = _joined(_read(job, sample))
+        total = total + np.nansum(values, axis=(0, 1, 2), dtype=np.float64)
+        count = count + (~np.isnan(values)).sum(axis=(0, 1, 2))
+    mean = np.asarray(total / np.maximum(count, 1), np.float32)
+
+    def apply(values: Values) -> Values:
+        return _fitted(job.strategy, job.options, np.broadcast_to(mean, (1, *values.shape)))(values)
+
+    return apply
 
 
 def _say_what_was_learnt(job: Job, has_split: bool, count: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import err, out
-from voxgap.cli.data import Crop, MissingValues, Size, Spacing, grid_arguments, load
+from voxgap.cli.data import Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -54,6 +55,14 @@ class Inspection:
         evidence = self.evidence.to_json()
         return {**self.facts, "description": self.found.to_json(), "evidence": evidence, "advice": advice}
 
+    def command(self) -> str:
+        """Return the command that tries what is advised; empty for one volume, which can't be learned from."""
+        from voxgap.missingness.advice import to_compare
+
+        strategies = ",".join(to_compare(self.advice))
+        is_set = "task" in self.facts
+        return f"voxgap compare {shlex.quote(self.name)} --strategies {strategies}" if is_set else ""
+
     def rows(self) -> list[tuple[str, str]]:
         """Return what is there and what is missing, as pairs of name and text."""
         rows = [("task", self.facts["task"])] if "task" in self.facts else []
@@ -85,6 +94,7 @@ def inspect(
     spacing: Spacing = None,
     crop: Crop = None,
     missing_values: MissingValues = None,
+    reference: Reference = None,
     seed: Annotated[int, typer.Option(help="Seed of the permutation tests.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
@@ -98,7 +108,7 @@ def inspect(
 
       voxgap inspect scan.nii.gz --json
     """
-    inspection = _inspect(data, grid_arguments(size, spacing, crop, missing_values), seed)
+    inspection = _inspect(data, grid_arguments(size, spacing, crop, missing_values, reference), seed)
     if as_json:
         typer.echo(json.dumps(inspection.to_json()))
     else:
@@ -128,7 +138,8 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
         found = describe(volumes, of_class, channels=channels, classes=dataset.classes)
         evidence = examine(
             volumes,
-            dataset.targets,
+            # Of a label map no volume has a class of its own.
+            None if dataset.task == "segmentation" else dataset.targets,
             classes=dataset.classes,
             groups=dataset.groups,
             channels=channels,
@@ -170,6 +181,8 @@ def _facts(dataset: Dataset) -> dict[str, Any]:
 
 
 def _print(inspection: Inspection) -> None:
+    from rich.text import Text
+
     from voxgap.missingness.mechanism import NOBODY_KNOWS
 
     _section(inspection.name, inspection.rows())
@@ -181,6 +194,8 @@ def _print(inspection: Inspection) -> None:
             out.print(f"[dim]{NOBODY_KNOWS}[/]")
     out.print()
     _section("What to try", [(", ".join(one.strategies) or "first", one.why) for one in inspection.advice])
+    if inspection.found.missing_rate and (command := inspection.command()):
+        out.print(Text(f"$ {command}", style="dim"), soft_wrap=True)
 
 
 def _section(title: str, rows: Sequence[tuple[str, str]]) -> None:
@@ -223,7 +238,6 @@ def _p(value: float) -> str:
 
 
 def _write_page(path: Path, inspection: Inspection) -> None:
-    from voxgap.missingness.advice import to_compare
     from voxgap.missingness.mechanism import NOBODY_KNOWS
     from voxgap.report import Section, Table, write_page
 
@@ -244,16 +258,8 @@ def _write_page(path: Path, inspection: Inspection) -> None:
         words = [evidence.conclusion, TESTED_HOW, NOBODY_KNOWS] if tests else [evidence.conclusion]
         sections.append(Section("What it depends on", words, tests))
     advice = [(", ".join(one.strategies) or "first", one.why) for one in inspection.advice]
-    runs = [
-        f"voxgap train {inspection.name} --strategy {strategy} --out runs/{strategy}"
-        for strategy in to_compare(inspection.advice)
-    ]
-    is_set = "task" in inspection.facts
-    sections.append(
-        Section(
-            "What to try", table=Table(("strategy", "why"), advice, words=True), code="\n".join(runs) * is_set
-        )
-    )
+    code = inspection.command() if found.missing_rate else ""
+    sections.append(Section("What to try", table=Table(("strategy", "why"), advice, words=True), code=code))
     lead = f"{found.volumes} volumes, {found.missing_rate:.1%} missing."
     if found.missing_rate:
         lead += f" {evidence.conclusion}"

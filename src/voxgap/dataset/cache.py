@@ -1,4 +1,4 @@
-"""Volumes that are decoded once and mapped from disk from then on, found again by what their files hold."""
+"""Volumes that are decoded once and read from disk from then on, found again by what their files hold."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from voxgap import __version__, io
+from voxgap.dataset.lazy import OnDisk, Writer
 from voxgap.dataset.manifest import Listing, Samples, read_samples
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing, write_bytes
@@ -35,12 +36,12 @@ def cached_samples(
 
     Args:
         folder: Of the cache; made where there is none, and shared by any number of data sets and processes.
-        listing, name, grid, max_bytes: As for `read_samples`.
+        listing, name, grid: As for `read_samples`.
+        max_bytes: Refuse a sample that would take more memory than this; together they may be larger.
         kept_bytes: What the cache may hold; what was used longest ago goes first, this data set never.
 
     Returns:
-        The same values; volumes and label maps are mapped from the disk, and what is written to them stays in
-        memory. Of `first`, only names and spacing.
+        The same values; volumes and label maps stay on the disk. Of `first`, only names and spacing.
 
     Raises:
         VoxgapError: As `read_samples` does, or the folder can't be written to.
@@ -49,9 +50,8 @@ def cached_samples(
     # Whatever is wrong with an entry: the files are there to make it anew.
     with contextlib.suppress(OSError, EOFError, ValueError, KeyError, TypeError, VoxgapError):
         return _load(folder, key)
-    found = read_samples(listing, name, grid, max_bytes)
     try:
-        _save(folder, key, found)
+        _make(folder, key, listing, name, grid, max_bytes)
         _forget(folder, key, kept_bytes)
         return _load(folder, key)
     except OSError as error:
@@ -97,20 +97,26 @@ def _files(path: Path) -> list[Path]:
 
 def _load(folder: Path, key: str) -> Samples:
     about = json.loads((folder / f"{key}.json").read_bytes())
-    # Copy on write: nobody spoils the cache.
-    volumes = np.load(folder / f"{key}.npy", mmap_mode="c", allow_pickle=False)
-    maps = np.load(folder / f"{key}.maps.npy", mmap_mode="c", allow_pickle=False) if about["maps"] else None
+    volumes = OnDisk.npy(folder / f"{key}.npy")
+    maps = OnDisk.npy(folder / f"{key}.maps.npy") if about["maps"] else None
+    if volumes.ndim != 5 or volumes.dtype != np.float32 or (maps is not None and maps.dtype != np.int16):
+        raise ValueError(f"{key}: is no entry of this cache")
     os.utime(folder / f"{key}.json")
     spacing = None if about["spacing"] is None else tuple(about["spacing"])
     first = Volume(volumes[0], spacing=spacing, channels=tuple(about["channels"]))
     return Samples(volumes, first, tuple(about["records"]), maps)
 
 
-def _save(folder: Path, key: str, found: Samples) -> None:
-    """Write the arrays, and last the small file that says that they are there."""
-    _save_array(folder / f"{key}.npy", found.volumes)
-    if found.label_maps is not None:
-        _save_array(folder / f"{key}.maps.npy", found.label_maps)
+def _make(folder: Path, key: str, listing: Listing, name: str, grid: Grid, max_bytes: int) -> None:
+    """Write each sample as it is read, and last the small file that says that all are there."""
+    paths = {"volumes": folder / f"{key}.npy", "maps": folder / f"{key}.maps.npy"}
+    with contextlib.ExitStack() as files:
+
+        def allocate(what: str, shape: tuple[int, ...], dtype: Any) -> Writer:
+            beside = files.enter_context(replacing(paths[what]))
+            return Writer(files.enter_context(beside.open("wb")), shape, dtype)
+
+        found = read_samples(listing, name, grid, max_bytes, allocate)
     about = {
         "channels": found.first.channels,
         "spacing": found.first.spacing,
@@ -118,11 +124,6 @@ def _save(folder: Path, key: str, found: Samples) -> None:
         "maps": found.label_maps is not None,
     }
     write_bytes(folder / f"{key}.json", json.dumps(about).encode())
-
-
-def _save_array(path: Path, array: np.ndarray[Any, Any]) -> None:
-    with replacing(path) as temporary:
-        np.save(temporary, array, allow_pickle=False)
 
 
 def _forget(folder: Path, key: str, kept_bytes: int) -> None:

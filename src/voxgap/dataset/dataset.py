@@ -14,17 +14,18 @@ from numpy.typing import NDArray
 from voxgap import io
 from voxgap.dataset import medmnist
 from voxgap.dataset.cache import cached_samples
+from voxgap.dataset.lazy import OnDisk
 from voxgap.dataset.manifest import Listing, check_shapes, list_folder, read_manifest, read_samples, refuse
 from voxgap.dataset.splits import SPLITS, split_names
-from voxgap.dataset.targets import learnable
+from voxgap.dataset.targets import learnable, unstratified_split, voxel_classes
 from voxgap.errors import VoxgapError
 from voxgap.grid import AS_IT_IS, Grid, LabelMap, as_label_map, place_label_map
 from voxgap.io.arrays import npz_names, read_npz_arrays
 from voxgap.io.source import with_gaps
 from voxgap.resample import Record
-from voxgap.volume import Values, Volume, as_batch, as_real, channel_names, times
+from voxgap.volume import Values, Volume, as_batch, as_real, as_values, channel_names, times
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "segmentation"]
 
 MANIFESTS = (".csv", ".parquet")
 
@@ -34,11 +35,13 @@ class Dataset:
     """Volumes of one shape, with their targets and their split.
 
     Args:
-        volumes: `(samples, depth, height, width, channels)`, float32, NaN = missing.
-        targets: Class indices `(samples,)` int64, or for regression float32 `(samples,)` or
-            `(samples, outputs)`.
-        task: `classification` or `regression`.
-        classes: Name of each class, by index; empty for regression.
+        volumes: `(samples, depth, height, width, channels)`, float32, NaN = missing. From a cache, or an array
+            that is mapped from a file, they stay on disk and are read when asked for: see `voxgap.dataset.lazy`.
+        targets: Class indices `(samples,)` int64, for regression float32 `(samples,)` or `(samples, outputs)`, or
+            for segmentation the label maps.
+        task: `classification`, `regression` or `segmentation`.
+        classes: Name of each class, by index; empty for regression. In a segmentation the first one is the
+            background.
         split: `train`, `validation` or `test` for each sample.
         groups: A name for each sample (patient, recording), or None.
         channels: Name of each channel.
@@ -70,14 +73,12 @@ class Dataset:
         fields: dict[str, Any] = {
             "volumes": volumes,
             "channels": channel_names(self.channels, volumes.shape[-1], self.name),
-            "targets": self._checked_targets(len(volumes)),
+            **self._checked_wanted(volumes.shape[:4]),
             "classes": tuple(self.classes),
             "split": split_names(self._one_each("split", self.split, len(volumes)), self.name),
         }
         if self.groups is not None:
             fields["groups"] = self._one_each("groups", self.groups, len(volumes)).astype(np.str_)
-        if self.label_maps is not None:
-            fields["label_maps"] = self._checked_label_maps(volumes.shape[:4])
         if self.records is not None:
             self._one_each("records", np.empty(len(self.records)), len(volumes))
             fields["records"] = tuple(self.records)
@@ -91,14 +92,31 @@ class Dataset:
             raise VoxgapError(f"{self.name}: {held} {field} for {count} volumes; give one for each volume")
         return array
 
-    def _checked_label_maps(self, wanted: tuple[int, ...]) -> LabelMap:
-        label_maps = np.asarray(self.label_maps)
+    def _checked_wanted(self, shape: tuple[int, ...]) -> dict[str, Any]:
+        """Check targets and label maps: in a segmentation one array under both names."""
+        if self.task == "segmentation":
+            maps = self._checked_label_maps(
+                self.targets if self.label_maps is None else self.label_maps, shape
+            )
+            return {"targets": maps, "label_maps": maps}
+        wanted: dict[str, Any] = {"targets": self._checked_targets(shape[0])}
+        if self.label_maps is not None:
+            wanted["label_maps"] = self._checked_label_maps(self.label_maps, shape)
+        return wanted
+
+    def _checked_label_maps(self, maps: Any, wanted: tuple[int, ...]) -> LabelMap:
+        label_maps: Any = maps if isinstance(maps, OnDisk) else np.asarray(maps)
         if label_maps.shape != wanted:
             raise VoxgapError(
                 f"{self.name}: label maps of {times(label_maps.shape)} for volumes of {times(wanted)}; give one "
                 "for each, without channels"
             )
-        return label_maps if label_maps.dtype == np.int16 else as_label_map(label_maps, self.name)
+        label_maps = label_maps if label_maps.dtype == np.int16 else as_label_map(label_maps, self.name)
+        if self.task == "segmentation" and not isinstance(label_maps, OnDisk):
+            highest = label_maps.max(initial=0)
+            if highest >= len(self.classes):
+                raise VoxgapError(f"{self.name}: label maps reach class {highest}; name all classes")
+        return label_maps
 
     def _checked_targets(self, count: int) -> NDArray[Any]:
         targets = self._one_each("targets", self.targets, count)
@@ -108,7 +126,9 @@ class Dataset:
                 raise VoxgapError(f"{self.name}: a target is NaN or infinite; give a number for each volume")
             return targets
         if self.task != "classification":
-            raise VoxgapError(f"{self.name}: task {self.task!r} is unknown; use classification or regression")
+            raise VoxgapError(
+                f"{self.name}: task {self.task!r} is unknown; use classification, regression or segmentation"
+            )
         if targets.ndim != 1 or targets.dtype.kind not in "iu":
             raise VoxgapError(f"{self.name}: targets are not one class index per volume; use from_arrays")
         if targets.min(initial=0) < 0 or targets.max(initial=0) >= max(1, len(self.classes)):
@@ -139,11 +159,11 @@ class Dataset:
         """Return the samples at these indices, in this order."""
         return replace(
             self,
-            volumes=self.volumes[indices],
-            targets=self.targets[indices],
+            volumes=_taken(self.volumes, indices),
+            targets=_taken(self.targets, indices),
             split=self.split[indices],
             groups=None if self.groups is None else self.groups[indices],
-            label_maps=None if self.label_maps is None else self.label_maps[indices],
+            label_maps=None if self.label_maps is None else _taken(self.label_maps, indices),
             records=None
             if self.records is None
             else tuple(self.records[i] for i in np.arange(len(self))[indices]),
@@ -161,7 +181,8 @@ class Dataset:
     def summary(self) -> str:
         """Say in one line what it holds."""
         parts = ", ".join(f"{name} {int((self.split == name).sum())}" for name in SPLITS)
-        kind = f"{len(self.classes)} classes" if self.task == "classification" else "regression"
+        kind = "regression" if self.task == "regression" else f"{len(self.classes)} classes"
+        kind += " of voxels" if self.task == "segmentation" else ""
         shape = times(self.volumes.shape[1:])
         return (
             f"{self.name}: {len(self)} volumes of {shape}, {kind}, {parts}, {self.missing_rate:.1%} missing"
@@ -191,13 +212,15 @@ class Dataset:
             volumes: `(samples, depth, height, width, channels)`, or without channels; NaN = missing.
             labels: A class per volume: whole numbers or text, `(samples,)` or `(samples, 1)`.
             targets: Instead of labels, numbers to predict: `(samples,)` or `(samples, outputs)`.
-            classes: Names of the classes: what the labels say, or, for whole numbers, what each stands for.
+            classes: Names of the classes: what the labels say, or, for whole numbers, what each stands for. Without
+                labels and targets: names of what the label maps hold, 0 first.
             split: A part for each sample. Without `validation`, a fifth of the training part becomes it.
             groups: A name for each sample; samples of one group stay in one part.
             channels: Name of each channel.
             spacing: Size of a voxel along `(depth, height, width)`.
             name: What error messages call it.
             label_maps: What each voxel is, `(samples, depth, height, width)`; NaN or -1 = nobody said.
+                Without labels and targets, this is to be predicted: segmentation.
             grid, records: Where the volumes came from other files: how; see `Dataset`.
             seed: For the split.
 
@@ -205,15 +228,18 @@ class Dataset:
             VoxgapError: There is nothing to learn from (no observed voxel, one class only, a class with one
                 sample), a group is in two parts, or the parts don't fit each other.
         """
-        values = as_real(volumes, name)
-        batch = as_batch(values[..., np.newaxis] if values.ndim == 4 else values, name)
+        batch = _checked_batch(volumes, name)
         if all(np.isnan(volume).all() for volume in batch):
             raise VoxgapError(f"{name}: no observed voxel in the whole set; check what was read as missing")
-        wanted, names, split = learnable(len(batch), labels, targets, classes, split, groups, seed, name)
-        task: Task = "regression" if labels is None else "classification"
-        steps = None if records is None else tuple(records)
-        if label_maps is not None:
+        if label_maps is not None and not isinstance(label_maps, OnDisk):
             label_maps = as_label_map(label_maps, name)
+        task: Task = "regression" if labels is None else "classification"
+        if labels is None and targets is None and label_maps is not None:
+            task, wanted, names = "segmentation", label_maps, voxel_classes(label_maps, classes, name)
+            split = unstratified_split(len(batch), split, groups, seed, name)
+        else:
+            wanted, names, split = learnable(len(batch), labels, targets, classes, split, groups, seed, name)
+        steps = None if records is None else tuple(records)
         return cls(
             batch,
             wanted,
@@ -230,6 +256,22 @@ class Dataset:
         )
 
 
+def _checked_batch(volumes: Any, name: str) -> Values:
+    """Check volumes and return them as a batch; those that are mapped from a file stay there."""
+    if isinstance(volumes, np.memmap) and volumes.ndim == 5 and volumes.dtype == np.float32:
+        volumes = OnDisk.mapped(volumes) or volumes
+        for volume in volumes if isinstance(volumes, OnDisk) else ():
+            as_values(volume, name)
+    if isinstance(volumes, OnDisk):
+        return as_batch(volumes, name)
+    values = as_real(volumes, name)
+    return as_batch(values[..., np.newaxis] if values.ndim == 4 else values, name)
+
+
+def _taken(array: Any, indices: Any) -> Any:
+    return array.take(indices) if isinstance(array, OnDisk) else array[indices]
+
+
 def load_data(
     data: str | os.PathLike[str] | Dataset,
     *,
@@ -237,9 +279,11 @@ def load_data(
     spacing: Sequence[float] | None = None,
     crop: Literal["observed"] | None = None,
     missing_values: Sequence[float] = (),
+    reference: str | None = None,
     seed: int = 0,
     max_bytes: int = io.MAX_BYTES,
     cache: str | os.PathLike[str] | None = None,
+    task: Literal["segmentation"] | None = None,
 ) -> Dataset:
     """Load a data set, and bring its volumes onto one grid.
 
@@ -247,16 +291,22 @@ def load_data(
         data: `sample:NAME` for embedded data; `medmnist:NAME` for a public set, downloaded once; a manifest (CSV
             or Parquet) with `path` or one column per channel, `label` or `target` (and `target_2`, ...), and
             perhaps `label_map`, `group` and `split` (an empty cell: that channel is missing); an `.npz` with
-            `volumes` and `labels` or `targets`, or of MedMNIST; or a folder with one sub-folder per class (in
-            `train`, `validation` and `test`, if there are such). A `Dataset` is returned as it is, or on the grid.
+            `volumes` and `labels`, `targets` or `label_maps`, or of MedMNIST; or a folder with one sub-folder per
+            class (in `train`, `validation` and `test`, if there are such). A `Dataset` is returned as it is, or on
+            the grid.
         size: Resample volumes to this `(depth, height, width)`, in a way that keeps gaps and values apart.
         spacing: Resample to this size of a voxel. With a size: cut off or add missing voxels around the centre.
         crop: `observed` crops each volume to the box that holds its observed voxels first.
         missing_values: Values that stand for missing in files: they become NaN.
+        reference: Of several files a patient, the channel onto whose grid the others are brought by where they
+            lie in the world; the first one that is there by default.
         seed: For the split, where the data has none.
         max_bytes: Refuse data that would take more memory than this.
-        cache: A folder in which the volumes of a manifest or a folder are kept, decoded and on the grid: the next
-            time they are mapped from it, unless a file has changed.
+        cache: A folder in which the volumes of a manifest or a folder are kept, decoded and on the grid, and read
+            from when asked for: they may be more than fits into memory. The next time nothing is decoded, unless
+            a file has changed.
+        task: `segmentation` predicts the label maps of data that has labels or targets beside them; data that has
+            only label maps is for segmentation anyway.
 
     Returns:
         The data set; its `grid` says how its volumes were made, so that a bundle does the same to others.
@@ -264,44 +314,71 @@ def load_data(
     Raises:
         VoxgapError: It isn't there, is damaged, or can't be trained on; all problems of a manifest at once.
     """
-    grid = Grid(size, spacing, crop, missing_values)  # type: ignore[arg-type]  # checked there
+    grid = Grid(size, spacing, crop, missing_values, reference)  # type: ignore[arg-type]  # checked there
+    if task not in (None, "segmentation"):
+        raise VoxgapError(f"task must be segmentation or left out, got {task!r}")
     if isinstance(data, Dataset):
-        return _on_grid(data, grid, max_bytes)
+        return _on_grid(_for_task(data, task), grid, max_bytes)
     name = str(data)
     if name.startswith("sample:"):
         from voxgap import samples
 
-        return _on_grid(Dataset(**samples.load(name.removeprefix("sample:"))), grid, max_bytes)
+        sample = Dataset(**samples.load(name.removeprefix("sample:")))
+        return _on_grid(_for_task(sample, task), grid, max_bytes)
     path = medmnist.find(name) if name.startswith(medmnist.PREFIX) else Path(data)
     with io.one_line(path):
         if path.is_dir():
-            return _read_listing(list_folder(path), name, grid, max_bytes, seed, cache)
+            return _read_listing(list_folder(path), name, grid, max_bytes, seed, cache, task)
         io.check_file(path)
         if path.suffix.lower() in MANIFESTS:
-            return _read_listing(read_manifest(path), name, grid, max_bytes, seed, cache)
+            return _read_listing(read_manifest(path), name, grid, max_bytes, seed, cache, task)
         if path.suffix.lower() != ".npz":
             raise VoxgapError(
                 f"{path}: not a data set; give a .csv manifest, a .parquet one, an .npz, a folder, sample:NAME "
                 "or medmnist:NAME"
             )
-        fields = _npz_fields(path, max_bytes)
+        fields = _npz_fields(path, max_bytes, task)
         fields["volumes"] = with_gaps(fields["volumes"], grid.missing_values)
     return _on_grid(Dataset.from_arrays(**fields, name=name, seed=seed), grid, max_bytes)
 
 
+def _for_task(data: Dataset, task: str | None) -> Dataset:
+    """Take the label maps for what is to be predicted, where that is asked for."""
+    if task is None or data.task == task:
+        return data
+    if data.label_maps is None:
+        raise VoxgapError(f"{data.name}: has no label maps; segmentation needs one for each volume")
+    names = voxel_classes(data.label_maps, None, data.name)
+    return replace(data, task="segmentation", targets=data.label_maps, classes=names)
+
+
 def _read_listing(
-    listing: Listing, name: str, grid: Grid, max_bytes: int, seed: int, cache: str | os.PathLike[str] | None
+    listing: Listing,
+    name: str,
+    grid: Grid,
+    max_bytes: int,
+    seed: int,
+    cache: str | os.PathLike[str] | None,
+    task: str | None,
 ) -> Dataset:
     """Read the samples of a listing, once everything else about them has been checked."""
     rows = listing.rows
     wanted: dict[str, Any] = {"labels": None, "targets": None}
-    if listing.targets:
+    segmented = task == "segmentation" or not (listing.targets or rows[0].label)
+    if segmented and not any(row.label_map for row in rows):
+        raise VoxgapError(f"{name}: has no label maps; name them in a `label_map` column")
+    if listing.targets and not segmented:
         wanted["targets"] = [row.targets for row in rows]
-    else:
+    elif not segmented:
         wanted["labels"] = [row.label for row in rows]
     groups = [row.group for row in rows] if rows[0].group else None
-    given = [row.split for row in rows] if rows[0].split else None
-    split = learnable(len(rows), **wanted, classes=None, split=given, groups=groups, seed=seed, name=name)[2]
+    split: Any = [row.split for row in rows] if rows[0].split else None
+    if segmented:
+        split = unstratified_split(len(rows), split, groups, seed, name)
+    else:
+        split = learnable(
+            len(rows), **wanted, classes=None, split=split, groups=groups, seed=seed, name=name
+        )[2]
     if cache is None:
         found = read_samples(listing, name, grid, max_bytes)
     else:
@@ -327,7 +404,9 @@ def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:
         return data
     if data.grid != AS_IT_IS:
         raise VoxgapError(f"{data.name}: its volumes are on a grid already; load them from their files again")
-    data = replace(data, volumes=with_gaps(data.volumes, grid.missing_values), grid=grid)
+    if grid.missing_values:
+        data = replace(data, volumes=with_gaps(np.asarray(data.volumes), grid.missing_values))
+    data = replace(data, grid=grid)
     if not grid.moves:
         return data
     placed: list[Volume] = []
@@ -362,15 +441,18 @@ def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:
     )
 
 
-def _npz_fields(path: Path, max_bytes: int) -> dict[str, Any]:
+def _npz_fields(path: Path, max_bytes: int, task: str | None) -> dict[str, Any]:
     held = npz_names(path)
-    if medmnist.is_medmnist(held):
+    if medmnist.is_medmnist(held) and task is None:
         return medmnist.read(path, max_bytes)
-    if "volumes" not in held or ("labels" in held) == ("targets" in held):
+    wanted = [] if task == "segmentation" else [name for name in ("labels", "targets") if name in held]
+    if "volumes" not in held or len(wanted) > 1 or not (wanted or "label_maps" in held):
         names = ", ".join(held) or "nothing"
-        raise VoxgapError(f"{path}: holds {names}; name the arrays `volumes`, and `labels` or `targets`")
+        raise VoxgapError(
+            f"{path}: holds {names}; name the arrays `volumes`, and `labels`, `targets` or `label_maps`"
+        )
     known = ("classes", "split", "groups", "channels", "spacing", "label_maps")
-    fields: dict[str, Any] = dict(read_npz_arrays(path, max_bytes, ("volumes", "labels", "targets", *known)))
+    fields: dict[str, Any] = dict(read_npz_arrays(path, max_bytes, ("volumes", *wanted, *known)))
     for name in ("classes", "channels", "spacing"):
         if name in fields:
             fields[name] = tuple(np.atleast_1d(fields[name]).tolist())

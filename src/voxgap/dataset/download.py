@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import http.client
 import os
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -21,17 +20,6 @@ SECONDS = 30.0
 
 Report = Callable[[int, int | None], None]
 """Told how many bytes are there, and how many there will be, None where the server doesn't say."""
-
-
-def cache_folder() -> Path:
-    """Return where this platform keeps what a program can fetch again: `~/.cache/voxgap` on Linux."""
-    if os.name == "nt":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Caches"
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "voxgap"
 
 
 def fetch(url: str, target: Path, md5: str, report: Report | None = None) -> Path:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,10 +14,10 @@ import numpy as np
 from voxgap import io
 from voxgap.dataset.splits import SPLITS, split_name
 from voxgap.errors import VoxgapError
-from voxgap.grid import UNLABELLED, Grid, LabelMap, Sample, read_sample, scan_sample
+from voxgap.grid import UNLABELLED, Grid, Sample, read_sample, scan_sample
 from voxgap.io.optional import need
 from voxgap.resample import Record
-from voxgap.volume import Values, Volume, times
+from voxgap.volume import Volume, times
 
 MAX_PROBLEMS = 20
 MAX_ROWS = 10_000_000
@@ -49,12 +50,16 @@ class Listing(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """All samples on one grid; see `read_samples`."""
+    """All samples on one grid; see `read_samples`. The arrays may be on disk: see `voxgap.dataset.lazy`."""
 
-    volumes: Values
+    volumes: Any
     first: Volume
     records: tuple[list[Record], ...]
-    label_maps: LabelMap | None = None
+    label_maps: Any = None
+
+
+Allocate = Callable[[str, tuple[int, ...], Any], Any]
+"""Takes `volumes` or `maps`, a shape and a dtype, and returns what samples can be put into, one by one."""
 
 
 def read_manifest(path: Path) -> Listing:
@@ -83,7 +88,7 @@ def read_manifest(path: Path) -> Listing:
             problems.append(f"{where}: {len(cells)} cells for {len(header)} columns; check its commas")
             continue
         values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        files = {name: path.parent / values[name] if values.get(name) else None for name in header}
+        files = {name: _file(path.parent, values[name]) if values.get(name) else None for name in header}
         row = Row(
             where,
             tuple(files[name] for name in channels or ("path",)),
@@ -97,6 +102,11 @@ def read_manifest(path: Path) -> Listing:
         rows.append(row)
     refuse(str(path), problems)
     return Listing(rows, channels, targets)
+
+
+def _file(folder: Path, cell: str) -> Path:
+    """Return the file that a cell names, relative to its manifest; `~/` is the user's own folder."""
+    return folder / (os.path.expanduser(cell) if cell.startswith("~/") else cell)
 
 
 def list_folder(path: Path) -> Listing:
@@ -122,7 +132,9 @@ def list_folder(path: Path) -> Listing:
     return Listing(rows)
 
 
-def read_samples(listing: Listing, name: str, grid: Grid, max_bytes: int) -> Samples:
+def read_samples(
+    listing: Listing, name: str, grid: Grid, max_bytes: int, allocate: Allocate | None = None
+) -> Samples:
     """Read all samples into one array; their headers first, so that what doesn't fit is found early.
 
     Args:
@@ -130,6 +142,7 @@ def read_samples(listing: Listing, name: str, grid: Grid, max_bytes: int) -> Sam
         name: What error messages call the data.
         grid: What to bring them onto.
         max_bytes: Refuse data that would take more memory than this.
+        allocate: Where to put the samples: by default into memory, all together within `max_bytes`.
 
     Returns:
         `(samples, depth, height, width, channels)`; the first volume for its names and spacing (None where
@@ -153,14 +166,15 @@ def read_samples(listing: Listing, name: str, grid: Grid, max_bytes: int) -> Sam
             continue
         volume = placed.volume
         if found is None:
-            found = _allocated(volume, listing, name, max_bytes)
+            found = _allocated(volume, listing, allocate or _in_memory(volume, listing, name, max_bytes))
         shapes.setdefault(volume.shape, []).append(row.where)
         spacings.add(None if volume.spacing is None else tuple(f"{size:.3g}" for size in volume.spacing))
         records.append(placed.records)
         if volume.shape == found.first.shape:
             found.volumes[index] = volume.values
             if found.label_maps is not None:
-                found.label_maps[index] = UNLABELLED if placed.label_map is None else placed.label_map
+                nothing = np.full(volume.shape[:3], UNLABELLED, np.int16)
+                found.label_maps[index] = nothing if placed.label_map is None else placed.label_map
     refuse(name, problems)
     check_shapes(name, shapes, grid)
     assert found is not None, "a listing has rows"
@@ -188,16 +202,24 @@ def _scanned(listing: Listing, name: str, grid: Grid, max_bytes: int) -> list[Sa
     return samples
 
 
-def _allocated(first: Volume, listing: Listing, name: str, max_bytes: int) -> Samples:
+def _allocated(first: Volume, listing: Listing, allocate: Allocate) -> Samples:
     """Return arrays for all samples, once the first one says how large they are."""
-    count, labelled = len(listing.rows), any(row.label_map for row in listing.rows)
-    size = count * (first.values.nbytes + labelled * 2 * math.prod(first.shape[:3]))
+    count = len(listing.rows)
+    volumes = allocate("volumes", (count, *first.shape), np.float32)
+    labelled = any(row.label_map for row in listing.rows)
+    label_maps = allocate("maps", (count, *first.shape[:3]), np.int16) if labelled else None
+    return Samples(volumes, first, (), label_maps)
+
+
+def _in_memory(first: Volume, listing: Listing, name: str, max_bytes: int) -> Allocate:
+    labelled = any(row.label_map for row in listing.rows)
+    size = len(listing.rows) * (first.values.nbytes + labelled * 2 * math.prod(first.shape[:3]))
     if size > max_bytes:
         raise VoxgapError(
-            f"{name}: would take {size / 2**30:.1f} GiB; give a smaller --size, or raise max_bytes"
+            f"{name}: would take {size / 2**30:.1f} GiB; give a smaller --size, keep it on disk with --cache, "
+            "or raise max_bytes"
         )
-    label_maps = np.empty((count, *first.shape[:3]), np.int16) if labelled else None
-    return Samples(np.empty((count, *first.shape), np.float32), first, (), label_maps)
+    return lambda _, shape, dtype: np.empty(shape, dtype)
 
 
 def refuse(name: str, problems: Sequence[str]) -> None:
@@ -212,6 +234,9 @@ def refuse(name: str, problems: Sequence[str]) -> None:
 
 
 def _csv_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    with path.open("rb") as binary:
+        if binary.read(2) in (b"\xff\xfe", b"\xfe\xff"):
+            raise VoxgapError(f"{path}: is UTF-16 text; save it as CSV UTF-8")
     # Excel writes a byte order mark, and semicolons where the comma is the decimal sign.
     with path.open(encoding="utf-8-sig", newline="") as stream:
         head = stream.readline()
@@ -259,8 +284,11 @@ def _header_problems(header: list[str], channels: tuple[str, ...]) -> list[str]:
     problems = [f"column {name!r} stands twice; rename one" for name in set(header) if header.count(name) > 1]
     if "" in header:
         problems.append("a column has no name; name it in the first row")
-    if ("label" in header) == any(map(_is_target, header)):
-        problems.append("needs either a `label` column (classes) or a `target` column (numbers)")
+    wanted = ("label" in header) + any(map(_is_target, header))
+    if wanted > 1 or not (wanted or "label_map" in header):
+        problems.append(
+            "needs either a `label` column (classes) or a `target` column (numbers), or a `label_map` column"
+        )
     if "path" not in header and not channels:
         problems.append("needs a `path` column, or one column per channel")
     return problems

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from voxgap.dataset.download import Report, cache_folder, fetch
+from voxgap.dataset.download import Report, fetch
 from voxgap.errors import VoxgapError
+from voxgap.files import cache_folder
 from voxgap.io.arrays import npz_shapes, read_npz_arrays
 from voxgap.io.source import too_large
 from voxgap.volume import times

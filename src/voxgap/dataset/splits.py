@@ -36,7 +36,8 @@ def make_split(
     of its classes. Numbers to predict are stratified by their quantiles.
 
     Args:
-        targets: Class indices `(samples,)`, or numbers `(samples,)` or `(samples, outputs)`.
+        targets: Class indices `(samples,)`, numbers `(samples,)` or `(samples, outputs)`, or label maps
+            `(samples, depth, height, width)`, by which nothing is stratified.
         groups: A name for each sample, or None: each is its own group.
         seed: A number, or a generator to go on with.
         fractions: Shares of train, validation and test; a share of 0 leaves that part empty.
@@ -48,6 +49,42 @@ def make_split(
     Raises:
         VoxgapError: There are too few samples or groups to put one into each part.
     """
+    used = np.flatnonzero(fractions)
+    parts = _deal(targets, groups, np.asarray(fractions)[used], seed, name)
+    return np.array(SPLITS)[used[parts]]
+
+
+def make_folds(
+    targets: Any,
+    groups: Any = None,
+    folds: int = 5,
+    seed: int | np.random.Generator = 0,
+    *,
+    name: str = "data",
+) -> NDArray[np.int_]:
+    """Deal the samples into folds of about equal size, stratified and with each group in one fold.
+
+    Args:
+        targets, groups, seed, name: As for `make_split`.
+        folds: How many, 2 or more.
+
+    Returns:
+        The fold of each sample, from 0.
+
+    Raises:
+        VoxgapError: There are too few samples or groups to put one into each fold.
+    """
+    return _deal(targets, groups, np.full(folds, 1 / folds), seed, name)
+
+
+def _deal(
+    targets: Any,
+    groups: Any,
+    fractions: NDArray[np.float64],
+    seed: int | np.random.Generator,
+    name: str,
+) -> NDArray[np.int_]:
+    """Return the part of each sample, from 0: each part gets its fraction of each class, as far as groups allow."""
     strata = _strata(np.asarray(targets))
     members = (
         np.arange(len(strata)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
@@ -56,8 +93,7 @@ def make_split(
         raise VoxgapError(f"{name}: {len(members)} groups for {len(strata)} samples; give one for each")
     counts = np.zeros((members.max() + 1, strata.max() + 1))
     np.add.at(counts, (members, strata), 1)
-    used = np.flatnonzero(fractions)
-    wanted = np.outer(np.asarray(fractions)[used], counts.sum(axis=0))
+    wanted = np.outer(fractions, counts.sum(axis=0))
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(counts))
     order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
@@ -68,15 +104,17 @@ def make_split(
         need = (lacking / wanted.clip(1e-9)) @ counts[group] + 1e-3 * lacking.sum(axis=1) / wanted.sum(axis=1)
         parts[group] = need.argmax()
         lacking[parts[group]] -= counts[group]
-    if len(np.unique(parts)) < len(used):
+    if len(np.unique(parts)) < len(fractions):
         what = "samples" if groups is None else "groups"
         raise VoxgapError(
-            f"{name}: {len(counts)} {what} are too few for {len(used)} parts; add some, or give a split"
+            f"{name}: {len(counts)} {what} are too few for {len(fractions)} parts; add some, or give a split"
         )
-    return np.array(SPLITS)[used[parts]][members]
+    return parts[members]
 
 
 def _strata(targets: NDArray[Any]) -> NDArray[np.int_]:
+    if targets.ndim > 2:  # label maps: no sample has a class of its own
+        return np.zeros(len(targets), int)
     if targets.dtype.kind != "f":
         return np.unique(targets, return_inverse=True)[1]
     first = targets.reshape(len(targets), -1)[:, 0]

@@ -25,7 +25,7 @@ def learnable(
 ) -> tuple[NDArray[Any], tuple[str, ...], NDArray[np.str_]]:
     """Return what is to be predicted, the names of the classes and the split, or say why it can't be learnt."""
     if (labels is None) == (targets is None):
-        raise VoxgapError(f"{name}: give either labels (classes) or targets (numbers)")
+        raise VoxgapError(f"{name}: give either labels (classes) or targets (numbers), or label maps alone")
     names: tuple[str, ...] = ()
     wanted: NDArray[Any]
     if labels is None:
@@ -109,3 +109,32 @@ def _check_classes(targets: NDArray[Any], classes: tuple[str, ...], name: str) -
     if (counts == 1).any():
         lonely = classes[int((counts == 1).argmax())]
         raise VoxgapError(f"{name}: class {lonely!r} has one sample only; add some, or leave the class out")
+
+
+def voxel_classes(label_maps: Any, classes: Sequence[str] | None, name: str) -> tuple[str, ...]:
+    """Return the names of the classes in label maps, numbers by default, or say why they can't be learnt.
+
+    Args:
+        label_maps: `(samples, depth, height, width)`, -1 = nobody said; read one by one.
+        classes: names, 0 first, or None.
+        name: What error messages call the data.
+    """
+    highest = max((int(np.max(label_map)) for label_map in label_maps), default=-1)
+    if highest < 1:
+        raise VoxgapError(
+            f"{name}: the label maps hold {'one class' if highest == 0 else 'nothing'}; give at least two classes"
+        )
+    names = tuple(map(str, classes or range(highest + 1)))
+    if highest >= len(names):
+        raise VoxgapError(f"{name}: label maps go up to {highest}, with {len(names)} class names")
+    return names
+
+
+def unstratified_split(
+    count: int, split: Any, groups: Any, seed: int | np.random.Generator, name: str
+) -> NDArray[np.str_]:
+    """Split samples that have no class, or check and complete the split that they have."""
+    nothing = np.zeros(count, np.int64)
+    if split is None:
+        return make_split(nothing, groups, seed, name=name)
+    return completed_split(np.asarray(split), nothing, groups, seed, name)

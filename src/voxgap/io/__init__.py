@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing
 from voxgap.io import arrays, dicom, hdf5, images, medical, netcdf, tiff, video, zarr
 from voxgap.io.folders import replacing_folder
 from voxgap.io.source import MAX_BYTES, Options, Region, Source, one_line
-from voxgap.volume import Volume
+from voxgap.volume import Volume, times
 
 __all__ = [
     "FORMATS",
@@ -44,25 +44,29 @@ class Format(NamedTuple):
     scan: Callable[[Path, Options], Source]
     write: Callable[[BinaryIO, Volume], None] | None = None
     write_folder: Callable[[Path, Volume], None] | None = None
+    like: Callable[[Any, Volume, Source], None] | None = None
+    """Writes as `write` or `write_folder` does, with all that a file of this format says beside the values."""
 
 
-_TIFF = Format(tiff.scan_tiff, tiff.write_tiff)
-_NETCDF = Format(netcdf.scan_netcdf, netcdf.write_netcdf)
-_HDF5 = Format(hdf5.scan_hdf5, hdf5.write_hdf5)
-_ZARR = Format(zarr.scan_zarr, write_folder=zarr.write_zarr)
+_TIFF = Format(tiff.scan_tiff, tiff.write_tiff, like=tiff.write_tiff_like)
+_NETCDF = Format(netcdf.scan_netcdf, netcdf.write_netcdf, like=netcdf.write_netcdf_like)
+_HDF5 = Format(hdf5.scan_hdf5, hdf5.write_hdf5, like=hdf5.write_hdf5_like)
+_ZARR = Format(zarr.scan_zarr, write_folder=zarr.write_zarr, like=zarr.write_zarr_like)
+_NRRD = Format(images.scan_nrrd, images.write_nrrd, like=images.write_nrrd_like)
+_META = Format(images.scan_metaimage, images.write_metaimage, like=images.write_metaimage_like)
 _CLIP = Format(video.scan_video)
 
 FORMATS = {
     ".npy": Format(arrays.scan_npy, arrays.write_npy),
     ".npz": Format(arrays.scan_npz, arrays.write_npz),
-    ".nii": Format(medical.scan_nifti, medical.write_nifti),
-    ".nii.gz": Format(medical.scan_nifti, medical.write_nifti_gz),
-    ".nrrd": Format(images.scan_nrrd, images.write_nrrd),
+    ".nii": Format(medical.scan_nifti, medical.write_nifti, like=medical.write_nifti_like),
+    ".nii.gz": Format(medical.scan_nifti, medical.write_nifti_gz, like=medical.write_nifti_gz_like),
+    ".nrrd": _NRRD,
     ".nhdr": Format(images.scan_nrrd),
-    ".mha": Format(images.scan_metaimage, images.write_metaimage),
+    ".mha": _META,
     ".mhd": Format(images.scan_metaimage),
     ".dcm": Format(dicom.scan_dicom),
-    ".dicom": Format(dicom.scan_dicom, write_folder=dicom.write_dicom),
+    ".dicom": Format(dicom.scan_dicom, write_folder=dicom.write_dicom, like=dicom.write_dicom_like),
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".zarr": _ZARR,
@@ -143,36 +147,70 @@ def scan(
         return FORMATS[suffix(path)].scan(path, options)
 
 
-def write(path: str | os.PathLike[str], volume: Volume) -> None:
+def write(
+    path: str | os.PathLike[str], volume: Volume, *, like: str | os.PathLike[str] | None = None
+) -> None:
     """Write one volume; the file or folder appears whole or not at all.
 
     `.npz`, `.nrrd`, `.h5`, `.zarr`, `.tif` and `.nc` keep values (as float32), geometry, axis and channel
     names; NIfTI and `.mha` values and geometry; `.npy` the values only. A `.dicom` folder is a series of
     16-bit slices, a `.mkv` a clip of 8-bit frames: both leave out what is wholly missing.
 
+    With `like`, the file says all that the original says beside its values: orientation and byte order, header
+    fields, coordinates, attributes and units, patient and study. Where a value is that of the original, what is
+    stored for it stays. Whole numbers become float32 where the new values need it, but in DICOM, which has none.
+
     Args:
-        path: A file with one of these suffixes; one that exists is replaced.
+        path: A file with one of these suffixes; one that exists is replaced. A folder of any name where `like`
+            is a DICOM series.
         volume: What to write.
+        like: The file of the same format that the volume was read from, with `::item` if it was; of the same
+            shape.
 
     Raises:
-        VoxgapError: The format is unknown or can't hold this volume, or the place can't be written to.
+        VoxgapError: The format is unknown or can't hold this volume, `like` is of another format or shape, or
+            the place can't be written to.
     """
     path = Path(path)
-    form = FORMATS[suffix(path)]
+    source = None if like is None else scan(like)
+    form = _format_like(path, volume, source) if source else FORMATS[suffix(path)]
     try:
         # A link stays a link: what it points to is replaced.
         target = os.path.realpath(path)
         if form.write_folder is not None:
             with replacing_folder(Path(target)) as folder:
-                form.write_folder(folder, volume)
+                if source and form.like:
+                    form.like(folder, volume, source)
+                else:
+                    form.write_folder(folder, volume)
         elif form.write is not None:
             with replacing(target) as beside, beside.open("w+b") as stream:
-                form.write(stream, volume)
+                if source and form.like:
+                    form.like(stream, volume, source)
+                else:
+                    form.write(stream, volume)
         else:
             known = ", ".join(name for name, form in FORMATS.items() if form.write or form.write_folder)
             raise VoxgapError(f"{path}: this format is only read; write one of {known}")
     except OSError as error:
         raise VoxgapError(f"{path}: can't be written ({error.strerror or error})") from error
+
+
+def _format_like(path: Path, volume: Volume, source: Source) -> Format:
+    """Return the format of a file to be written like another one."""
+    if volume.shape != source.shape:
+        raise VoxgapError(
+            f"{path}: a volume of {times(volume.shape)} can't be written like {source.path}, which holds "
+            f"{times(source.shape)}; leave out like="
+        )
+    if source.path.is_dir() and not zarr.is_zarr(source.path):
+        return FORMATS[".dicom"]
+    form, original = FORMATS[suffix(path)], FORMATS[suffix(source.path)]
+    if form.scan is not original.scan:
+        raise VoxgapError(
+            f"{path}: is of another format than {source.path}; leave out like=, or choose its suffix"
+        )
+    return form
 
 
 def suffix(path: Path) -> str:

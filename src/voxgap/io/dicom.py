@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io.dicom_header import TELLING_APART, Clamped, Frame, is_dicom, read_frames
-from voxgap.io.dicom_write import write_dicom
+from voxgap.io.dicom_write import new_series, numbered, write_dicom, write_slice_like
 from voxgap.io.grid import Grid, regular_grid
 from voxgap.io.optional import need
 from voxgap.io.source import Box, Options, Source, Stored, arrange, oriented
-from voxgap.volume import Values
+from voxgap.volume import Values, Volume
 
-__all__ = ["is_series", "scan_dicom", "write_dicom"]
+__all__ = ["is_series", "scan_dicom", "write_dicom", "write_dicom_like"]
 
 MAX_FILES = 100_000
 MAX_PADDING = 10_000
@@ -39,6 +39,29 @@ class Stack(NamedTuple):
     depth: int
     affine: NDArray[np.float64] | None
     spacing: tuple[float, float, float] | None
+
+
+def write_dicom_like(folder: Path, volume: Volume, source: Source) -> None:
+    """Write a series with patient, study and acquisition of the original; see `write_slice_like`."""
+    path = source.path
+    stack = _stacked(_chosen(_groups(_frames(path)), path, source.options.item), path)
+    values = source.restore(volume.values)
+    places = stack.places.tolist()
+    if (
+        len({frame.file for frame in stack.frames}) < len(places)
+        or values.shape[3] != 1
+        or stack.affine is None
+    ):
+        raise VoxgapError(f"{path}: is no series of grey slices in files of their own; write .nii.gz")
+    numbers = dict(zip(places, (frame.instance for frame in stack.frames), strict=True))
+    series = new_series(path, values)
+    for place in np.flatnonzero(~np.isnan(values).all(axis=(1, 2, 3))).tolist():
+        nearest = min(places, key=lambda other: abs(other - place))
+        frame = stack.frames[places.index(nearest)]
+        stored = _stored(frame) if place == nearest else None
+        corner = (stack.affine[:3, 3] + stack.affine[:3, 0] * place) * _TO_RAS
+        number = numbered(place, numbers)
+        write_slice_like(folder, frame, stored, values[place, ..., 0], series, number, corner)
 
 
 def is_series(path: Path) -> bool:
@@ -242,7 +265,7 @@ def _lost_ends(frames: list[Frame], grid: Grid) -> tuple[int, int]:
     return 0, 0
 
 
-def _pixels(frame: Frame) -> Values:
+def _stored(frame: Frame) -> NDArray[Any]:
     """Decode one frame: scaled, with NaN where it is padding, `(rows, columns, samples)`."""
     pydicom = need("pydicom", frame.file)
     pixels = need("pydicom.pixels", frame.file)
@@ -258,6 +281,12 @@ def _pixels(frame: Frame) -> Values:
             ) from error
     if stored.shape[:2] != frame.size[:2]:
         raise VoxgapError(f"{frame.file}: decodes to {stored.shape}, not {frame.size[:2]}; copy it again")
+    return np.asarray(stored)
+
+
+def _pixels(frame: Frame) -> Values:
+    """Return one frame in its own units, padding as NaN."""
+    stored = _stored(frame)
     values = (stored * np.float64(frame.slope) + frame.intercept).astype(np.float32)
     if frame.padding is not None:
         low, high = frame.padding

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
+from voxgap.io.dicom_header import Frame
 from voxgap.io.optional import need
 from voxgap.io.source import placed
 from voxgap.volume import Values, Volume
@@ -47,6 +48,95 @@ def write_dicom(folder: Path, volume: Volume) -> None:
         stored = np.where(observed[index], stored.clip(1 - 2**15, 2**15 - 1), PADDING)
         corner = (affine[:3, 3] + affine[:3, 0] * index) * _TO_LPS
         _write_slice(pydicom, folder, base, stored.astype("<i2"), index, corner)
+
+
+def new_series(path: Path, values: Values) -> str:
+    """Return a UID for what becomes of a series, the same for the same values."""
+    uid = need("pydicom", path).uid
+    return str(uid.generate_uid(entropy_srcs=[str(path), hashlib.sha256(values.tobytes()).hexdigest()]))
+
+
+def numbered(place: int, numbers: dict[int, int | None]) -> int:
+    """Return the instance number of a slice, also of one that was lost, where the others count by place."""
+    known = {at: number for at, number in numbers.items() if number is not None}
+    first, last = (min(known, default=0), max(known, default=0))
+    rising = known.get(last, 0) >= known.get(first, 0)
+    wanted = known.get(place, known.get(first, 1) + (place - first if rising else first - place))
+    return wanted if place in known or wanted not in known.values() else max(known.values()) + 1 + place
+
+
+def write_slice_like(
+    folder: Path,
+    frame: Frame,
+    stored: NDArray[Any] | None,
+    values: Values,
+    series: str,
+    number: int,
+    corner: NDArray[np.float64],
+) -> None:
+    """Write one slice with the header of another: a new image of a new series, derived from it.
+
+    Args:
+        folder: Where to.
+        frame: Of the original, or of the neighbour of a slice that was lost.
+        stored: The pixels of the original as stored, None for a slice that was lost.
+        values: `(rows, columns)`, in the units of the frame. Where `stored` says the same, it stays; others are
+            rounded to what the frame's bits hold.
+        series: UID of the new series.
+        number: Of the instance.
+        corner: Where its first pixel lies, in mm.
+    """
+    pydicom = need("pydicom", folder)
+    from pydicom.valuerep import DSfloat
+
+    ds = pydicom.dcmread(frame.file)
+    pixels = _as_stored(ds, frame, stored, values)
+    ds.SeriesInstanceUID = series
+    ds.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[series, str(number), str(corner.tolist())])
+    ds.ImageType = ["DERIVED", *list(ds.get("ImageType") or ["", "SECONDARY"])[1:]]
+    ds.DerivationDescription = "missing values filled"
+    for name in ("SmallestImagePixelValue", "LargestImagePixelValue"):
+        if name in ds:
+            delattr(ds, name)
+    if stored is None:
+        ds.InstanceNumber = number
+        ds.ImagePositionPatient = [DSfloat(float(place), auto_format=True) for place in corner]
+        if "SliceLocation" in ds:
+            turn = np.array(frame.orientation)
+            ds.SliceLocation = DSfloat(float(np.cross(turn[:3], turn[3:]) @ corner), auto_format=True)
+    ds.PixelData = pixels.tobytes()
+    ds["PixelData"].VR = "OW"
+    ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
+    pydicom.dcmwrite(
+        folder / f"{number:05d}-{ds.SOPInstanceUID[-6:]}.dcm",
+        ds,
+        implicit_vr=False,
+        little_endian=True,
+        enforce_file_format=True,
+    )
+
+
+def _as_stored(ds: Any, frame: Frame, stored: NDArray[Any] | None, values: Values) -> NDArray[Any]:
+    """Return values as the frame stores them."""
+    bits, signed = int(ds.BitsStored), int(ds.PixelRepresentation) == 1
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
+    missing, padded = np.isnan(values), np.zeros(values.shape, bool)
+    with np.errstate(invalid="ignore"):
+        new = np.rint((values.astype(np.float64) - frame.intercept) / frame.slope).clip(low, high)
+    if frame.padding is not None:
+        # What is filled must not read as padding.
+        first, last = frame.padding
+        padded = padded if stored is None else (stored >= first) & (stored <= last)
+        beside = last + 1 if last < high else first - 1
+        new = np.where((new >= first) & (new <= last), beside, new)
+        new = np.where(missing, first, new)
+    elif missing.any():
+        raise VoxgapError(f"{frame.file}: has no PixelPaddingValue for what is still missing; write .nii.gz")
+    if stored is not None:
+        before = (stored * np.float64(frame.slope) + frame.intercept).astype(np.float32)
+        new = np.where(np.where(padded, missing, before == values), stored, new)
+    return new.astype(f"<{'i' if signed else 'u'}{int(ds.BitsAllocated) // 8}")
 
 
 def _scale(values: Values) -> tuple[float, float]:

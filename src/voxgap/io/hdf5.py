@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Mapping
 from itertools import product
 from pathlib import Path
@@ -17,11 +18,12 @@ from voxgap.io import cf
 from voxgap.io.isolated import isolated
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
-from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size, too_large
+from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size, kept, too_large
 from voxgap.volume import Volume, times
 
 MAX_OBJECTS = 100_000
 _KEPT = (*cf.ATTRIBUTES, "affine", "spacing", "channels")
+_OF_STORAGE = (*cf.ATTRIBUTES, "DIMENSION_LIST", "DIMENSION_LABELS", "REFERENCE_LIST", "CLASS", "NAME")
 UNCHECKED = 2**28
 """A chunk that can't expand beyond this is not expanded twice to find out."""
 
@@ -116,6 +118,56 @@ def write_hdf5(stream: BinaryIO, volume: Volume) -> None:
             dataset.attrs["affine"] = volume.affine
         if volume.spacing is not None:
             dataset.attrs["spacing"] = volume.spacing
+
+
+def write_hdf5_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
+    """Write a copy of the original file with other values in the dataset that was read."""
+    h5py = need("h5py", "HDF5")
+    name = isolated(describe, source.path, item=source.options.item)["name"]
+    copy_file(source.path, stream)
+    with h5py.File(stream, "r+") as file:
+        replace_values(_dataset(h5py, file, name, Path(file.filename)), source.restore(volume.values))
+
+
+def copy_file(path: Path, stream: BinaryIO) -> None:
+    """Copy a file into an open one, and go to its start."""
+    with path.open("rb") as original:
+        shutil.copyfileobj(original, stream)
+    stream.flush()
+    stream.seek(0)
+
+
+def replace_values(dataset: Any, values: NDArray[Any]) -> None:
+    """Put values into a dataset of an open file; it becomes float32 if its own type can't hold them."""
+    attributes = plain({key: _attribute(dataset, key) for key in cf.ATTRIBUTES if key in dataset.attrs})
+    stored = dataset[...]
+    decoded = cf.decode(stored, attributes)
+    plainly = stored.dtype.kind == "f" and not {"scale_factor", "add_offset"} & set(attributes)
+    new = kept(stored, decoded, values)
+    if plainly or new is stored:
+        dataset[...] = new
+        return
+    # Whole numbers have no room for what lies between them.
+    file, name = dataset.file, dataset.name
+    scales = [list(dimension.values()) for dimension in dataset.dims]
+    labels = [dimension.label for dimension in dataset.dims]
+    others = {key: value for key, value in dataset.attrs.items() if key not in _OF_STORAGE}
+    chunks, packing = dataset.chunks, dataset.compression
+    for dimension, found in zip(dataset.dims, scales, strict=True):
+        for scale in found:
+            dimension.detach_scale(scale)
+    del file[name]
+    fresh = file.create_dataset(
+        name, data=values.astype(np.float32), chunks=chunks, compression=packing, fillvalue=np.float32(np.nan)
+    )
+    for key, value in others.items():
+        fresh.attrs[key] = value
+    fresh.attrs["_FillValue"] = np.float32(np.nan)
+    for dimension, label, found in zip(fresh.dims, labels, scales, strict=True):
+        if label:
+            dimension.label = label
+        for scale in found:
+            dimension.attach_scale(scale)
 
 
 def refuse_bombs(dataset: Any, box: Box, path: Path, max_bytes: int) -> None:

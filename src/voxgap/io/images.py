@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.io.raw import Block, read_block
+from voxgap.io.raw import Block, read_block, rewritten
 from voxgap.io.source import Options, Source, Stored, arrange, oriented, placed
 from voxgap.volume import Volume
 
@@ -51,24 +51,29 @@ _META_TYPES = {
     "MET_DOUBLE": "f8",
 }
 
+# What says how the voxels are stored, and not what they mean.
+_NRRD_STORAGE = {
+    *("type", "endian", "encoding", "block size", "min", "max", "old min", "oldmin", "old max", "oldmax"),
+    *("data file", "datafile", "line skip", "lineskip", "byte skip", "byteskip"),
+}
+_META_STORAGE = {
+    *("BinaryData", "BinaryDataByteOrderMSB", "ElementByteOrderMSB", "CompressedData", "CompressedDataSize"),
+    *("ElementType", "ElementDataFile", "HeaderSize", "ElementMin", "ElementMax"),
+}
+
 
 def scan_nrrd(path: Path, options: Options) -> Source:
     """Describe an NRRD file; an axis that isn't `domain` or `space` holds the channels."""
-    lines, end = _header_lines(path)
-    if not lines or not lines[0].startswith("NRRD"):
-        raise VoxgapError(f"{path}: is not an NRRD file; check its name and source")
-    fields = {}
-    for line in lines[1:]:
-        key, colon, value = line.partition(":")
-        if colon and not line.startswith("#"):
-            fields[key.strip().lower()] = value.removeprefix("=").strip()
-    sizes = _whole(fields, "sizes", path)
-    rank = len(sizes)
-    if _whole(fields, "dimension", path) != [rank]:
-        raise VoxgapError(f"{path}: {rank} sizes for dimension {fields['dimension']}; repair the header")
-    block = _nrrd_block(fields, path, end, tuple(reversed(sizes)))
+    _, fields, block = _nrrd_header(path)
+    rank = len(block.shape)
     vectors = _nrrd_vectors(fields, rank, path)
     words = (fields.get("kinds") or "").split()
+    if sum(vector is not None for vector in vectors) == 4 and fields.get("space", "").lower().endswith(
+        "time"
+    ):
+        # The world of a series has a fourth axis: what lies along it are the channels.
+        over_time = words.index("time") if words.count("time") == 1 and len(words) == rank else rank - 1
+        vectors = [None if axis == over_time or v is None else v[:3] for axis, v in enumerate(vectors)]
     domain = [vectors[i] is not None for i in range(rank)] if any(v is not None for v in vectors) else []
     if len(words) == rank and not domain:
         domain = [word in ("domain", "space", "time", "???", "none") for word in words]
@@ -91,9 +96,40 @@ def scan_nrrd(path: Path, options: Options) -> Source:
     columns = [vector for vector in vectors if vector is not None]
     affine = None
     if len(columns) == 3 and all(len(column) == 3 for column in columns):
-        origin = _vectors(fields.get("space origin", "(0,0,0)"), path)[0]
+        origin = _vectors(fields.get("space origin", "(0,0,0)"), path)[0][:3]
         affine = _world(np.array(columns).T, np.asarray(origin), fields.get("space", ""))
     return oriented(arrange(stored, path, options, affine=affine, channels=channels))
+
+
+def _nrrd_header(path: Path) -> tuple[list[str], dict[str, str], Block]:
+    """Return the lines of the header, its fields, and where the voxels lie."""
+    lines, end = _header_lines(path)
+    if not lines or not lines[0].startswith("NRRD"):
+        raise VoxgapError(f"{path}: is not an NRRD file; check its name and source")
+    fields = {}
+    for line in lines[1:]:
+        key, colon, value = line.partition(":")
+        if colon and not line.startswith("#"):
+            fields[key.strip().lower()] = value.removeprefix("=").strip()
+    sizes = _whole(fields, "sizes", path)
+    rank = len(sizes)
+    if _whole(fields, "dimension", path) != [rank]:
+        raise VoxgapError(f"{path}: {rank} sizes for dimension {fields['dimension']}; repair the header")
+    return lines, fields, _nrrd_block(fields, path, end, tuple(reversed(sizes)))
+
+
+def write_nrrd_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
+    """Write an NRRD file with the fields, comments, axes and orientation of the original."""
+    lines, _, block = _nrrd_header(source.path)
+    values = rewritten(block, source.restore(volume.values))
+    stays = [line for line in lines if line.partition(":")[0].strip().lower() not in _NRRD_STORAGE]
+    kind = "double" if values.dtype.itemsize == 8 else "float"
+    text = "\n".join([*stays, f"type: {kind}", "endian: little", "encoding: gzip"])
+    stream.write(text.encode("latin-1") + b"\n\n")
+    packer = zlib.compressobj(4, wbits=zlib.MAX_WBITS | 16)
+    for slab in values:
+        stream.write(packer.compress(slab.astype(slab.dtype.newbyteorder("<")).tobytes()))
+    stream.write(packer.flush())
 
 
 def write_nrrd(stream: BinaryIO, volume: Volume) -> None:
@@ -130,10 +166,7 @@ def write_nrrd(stream: BinaryIO, volume: Volume) -> None:
 
 def scan_metaimage(path: Path, options: Options) -> Source:
     """Describe a MetaImage file; a fourth axis, or several values per voxel, are the channels."""
-    lines, end = _header_lines(path, "ElementDataFile")
-    fields = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
-    if "ElementDataFile" not in fields:
-        raise VoxgapError(f"{path}: is not a MetaImage file; check its name and source")
+    fields, end = _meta_fields(path)
     sizes = _whole(fields, "DimSize", path)
     code = _META_TYPES.get(fields.get("ElementType", "").removesuffix("_ARRAY"))
     if code is None or len(sizes) not in (3, 4):
@@ -159,6 +192,33 @@ def scan_metaimage(path: Path, options: Options) -> Source:
         raise VoxgapError(f"{path}: holds a fourth axis and several values per voxel; save one of the two")
     stored = Stored(shape, block.dtype, lambda box: read_block(block, box), kinds=kinds)
     return oriented(arrange(stored, path, options, affine=_meta_affine(fields, len(sizes), path)))
+
+
+def _meta_fields(path: Path) -> tuple[dict[str, str], int]:
+    lines, end = _header_lines(path, "ElementDataFile")
+    fields = {key.strip(): value.strip() for key, _, value in (line.partition("=") for line in lines)}
+    if "ElementDataFile" not in fields:
+        raise VoxgapError(f"{path}: is not a MetaImage file; check its name and source")
+    return fields, end
+
+
+def write_metaimage_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
+    """Write an `.mha` file of float32 with the fields and orientation of the original."""
+    fields, _ = _meta_fields(source.path)
+    packer = zlib.compressobj(4)
+    packed = [packer.compress(slab.astype("<f4").tobytes()) for slab in source.restore(volume.values)]
+    packed.append(packer.flush())
+    header = {key: value for key, value in fields.items() if key not in _META_STORAGE} | {
+        "BinaryData": "True",
+        "BinaryDataByteOrderMSB": "False",
+        "CompressedData": "True",
+        "CompressedDataSize": str(sum(map(len, packed))),
+        "ElementType": "MET_FLOAT",
+        "ElementDataFile": "LOCAL",
+    }
+    stream.write("".join(f"{key} = {value}\n" for key, value in header.items()).encode("latin-1"))
+    for block in packed:
+        stream.write(block)
 
 
 def write_metaimage(stream: BinaryIO, volume: Volume) -> None:

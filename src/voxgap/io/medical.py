@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.io.raw import Block, read_block
+from voxgap.io.raw import Block, read_block, rewritten
 from voxgap.io.source import Box, Options, Source, Stored, arrange, oriented, placed
 from voxgap.volume import Volume, times
 
@@ -34,15 +34,10 @@ def scan_nifti(path: Path, options: Options) -> Source:
     Only the header is parsed by nibabel: the voxels are read as a stream, so that neither extensions nor a
     compressed bomb are ever expanded.
     """
-    compressed = _is_gzip(path)
-    with cast(IO[bytes], gzip.open(path)) if compressed else path.open("rb") as stream:
+    with cast(IO[bytes], gzip.open(path)) if _is_gzip(path) else path.open("rb") as stream:
         header = _header(stream, path)
-    shape = _shape(header, path)
-    offset = int(header.get_data_offset())
-    if offset < header.sizeof_hdr:
-        raise VoxgapError(f"{path}: its voxels start inside its header, damaged; copy it again")
-    block = Block(path, offset, shape[::-1], header.get_data_dtype(), "gzip" if compressed else "")
-    names = ("c", "z", "y", "x")[-len(shape) :]
+    block = _block(path, header)
+    names = ("c", "z", "y", "x")[-len(block.shape) :]
 
     def load(box: Box) -> NDArray[Any]:
         return read_block(block, box, _scaling(header))
@@ -73,6 +68,29 @@ def write_nifti_gz(stream: BinaryIO, volume: Volume) -> None:
         write_nifti(cast(BinaryIO, packed), volume)
 
 
+def write_nifti_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
+    """Write a NIfTI file with the header, extensions, byte order and orientation of the original."""
+    path = source.path
+    with cast(IO[bytes], gzip.open(path)) if _is_gzip(path) else path.open("rb") as original:
+        header = _header(original, path)
+        original.seek(header.sizeof_hdr)
+        extensions = original.read(int(header.get_data_offset()) - header.sizeof_hdr)
+    values = rewritten(_block(path, header), source.restore(volume.values))
+    if header.get_slope_inter() not in ((None, None), (1.0, 0.0)):
+        values = values.astype(np.float32, copy=False)
+    header.set_data_dtype(values.dtype.newbyteorder(header.endianness))
+    header.set_slope_inter(1, 0)
+    stream.write(header.binaryblock + extensions)
+    for slab in values:
+        stream.write(np.ascontiguousarray(slab, header.get_data_dtype()).data)
+
+
+def write_nifti_gz_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
+    """Write the same, compressed."""
+    with gzip.GzipFile("", "wb", compresslevel=4, fileobj=stream, mtime=0) as packed:
+        write_nifti_like(cast(BinaryIO, packed), volume, source)
+
+
 def _is_gzip(path: Path) -> bool:
     with path.open("rb") as stream:
         return stream.read(2) == b"\x1f\x8b"
@@ -93,6 +111,14 @@ def _header(stream: IO[bytes], path: Path) -> Nifti1Header:
     if not bytes(header["magic"]).startswith(b"n+"):
         raise VoxgapError(f"{path}: keeps its voxels in a second file (.img); save it as one .nii")
     return header
+
+
+def _block(path: Path, header: Nifti1Header) -> Block:
+    shape, offset = _shape(header, path), int(header.get_data_offset())
+    if offset < header.sizeof_hdr:
+        raise VoxgapError(f"{path}: its voxels start inside its header, damaged; copy it again")
+    packing = "gzip" if _is_gzip(path) else ""
+    return Block(path, offset, shape[::-1], header.get_data_dtype(), packing)
 
 
 def _shape(header: Nifti1Header, path: Path) -> tuple[int, ...]:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
-from voxgap.io.hdf5 import all_datasets, plain, refuse_bombs, refuse_foreign
+from voxgap.io.hdf5 import all_datasets, copy_file, plain, refuse_bombs, refuse_foreign, replace_values
 from voxgap.io.isolated import isolated
 from voxgap.io.optional import need
-from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size
+from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size, kept
 from voxgap.volume import Volume, times
 
 MAX_PLACES = 1_000_000
@@ -69,6 +69,40 @@ def write_netcdf(stream: BinaryIO, volume: Volume) -> None:
     )
     packing = {"zlib": True, "complevel": 2, "shuffle": True, "_FillValue": np.float32(np.nan)}
     stream.write(data.to_netcdf(engine="h5netcdf", encoding=dict.fromkeys(volume.channels, packing)))
+
+
+def write_netcdf_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
+    """Write a copy of the original file with other values in the variables that were read."""
+    path, options = source.path, source.options
+    header = _call(describe, path)
+    names = _variables(header, path, options.item)
+    parts = np.split(volume.values, len(names), axis=-1) if len(names) > 1 else [volume.values]
+    new = {
+        name: _variable(header, name, path, options).restore(part)
+        for name, part in zip(names, parts, strict=True)
+    }
+    if _is_hdf5(path):
+        import h5py
+
+        copy_file(path, stream)
+        with h5py.File(stream, "r+") as file:
+            for name, values in new.items():
+                replace_values(file[name], values)
+        return
+    with _opened(path) as data:
+        data = data.load()
+    for name, values in new.items():
+        stored = data[name].variable
+        attributes = plain(stored.attrs)
+        packed = stored.dtype.kind != "f" or {"scale_factor", "add_offset"} & set(attributes)
+        found = kept(stored.values, cf.decode(stored.values, attributes), values)
+        if packed and found is not stored.values:
+            found = values.astype(np.float32)
+            stays = {key: value for key, value in stored.attrs.items() if key not in cf.ATTRIBUTES}
+            data[name] = (stored.dims, found, stays | {"_FillValue": np.float32(np.nan)})
+        else:
+            data[name] = (stored.dims, found, stored.attrs)
+    stream.write(data.to_netcdf(engine="scipy", format="NETCDF3_64BIT"))
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -167,6 +201,10 @@ def _variables(header: dict[str, Any], path: Path, item: str | None) -> list[str
             f"{', '.join(names)} on {times(tuple(header[names[0]]['shape']))} ({', '.join(dims)})"
             for dims, names in grids.items()
         )
+        if not held and _is_hdf5(path):
+            raise VoxgapError(
+                f"{path}: holds no volume outside of groups; copy it to .h5, and read .h5::GROUP/NAME"
+            )
         raise VoxgapError(f"{path}: holds {held or 'no volume'}; name variables to read: {path.name}::NAME")
     return next(iter(grids.values()))
 
@@ -196,7 +234,9 @@ def _variable(header: dict[str, Any], name: str, path: Path, options: Options) -
     kinds = tuple(kind for kind, _, _ in axes)
     steps = tuple(step for _, step, _ in axes)
     stored = Stored(shape, dtype, load, dims, steps, kinds if {"x", "y"} <= set(kinds) else ())
-    source = arrange(stored, path, options, **geometry)
+    laid = arrange(stored, path, options, **geometry)
+    falling = tuple(axis for axis, turn in enumerate(turned) if turn)
+    source = replace(laid, restore=lambda values: np.flip(laid.restore(values), falling))
     names = tuple(map(str, json.loads(attributes.get("channels", "[]"))))
     return replace(source, channels=names) if len(names) == source.shape[3] else source
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.io.source import Box
+from voxgap.io.source import Box, kept
 from voxgap.volume import Values
 
 CHUNK = 2**22
@@ -52,13 +52,16 @@ class Block(NamedTuple):
         return math.prod(self.shape) * self.dtype.itemsize
 
 
-def read_block(block: Block, box: Box, convert: Callable[[NDArray[Any]], Any] | None = None) -> Values:
+def read_block(
+    block: Block, box: Box, convert: Callable[[NDArray[Any]], Any] | None = None, dtype: Any = np.float32
+) -> Values:
     """Read the box of an array as float32.
 
     Args:
         block: The array.
         box: A slice per axis of `block.shape`.
         convert: Applied to each piece as stored, for slope and intercept.
+        dtype: Of the result, where float32 won't do.
 
     Returns:
         The values in the box, float32.
@@ -74,20 +77,24 @@ def read_block(block: Block, box: Box, convert: Callable[[NDArray[Any]], Any] | 
     with block.path.open("rb") as file:
         file.seek(block.start)
         if not block.packing:
-            return read_box(file, block._replace(offset=block.start + block.offset), box, convert)
+            return read_box(file, block._replace(offset=block.start + block.offset), box, convert, dtype)
         stream = _unpacked(file, block.packing)
-        values = read_box(stream, block, box, convert)
+        values = read_box(stream, block, box, convert, dtype)
         if values.size == math.prod(block.shape):
             _drain(stream, block.path)
     return values
 
 
 def read_box(
-    stream: IO[bytes], block: Block, box: Box, convert: Callable[[NDArray[Any]], Any] | None = None
+    stream: IO[bytes],
+    block: Block,
+    box: Box,
+    convert: Callable[[NDArray[Any]], Any] | None = None,
+    dtype: Any = np.float32,
 ) -> Values:
     """Read the box of an array from an open stream that can seek forward, as float32; see `read_block`."""
     shape, itemsize = block.shape, block.dtype.itemsize
-    values = np.empty([part.stop - part.start for part in box], np.float32)
+    values = np.empty([part.stop - part.start for part in box], dtype)
     # The axis whose blocks are read in one go: the slowest one of which a part fits into a chunk.
     axis = next(k for k in range(len(shape)) if k == len(shape) - 1 or _inner(shape, k) * itemsize <= CHUNK)
     inner = _inner(shape, axis)
@@ -109,6 +116,14 @@ def read_box(
                 part = slice(first - box[axis].start, last - box[axis].start)
                 target[part] = convert(piece) if convert else piece
     return values
+
+
+def rewritten(block: Block, values: NDArray[Any]) -> NDArray[Any]:
+    """Return values to be stored in place of a block: float32, or float64 with what is stored, where that is."""
+    if block.dtype.newbyteorder("=") != np.float64:
+        return values.astype(np.float32, copy=False)
+    stored = read_block(block, tuple(slice(0, size) for size in block.shape), None, np.float64)
+    return kept(stored, stored, values)
 
 
 def read_exactly(stream: IO[bytes], out: NDArray[Any], where: str, before: int = 0, total: int = 0) -> None:

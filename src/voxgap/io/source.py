@@ -49,6 +49,8 @@ class Source:
         dtype: As stored.
         load: Takes a box, returns its values `(depth, height, width, channels)`, NaN where the file itself
             says that they are missing.
+        restore: Takes values `(depth, height, width, channels)` of the whole, returns them along the file's own
+            axes, for writing others in their place.
         affine, spacing, channels, axes: As for `Volume`.
         options: What the caller said.
     """
@@ -62,6 +64,7 @@ class Source:
     channels: tuple[str, ...] = ()
     axes: tuple[str, str, str] = AXES
     options: Options = field(default_factory=Options)
+    restore: Callable[[NDArray[Any]], NDArray[Any]] = field(default=lambda values: values, repr=False)
 
     def read(self, region: Region | None = None) -> Volume:
         """Read the volume, or the part of it that lies in a region.
@@ -137,6 +140,16 @@ def arrange(
         shape = tuple(part.stop - part.start for part in box)
         return values.transpose(order + rest).reshape(shape)
 
+    def restore(values: NDArray[Any]) -> NDArray[Any]:
+        rest = [axis for axis in range(len(stored.shape)) if axis not in order]
+        if math.prod(stored.shape) != values.size:
+            raise VoxgapError(
+                f"{path}: the volume is a part of this file, which can't be written alone; write .npz"
+            )
+        axes = [*order, *rest]
+        laid = values.reshape([stored.shape[axis] for axis in axes])
+        return laid.transpose(np.argsort(axes))
+
     if stored.steps and spacing is None and affine is None:
         steps = [stored.steps[axis] for axis in spatial]
         if all(steps):
@@ -152,6 +165,7 @@ def arrange(
         channels,
         (names[0], names[1], names[2]),
         options,
+        restore,
     )
 
 
@@ -184,8 +198,26 @@ def oriented(source: Source) -> Source:
         turned = source.load(tuple(picked)).transpose([*order, 3])
         return np.flip(turned, tuple(place for place in range(3) if flipped[place]))
 
+    def restore(values: NDArray[Any]) -> NDArray[Any]:
+        turned = np.flip(values, tuple(place for place in range(3) if flipped[place]))
+        return source.restore(turned.transpose(np.argsort([*order, 3])))
+
     shape = (*(source.shape[axis] for axis in order), source.shape[3])
-    return replace(source, shape=shape, load=load, affine=matrix)
+    return replace(source, shape=shape, load=load, affine=matrix, restore=restore)
+
+
+def kept(stored: NDArray[Any], decoded: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+    """Return values, but what is stored wherever that says the same: to its last bit, and with its sentinels.
+
+    Args:
+        stored: As in the file.
+        decoded: What reading makes of it.
+        values: float32, of the same shape.
+    """
+    with np.errstate(over="ignore"):
+        before = decoded.astype(np.float32)
+    same = (before == values) | (np.isnan(before) & np.isnan(values))
+    return stored if same.all() else np.where(same, stored, values)
 
 
 def placed(volume: Volume) -> NDArray[np.float64]:

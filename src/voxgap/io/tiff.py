@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -84,6 +85,62 @@ def write_tiff(stream: BinaryIO, volume: Volume) -> None:
         compressionargs={"level": 4},
         bigtiff=volume.values.nbytes > 2**31,
     )
+
+
+def write_tiff_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
+    """Write a stack of float32 with the OME or ImageJ header, description and resolution of the original."""
+    tifffile = need("tifffile", "TIFF")
+    path = source.path
+    values = np.ascontiguousarray(source.restore(volume.values).astype(np.float32, copy=False))
+    with _opened(tifffile, path) as file:
+        page, series = file.series[0].keyframe, file.series[0]
+        if len(file.series) > 1:
+            # The header speaks of all of them: one alone has a header of its own.
+            return write_tiff(stream, volume)
+        about: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "metadata": None}
+        if page.samplesperpixel > 1:
+            about["planarconfig"] = int(page.planarconfig)
+            about["photometric"] = (
+                "rgb" if series.axes.endswith("S") and page.samplesperpixel == 3 else "minisblack"
+            )
+        for name in ("XResolution", "YResolution"):
+            if name in page.tags:
+                about["resolution"] = [
+                    page.tags[n].value for n in ("XResolution", "YResolution") if n in page.tags
+                ]
+        if file.is_imagej:
+            about |= {"imagej": True, "metadata": {**(file.imagej_metadata or {}), "axes": series.axes}}
+            about |= {"compression": None}
+        elif file.is_ome:
+            about["description"] = _ome_of_floats(file.ome_metadata)
+        elif page.description:
+            about["description"] = page.description
+        unit = page.tags.get("ResolutionUnit")
+        if unit is not None:
+            about["resolutionunit"] = int(unit.value)
+        if 42113 in page.tags:
+            about["extratags"] = [(42113, "s", 0, "nan", True)]
+    if file.is_imagej:
+        values = values.reshape(_imagej_shape(series.axes, values.shape))
+        about["metadata"].pop("axes")
+    tifffile.imwrite(stream, values, bigtiff=values.nbytes > 2**31, **about)
+
+
+def _imagej_shape(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the six axes of a hyperstack, T Z C Y X S, of which a series names those longer than 1."""
+    sizes = dict(zip(axes.replace("I", "Z"), shape, strict=True))
+    return tuple(sizes.get(axis, 1) for axis in "TZCYXS")
+
+
+def _ome_of_floats(text: str) -> bytes:
+    """Return an OME header whose planes are float32, one after the other, in this file."""
+    text = re.sub(r"(<(?:\w+:)?Pixels\b[^>]*?\bType=\")[^\"]*", r"\1float", text)
+    text = re.sub(r"\s(?:SignificantBits|BigEndian|Interleaved)=\"[^\"]*\"", "", text)
+    one = iter(["<TiffData/>"])
+    text = re.sub(
+        r"<((?:\w+:)?)TiffData\b(?:[^>]*/>|.*?</\1TiffData>)", lambda _: next(one, ""), text, flags=re.DOTALL
+    )
+    return text.encode()
 
 
 @contextlib.contextmanager

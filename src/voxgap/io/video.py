@@ -6,6 +6,7 @@ A frame lost before the first or after the last one leaves no trace in the time 
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -73,11 +74,9 @@ def write_video(stream: BinaryIO, volume: Volume) -> None:
     grey = volume.shape[3] == 1
     with av.open(stream, "w", format="matroska") as container:
         # The container counts milliseconds: the codec's own clock must be as fine.
-        out = container.add_stream("ffv1", rate=max(1, round(1 / step)))
+        out = container.add_stream("ffv1", rate=Fraction(1 / step).limit_denominator(1001))
         out.height, out.width = volume.shape[1:3]
         out.pix_fmt = "gray" if grey else "bgr0"
-        from fractions import Fraction
-
         out.codec_context.time_base = Fraction(1, 1000)
         last = -1
         for index in np.flatnonzero(present).tolist():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from pathlib import Path
@@ -14,7 +15,7 @@ from voxgap.errors import VoxgapError
 from voxgap.io import cf
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
-from voxgap.io.source import Box, Options, Source, Stored, arrange, too_large
+from voxgap.io.source import Box, Options, Source, Stored, arrange, kept, too_large
 from voxgap.volume import Volume, times
 
 MAX_METADATA = 2**26
@@ -110,6 +111,46 @@ def write_zarr(folder: Path, volume: Volume) -> None:
         attributes={"voxgap": own},
     )
     array[...] = volume.values.transpose(order)
+
+
+def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
+    """Write the array that was read, with the attributes, axes and chunks of the original store."""
+    zarr = need("zarr", folder)
+    path, options = source.path, source.options
+    root = _opened(zarr, path, "", options)
+    level = _level(zarr, root, path, options.item)
+    array = _array(zarr, path, level.item, options)
+    stored = np.asarray(array[...])
+    attributes = dict(array.attrs)
+    values = kept(stored, cf.decode(stored, _sentinels(array, attributes)), source.restore(volume.values))
+    plainly = stored.dtype.kind == "f" and not {"scale_factor", "add_offset"} & set(attributes)
+    if not plainly and values is not stored:
+        values = source.restore(volume.values).astype(np.float32)
+        attributes = {key: value for key, value in attributes.items() if key not in cf.ATTRIBUTES}
+    form = array.metadata.zarr_format
+    about = {
+        "shape": array.shape,
+        "chunks": array.chunks,
+        "dtype": values.dtype,
+        "fill_value": array.fill_value if values.dtype == stored.dtype else float("nan"),
+        "attributes": attributes,
+        **({"dimension_names": array.metadata.dimension_names} if form == 3 else {}),
+    }
+    if not level.item:
+        zarr.create_array(str(folder), zarr_format=form, **about)[...] = values
+        return
+    group = zarr.create_group(
+        str(folder), zarr_format=form, attributes=_one_level(dict(root.attrs), level.item)
+    )
+    group.create_array(level.item, **about)[...] = values
+
+
+def _one_level(attributes: dict[str, Any], item: str) -> dict[str, Any]:
+    """Return the attributes of an image of which one level is left."""
+    attributes = json.loads(json.dumps(attributes))
+    for scale in attributes.get("ome", attributes).get("multiscales", ()):
+        scale["datasets"] = [level for level in scale["datasets"] if str(level.get("path")) == item]
+    return attributes
 
 
 def _opened(zarr: Any, path: Path, item: str, options: Options) -> Any:
@@ -273,4 +314,4 @@ def _zstd_size(data: bytes) -> int:
     return size
 
 
-__all__ = ["is_zarr", "scan_zarr", "write_zarr"]
+__all__ = ["is_zarr", "scan_zarr", "write_zarr", "write_zarr_like"]

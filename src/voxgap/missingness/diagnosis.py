@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.volume import AXES, Values, as_batch, channel_names, times
 
-CHUNK_VOXELS = 2**24
+CHUNK_VOXELS = 2**22
 QUANTILE_VOXELS = 2**20
 CLUSTERED = 0.3
 """Neighbours go missing together this much more often than single voxels at random would (0 to 1): blocks."""
@@ -153,6 +153,14 @@ def describe(
     )
 
 
+def pattern_of(volumes: Any) -> str:
+    """Say which pattern the gaps look like, as `describe` does, in a fraction of its time."""
+    batch = as_batch(volumes)
+    by_axis = [np.concatenate(counts) for counts in zip(*map(_axis_counts, _chunks(batch)), strict=True)]
+    absent = by_axis[0].sum(axis=1) == int(np.prod(batch.shape[1:4]))
+    return next(iter(_shares(batch, by_axis, absent)[0]), "none")
+
+
 def bars(rates: Sequence[float], width: int = 56) -> str:
     """Draw rates in [0, 1] as a line of bars, at most `width` characters long."""
     pieces = np.array_split(np.asarray(rates, dtype=float), min(width, len(rates)))
@@ -160,10 +168,10 @@ def bars(rates: Sequence[float], width: int = 56) -> str:
     return "".join(_BARS[level] for level in levels)
 
 
-def _chunks(batch: Values) -> list[Values]:
-    """Return views of a few volumes each, so that temporary arrays stay small."""
+def _chunks(batch: Values) -> Iterator[Values]:
+    """Yield a few volumes at a time, so that temporary arrays stay small, and data on disk stays there."""
     step = max(1, CHUNK_VOXELS // int(np.prod(batch.shape[1:])))
-    return [batch[start : start + step] for start in range(0, len(batch), step)]
+    return (batch[start : start + step] for start in range(0, len(batch), step))
 
 
 def _axis_counts(chunk: Values) -> tuple[NDArray[np.int_], ...]:
@@ -252,7 +260,11 @@ def _intensity(batch: Values) -> dict[str, float]:
     )
     # A prime step visits all positions of the volumes in turn.
     step = 1 if batch.size <= QUANTILE_VOXELS else batch.size // QUANTILE_VOXELS | 1
-    some = batch.reshape(-1)[::step]
+    pieces, before = [], 0
+    for chunk in _chunks(batch):
+        pieces.append(chunk.reshape(-1)[-before % step :: step].copy())  # A view would hold the chunk.
+        before += chunk.size
+    some = np.concatenate(pieces)
     some = some[~np.isnan(some)]
     levels = {"p01": 0.01, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
     quantiles = np.quantile(some, list(levels.values())) if some.size else np.full(len(levels), mean)
