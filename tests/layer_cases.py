@@ -103,6 +103,7 @@ CASES: dict[str, Case] = {
         np.abs(gappy(2, (3, 3, 3, 8), rate=0.0))[:1].repeat(2, 0),
     ),
     "SpatialAttention3D": Case(partial(layers.SpatialAttention3D, (1, 3, 3), SEED), PAIR),
+    "UpsampleLike3D": Case(partial(layers.UpsampleLike3D, (2, 3, 1)), [FINITE[:, :2, :2], FINITE]),
     "FastBatchNormalization": Case(layers.FastBatchNormalization, FINITE),
     "FastBatchNormalization-plain": Case(
         partial(layers.FastBatchNormalization, 0.8, 1e-2, center=False, scale=False), FINITE
@@ -132,6 +133,7 @@ REPRESENTATIVE = (
     "MaskedConv3D-full",
     "GatedConv3D",
     "SpatialAttention3D",
+    "UpsampleLike3D",
     "FastBatchNormalization",
     "ObservedNormalization",
     "Mean-voxel",

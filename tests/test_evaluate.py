@@ -121,3 +121,71 @@ def test_r2_of_constant_targets() -> None:
 def test_what_does_not_match_is_refused(task: str, targets: object, predictions: object, words: str) -> None:
     with pytest.raises(VoxgapError, match=words):
         evaluate.scores(task, targets, predictions)
+
+
+def maps_and_answers(seed: int, classes: int = 4) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    maps = rng.integers(-1, classes, (3, 4, 5, 6)).astype(np.int16)
+    answers = rng.dirichlet(np.ones(classes), maps.shape).astype(np.float32)
+    return maps, answers
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_segmentation_scores_equal_scikit_learn_and_a_loop(seed: int) -> None:
+    maps, answers = maps_and_answers(seed)
+    labelled = maps >= 0
+    truth, found = maps[labelled], answers.argmax(-1)[labelled]
+    scored = evaluate.scores("segmentation", maps, answers)
+    f1 = metrics.f1_score(truth, found, average=None)
+    jaccard = metrics.jaccard_score(truth, found, average=None)
+    assert scored["dice"] == pytest.approx(f1[1:].mean())
+    assert scored["iou"] == pytest.approx(jaccard[1:].mean())
+    assert scored["accuracy"] == pytest.approx(metrics.accuracy_score(truth, found))
+    np.testing.assert_allclose([scored[f"dice_{i}"] for i in range(4)], f1)
+    np.testing.assert_allclose(evaluate.iou(maps, answers), jaccard)
+    for kind in range(4):
+        both = either = 0
+        for t, f in zip(maps.ravel(), answers.reshape(-1, 4).argmax(1), strict=True):
+            both += int(t == kind and f == kind)
+            either += int(t == kind) + int(f == kind and t >= 0)
+        assert evaluate.dice(maps, answers)[kind] == pytest.approx(2 * both / either)
+
+
+def test_a_class_that_nobody_has_is_left_out_and_one_that_is_invented_counts() -> None:
+    maps = np.array([[[[0, 0, 1, 1, -1]]]], np.int16)
+    answers = np.eye(4, dtype=np.float32)[[[[[0, 3, 1, 1, 2]]]]]
+    scored = evaluate.scores("segmentation", maps, answers)
+    assert scored["dice_0"] == pytest.approx(2 / 3)
+    assert scored["dice_1"] == 1
+    assert np.isnan(scored["dice_2"]), "the unlabelled voxel counted"
+    assert scored["dice_3"] == 0
+    assert scored["dice"] == 0.5
+    background = evaluate.scores("segmentation", maps * 0, np.eye(2, dtype=np.float32)[maps * 0])
+    assert np.isnan(background["dice"])
+    assert background["accuracy"] == 1
+
+
+def test_dice_of_the_missing_voxels() -> None:
+    maps, answers = maps_and_answers(7)
+    observed = np.random.default_rng(1).random((*maps.shape, 2)) < 0.6
+    hidden = (maps >= 0) & ~observed.any(-1)
+    expected = metrics.f1_score(maps[hidden], answers.argmax(-1)[hidden], average=None)[1:].mean()
+    scored = evaluate.scores("segmentation", maps, answers, observed=observed)
+    assert scored["dice_missing"] == pytest.approx(expected)
+    assert np.isnan(evaluate.scores("segmentation", maps, answers, observed=observed | True)["dice_missing"])
+
+
+@pytest.mark.parametrize(
+    ("maps", "answers", "message"),
+    [
+        (np.zeros((2, 3, 3)), np.zeros((2, 3, 3, 3, 2)), "label maps of shape"),
+        (np.full((1, 2, 2, 2), 2), np.zeros((1, 2, 2, 2, 2)), "from 0 to 1"),
+        (np.full((1, 2, 2, 2), -1), np.zeros((1, 2, 2, 2, 2)), "no voxel of the label maps"),
+        (np.zeros((1, 2, 2, 2), int), np.full((1, 2, 2, 2, 2), np.nan), "NaN"),
+    ],
+)
+def test_segmentation_that_cannot_be_scored_is_one_line(
+    maps: np.ndarray, answers: np.ndarray, message: str
+) -> None:
+    with pytest.raises(VoxgapError, match=message):
+        evaluate.scores("segmentation", maps, answers)

@@ -12,6 +12,7 @@ import pytest
 
 import tiny
 from voxgap import augment as va
+from voxgap.errors import VoxgapError
 from voxgap.training.loader import Loader
 
 VOLUMES, TARGETS = tiny.volumes(22), np.arange(22)
@@ -150,3 +151,19 @@ def test_keras_gets_the_right_epoch_whatever_the_timing() -> None:
     callbacks = [follow, Reset(), Watch()]
     model.fit(loader, initial_epoch=2, epochs=6, callbacks=callbacks, shuffle=False, verbose=0)
     assert seen == [100 * e + i for e in range(2, 6) for i in range(5)]
+
+
+def test_a_last_batch_is_never_too_small_for_the_devices() -> None:
+    for count, devices, sizes in (
+        (17, 1, [8, 8, 1]),
+        (17, 2, [8, 9]),
+        (18, 2, [8, 8, 2]),
+        (5, 2, [5]),
+        (16, 4, [8, 8]),
+    ):
+        loader = Loader(VOLUMES[:count], TARGETS[:count], 8, seed=0, devices=devices)
+        batches = [loader[i][1] for i in range(len(loader))]
+        assert [len(batch) for batch in batches] == sizes
+        assert sorted(np.concatenate(batches)) == list(range(count))
+    with pytest.raises(VoxgapError, match="can't be shared by 4 devices"):
+        Loader(VOLUMES[:3], TARGETS[:3], 8, devices=4)

@@ -247,7 +247,7 @@ def test_the_shortcut_is_centred_on_what_it_adds_to() -> None:
     assert y[2, 2, 2] == pytest.approx(2, rel=0.01), "block and shortcut meet in the same voxel"
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", [name for name in NETWORKS if name != "unet3d"])  # which takes any size
 def test_a_volume_that_is_too_small_names_the_layer(network: str) -> None:
     with pytest.raises(VoxgapError, match="smallest input that fits") as caught:
         build(network, "masked_conv", padding="valid", input_shape=(4, 4, 4, 1))
@@ -338,7 +338,7 @@ def test_training_twice_drops_the_same() -> None:
         ({"network": "vgg"}, "no model 'vgg'"),
         ({"network": None}, "no model None"),
         ({"strategy": "best"}, "no strategy 'best'"),
-        ({"task": "segmentation"}, "task must be"),
+        ({"task": "detection"}, "task must be"),
         ({"outputs": 1}, "at least 2"),
         ({"outputs": 0, "task": "regression"}, "at least 1"),
         ({"input_shape": (8, 8, 8)}, "input_shape must be"),

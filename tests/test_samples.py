@@ -32,6 +32,11 @@ def brain() -> dict[str, Any]:
     return samples.load("brain")
 
 
+@pytest.fixture(scope="module", name="brain-tissue")
+def brain_tissue() -> dict[str, Any]:
+    return samples.load("brain-tissue")
+
+
 @pytest.fixture(scope="module")
 def nodules() -> dict[str, Any]:
     return samples.load("nodules")
@@ -282,3 +287,23 @@ def test_the_script_builds_what_is_shipped(tmp_path: Path) -> None:
             assert set(built) == set(shipped)
             for key, value in built.items():
                 np.testing.assert_array_equal(value, shipped[key])
+
+
+def test_the_blocks_of_the_tissues_tile_the_brain(request: pytest.FixtureRequest) -> None:
+    blocks = request.getfixturevalue("brain-tissue")
+    scan = samples.brain_volume()
+    assert blocks["task"] == "segmentation"
+    assert blocks["volumes"].shape == (195, 20, 20, 20, 1)
+    assert blocks["targets"].shape == (195, 20, 20, 20)
+    assert blocks["targets"].dtype == np.int16
+    assert blocks["classes"] == ("outside", "grey matter", "white matter", "fluid")
+    np.testing.assert_array_equal(blocks["targets"] > 0, blocks["volumes"][..., 0] > 0)
+    # Every voxel of the brain below the top 3 mm is in exactly one block.
+    inside = scan.labels[:160] > 0
+    assert (blocks["targets"] > 0).sum() == inside.sum()
+    assert blocks["volumes"].sum(dtype=np.float64) == scan.values[:160].sum(dtype=np.float64)
+    for slab in range(9):
+        chosen = blocks["groups"] == f"slab-{slab}"
+        rows = scan.labels[:160, 20 * slab : 20 * slab + 20]
+        found = np.bincount(blocks["targets"][chosen].ravel(), minlength=4)[1:]
+        np.testing.assert_array_equal(found, np.bincount(rows.ravel(), minlength=4)[1:])

@@ -94,7 +94,7 @@ class History:
         """Draw the curves as a PNG, the best epoch marked and what early stopping saved shaded."""
         from matplotlib.figure import Figure  # no pyplot: no global state, no display
 
-        metric = next((name for name in ("accuracy", "mae") if name in self.epochs[0]), None)
+        metric = next((name for name in ("dice", "accuracy", "mae") if name in self.epochs[0]), None)
         panels = ["loss", *([metric] if metric else [])]
         figure = Figure(figsize=(5.2 * len(panels), 3.6), layout="constrained")
         numbers = np.arange(1, len(self.epochs) + 1)

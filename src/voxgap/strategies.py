@@ -37,7 +37,8 @@ class Strategy:
         conv: `plain`, `masked` (`MaskedConv3D`) or `gated` (`GatedConv3D`).
         gap_dropout: probability in [0, 1) that a unit is dropped at training time.
         gap_pattern: the unit that is dropped: `voxels`, `slices`, `blocks` or `channels`.
-        attention: squeeze-and-excitation and spatial attention after each stage of the network.
+        attention: squeeze-and-excitation and spatial attention after each stage of the network,
+            and gates on the skip connections of `unet3d`.
 
     Raises:
         VoxgapError: a value is not one of those above.

@@ -7,12 +7,15 @@ from voxgap.evaluate.metrics import (
     brier,
     calibration_error,
     confusion_matrix,
+    dice,
+    iou,
     log_loss,
     macro_f1,
     mae,
     r2,
     rmse,
     scores,
+    voxel_confusion,
 )
 
 __all__ = [
@@ -22,10 +25,13 @@ __all__ = [
     "brier",
     "calibration_error",
     "confusion_matrix",
+    "dice",
+    "iou",
     "log_loss",
     "macro_f1",
     "mae",
     "r2",
     "rmse",
     "scores",
+    "voxel_confusion",
 ]

@@ -16,18 +16,22 @@ Classes = NDArray[np.int64]
 CALIBRATION_BINS = 15
 
 
-def scores(task: str, targets: Any, predictions: Any) -> dict[str, float]:
+def scores(task: str, targets: Any, predictions: Any, *, observed: Any = None) -> dict[str, float]:
     """Score predictions by everything that is usual for the task.
 
     Args:
-        task: `classification` or `regression`.
-        targets: Class indices `(samples,)`, or numbers `(samples,)` or `(samples, outputs)`.
-        predictions: Probabilities `(samples, classes)`, of class 1 alone `(samples,)` or `(samples, 1)`; or
-            numbers, shaped like the targets.
+        task: `classification`, `regression` or `segmentation`.
+        targets: Class indices `(samples,)`, numbers `(samples,)` or `(samples, outputs)`, or label maps
+            `(samples, depth, height, width)`, -1 where nobody said.
+        predictions: Probabilities `(samples, classes)`, of class 1 alone `(samples,)` or `(samples, 1)`;
+            numbers, shaped like the targets; or probabilities `(samples, depth, height, width, classes)`.
+        observed: For segmentation, which values the network was shown, boolean, shaped like the volumes: adds
+            dice_missing, the Dice score of the voxels that no channel shows.
 
     Returns:
         For classification accuracy, balanced_accuracy, auc, macro_f1, log_loss, brier and calibration_error;
-        for regression r2, mae and rmse. A score is NaN where it is not defined, such as the AUC of one class.
+        for regression r2, mae and rmse; for segmentation dice, iou, accuracy and the dice of each class:
+        dice_0, dice_1, ... A score is NaN where it is not defined, such as the AUC of one class.
 
     Raises:
         VoxgapError: Targets and predictions don't match, or a prediction is NaN.
@@ -35,8 +39,10 @@ def scores(task: str, targets: Any, predictions: Any) -> dict[str, float]:
     if task == "regression":
         truth, numbers = _numbers(targets, predictions)
         return {"r2": r2(truth, numbers), "mae": mae(truth, numbers), "rmse": rmse(truth, numbers)}
+    if task == "segmentation":
+        return _segmentation_scores(targets, predictions, observed)
     if task != "classification":
-        raise VoxgapError(f"task {task!r} is unknown; use classification or regression")
+        raise VoxgapError(f"task {task!r} is unknown; use classification, regression or segmentation")
     classes, probabilities = _probabilities(targets, predictions)
     table = confusion_matrix(classes, probabilities)
     return {
@@ -149,6 +155,84 @@ def rmse(targets: Any, predictions: Any) -> float:
     """Return the root of the mean squared error over samples, averaged over outputs."""
     truth, numbers = _numbers(targets, predictions)
     return float(np.sqrt(((truth - numbers) ** 2).mean(axis=0)).mean())
+
+
+def voxel_confusion(targets: Any, predictions: Any) -> NDArray[np.int64]:
+    """Count labelled voxels by true class (rows) and most probable class (columns), over all volumes.
+
+    Args:
+        targets: Label maps `(samples, depth, height, width)`, -1 where nobody said.
+        predictions: Probabilities `(samples, depth, height, width, classes)`.
+
+    Returns:
+        `(classes, classes)`.
+
+    Raises:
+        VoxgapError: The shapes don't match, a probability is NaN, or no voxel is labelled.
+    """
+    maps, answers = np.asarray(targets), np.asarray(predictions)
+    if maps.ndim != 4 or not len(maps) or answers.shape[:-1] != maps.shape:
+        raise VoxgapError(
+            f"label maps of shape {times(maps.shape)}, predictions of shape {times(answers.shape)}; "
+            "give (samples, depth, height, width), and the same with the probabilities of the classes last"
+        )
+    classes = answers.shape[-1]
+    if maps.dtype.kind not in "biu" or maps.min() < -1 or maps.max() >= classes:
+        raise VoxgapError(f"label maps don't hold class indices from 0 to {classes - 1}, or -1")
+    table = np.zeros(classes**2, np.int64)
+    for truth, probabilities in zip(maps, answers, strict=True):  # a volume at a time, for memory
+        if not np.isfinite(probabilities).all():
+            raise VoxgapError("predictions hold NaN or infinity; look at the training loss")
+        labelled = truth >= 0
+        cells = truth[labelled].astype(np.int64) * classes + probabilities[labelled].argmax(axis=-1)
+        table += np.bincount(cells, minlength=classes**2)
+    if not table.any():
+        raise VoxgapError("no voxel of the label maps is labelled; there is nothing to score")
+    return table.reshape(classes, classes)
+
+
+def dice(targets: Any, predictions: Any) -> Floats:
+    """Return the Dice score (F1 over voxels) of each class; NaN for one that neither side has.
+
+    Args:
+        targets, predictions: As for `voxel_confusion`.
+
+    Source: Dice, Ecology 26, 1945.
+    """
+    return _dice(voxel_confusion(targets, predictions))
+
+
+def iou(targets: Any, predictions: Any) -> Floats:
+    """Return the intersection over union (Jaccard index) of each class; NaN for one that neither side has."""
+    each = dice(targets, predictions)
+    return each / (2 - each)
+
+
+def _segmentation_scores(targets: Any, predictions: Any, observed: Any) -> dict[str, float]:
+    table = voxel_confusion(targets, predictions)
+    each = _dice(table)
+    found = {
+        "dice": _of_foreground(each),
+        "iou": _of_foreground(each / (2 - each)),
+        "accuracy": float(np.trace(table) / table.sum()),
+    }
+    if observed is not None:
+        shown = np.asarray(observed, bool)
+        hidden = np.where(shown.any(axis=-1) if shown.ndim == 5 else shown, -1, targets)
+        some = bool((hidden >= 0).any())
+        found["dice_missing"] = _of_foreground(dice(hidden, predictions)) if some else float("nan")
+    return found | {f"dice_{index}": float(value) for index, value in enumerate(each)}
+
+
+def _dice(table: NDArray[np.int64]) -> Floats:
+    both = (table.sum(axis=0) + table.sum(axis=1)).astype(np.float64)
+    return 2 * np.diag(table) / np.where(both > 0, both, np.nan)
+
+
+def _of_foreground(each: Floats) -> float:
+    """The mean over all classes but the first, the background, that truth or prediction has."""
+    defined = each[1:][~np.isnan(each[1:])]
+    return float(defined.mean()) if defined.size else float("nan")
 
 
 def _balanced_accuracy(table: NDArray[np.int64]) -> float:

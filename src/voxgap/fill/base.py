@@ -50,17 +50,18 @@ class FillLayer(keras.layers.Layer):
             )
         return self.add_weight(name=name, shape=shape, initializer=initial, trainable=False)
 
-    def adapt(self, volumes: npt.ArrayLike) -> None:
+    def adapt(self, volumes: Any) -> None:
         """Learns the layer's statistics.
 
         Args:
-            volumes: training volumes only, float `(N, D, H, W, C)`, NaN = missing; a memory map is read in
-                blocks.
+            volumes: training volumes only, float `(N, D, H, W, C)`, NaN = missing; what is not in memory (a
+                memory map, an array that is indexed `[i:j]` and `[i, plane, rows]`) is read in blocks.
 
         Raises:
             VoxgapError: wrong shape, a value that is infinite or beyond ±1e30, or no observed voxel at all.
         """
-        volumes = np.asanyarray(volumes)
+        if not hasattr(volumes, "shape"):
+            volumes = np.asanyarray(volumes)
         check_volumes(volumes)
         if not self.built:
             self.build((None, *volumes.shape[1:]))

@@ -31,7 +31,13 @@ def voxel_blocks(volumes: npt.NDArray[np.floating]) -> Iterator[tuple[int, slice
     for plane in range(depth):
         for start in range(0, height, step):
             rows = slice(start, start + step)
-            yield plane, rows, np.asarray(volumes[:, plane, rows], dtype=np.float32)
+            # Of arrays that are not in memory, all samples at once would be read whole.
+            block = (
+                volumes[:, plane, rows]
+                if isinstance(volumes, np.ndarray)
+                else np.stack([volumes[i, plane, rows] for i in range(count)])
+            )
+            yield plane, rows, np.asarray(block, dtype=np.float32)
 
 
 def check_volumes(volumes: npt.NDArray[np.floating]) -> None:
@@ -43,7 +49,7 @@ def check_volumes(volumes: npt.NDArray[np.floating]) -> None:
     Raises:
         VoxgapError: wrong rank, no volume, an infinite value or one beyond ±1e30, or no observed voxel.
     """
-    if volumes.ndim != 5 or volumes.size == 0:
+    if len(volumes.shape) != 5 or 0 in volumes.shape:
         raise VoxgapError(
             f"adapt needs volumes of shape (N, depth, height, width, channels), not {volumes.shape}: "
             "stack the training volumes along a first axis"

@@ -4,6 +4,7 @@ from voxgap.layers.attention import SpatialAttention3D, SqueezeExcitation3D
 from voxgap.layers.convolution import GatedConv3D, MaskedConv3D
 from voxgap.layers.missing import GapDropout, SplitMissing, split_missing
 from voxgap.layers.normalization import FastBatchNormalization, ObservedNormalization
+from voxgap.layers.upsampling import UpsampleLike3D
 
 __all__ = [
     "FastBatchNormalization",
@@ -14,5 +15,6 @@ __all__ = [
     "SpatialAttention3D",
     "SplitMissing",
     "SqueezeExcitation3D",
+    "UpsampleLike3D",
     "split_missing",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -9,6 +10,8 @@ import numpy as np
 from keras import ops
 
 from voxgap.errors import VoxgapError
+
+_CHUNK = 2**20
 
 
 @keras.saving.register_keras_serializable(package="voxgap")
@@ -34,11 +37,12 @@ class ObservedNormalization(keras.layers.Layer):
         self.mean = self.add_weight(name="mean", shape=channels, initializer="zeros", trainable=False)
         self.variance = self.add_weight(name="variance", shape=channels, initializer="ones", trainable=False)
 
-    def adapt(self, volumes: np.ndarray) -> None:
+    def adapt(self, volumes: Any) -> None:
         """Learn the statistics.
 
         Args:
-            volumes: `(n, ..., channels)` with NaN; training data only.
+            volumes: `(n, ..., channels)` with NaN; training data only. Read one by one, so that they may lie on
+                disk.
 
         Raises:
             VoxgapError: no voxel is observed.
@@ -46,8 +50,7 @@ class ObservedNormalization(keras.layers.Layer):
         if not self.built:
             self.build(volumes.shape)
         count, mean, squares = (np.zeros(volumes.shape[-1]) for _ in range(3))
-        for volume in volumes:  # one volume at a time: float64 copies of the whole set would not fit
-            values = np.asarray(volume, np.float64).reshape(-1, volume.shape[-1])
+        for values in _chunks(volumes):
             observed = ~np.isnan(values)
             n = observed.sum(axis=0)
             total = count + n
@@ -78,6 +81,14 @@ class ObservedNormalization(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"invert": self.invert}
+
+
+def _chunks(volumes: Any) -> Iterator[np.ndarray]:
+    """All values as float64 `(some, channels)`, a bounded number at a time: copies of everything would not fit."""
+    for volume in volumes:
+        values = np.asarray(volume).reshape(-1, volumes.shape[-1])
+        for start in range(0, len(values), _CHUNK):
+            yield values[start : start + _CHUNK].astype(np.float64)
 
 
 @keras.saving.register_keras_serializable(package="voxgap")

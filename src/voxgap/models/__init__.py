@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 
@@ -13,7 +13,7 @@ from voxgap.layers import ObservedNormalization, SplitMissing
 from voxgap.models.blocks import Architecture, Blocks
 from voxgap.models.networks import NETWORKS
 
-Task = Literal["classification", "regression"]
+Task = Literal["classification", "regression", "segmentation"]
 UserNetwork = Callable[[Any, Any], Any]
 
 __all__ = ["NETWORKS", "Architecture", "build_model"]
@@ -33,19 +33,22 @@ def build_model(
 
     Args:
         network: one of `NETWORKS`, or a callable `(values, observed) -> features` of Keras tensors, which gets
-            the strategy's fill and channels and is followed by global averaging and an output layer. Both its
+            the strategy's fill and channels and is followed by global averaging (not for segmentation) and an
+            output layer. Both its
             arguments are `(batch, depth, height, width, channels)`, with twice the channels of the volumes
             where the strategy has `mask_channel`.
-        input_shape: `(depth, height, width, channels)` in voxels.
+        input_shape: `(depth, height, width, channels)` in voxels: of a volume, or of the patches of volumes.
         outputs: number of classes, or of regression values.
-        task: `classification` (softmax probabilities) or `regression` (values).
+        task: `classification` (softmax probabilities), `regression` (values) or `segmentation` (softmax
+            probabilities of each voxel). Segmentation takes a network whose features keep the grid of the
+            volume: `unet3d`, or another with strides 1 and padding `same`.
         strategy: a preset's name or a `Strategy`.
         seed: of the initial weights, dropout and gap dropout.
         **arguments: filters, kernel_size, strides, padding, activation, dropout: see `Architecture`.
 
     Returns:
-        An unadapted `keras.Model`: float32 `(batch, *input_shape)` with NaN -> `(batch, outputs)`. `train`
-        adapts it; so does `adapt_model`.
+        An unadapted `keras.Model`: float32 `(batch, *input_shape)` with NaN -> `(batch, outputs)`, for
+        segmentation `(batch, depth, height, width, outputs)`. `train` adapts it; so does `adapt_model`.
 
     Raises:
         VoxgapError: an argument is not possible, or the volume is too small for the network.
@@ -85,12 +88,11 @@ def _check(input_shape: tuple[int, ...], outputs: int, task: str) -> None:
         raise VoxgapError(
             f"input_shape must be (depth, height, width, channels), four positive integers, got {input_shape}"
         )
-    if task not in ("classification", "regression"):
-        raise VoxgapError(f"task must be classification or regression, got {task!r}")
-    if outputs < (2 if task == "classification" else 1):
-        raise VoxgapError(
-            f"outputs: {task} needs at least {2 if task == 'classification' else 1}, got {outputs}"
-        )
+    if task not in get_args(Task):
+        raise VoxgapError(f"task must be one of {', '.join(get_args(Task))}, got {task!r}")
+    least = 1 if task == "regression" else 2
+    if outputs < least:
+        raise VoxgapError(f"outputs: {task} needs at least {least}, got {outputs}")
 
 
 def _prepare(
@@ -128,4 +130,19 @@ def _network(
             seen = keras.layers.Concatenate(name="observed_of_both")([observed, ones])
     blocks = Blocks(architecture, strategy.conv, strategy.attention, seed)
     features = network(x, seen) if callable(network) else NETWORKS[network](blocks, x, seen)
+    if task == "segmentation":
+        _check_grid(network, features.shape[1:-1], shape[:3])
     return keras.Model(inputs, blocks.head(features, outputs, task), name="network")
+
+
+def _check_grid(
+    network: str | UserNetwork, grid: tuple[int | None, ...], wanted: tuple[int | None, ...]
+) -> None:
+    if grid == wanted:
+        return
+    name = network if isinstance(network, str) else "your own network"
+    wanted_text, found = (" × ".join(map(str, sizes)) for sizes in (wanted, grid))
+    raise VoxgapError(
+        f"segmentation needs features of all {wanted_text} voxels, {name} has them for {found or 'none'}: "
+        "use unet3d, or strides=1 and padding='same'"
+    )

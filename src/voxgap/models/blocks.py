@@ -18,6 +18,7 @@ from voxgap.layers import (
     ObservedNormalization,
     SpatialAttention3D,
     SqueezeExcitation3D,
+    UpsampleLike3D,
 )
 
 Axes = tuple[int, int, int]
@@ -168,16 +169,73 @@ class Blocks:
         )
         return spatial([x, observed])
 
+    def reduce(self, x: Any, filters: int) -> Any:
+        """Fewer features before they are upsampled: each voxel on its own, so that nothing missing spreads."""
+        return keras.layers.Conv3D(
+            filters, 1, kernel_initializer=self._initializer(), name=self._name("reduce")
+        )(x)
+
+    def join(self, x: Any, observed: Any, skip: Any, skip_observed: Any, strides: Axes) -> tuple[Any, Any]:
+        """Bring `x` to the finer grid of `skip`, and put the two side by side.
+
+        A voxel is observed afterwards where the skip is or the coarser voxel is. Convolutions that skip what is
+        missing get 0 from the one of the two that isn't observed there.
+        """
+        upsample = UpsampleLike3D(strides, name=self._name("upsample"))
+        x = upsample([x, skip])
+        if observed is not None:
+            observed = UpsampleLike3D(strides, name=self._name("upsample_observed"))(
+                [observed, skip_observed]
+            )
+            if self.conv == "masked":
+                x = keras.layers.Multiply(name=self._name("coarse_where_observed"))([x, observed])
+                skip = keras.layers.Multiply(name=self._name("skip_where_observed"))([skip, skip_observed])
+            observed = keras.layers.Maximum(name=self._name("either_observed"))([observed, skip_observed])
+        return keras.layers.Concatenate(name=self._name("skip"))([skip, x]), observed
+
+    def gate(self, skip: Any, x: Any, strides: Axes) -> Any:
+        """Weigh the voxels of a skip connection by what the coarser features `x` say, with attention only.
+
+        Additive attention gate: Oktay et al. 2018 (Attention U-Net), with nearest neighbours for its resampling.
+        """
+        if not self.attention:
+            return skip
+        middle = max(1, skip.shape[-1] // 2)
+        of_skip = keras.layers.Conv3D(
+            middle,
+            1,
+            strides=strides,
+            use_bias=False,
+            kernel_initializer=self._initializer(),
+            name=self._name("gate_skip"),
+        )(skip)
+        of_coarse = keras.layers.Conv3D(
+            middle, 1, kernel_initializer=self._initializer(), name=self._name("gate_coarse")
+        )(x)
+        both = keras.layers.Activation("relu", name=self._name("gate_relu"))(self.add(of_skip, of_coarse))
+        weights = keras.layers.Conv3D(
+            1,
+            1,
+            activation="sigmoid",
+            kernel_initializer=keras.initializers.GlorotUniform(seed=next(self._seeds)),
+            name=self._name("gate"),
+        )(both)
+        weights = UpsampleLike3D(strides, name=self._name("upsample_gate"))([weights, skip])
+        return keras.layers.Multiply(name=self._name("gated_skip"))([skip, weights])
+
     def head(self, features: Any, outputs: int, task: str) -> Any:
-        """Probabilities or values from features of a grid, averaged over it, or from a flat vector."""
-        if len(features.shape) == 5:
+        """Probabilities or values from features of a grid, averaged over it, or from a flat vector.
+
+        For segmentation probabilities of each voxel, from features of the volume's own grid.
+        """
+        if len(features.shape) == 5 and task != "segmentation":
             features = keras.layers.GlobalAveragePooling3D(name="average")(features)
         if self.architecture.dropout:
             dropout = keras.layers.Dropout(self.architecture.dropout, seed=next(self._seeds), name="dropout")
             features = dropout(features)
         answer = keras.layers.Dense(
             outputs,
-            activation="softmax" if task == "classification" else None,
+            activation=None if task == "regression" else "softmax",
             kernel_initializer=keras.initializers.GlorotUniform(seed=next(self._seeds)),
             dtype="float32",
             name="output",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from voxgap.errors import VoxgapError
 from voxgap.models.blocks import Axes, Blocks, axes
 
 Convolve = Callable[[Any, Any, int, Axes], tuple[Any, Any]]
@@ -78,9 +79,43 @@ def _residual(
     return x
 
 
+def unet3d(blocks: Blocks, x: Any, observed: Any) -> Any:
+    """Down with two convolutions a stage, up again with one, each stage joined to its equal on the way down.
+
+    Features are reduced, then upsampled by repetition to the size that the stage had, odd or even. Çiçek et al. 2016
+    (3D U-Net), with the lighter decoder of Isensee et al. 2024 and, where the strategy has attention, the gates
+    of Oktay et al. 2018 on its skip connections.
+    """
+    architecture = blocks.architecture
+    if architecture.padding != "same":
+        raise VoxgapError("unet3d answers on the grid of its input: padding must be same")
+    kernel_size = axes(architecture.kernel_size, "kernel_size")
+    strides = axes(architecture.strides, "strides")
+
+    def convolve(x: Any, observed: Any, filters: int, step: Axes) -> tuple[Any, Any]:
+        x, observed = blocks.convolve(x, observed, filters, kernel_size, step)
+        return blocks.activate(blocks.normalise(x)), observed
+
+    skips = []
+    step: Axes = (1, 1, 1)
+    for filters in architecture.filters:
+        x, observed = convolve(x, observed, filters, step)
+        x, observed = convolve(x, observed, filters, (1, 1, 1))
+        x = blocks.attend(x, observed, kernel_size)
+        skips.append((filters, x, observed))
+        step = strides
+    for filters, skip, skip_observed in reversed(skips[:-1]):
+        skip = blocks.gate(skip, x, strides)
+        x = blocks.reduce(x, filters)
+        x, observed = blocks.join(x, observed, skip, skip_observed, strides)
+        x, observed = convolve(x, observed, filters, (1, 1, 1))
+    return x
+
+
 NETWORKS: Mapping[str, Network] = {
     "cnn3d": cnn3d,
     "resnet3d": resnet3d,
     "resnet2d": resnet2d,
     "resnet2plus1d": resnet2plus1d,
+    "unet3d": unet3d,
 }

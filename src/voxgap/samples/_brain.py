@@ -1,4 +1,4 @@
-"""The left half of the ICBM152 brain, and patches of it labelled by the tissue in their centre."""
+"""The left half of the ICBM152 brain, patches of it labelled by their tissue, and blocks with label maps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from voxgap.samples._files import read
 
 CLASSES = ("grey matter", "white matter", "fluid")
 PATCH = 16
+BLOCK = 20
 
 
 class BrainVolume(NamedTuple):
@@ -60,6 +61,32 @@ def brain_patches() -> dict[str, Any]:
         "channels": ("T1",),
         "spacing": (1.0, 1.0, 1.0),
         "name": "brain",
+    }
+
+
+def brain_tissue() -> dict[str, Any]:
+    """Blocks of 20x20x20 voxels that tile the half brain, with the tissue of each voxel to be found.
+
+    They lie within the slabs of `brain_patches`, and overlap nowhere; those without brain are left
+    out.
+    """
+    arrays = read("brain")
+    depth, height, width = (np.arange(0, size - BLOCK + 1, BLOCK) for size in arrays["labels"].shape)
+    corners = np.stack(np.meshgrid(depth, height, width, indexing="ij"), axis=-1).reshape(-1, 3)
+    labels = np.lib.stride_tricks.sliding_window_view(arrays["labels"], (BLOCK,) * 3)[tuple(corners.T)]
+    held = (labels > 0).any(axis=(1, 2, 3))
+    corners, slabs = corners[held], corners[held, 1] // BLOCK
+    cubes = np.lib.stride_tricks.sliding_window_view(_t1(arrays), (BLOCK,) * 3)
+    return {
+        "volumes": cubes[tuple(corners.T)][..., None].astype(np.float32),
+        "targets": labels[held].astype(np.int16),
+        "task": "segmentation",
+        "classes": ("outside", *CLASSES),
+        "split": arrays["slab_splits"][slabs],
+        "groups": np.array([f"slab-{slab}" for slab in slabs]),
+        "channels": ("T1",),
+        "spacing": (1.0, 1.0, 1.0),
+        "name": "brain-tissue",
     }
 
 

@@ -120,6 +120,12 @@ def _attend(call: Call) -> list[Layer]:
     return [summary, weights, call.record("merge", inputs=(call.sources[0], weights.name))]
 
 
+def _upsample_like(call: Call) -> list[Layer]:
+    x, like = call.sources
+    repeated = call.record("upsample", "/repeated", (x,), kernel_size=_frozen(call.config["size"]))
+    return [repeated, call.record("cut", inputs=(repeated.name, like))]
+
+
 def _batch_norm(call: Call) -> list[Layer]:
     # Only the layer knows whether it scales and shifts.
     return [call.record("batch_norm", parameters=call.layer.count_params() if call.layer.built else None)]
@@ -167,6 +173,7 @@ _KNOWN: dict[str, Callable[[Call], list[Layer]]] = {
     "AveragePooling": _pool,
     "GlobalMaxPooling": _plain("global_pool", keepdims="keepdims"),
     "GlobalAveragePooling": _plain("global_pool", keepdims="keepdims"),
+    "UpsampleLike": _upsample_like,
     "UpSampling": _plain("upsample", kernel_size="size"),
     "ZeroPadding": _plain("pad", padding="padding"),
     "Cropping": _plain("crop", padding="cropping"),

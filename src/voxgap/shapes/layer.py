@@ -10,7 +10,7 @@ from voxgap.shapes.axis import Ints, Padding, Step, pairs_per_axis, per_axis, po
 
 CONVOLUTIONS = ("conv", "gated_conv", "transpose")
 WINDOWS = (*CONVOLUTIONS, "coverage", "pool", "upsample", "pad", "crop")
-SHAPELESS = ("merge", "concatenate", "global_pool", "flatten", "dense", "batch_norm", "other")
+SHAPELESS = ("merge", "concatenate", "global_pool", "flatten", "dense", "batch_norm", "cut", "other")
 KINDS = ("input", *WINDOWS, *SHAPELESS)
 
 
@@ -21,8 +21,8 @@ class Layer:
     Args:
         kind: `conv`, `transpose` (transposed convolution), `gated_conv`, `coverage` (the count of observed
             voxels under a kernel), `pool`, `global_pool`, `upsample`, `pad`, `crop`, `batch_norm`, `merge`
-            (sum or product of equal shapes), `concatenate` (channels), `flatten`, `dense`, `input`, or
-            `other` (keeps the shape).
+            (sum or product of equal shapes), `concatenate` (channels), `cut` (the first input, cut to the size
+            of the second), `flatten`, `dense`, `input`, or `other` (keeps the shape).
         name: unique in the network; the default is the kind and a number, `conv_1`.
         inputs: names of layers; the default is the layer before. The network's input is called `input`.
         filters: output channels, or units of a dense layer.
@@ -100,6 +100,8 @@ class Layer:
         """Output channels for the channels of each input; `voxels` is the number of them in an input."""
         if self.kind == "coverage":
             return 1
+        if self.kind == "cut":
+            return inputs[0]
         if self.kind == "flatten":
             return inputs[0] * voxels
         if self.kind == "concatenate":

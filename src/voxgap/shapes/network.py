@@ -214,6 +214,8 @@ def _follow(network: tuple[Layer, ...], axis: int, axes: int, n: int) -> dict[st
 
 
 def _apply(layer: Layer, inputs: list[_Line], axis: int, axes: int) -> _Line:
+    if layer.kind == "cut":
+        return replace(inputs[0], size=inputs[1].size)
     source = _join(layer, inputs)
     if layer.kind in WINDOWS:
         if source.size is None:

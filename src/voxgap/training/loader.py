@@ -11,10 +11,15 @@ import keras
 import numpy as np
 
 from voxgap.errors import VoxgapError
+from voxgap.patches import Size, corners, random_corner, read_patch
 
 Batch = tuple[np.ndarray, ...]
 
 AHEAD = 2
+# How often a patch is drawn before one without anything to learn from is taken.
+TRIES = 8
+# Of label maps a third of the patches shall hold more than background, as nnU-Net does (Isensee et al. 2021).
+FOREGROUND = 1 / 3
 
 
 class Array(Protocol):
@@ -61,18 +66,28 @@ class Loader(keras.utils.PyDataset):
         augment: called as `augment(volumes, (seed, epoch, index), spacing=..., threads=...)`.
         spacing: size of a voxel along depth, height and width, for `augment`.
         threads: that share a batch's augmentation; by default as many as there are processors.
+        patch_size: `(depth, height, width)`: batches are of random patches, drawn by (seed, epoch, index); nothing
+            else of the volumes is read. A patch in which nothing is observed, or nothing labelled, is drawn again.
+        per_volume: patches of each volume in an epoch; by default as many as tile it.
+        devices: that share a batch. A last batch that leaves one of them nothing joins the one before.
+
+    Raises:
+        VoxgapError: there are fewer samples than devices.
     """
 
     def __init__(
         self,
         volumes: Array,
-        targets: np.ndarray,
+        targets: Any,
         batch_size: int,
         seed: int | None = None,
         weights: np.ndarray | None = None,
         augment: Augment | None = None,
         spacing: tuple[float, float, float] | None = None,
         threads: int | None = None,
+        patch_size: Size | None = None,
+        per_volume: int | None = None,
+        devices: int = 1,
     ) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
         self.volumes, self.targets, self.weights = volumes, targets, weights
@@ -81,12 +96,19 @@ class Loader(keras.utils.PyDataset):
         self.augment = augment
         self.spacing = spacing
         self.threads = threads or os.cpu_count() or 1
+        self.patch_size = patch_size
+        self.per_volume = per_volume or (len(corners(volumes.shape[1:4], patch_size)) if patch_size else 1)
+        self.devices = devices
+        if 0 < self._count < devices:
+            raise VoxgapError(
+                f"{self._count} volumes can't be shared by {devices} devices: leave out distribute"
+            )
         self._pool = ThreadPoolExecutor(1, "voxgap-loader")
         self.begin(0)
 
     def begin(self, epoch: int, logs: Any = None) -> None:
         """Go to the first batch of an epoch; `fit` does it with a callback's `on_epoch_begin`."""
-        count = len(self.volumes)
+        count = self._count
         order = (
             np.arange(count)
             if self.seed is None
@@ -95,8 +117,14 @@ class Loader(keras.utils.PyDataset):
         # One assignment: a thread that still works for the last epoch keeps that epoch's order and number.
         self._epoch: tuple[int, np.ndarray, dict[int, Future[Batch]]] = epoch, order, {}
 
+    @property
+    def _count(self) -> int:
+        """Samples an epoch: volumes, or their patches."""
+        return len(self.volumes) * self.per_volume
+
     def __len__(self) -> int:
-        return -(-len(self.volumes) // self.batch_size)
+        batches, rest = divmod(self._count, self.batch_size)
+        return batches + (rest >= (self.devices if batches else 1))
 
     def __getitem__(self, index: int) -> Batch:
         epoch, order, ahead = self._epoch
@@ -107,13 +135,32 @@ class Loader(keras.utils.PyDataset):
         return batch.result()
 
     def _batch(self, epoch: int, order: np.ndarray, index: int) -> Batch:
-        chosen = order[index * self.batch_size : (index + 1) * self.batch_size]
+        stop = None if index == len(self) - 1 else (index + 1) * self.batch_size
+        chosen = order[index * self.batch_size : stop] // self.per_volume
+        rng = np.random.default_rng((self.seed or 0, epoch, index, 1))
         # One by one: lazy arrays differ in what they allow between brackets, but all have single items.
-        volumes = np.stack([np.asarray(self.volumes[i], np.float32) for i in chosen])
-        targets = self.targets[chosen]
+        pairs = [self._sample(int(i), rng) for i in chosen]
+        volumes = np.stack([np.asarray(volume, np.float32) for volume, _ in pairs])
+        targets = np.stack([target for _, target in pairs])
         if self.augment is not None:
             volumes, targets = self._augmented(self.augment, volumes, targets, (self.seed or 0, epoch, index))
         return (volumes, targets) if self.weights is None else (volumes, targets, self.weights[chosen])
+
+    def _sample(self, index: int, rng: np.random.Generator) -> tuple[Any, Any]:
+        """One volume, or one patch of it, and its target."""
+        if self.patch_size is None:
+            return self.volumes[index], self.targets[index]
+        maps = len(self.targets.shape) >= len(self.volumes.shape) - 1
+        least = 1 if maps and rng.random() < FOREGROUND else 0
+        for _ in range(TRIES):
+            corner = random_corner(self.volumes.shape[1:4], self.patch_size, rng)
+            target = read_patch(self.targets, index, corner, self.patch_size) if maps else self.targets[index]
+            if maps and (target < least).all():
+                continue
+            volume = read_patch(self.volumes, index, corner, self.patch_size)
+            if not np.isnan(volume).all():
+                return volume, target
+        return read_patch(self.volumes, index, corner, self.patch_size), target
 
     def _augmented(
         self, augment: Augment, volumes: np.ndarray, targets: np.ndarray, seed: tuple[int, int, int]

@@ -1,0 +1,243 @@
+"""Volumes larger than a network's input: cut into patches, and their answers put together again."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+
+Corner = tuple[int, int, int]
+Size = tuple[int, int, int]
+Floats = NDArray[np.float32]
+
+OVERLAP = 0.5
+# At the border of a patch a weight may be small, but never so small that float32 loses it.
+_LEAST_WEIGHT = 1e-3
+
+
+def patch_size(size: Any, where: str = "patch_size") -> Size:
+    """Check the size of a patch: `(depth, height, width)` in voxels, or one number for all three.
+
+    Raises:
+        VoxgapError: it is something else.
+    """
+    several = (size,) * 3 if isinstance(size, int) else size
+    three = isinstance(several, tuple | list) and len(several) == 3
+    if not three or any(not isinstance(n, int | np.integer) or n < 1 for n in several):
+        raise VoxgapError(f"{where} must be (depth, height, width), positive whole numbers, got {size!r}")
+    depth, height, width = map(int, several)
+    return depth, height, width
+
+
+def corners(shape: Sequence[int], size: Size, overlap: float = 0.0) -> list[Corner]:
+    """Lay patches over a volume so that they cover it, evenly spaced, the outer ones flush with its sides.
+
+    Args:
+        shape: `(depth, height, width)` of the volume.
+        size: of the patches. Along an axis on which the volume is smaller, one patch lies around it.
+        overlap: share of a patch that its neighbour covers too, at least, in [0, 1).
+
+    Returns:
+        The first voxel of each patch, in order; below 0 where the patch lies around the volume.
+
+    Raises:
+        VoxgapError: the overlap is not possible.
+    """
+    if not 0 <= overlap < 1:
+        raise VoxgapError(f"overlap must be at least 0 and below 1, got {overlap}")
+    starts = []
+    for length, edge in zip(shape, size, strict=True):
+        if length <= edge:
+            starts.append([(length - edge) // 2])
+            continue
+        step = max(1, int(edge * (1 - overlap)))
+        count = math.ceil((length - edge) / step) + 1
+        starts.append(np.linspace(0, length - edge, count).round().astype(int).tolist())
+    depths, heights, widths = starts
+    return list(itertools.product(depths, heights, widths))
+
+
+def random_corner(shape: Sequence[int], size: Size, rng: np.random.Generator) -> Corner:
+    """Draw a patch of a volume; along an axis on which the volume is smaller, it lies around it."""
+    depth, height, width = (
+        (length - edge) // 2 if length <= edge else int(rng.integers(length - edge + 1))
+        for length, edge in zip(shape, size, strict=True)
+    )
+    return depth, height, width
+
+
+def read_patch(volumes: Any, index: int, corner: Corner, size: Size) -> NDArray[Any]:
+    """Read one patch of one volume, and no more than it.
+
+    Args:
+        volumes: `(n, depth, height, width, channels)`, or label maps without channels: an array, a memory map,
+            or anything else that is indexed `volumes[i, a:b, c:d, e:f]`.
+        index: of the volume.
+        corner: the patch's first voxel.
+        size: of the patch.
+
+    Returns:
+        `(*size, channels)` or `size`. Outside the volume is missing: NaN; in label maps nobody said: -1.
+    """
+    inside = [
+        # Where the patch lies wholly outside, an empty slice.
+        slice(min(length, max(0, start)), max(0, min(length, start + edge)))
+        for start, edge, length in zip(corner, size, volumes.shape[1:4], strict=True)
+    ]
+    found = np.asarray(volumes[(index, *inside)])
+    if found.shape[:3] == size:
+        return found
+    patch = np.full((*size, *found.shape[3:]), np.nan if found.dtype.kind == "f" else -1, found.dtype)
+    where = tuple(
+        slice(part.start - start, part.stop - start) for part, start in zip(inside, corner, strict=True)
+    )
+    patch[where] = found
+    return patch
+
+
+class Patches:
+    """The patches of volumes in the order of `corners`, as an array that is read item by item.
+
+    Args:
+        volumes: see `read_patch`.
+        size: of a patch.
+        overlap: see `corners`.
+    """
+
+    def __init__(self, volumes: Any, size: Size, overlap: float = 0.0) -> None:
+        self.volumes = volumes
+        self.size = size
+        self.corners = corners(volumes.shape[1:4], size, overlap)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (len(self), *self.size, *self.volumes.shape[4:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.volumes.dtype)
+
+    @property
+    def ndim(self) -> int:
+        return len(self.volumes.shape)
+
+    def __len__(self) -> int:
+        return len(self.volumes) * len(self.corners)
+
+    def __getitem__(self, key: Any) -> NDArray[Any]:
+        """One patch, a slice of them, or a part of one: `[i]`, `[i:j]`, `[i, plane, a:b]`."""
+        if isinstance(key, slice):
+            return np.stack([self[i] for i in range(*key.indices(len(self)))])
+        index, *parts = key if isinstance(key, tuple) else (key,)
+        volume, place = divmod(range(len(self))[int(index)], len(self.corners))
+        corner, size, planes = list(self.corners[place]), list(self.size), []
+        for axis, part in enumerate(parts):
+            whole = isinstance(part, slice)
+            start, stop, _ = part.indices(size[axis]) if whole else (part, part + 1, 1)
+            corner[axis], size[axis] = corner[axis] + start, stop - start
+            planes.append(slice(None) if whole else 0)
+        found = read_patch(
+            self.volumes, volume, (corner[0], corner[1], corner[2]), (size[0], size[1], size[2])
+        )
+        return np.asarray(found[tuple(planes)])
+
+
+def importance(size: Size) -> Floats:
+    """Weigh the voxels of a patch: a Gaussian about its centre, whose deviation is an eighth of its size.
+
+    Near its border a patch lacks context. Source: Isensee et al., nnU-Net, Nature Methods 18, 2021.
+    """
+    weights = np.ones((), np.float64)
+    for edge in size:
+        distance = (np.arange(edge) - (edge - 1) / 2) / (edge / 8)
+        weights = weights[..., np.newaxis] * np.exp(-0.5 * distance**2)
+    return np.maximum(weights, _LEAST_WEIGHT).astype(np.float32)
+
+
+def predict_patches(
+    predict: Callable[[Floats], Any],
+    volumes: Any,
+    size: Size,
+    overlap: float = OVERLAP,
+    *,
+    batch_size: int = 16,
+) -> Floats:
+    """Predict volumes of any size with a network of patches.
+
+    Args:
+        predict: `(batch, *size, channels)` -> `(batch, *size, classes)`, or `(batch, outputs)`.
+        volumes: `(n, depth, height, width, channels)`; see `read_patch`.
+        size: of the patches.
+        overlap: share of a patch that its neighbours cover too.
+        batch_size: patches that are predicted at once.
+
+    Returns:
+        `(n, depth, height, width, classes)`: where patches overlap, their mean weighed by `importance`. Or
+        `(n, outputs)`: the mean over the patches that have an observed voxel.
+    """
+    return np.stack(list(each_volume(predict, volumes, size, overlap, batch_size=batch_size)))
+
+
+def each_volume(
+    predict: Callable[[Floats], Any],
+    volumes: Any,
+    size: Size,
+    overlap: float = OVERLAP,
+    *,
+    batch_size: int = 16,
+) -> Iterator[Floats]:
+    """Predict as `predict_patches` does, one volume at a time, so that not all answers are held at once."""
+    shape = tuple(volumes.shape[1:4])
+    places = corners(shape, size, overlap)
+    weights = importance(size)[..., np.newaxis]
+    for index in range(len(volumes)):
+        answers = _answers(predict, volumes, index, size, places, batch_size)
+        first = next(answers)
+        answers = itertools.chain([first], answers)
+        yield _blended(answers, shape, weights) if first.answer.ndim > 1 else _averaged(answers)
+
+
+class _Answer(NamedTuple):
+    corner: Corner
+    observed: bool
+    answer: Floats
+
+
+def _answers(
+    predict: Callable[[Floats], Any], volumes: Any, index: int, size: Size, places: list[Corner], count: int
+) -> Iterator[_Answer]:
+    for start in range(0, len(places), count):
+        some = places[start : start + count]
+        patches = np.stack([read_patch(volumes, index, corner, size) for corner in some])
+        for corner, patch, answer in zip(some, patches, np.asarray(predict(patches)), strict=True):
+            yield _Answer(corner, not np.isnan(patch).all(), answer)
+
+
+def _averaged(answers: Iterator[_Answer]) -> Floats:
+    """The mean over patches; one of nothing has no say, unless all are."""
+    held = list(answers)
+    seen = [answer for answer in held if answer.observed] or held
+    return np.asarray(np.mean([answer.answer for answer in seen], axis=0, dtype=np.float64), np.float32)
+
+
+def _blended(answers: Iterator[_Answer], shape: tuple[int, ...], weights: Floats) -> Floats:
+    """The weighed mean, voxel by voxel, of the patches that hold it."""
+    total: Any = None
+    sums = np.zeros((*shape, 1), np.float32)
+    for corner, _, answer in answers:
+        if total is None:
+            total = np.zeros((*shape, answer.shape[-1]), np.float32)
+        outer, inner = [], []
+        for start, edge, length in zip(corner, answer.shape[:3], shape, strict=True):
+            low, high = max(0, start), min(length, start + edge)
+            outer.append(slice(low, high))
+            inner.append(slice(low - start, high - start))
+        total[tuple(outer)] += (answer * weights)[tuple(inner)]
+        sums[tuple(outer)] += weights[tuple(inner)]
+    return np.asarray(total / sums, np.float32)

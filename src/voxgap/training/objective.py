@@ -1,0 +1,156 @@
+"""What a training minimises and watches, by task: loss, metrics, class weights, and how targets are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from voxgap.errors import VoxgapError
+from voxgap.training.segmentation import Dice, DiceCrossEntropy, VoxelAccuracy
+
+ClassWeight = Literal["balanced"] | dict[int, float] | None
+Encode = Callable[[np.ndarray], np.ndarray]
+
+# What can be watched, beside the loss; `True`: the higher the better.
+METRICS: dict[str, dict[str, bool]] = {
+    "classification": {"accuracy": True},
+    "regression": {"mae": False},
+    "segmentation": {"dice": True, "accuracy": True},
+}
+
+
+def check_monitor(monitor: str, task: str) -> None:
+    """Refuse to watch what this task doesn't measure.
+
+    Raises:
+        VoxgapError: it is not `val_loss`, or `val_` and one of the task's metrics.
+    """
+    names = ["val_loss", *(f"val_{name}" for name in METRICS[task])]
+    if monitor not in names:
+        raise VoxgapError(f"monitor must be {' or '.join(names)}, got {monitor!r}")
+
+
+def higher_is_better(monitor: str) -> bool:
+    """Whether the watched quantity is one that should grow."""
+    return any(metrics.get(monitor.removeprefix("val_"), False) for metrics in METRICS.values())
+
+
+def compile_model(
+    model: keras.Model,
+    task: str,
+    loss: Any,
+    optimizer: Any,
+    learning_rate: float,
+    class_weights: np.ndarray | None = None,
+) -> Encode:
+    """Compile a model for its task.
+
+    Args:
+        model, loss, optimizer, learning_rate: see `train`.
+        task: what the model is for.
+        class_weights: `(classes,)`, for the loss of a segmentation.
+
+    Returns:
+        The function that encodes targets as the loss wants them.
+
+    Raises:
+        VoxgapError: no such loss or optimizer, or a loss that doesn't suit the task.
+    """
+    classes = model.output_shape[-1]
+    metrics: list[Any] = [*METRICS[task]]
+    if task == "segmentation":
+        metrics = [Dice(classes), VoxelAccuracy(classes)]
+        function = _segmentation_loss(loss, class_weights)
+    else:
+        function = _named_loss(loss, task)
+    # XLA compiles Conv3D for the CPU into code ten times slower than oneDNN's.
+    model.compile(
+        optimizer=_optimizer(optimizer, learning_rate), loss=function, metrics=metrics, jit_compile=False
+    )
+    if task == "regression":
+        return lambda targets: targets.reshape(len(targets), -1).astype(np.float32)
+    if task == "segmentation" or "sparse" in str(
+        getattr(function, "name", getattr(function, "__name__", ""))
+    ):
+        return lambda targets: targets
+    return lambda targets: np.eye(classes, dtype=np.float32)[targets]
+
+
+def _named_loss(loss: Any, task: str) -> Any:
+    default = "sparse_categorical_crossentropy" if task == "classification" else "mean_squared_error"
+    try:
+        return keras.losses.get(default if loss is None else loss)
+    except ValueError:
+        raise VoxgapError(f"no loss {loss!r}: use a Keras name such as {default}") from None
+
+
+def _segmentation_loss(loss: Any, class_weights: np.ndarray | None) -> Any:
+    if loss is None or loss == "dice_cross_entropy":
+        return DiceCrossEntropy(None if class_weights is None else class_weights.tolist())
+    if class_weights is not None:
+        raise VoxgapError("class_weight needs the loss of its own that segmentation has: leave out loss")
+    if loss == "sparse_categorical_crossentropy":
+        return keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)
+    if isinstance(loss, str):
+        raise VoxgapError(
+            f"no loss {loss!r} for segmentation: dice_cross_entropy, sparse_categorical_crossentropy, or a "
+            "function (label maps with -1 where unlabelled, probabilities) -> loss"
+        )
+    return loss
+
+
+def _optimizer(optimizer: Any, learning_rate: float) -> keras.optimizers.Optimizer:
+    if not isinstance(optimizer, str):
+        # A copy: an optimizer serves one model only, and the caller may have others to train.
+        return type(optimizer).from_config(optimizer.get_config())
+    try:
+        return keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": learning_rate}})
+    except ValueError:
+        raise VoxgapError(f"no optimizer {optimizer!r}: use a Keras name such as adam or sgd") from None
+
+
+def class_weights(targets: Any, class_weight: ClassWeight, task: str, classes: int) -> np.ndarray | None:
+    """Weigh each class, or None.
+
+    Args:
+        targets: class indices `(n,)`, or label maps `(n, depth, height, width)` with -1.
+        class_weight: see `train`.
+        task: of the data.
+        classes: how many the model knows.
+
+    Returns:
+        `(classes,)`, such that the samples of a classification, or the labelled voxels of a segmentation, weigh 1
+        on average.
+
+    Raises:
+        VoxgapError: the task has no classes, or the weights don't fit them.
+    """
+    if class_weight is None:
+        return None
+    if task == "regression":
+        raise VoxgapError("class_weight is for classes: a regression has none")
+    counts = _counts(targets, classes)
+    if class_weight == "balanced":
+        per_class = 1.0 / np.maximum(counts, 1)
+    elif isinstance(class_weight, dict):
+        missing = set(np.flatnonzero(counts).tolist()) - set(class_weight)
+        if missing or any(w < 0 for w in class_weight.values()) or not any(class_weight.values()):
+            raise VoxgapError(
+                f"class_weight needs a weight for each class, >= 0 and not all 0; missing: {sorted(missing)}"
+            )
+        per_class = np.array([class_weight.get(c, 0.0) for c in range(len(counts))])
+    else:
+        raise VoxgapError(f"class_weight must be 'balanced', a dictionary or None, got {class_weight!r}")
+    return np.asarray(per_class * counts.sum() / (per_class @ counts))
+
+
+def _counts(targets: Any, classes: int) -> np.ndarray:
+    """How many samples or labelled voxels each class has."""
+    counts = np.zeros(classes, np.int64)
+    for some in targets if len(targets.shape) > 1 else [targets]:  # maps one by one, for memory
+        labels = np.asarray(some)
+        counts += np.bincount(labels[labels >= 0].ravel(), minlength=classes)
+    return counts

@@ -1,0 +1,183 @@
+"""When to stop and what to keep: the schedule, and the callback that carries it out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from voxgap.errors import VoxgapError
+from voxgap.history import History, Reason
+from voxgap.training.checkpoint import Checkpoint
+from voxgap.training.objective import higher_is_better
+
+Report = Callable[["Progress"], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Progress:
+    """Where a training is, as told to `progress` after each step and each epoch.
+
+    Attributes:
+        epoch: from 0; epochs: how many are planned.
+        step: steps done in this epoch; steps: how many it has.
+        record: the epoch's metrics once it is over, None before.
+        best: whether that epoch is the best so far.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    record: dict[str, float] | None = None
+    best: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When to lower the learning rate and when to stop: a function of the monitored values so far.
+
+    It has no state, so a training resumed after a kill decides as if it had never stopped.
+
+    Args:
+        learning_rate: at the start.
+        patience: epochs without an improvement after which training stops (Prechelt 1998).
+        min_delta: by how much a value must be lower to count as an improvement.
+        lr_patience: epochs without an improvement after which the learning rate is multiplied by `lr_factor`.
+        lr_factor: in (0, 1).
+        min_learning_rate: never below.
+    """
+
+    learning_rate: float = 1e-3
+    patience: int = 10
+    min_delta: float = 0.0
+    lr_patience: int = 4
+    lr_factor: float = 0.5
+    min_learning_rate: float = 1e-6
+
+    def __post_init__(self) -> None:
+        for name, low in (("learning_rate", 0.0), ("min_delta", None), ("lr_patience", 0), ("patience", 0)):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value < 0 or (low is not None and value <= low):
+                raise VoxgapError(
+                    f"{name} must be {'positive' if low is not None else 'at least 0'}, got {value}"
+                )
+        if not 0 < self.lr_factor < 1:
+            raise VoxgapError(f"lr_factor must be between 0 and 1, got {self.lr_factor}")
+
+    def after(self, values: Sequence[float]) -> tuple[bool, float]:
+        """Decide after the epochs whose monitored values, lower is better, are given.
+
+        Returns:
+            `(stop, learning_rate)` for the next epoch.
+        """
+        lowest, wait, lr_wait = np.inf, 0, 0
+        rate = self.learning_rate
+        for value in values:
+            if value < lowest - self.min_delta:
+                lowest, wait, lr_wait = value, 0, 0
+                continue
+            wait, lr_wait = wait + 1, lr_wait + 1
+            if lr_wait >= self.lr_patience:
+                # Never up: a rate that begins below the minimum stays.
+                rate, lr_wait = min(rate, max(rate * self.lr_factor, self.min_learning_rate)), 0
+        return wait >= self.patience, rate
+
+
+class Supervisor(keras.callbacks.Callback):
+    """Keeps the record and the best weights, and carries out what the schedule decides."""
+
+    def __init__(
+        self, schedule: Schedule, monitor: str, planned: int, steps: int, progress: Report | None
+    ) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.monitor = monitor
+        self.planned = planned
+        self.steps = steps
+        self.progress = progress or (lambda _: None)
+        self.records: list[dict[str, float]] = []
+        self.best_weights: list[np.ndarray] = []
+        self.reason: Reason = "epochs"
+        self.checkpoint: Checkpoint | None = None
+
+    @property
+    def epoch(self) -> int:
+        return len(self.records)
+
+    @property
+    def over(self) -> bool:
+        """Whether a resumed training had in fact ended."""
+        return self.epoch >= self.planned or self.reason != "epochs"
+
+    @property
+    def values(self) -> list[float]:
+        """The monitored quantity, lower is better; an epoch that gave NaN is worse than any."""
+        return [self._value(record) for record in self.records]
+
+    def _value(self, record: dict[str, float]) -> float:
+        value = record[self.monitor]
+        if not np.isfinite(value):
+            return np.inf
+        return -value if higher_is_better(self.monitor) else value
+
+    @property
+    def best_epoch(self) -> int:
+        return int(np.argmin(self.values))
+
+    def resume(self, model: keras.Model, checkpoint: Checkpoint) -> None:
+        """Go on from what the folder holds, if it holds anything."""
+        self.checkpoint = checkpoint
+        loaded = checkpoint.load(model)
+        if loaded is not None:
+            self.records, self.best_weights = loaded
+            self._decide(model)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.progress(Progress(self.epoch, self.planned, batch + 1, self.steps))
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        record = {k: float(v) for k, v in (logs or {}).items()}
+        record["learning_rate"] = _learning_rate(self.model)
+        record["seconds"] = time.perf_counter() - self._started
+        best = not self.records or self._value(record) < min(self.values)
+        weights = self.model.get_weights() if best else self.best_weights
+        # Together, after the copy: a Ctrl-C in between would leave this epoch with another's weights.
+        self.records, self.best_weights = [*self.records, record], weights
+        self._decide(self.model)
+        if self.checkpoint is not None:
+            self.checkpoint.save(self.model, self.records, self.best_weights, best)
+        self.progress(Progress(epoch, self.planned, self.steps, self.steps, record, best))
+
+    def _decide(self, model: keras.Model) -> None:
+        stop, rate = self.schedule.after(self.values)
+        if not np.isfinite(self.records[-1]["loss"]):
+            stop, self.reason = True, "diverged"
+        elif stop:
+            self.reason = "patience"
+        if rate != _learning_rate(model):
+            model.optimizer.learning_rate = rate
+        model.stop_training = stop
+
+    def finish(self, model: keras.Model, policy: str) -> History:
+        """Put the best weights into the model, empty the checkpoint, and return the record."""
+        if self.checkpoint is not None:
+            self.checkpoint.clear()
+        if not np.isfinite(self.values[self.best_epoch]):
+            raise VoxgapError(
+                f"the loss was NaN from the first epoch on: lower the learning rate ({self.schedule.learning_rate:g})"
+            )
+        model.set_weights(self.best_weights)
+        return History(tuple(self.records), self.monitor, self.best_epoch, self.planned, self.reason, policy)
+
+
+def _learning_rate(model: keras.Model) -> float:
+    # On several devices there is a copy on each, which is no number.
+    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
