@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -52,3 +56,17 @@ def model(
     network: Any = network, strategy: Any = "gap_dropout", outputs: int = 3, **arguments: Any
 ) -> keras.Model:
     return build_model(network, SHAPE, outputs, strategy=strategy, **arguments)
+
+
+def run_alone(code: str) -> str:
+    """Run Python in a process of its own, beside the tests; what it printed."""
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout

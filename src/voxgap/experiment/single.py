@@ -13,6 +13,7 @@ from voxgap import evaluate
 from voxgap.dataset import Dataset
 from voxgap.history import History
 from voxgap.models import build_model
+from voxgap.patches import patch_size, predict_patches
 from voxgap.strategies import Strategy
 from voxgap.strategies import get as get_strategy
 from voxgap.training import train
@@ -60,9 +61,10 @@ def train_and_score(
     started = time.perf_counter()
     name = strategy if isinstance(strategy, str) else "custom"
     strategy = get_strategy(strategy)
+    size = (training or {}).get("patch_size")
     model = build_model(
         network,
-        input_shape=dataset.volumes.shape[1:],
+        input_shape=(*(patch_size(size) if size else dataset.volumes.shape[1:4]), dataset.volumes.shape[4]),
         outputs=outputs(dataset),
         task=dataset.task,
         strategy=strategy,
@@ -74,14 +76,24 @@ def train_and_score(
     for split in ("validation", "test"):
         if split in dataset.split:
             part = dataset.part(split)
-            predictions = model.predict(part.volumes, batch_size=16, verbose=0)
-            scores[split] = evaluate.scores(dataset.task, part.targets, predictions)
+            predictions = _predictions(model, part.volumes, size)
+            shown = ~np.isnan(part.volumes) if dataset.task == "segmentation" else None
+            scores[split] = evaluate.scores(dataset.task, part.targets, predictions, observed=shown)
     return Result(model.name, name, strategy, model, history, scores, time.perf_counter() - started)
+
+
+def _predictions(model: keras.Model, volumes: np.ndarray, size: Any) -> np.ndarray:
+    def predict(batch: np.ndarray) -> np.ndarray:
+        return np.asarray(model.predict(batch, batch_size=16, verbose=0))
+
+    if size:
+        return predict_patches(predict, volumes, patch_size(size))
+    return predict(np.asarray(volumes))
 
 
 def outputs(dataset: Dataset) -> int:
     """How many outputs a network for this data set has: its classes, or values a sample."""
-    if dataset.task == "classification":
+    if dataset.task != "regression":
         return len(dataset.classes)
     return int(np.prod(dataset.targets.shape[1:]))
 

@@ -1,0 +1,59 @@
+"""Where data, training and evaluation meet: which strategy works best for these data, tried and scored.
+
+Names are imported when they are first touched: a report of an experiment needs no Keras.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from voxgap.experiment.comparison import Comparison
+    from voxgap.experiment.local import Event, run_all
+    from voxgap.experiment.plan import Experiment, Outcome, Run
+    from voxgap.experiment.question import compare, plan_experiment
+    from voxgap.experiment.single import Result, fill_volumes, outputs, train_and_score
+    from voxgap.experiment.store import Store, open_store
+
+_HOMES = {
+    "Comparison": "comparison",
+    "Event": "local",
+    "Experiment": "plan",
+    "Outcome": "plan",
+    "Result": "single",
+    "Run": "plan",
+    "Store": "store",
+    "fill_volumes": "single",
+    "compare": "question",
+    "open_store": "store",
+    "outputs": "single",
+    "plan_experiment": "question",
+    "run_all": "local",
+    "train_and_score": "single",
+}
+
+__all__ = [
+    "Comparison",
+    "Event",
+    "Experiment",
+    "Outcome",
+    "Result",
+    "Run",
+    "Store",
+    "compare",
+    "fill_volumes",
+    "open_store",
+    "outputs",
+    "plan_experiment",
+    "run_all",
+    "train_and_score",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'voxgap.experiment' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"voxgap.experiment.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,362 @@
+"""What an experiment found: rankings, a verdict in words, failures and cost, from the outcomes of its runs."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxgap import evaluate
+from voxgap.errors import VoxgapError
+from voxgap.experiment.plan import YARDSTICKS, Experiment, Outcome, Run
+from voxgap.experiment.ranking import Condition, Ranking, Score, finite, ranking
+from voxgap.files import write_bytes
+
+DECIDING = {"segmentation": "dice", "classification": "accuracy", "regression": "mae"}
+"""The metric that decides where none is named; the first of these that the scores have."""
+RECONSTRUCTION = "rmse"
+COLUMNS = (
+    *(
+        "run",
+        "model",
+        "strategy",
+        "pattern",
+        "mechanism",
+        "train_rate",
+        "test_rate",
+        "repeat",
+        "fold",
+        "seed",
+    ),
+    *("status", "reason", "metric", "value", "n_train", "n_test", "epochs", "best_epoch"),
+    *("seconds_train", "seconds_inference"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """Runs of one strategy without a score, for one reason."""
+
+    strategy: str
+    status: str
+    reason: str
+    runs: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What a strategy took, on average over the runs that ended well.
+
+    Attributes:
+        strategy, model: what was trained.
+        runs: that ended well.
+        seconds_train: one training, with adapting the fill.
+        milliseconds_inference: one volume, through the whole network in float32.
+        epochs: until training stopped.
+        best_epoch: whose weights were kept, counted from 1.
+    """
+
+    strategy: str
+    model: str
+    runs: int
+    seconds_train: float
+    milliseconds_inference: float
+    epochs: float
+    best_epoch: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What an experiment found. Made by `Comparison.from_outcomes`, or by `voxgap.compare`.
+
+    Attributes:
+        experiment: that was planned.
+        outcomes: of its runs so far.
+        overall: the ranking over all conditions; the one that the verdict is on.
+        rankings: one for each condition (network, pattern, mechanism, rate in training, rate in the test). Each
+            corrects for its own comparisons only: among many, read them as hints.
+        models: networks ranked over all strategies; None where there is one.
+        reconstruction: strategies by the error of their fill on the simulated gaps, in standard deviations of the
+            training values; None where there are none.
+            Strategies with the same fill share a place. A good fill is not the same as a good network.
+    """
+
+    experiment: Experiment
+    outcomes: tuple[tuple[Run, Outcome], ...]
+    overall: Ranking
+    rankings: tuple[Ranking, ...]
+    models: Ranking | None = None
+    reconstruction: Ranking | None = None
+
+    @classmethod
+    def from_outcomes(
+        cls,
+        experiment: Experiment,
+        outcomes: Iterable[tuple[Run, Outcome]],
+        *,
+        metric: str | None = None,
+        rope: float | None = None,
+        reference: str | None = None,
+    ) -> Comparison:
+        """Compare strategies on the runs that ended well.
+
+        Args:
+            experiment: that the runs are part of.
+            outcomes: runs with their outcomes, of all or of some of the experiment.
+            metric: that decides; by default dice for segmentation, accuracy for classification, mae for regression.
+            rope: differences up to this one don't matter, in the metric's unit; by default 0.01, or 1 % of the mean
+                for an error in the data's unit.
+            reference: strategy to compare the others with, chosen beforehand; by default the best.
+
+        Raises:
+            VoxgapError: no run has that metric, or the reference is not compared.
+        """
+        pairs = tuple(outcomes)
+        metric = _metric(pairs, metric)
+        sizes = _sizes(pairs)
+        names = [name for name, _ in experiment.strategies]
+        scores = list(_scores(pairs, metric))
+        models = list(dict.fromkeys(run.model for run, _ in pairs))
+        settings: dict[str, Any] = {"rope": rope, "reference": reference}
+        overall = ranking(scores, names, sizes, metric, **settings)
+        # The same region of equivalence in each, so that their verdicts can be compared.
+        settings["rope"] = overall.rope
+        by_condition = (
+            ranking([s for s in scores if s.condition == one], names, sizes, metric, **settings)
+            for one in sorted({score.condition for score in scores})
+        )
+        return cls(
+            experiment,
+            pairs,
+            overall,
+            tuple(by_condition),
+            _of_models(scores, models, sizes, metric, overall.rope) if len(models) > 1 else None,
+            _of_fills(pairs, names, sizes),
+        )
+
+    @property
+    def metric(self) -> str:
+        """The metric that decides."""
+        return self.overall.metric
+
+    @property
+    def verdict(self) -> str:
+        """What the experiment shows, and no more."""
+        return self.overall.words
+
+    @cached_property
+    def planned(self) -> int:
+        """How many runs the experiment has."""
+        return len(self.experiment.runs())
+
+    @property
+    def done(self) -> int:
+        """How many runs have an outcome, good or not."""
+        return len(self.outcomes)
+
+    @cached_property
+    def failures(self) -> tuple[Failure, ...]:
+        """Runs without a score, counted by strategy and reason."""
+        counts: dict[tuple[str, str, str], int] = {}
+        for run, outcome in self.outcomes:
+            if outcome.status != "done":
+                key = (run.strategy, outcome.status, outcome.reason or "no reason known")
+                counts[key] = counts.get(key, 0) + 1
+        return tuple(Failure(*key, count) for key, count in counts.items())
+
+    @cached_property
+    def costs(self) -> tuple[Cost, ...]:
+        """Time and epochs by strategy and network, the cheapest training first."""
+        by_kind: dict[tuple[str, str], list[Outcome]] = {}
+        for run, outcome in self.outcomes:
+            if outcome.status == "done":
+                by_kind.setdefault((run.strategy, run.model), []).append(outcome)
+        costs = [
+            Cost(
+                *kind,
+                len(ended),
+                float(np.mean([o.seconds_train for o in ended])),
+                float(np.mean([1e3 * o.seconds_inference for o in ended])),
+                float(np.mean([o.epochs for o in ended])),
+                float(np.mean([o.best_epoch for o in ended])),
+            )
+            for kind, ended in by_kind.items()
+        ]
+        return tuple(sorted(costs, key=lambda cost: cost.seconds_train))
+
+    def summary(self) -> str:
+        """Return the verdict, the ranking and what failed, as text for a terminal."""
+        overall = self.overall
+        direction = "lower is better" if overall.lower_is_better else "higher is better"
+        lines = [self.verdict, "", f"{overall.metric} ({direction}), mean and 95 % interval:"]
+        width = max((len(p.strategy) for p in (*overall.places, *overall.yardsticks)), default=0)
+        for rank, place in enumerate(overall.places, start=1):
+            lines.append(
+                f"{rank:3}  {place.strategy:<{width}}  {interval(place.mean, place.low, place.high)}"
+            )
+        for place in overall.yardsticks:
+            lines.append(
+                f"  -  {place.strategy:<{width}}  {interval(place.mean, place.low, place.high)}  yardstick"
+            )
+        if self.models:
+            lines += ["", f"Networks: {self.models.words}"]
+        if self.reconstruction:
+            lines += ["", f"Reconstruction of the gaps ({RECONSTRUCTION}): {self.reconstruction.words}"]
+        for failure in self.failures:
+            runs = "1 run" if failure.runs == 1 else f"{failure.runs} runs"
+            lines.append(f"{failure.strategy}: {runs} {failure.status}: {failure.reason}")
+        if self.done < self.planned:
+            lines.append(f"Unfinished: {self.done} of {self.planned} runs have ended.")
+        return "\n".join(lines)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all of it as plain dictionaries, lists and numbers."""
+        return {
+            "verdict": self.verdict,
+            "runs_planned": self.planned,
+            "runs_ended": self.done,
+            "experiment": finite(self.experiment.to_json()),
+            "overall": self.overall.to_json(),
+            "conditions": [one.to_json() for one in self.rankings],
+            "models": self.models.to_json() if self.models else None,
+            "reconstruction": self.reconstruction.to_json() if self.reconstruction else None,
+            "costs": finite([dataclasses.asdict(cost) for cost in self.costs]),
+            "failures": [dataclasses.asdict(failure) for failure in self.failures],
+        }
+
+    def write_json(self, path: str | Path) -> None:
+        """Write `to_json()`; the file appears whole."""
+        write_bytes(path, json.dumps(self.to_json(), indent=1, allow_nan=False).encode())
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write one row a run, test rate and metric; a run without a score has one row; the file appears whole."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
+        writer.writeheader()
+        for run, outcome in self.outcomes:
+            writer.writerows(_rows(run, outcome))
+        write_bytes(path, text.getvalue().encode())
+
+
+def deciding_metric(task: str) -> str:
+    """Return the metric that decides for a task where none is named."""
+    return DECIDING.get(task, DECIDING["classification"])
+
+
+def metrics_of(task: str, classes: int) -> tuple[str, ...]:
+    """Return the names of all metrics of a task: those of a data set of nothing."""
+    zeros = (1, 1, 1, 1)
+    if task == "regression":
+        return tuple(evaluate.scores(task, [0.0, 1.0], [0.0, 1.0]))
+    if task == "segmentation":
+        found = evaluate.scores(
+            task, np.zeros(zeros, int), np.ones((*zeros, classes)), observed=np.zeros(zeros)
+        )
+        return tuple(found)
+    return tuple(evaluate.scores(task, [0, 1], np.eye(2)))
+
+
+def interval(mean: float, low: float, high: float) -> str:
+    """Return `0.912 (0.880 to 0.944)`, or the mean alone where there is no interval."""
+    if np.isnan(mean):
+        return "no score"
+    digits = ".3f" if abs(mean) < 10 else ".4g"
+    return f"{mean:{digits}}" if np.isnan(low) else f"{mean:{digits}} ({low:{digits}} to {high:{digits}})"
+
+
+def _metric(pairs: Sequence[tuple[Run, Outcome]], wanted: str | None) -> str:
+    known = dict.fromkeys(
+        metric for _, outcome in pairs for values in outcome.scores.values() for metric in values
+    )
+    if wanted is None:
+        return next(
+            (metric for metric in DECIDING.values() if metric in known), next(iter(known), "accuracy")
+        )
+    if known and wanted not in known:
+        raise VoxgapError(f"metric {wanted!r} is not among the scores; choose one of {', '.join(known)}")
+    return wanted
+
+
+def _sizes(pairs: Sequence[tuple[Run, Outcome]]) -> dict[tuple[int, int], tuple[int, int]]:
+    """Return samples in training and test by split; of runs that trained on fewer, as `drop` does, the most."""
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}
+    for run, outcome in pairs:
+        if outcome.status == "done":
+            split = (run.repeat, run.fold)
+            sizes[split] = max(sizes.get(split, (0, 0)), (outcome.n_train, outcome.n_test))
+    return sizes
+
+
+def _conditions(run: Run) -> Iterator[tuple[float, Condition]]:
+    for rate in run.test_rates:
+        yield rate, Condition(run.model, run.pattern, run.mechanism, run.train_rate, rate)
+
+
+def _scores(pairs: Sequence[tuple[Run, Outcome]], metric: str) -> Iterator[Score]:
+    """Yield what the runs scored; `complete`, which has no gaps, stands beside each condition of its network."""
+    ended = [(run, outcome) for run, outcome in pairs if outcome.status == "done"]
+    conditions = dict.fromkeys(
+        c for run, _ in ended if run.strategy != "complete" for _, c in _conditions(run)
+    )
+    for run, outcome in ended:
+        of_run = list(_conditions(run))
+        if run.strategy == "complete":
+            alike = [c for c in conditions if c.model == run.model]
+            of_run = [(rate, c) for rate in run.test_rates for c in alike] or of_run
+        for rate, condition in of_run:
+            value = outcome.scores.get(rate, {}).get(metric)
+            if value is not None:
+                yield Score(run.strategy, condition, (run.repeat, run.fold), run.seed, value)
+
+
+def _of_models(scores: list[Score], models: list[str], sizes: Any, metric: str, rope: float) -> Ranking:
+    """Rank networks: what is a strategy's name elsewhere is a network's, and the other way round."""
+    swapped = [
+        score._replace(name=score.condition.model, condition=score.condition._replace(model=score.name))
+        for score in scores
+        if score.name not in YARDSTICKS
+    ]
+    return ranking(swapped, models, sizes, metric, rope=rope)
+
+
+def _of_fills(pairs: Sequence[tuple[Run, Outcome]], names: Sequence[str], sizes: Any) -> Ranking | None:
+    """Rank strategies by the error of their fill; those that fill alike share a place."""
+    scores: dict[str, list[Score]] = {}
+    for run, outcome in pairs:
+        for rate, condition in _conditions(run):
+            errors = outcome.reconstruction.get(rate)
+            if errors and run.strategy not in YARDSTICKS:
+                split = (run.repeat, run.fold)
+                score = Score(run.strategy, condition, split, run.seed, errors[RECONSTRUCTION])
+                scores.setdefault(run.strategy, []).append(score)
+    alike: dict[tuple[Any, ...], list[str]] = {}
+    for strategy in [one for one in names if one in scores]:
+        alike.setdefault(tuple(sorted((s[1:] for s in scores[strategy]), key=repr)), []).append(strategy)
+    shared = {strategy: ", ".join(same) for same in alike.values() for strategy in same}
+    one_each = [s._replace(name=shared[same[0]]) for same in alike.values() for s in scores[same[0]]]
+    return ranking(one_each, shared.values(), sizes, RECONSTRUCTION) if one_each else None
+
+
+def _rows(run: Run, outcome: Outcome) -> Iterator[dict[str, Any]]:
+    facts = {
+        "run": outcome.key,
+        "strategy": run.strategy,
+        **{field: getattr(run, field) for field in ("model", "pattern", "mechanism", "train_rate")},
+        **{field: getattr(run, field) for field in ("repeat", "fold", "seed")},
+        **{field: getattr(outcome, field) for field in COLUMNS[10:] if field not in ("metric", "value")},
+    }
+    if outcome.status != "done":
+        yield facts
+        return
+    for rate, values in outcome.scores.items():
+        errors = outcome.reconstruction.get(rate) or {}
+        named = values | {f"reconstruction_{metric}": value for metric, value in errors.items()}
+        for metric, value in named.items():
+            yield facts | {"test_rate": rate, "metric": metric, "value": value}

@@ -1,0 +1,131 @@
+"""What an experiment will take, found by trying a few steps of each of its networks; and in which precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+from typing import Any
+
+import keras
+import numpy as np
+
+from voxgap.dataset import Dataset
+from voxgap.experiment.plan import Experiment, Run, canonical
+from voxgap.experiment.prepared import network_alone
+from voxgap.experiment.single import outputs
+from voxgap.models import build_model
+from voxgap.strategies import Strategy
+from voxgap.training import precision, train
+
+# A forward pass takes about a third of a training step.
+FORWARD_SHARE = 1 / 3
+STEPS = 3
+
+
+def settled(experiment: Experiment, dataset: Dataset) -> Experiment:
+    """The same experiment with its precision decided, once for all runs: pairs that differ in it are no pairs.
+
+    bfloat16 where it is the choice for the network of each strategy on this machine; see `voxgap.train`.
+    """
+    training = json.loads(experiment.training)
+    if training.get("precision", "auto") != "auto":
+        return experiment
+    batch = _default(training, "batch_size")
+    wanted = all(
+        precision.choose(_model(run, dataset), "auto", batch) == "mixed_bfloat16"
+        for run in _kinds(experiment)
+    )
+    training["precision"] = "bfloat16" if wanted else "float32"
+    return dataclasses.replace(experiment, training=canonical(training))
+
+
+def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:
+    """Seconds that the runs of an experiment will take on this machine, all of them.
+
+    Args:
+        experiment: its precision settled.
+        dataset: its data.
+
+    Returns:
+        `(least, most)`: if each run stops as soon as its patience allows, and if none stops before its last epoch.
+    """
+    training = json.loads(experiment.training)
+    batch, epochs, patience = (_default(training, name) for name in ("batch_size", "epochs", "patience"))
+    count = len(dataset)
+    train_share, validation_share, test_share = _shares(experiment, dataset)
+    steps = math.ceil(count * train_share / batch)
+    least = most = 0.0
+    runs = experiment.runs()
+    for kind in _kinds(experiment):
+        compiling, step = _try(kind, dataset, batch, training.get("precision", "auto"))
+        alike = [run for run in runs if _kind(run) == _kind(kind)]
+        epoch = step * (steps + FORWARD_SHARE * count * validation_share / batch)
+        for run in alike:
+            test = step * FORWARD_SHARE * count * test_share / batch * len(run.test_rates)
+            least += compiling + test + epoch * min(epochs, patience + 1)
+            most += compiling + test + epoch * epochs
+    return least, most
+
+
+def _shares(experiment: Experiment, dataset: Dataset) -> tuple[float, float, float]:
+    """Shares of the data in the training, validation and test parts."""
+    if experiment.folds == 1:
+        train_share, validation, test = (
+            float((dataset.split == part).mean()) for part in ("train", "validation", "test")
+        )
+        return train_share, validation, test
+    rest = 1 - 1 / experiment.folds
+    return 0.8 * rest, 0.2 * rest, 1 / experiment.folds
+
+
+def _kind(run: Run) -> tuple[Any, ...]:
+    """What decides how long a step takes: strategies that differ in their fill only have the same network."""
+    settings = run.options("settings")
+    return (run.model, *(settings[name] for name in ("mask_channel", "conv", "attention")))
+
+
+def _kinds(experiment: Experiment) -> list[Run]:
+    """One run of each kind of network."""
+    return list({_kind(run): run for run in reversed(experiment.runs())}.values())
+
+
+def _model(run: Run, dataset: Dataset) -> keras.Model:
+    return build_model(
+        run.model,
+        input_shape=dataset.volumes.shape[1:],
+        outputs=outputs(dataset),
+        task=dataset.task,
+        strategy=Strategy(**run.options("settings")),
+        **run.options("architecture"),
+    )
+
+
+def _try(run: Run, dataset: Dataset, batch: int, policy: str) -> tuple[float, float]:
+    """Seconds of building and compiling a network, and of one of its training steps."""
+    started = time.perf_counter()
+    model = network_alone(_model(run, dataset))
+    if policy == "bfloat16":
+        model = precision.with_policy(model, "mixed_bfloat16")
+    model.compile("adam", _sum, jit_compile=False)
+    values = np.random.default_rng(0).normal(size=(batch, *model.input_shape[1:])).astype("float32")
+    targets = np.zeros((batch, 1), "float32")
+    model.train_on_batch(values, targets)
+    compiling = time.perf_counter() - started
+    times = []
+    for _ in range(STEPS):
+        started = time.perf_counter()
+        model.train_on_batch(values, targets)
+        times.append(time.perf_counter() - started)
+    return compiling, float(np.median(times))
+
+
+def _sum(targets: Any, predictions: Any) -> Any:
+    """A loss that fits every task: only the time matters."""
+    return keras.ops.sum(predictions)
+
+
+def _default(training: dict[str, Any], name: str) -> int:
+    defaults = train.__kwdefaults__ or {}
+    return int(training.get(name, defaults[name]))

@@ -1,0 +1,170 @@
+"""What the runs of an experiment share: the same splits and the same gaps, whatever the strategy."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.dataset import Dataset
+from voxgap.dataset.splits import make_folds, make_split
+from voxgap.errors import VoxgapError
+from voxgap.experiment.kept import kept
+from voxgap.experiment.plan import Run, digest
+from voxgap.missingness import sample_gaps
+
+Indices = NDArray[np.intp]
+
+VALIDATION_SHARE = 0.2
+FEWEST_PER_CLASS = 2
+
+
+class NotPossibleError(Exception):
+    """What a run asks for can't be had from these data, and why: a finding, not a failure."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """Which samples a run trains on, watches and is scored on, as indices in ascending order."""
+
+    train: Indices
+    validation: Indices
+    test: Indices
+
+
+def content_key(dataset: Dataset) -> str:
+    """16 hexadecimal digits of all that an outcome depends on: values, gaps, targets, groups and the split."""
+    digest = hashlib.sha256()
+    for volume in dataset.volumes:  # one at a time: they may be on disk
+        digest.update(np.ascontiguousarray(volume).data)
+    for array in (dataset.targets, dataset.split, dataset.groups, dataset.label_maps):
+        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+    digest.update(repr((dataset.volumes.shape, dataset.task, dataset.classes)).encode())
+    return digest.hexdigest()[:16]
+
+
+def divide(run: Run, dataset: Dataset, cache: Path | None = None) -> Parts:
+    """Return the parts of a run: an outer fold for the test, and of the rest a fifth for validation.
+
+    Both are stratified, and keep each group in one part. With one fold it is the data's own split. For `drop`,
+    incomplete volumes leave training and validation before the two are divided.
+
+    Raises:
+        VoxgapError: there are too few samples or groups.
+        NotPossibleError: `drop`, and too few volumes are complete.
+    """
+    strata = _strata(dataset)
+    if run.folds == 1:
+        train, validation, test = (
+            np.flatnonzero(dataset.split == part) for part in ("train", "validation", "test")
+        )
+        if not len(test):
+            raise VoxgapError(f"{dataset.name}: no test part in its split; give one, or ask for folds")
+        if run.strategy == "drop":
+            train, validation = (_complete(run, dataset, part, cache) for part in (train, validation))
+            _check_enough(dataset, train, validation)
+        return Parts(train, validation, test)
+    folds = make_folds(
+        strata, dataset.groups, run.folds, _stream(run.split_seed, run.repeat), name=dataset.name
+    )
+    outer, test = np.flatnonzero(folds != run.fold), np.flatnonzero(folds == run.fold)
+    if run.strategy == "drop":
+        outer = _complete(run, dataset, outer, cache)
+        _check_enough(dataset, outer, outer)
+    groups = None if dataset.groups is None else dataset.groups[outer]
+    stream = _stream(run.split_seed, run.repeat, run.fold)
+    shares = (1 - VALIDATION_SHARE, VALIDATION_SHARE, 0.0)
+    try:
+        inner = make_split(strata[outer], groups, stream, shares, name=dataset.name)
+    except VoxgapError as error:
+        if run.strategy == "drop":
+            raise NotPossibleError(f"complete volumes alone can't be divided: {error}") from None
+        raise
+    parts = Parts(outer[inner == "train"], outer[inner == "validation"], test)
+    if run.strategy == "drop":
+        _check_enough(dataset, parts.train, parts.validation)
+    return parts
+
+
+def _stream(*numbers: int) -> np.random.Generator:
+    return np.random.default_rng(numbers)
+
+
+def _strata(dataset: Dataset) -> NDArray[Any]:
+    """What is dealt out evenly: classes, numbers, or for label maps the commonest label but the background's."""
+    targets = dataset.targets
+    if targets.dtype.kind == "f" or targets.ndim == 1:
+        return targets
+    maps = targets.reshape(len(targets), -1)
+    return np.array([np.bincount(m[m > 0], minlength=1).argmax() for m in maps])
+
+
+def _complete(run: Run, dataset: Dataset, indices: Indices, cache: Path | None) -> Indices:
+    """Those of the samples that have no gap of their own and get none."""
+    gaps = missing_units(run, dataset, run.train_rate, cache)
+    hit = np.zeros(len(dataset), bool) if gaps is None else np.asarray(gaps.any(axis=(1, 2, 3, 4)))
+    spared = [i for i in indices if not hit[i] and not np.isnan(dataset.volumes[i]).any()]
+    return np.array(spared, dtype=np.intp)
+
+
+def _check_enough(dataset: Dataset, train: Indices, validation: Indices) -> None:
+    if not len(train) or not len(validation):
+        raise NotPossibleError(
+            "no volume is complete" if not len(train) else "no validation volume is complete"
+        )
+    if dataset.task != "classification":
+        if len(train) < FEWEST_PER_CLASS:
+            raise NotPossibleError(f"only {len(train)} training volumes are complete")
+        return
+    # Only classes that occur can be asked for.
+    occurs = np.bincount(dataset.targets, minlength=len(dataset.classes)) > 0
+    counts = np.bincount(dataset.targets[train], minlength=len(dataset.classes))
+    fewest = int(np.where(occurs, counts, counts.max() + 1).argmin())
+    if counts[fewest] < FEWEST_PER_CLASS:
+        raise NotPossibleError(
+            f"class {dataset.classes[fewest]!r} has {counts[fewest]} complete training volumes, "
+            f"and {FEWEST_PER_CLASS} are needed"
+        )
+
+
+def missing_units(
+    run: Run, dataset: Dataset, rate: float, cache: Path | None = None
+) -> NDArray[np.bool_] | None:
+    """Where gaps are simulated at one rate, over the whole data set; None where there are none.
+
+    They depend on the data, the pattern, the mechanism, the rate and the seed of splits, and on nothing else: each
+    strategy, model, fold and repeat meets the same ones.
+
+    Returns:
+        `(samples, d, h, w, c)`, True = goes missing; a size is 1 where a gap spans the axis.
+    """
+    if rate == 0:
+        return None
+    options = run.options("gap_options")
+
+    def draw() -> NDArray[np.bool_]:
+        gaps = sample_gaps(dataset.volumes, run.pattern, rate, run.mechanism, seed=run.split_seed, **options)
+        return gaps.missing
+
+    return kept(cache, f"gaps-{gaps_key(run, rate)}", draw)
+
+
+def gaps_key(run: Run, rate: float) -> str:
+    """What the simulated gaps at one rate are known by."""
+    return digest([run.data_key, run.pattern, run.mechanism, run.gap_options, rate, run.split_seed])
+
+
+def with_gaps(
+    run: Run, dataset: Dataset, indices: Indices, rate: float, cache: Path | None = None
+) -> Dataset:
+    """Return these samples with the gaps of their own and the simulated ones."""
+    part = dataset.take(indices)
+    missing = missing_units(run, dataset, rate, cache)
+    volumes = np.asarray(part.volumes)
+    return part.with_volumes(
+        volumes if missing is None else np.where(missing[indices], np.float32(np.nan), volumes)
+    )

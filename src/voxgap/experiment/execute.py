@@ -1,0 +1,225 @@
+"""`execute`: one run, from its frozen value to its outcome; all that a process or a cluster needs to know."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import voxgap
+from voxgap import evaluate
+from voxgap.dataset import Dataset
+from voxgap.errors import VoxgapError
+from voxgap.experiment.data import NotPossibleError, Parts, divide, gaps_key, with_gaps
+from voxgap.experiment.kept import kept
+from voxgap.experiment.plan import YARDSTICKS, Outcome, Run, Scores, digest
+from voxgap.experiment.prepared import (
+    Divided,
+    Packed,
+    Samples,
+    adapt_prepare,
+    fill_error,
+    network_alone,
+    prepared,
+)
+from voxgap.experiment.single import outputs
+from voxgap.history import History
+from voxgap.models import build_model
+from voxgap.strategies import Strategy
+from voxgap.training import Progress, train
+from voxgap.volume import Values
+
+__all__ = ["Outcome", "execute"]
+
+PREDICT_BATCH = 16
+
+
+def execute(
+    run: Run,
+    dataset: Dataset,
+    *,
+    cache: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Train and score one network.
+
+    Args:
+        run: what to do.
+        dataset: all of the data that `run.data_key` stands for, with the gaps of their own, which stay.
+        cache: a folder in which gaps and filled volumes are kept for other runs of the experiment. Without one the
+            whole model is trained, filling included; the result is the same.
+        progress: called after each step and epoch.
+
+    Returns:
+        What came of it. An error becomes an outcome too, `failed` with its reason.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C; an interrupted training is no result.
+    """
+    try:
+        return _done(run, dataset, cache, progress)
+    except NotPossibleError as finding:
+        return Outcome(run.key, "not possible", str(finding), versions=versions())
+    except Exception as error:
+        return Outcome(run.key, "failed", reason(error), versions=versions())
+
+
+def reason(error: BaseException) -> str:
+    """Why a run failed, in one line."""
+    first = (str(error).strip().splitlines() or [""])[0][:300]
+    if isinstance(error, VoxgapError):
+        return first
+    if isinstance(error, MemoryError) or type(error).__name__ == "ResourceExhaustedError":
+        return f"out of memory: {first or 'an array could not be allocated'}"
+    return f"{type(error).__name__}: {first}"
+
+
+def versions() -> dict[str, str]:
+    """What made a result."""
+    backend = keras.backend.backend()
+    return {
+        "python": platform.python_version(),
+        "voxgap": voxgap.__version__,
+        "keras": keras.__version__,
+        backend: __import__(backend).__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _done(
+    run: Run, dataset: Dataset, cache: Path | None, progress: Callable[[Progress], None] | None
+) -> Outcome:
+    parts = divide(run, dataset, cache)
+    strategy = Strategy(**run.options("settings"))
+    model = build_model(
+        run.model,
+        input_shape=dataset.volumes.shape[1:],
+        outputs=outputs(dataset),
+        task=dataset.task,
+        strategy=strategy,
+        seed=run.seed,
+        **run.options("architecture"),
+    )
+    training = run.options("training")
+    # Where something random precedes the fill, each epoch fills anew.
+    steady = not strategy.gap_dropout and training.get("augment") in (None, "none")
+    trained = _train_network if cache is not None and steady else _train_whole
+    history, seconds = trained(
+        run, dataset, parts, model, cache, seed=run.seed, progress=progress, **training
+    )
+    if history.reason == "interrupted":
+        raise KeyboardInterrupt
+    scores: dict[float, Scores] = {}
+    reconstruction: dict[float, Scores | None] = {}
+    inference = []
+    for rate in run.test_rates:
+        test = with_gaps(run, dataset, parts.test, rate, cache)
+        predictions, each = _predict(model, test.volumes)
+        shown = ~np.isnan(test.volumes) if dataset.task == "segmentation" else None
+        scores[rate] = evaluate.scores(dataset.task, test.targets, predictions, observed=shown)
+        inference.append(each)
+        reconstruction[rate] = _reconstruction(run, dataset, parts, model, rate, test.volumes, cache)
+    return Outcome(
+        run.key,
+        "done",
+        history.reason,
+        scores,
+        reconstruction,
+        seconds_train=seconds,
+        seconds_inference=float(np.median(inference)),
+        epochs=len(history.epochs),
+        best_epoch=history.best_epoch + 1,
+        history=history.epochs,
+        n_train=len(parts.train),
+        n_validation=len(parts.validation),
+        n_test=len(parts.test),
+        precision=history.policy,
+        versions=versions(),
+    )
+
+
+def _train_whole(
+    run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache: Path | None, **arguments: Any
+) -> tuple[History, float]:
+    """Train a model as a user would, filling in each step; return the history and the seconds it took."""
+    halves = []
+    for indices in (parts.train, parts.validation):
+        part = with_gaps(run, dataset, indices, run.train_rate, cache)
+        halves.append(Samples(part.volumes, part.targets, part.task, part.spacing))
+    started = time.perf_counter()
+    history = train(model, Divided(*halves), **arguments)
+    return history, time.perf_counter() - started
+
+
+def _train_network(
+    run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache: Path | None, **arguments: Any
+) -> tuple[History, float]:
+    """Train the network of a model on volumes that are filled once; return the history and the seconds it took."""
+    filled = _filled(run, dataset, parts, model, cache)
+    started = time.perf_counter()
+    history = train(network_alone(model), filled, **arguments)
+    return history, time.perf_counter() - started
+
+
+def _filled(run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache: Path | None) -> Divided:
+    """Adapt a model, and return what its network is to be trained on: mapped from the cache, where it was made."""
+
+    @functools.cache
+    def gapped(name: str) -> Values:
+        return with_gaps(run, dataset, getattr(parts, name), run.train_rate, cache).volumes
+
+    key = _fill_key(run)
+    adapt_prepare(model, lambda: gapped("train"), cache, key)
+
+    def half(name: str) -> Samples:
+        volumes: Any = kept(cache, f"{name}-{key}", lambda: prepared(model, gapped(name), name == "train"))
+        if len(model.get_layer("network").inputs) > 1:
+            observed = kept(cache, f"{name}-observed-{_part_key(run)}", lambda: ~np.isnan(gapped(name)))
+            volumes = Packed(volumes, observed)
+        indices = getattr(parts, name)
+        return Samples(volumes, dataset.targets[indices], dataset.task, dataset.spacing)
+
+    return Divided(half("train"), half("validation"))
+
+
+def _part_key(run: Run) -> str:
+    """What the training part with its gaps is known by."""
+    division = [run.folds, run.repeat, run.fold, run.strategy == "drop"]
+    return digest([gaps_key(run, run.train_rate), division])
+
+
+def _fill_key(run: Run) -> str:
+    """What the filled training part is known by: runs with other networks on it share the fill."""
+    strategy = run.options("settings")
+    return digest([_part_key(run), strategy["fill"], strategy["fill_options"]])
+
+
+def _predict(model: keras.Model, volumes: Values) -> tuple[Values, float]:
+    """Predictions of the whole model, and the seconds that one volume takes."""
+    model.predict(volumes[:1], verbose=0)  # compiles
+    started = time.perf_counter()
+    predictions = model.predict(volumes, batch_size=PREDICT_BATCH, verbose=0)
+    return predictions, (time.perf_counter() - started) / len(volumes)
+
+
+def _reconstruction(
+    run: Run,
+    dataset: Dataset,
+    parts: Parts,
+    model: keras.Model,
+    rate: float,
+    gapped: Values,
+    cache: Path | None,
+) -> Scores | None:
+    """The fill's error on the simulated gaps of the test part; None for yardsticks and where there are none."""
+    if rate == 0 or run.strategy in YARDSTICKS:
+        return None
+    name = f"error-{_fill_key(run)}-{digest(rate)}"
+    mae, rmse = kept(cache, name, lambda: fill_error(model, dataset.volumes[parts.test], gapped))
+    return None if np.isnan(mae) else {"mae": float(mae), "rmse": float(rmse)}

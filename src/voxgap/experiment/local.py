@@ -1,0 +1,303 @@
+"""The runs of an experiment on this machine: in processes of their own, so that one that dies takes nothing along."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from voxgap.dataset import Dataset
+from voxgap.errors import VoxgapError
+from voxgap.experiment.handover import hand_over
+from voxgap.experiment.plan import Experiment, Outcome, Run
+from voxgap.experiment.store import Store, process_lives, worker_name
+
+LOOK_SECONDS = 0.5
+# What TensorFlow, a network and its batches take at least.
+PROCESS_BYTES = 2 * 2**30
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is told while an experiment runs.
+
+    Attributes:
+        run: that it is about.
+        state: `started`, `epoch` (one is over) or `ended`.
+        done: runs of the experiment that have ended. total: all of them.
+        outcome: of a run that has ended.
+        eta_seconds: until the last run ends, at the pace so far; None before the first has ended.
+        epoch: that is over, from 1; 0 before.
+    """
+
+    run: Run
+    state: str
+    done: int
+    total: int
+    outcome: Outcome | None = None
+    eta_seconds: float | None = None
+    epoch: int = 0
+
+
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def default_processes() -> int:
+    """One process for each processor, as long as the memory that is free gives each its share."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return cores()
+    return max(1, min(cores(), free // PROCESS_BYTES))
+
+
+def run_all(
+    experiment: Experiment,
+    dataset: Dataset,
+    store: Store,
+    *,
+    processes: int | None = None,
+    progress: Callable[[Event], None] | None = None,
+    memory_limit: int | None = None,
+) -> None:
+    """Do all runs of an experiment that are not done yet.
+
+    A run that raises, or whose process dies, is recorded as failed with its reason, and the others go on. Killed at
+    any moment and started again, it goes on where it was. Others may work on the same file at the same time.
+
+    Args:
+        experiment: what to do.
+        dataset: all of its data, with the gaps of their own.
+        store: a file opened with `create=True`.
+        processes: how many runs are done at a time; they share the processors. By default one for each: what is
+            not a training step (building, compiling, filling) uses one processor only.
+        progress: told what happens, in this thread.
+        memory_limit: bytes that one process may take; a run that takes more is ended, and failed.
+
+    Raises:
+        VoxgapError: the store can't be written to, or no process can be started.
+        KeyboardInterrupt: Ctrl-C. What was under way waits to be done again.
+    """
+    store.add(experiment)
+    folder = store.path.absolute().with_name(f".{store.path.name}-{experiment.key}")
+    _sweep(folder)
+    if not {"waiting", "running"} & set(store.statuses(experiment)):
+        return
+    team = _Team(experiment, store, processes or default_processes(), progress, memory_limit)
+    data = folder / worker_name().replace(":", "@")
+    try:
+        with _disk(folder):
+            hand_over(dataset, data)
+        team.work(data, folder / "kept")
+    finally:
+        team.stop()
+        shutil.rmtree(data, ignore_errors=True)
+        _sweep(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left in the folder of an experiment, and the folder where nobody works in it."""
+    for data in folder.glob("*@*@*"):
+        if not process_lives(data.name.replace("@", ":")):
+            shutil.rmtree(data, ignore_errors=True)
+    if not any(folder.glob("*@*@*")):
+        shutil.rmtree(folder / "kept", ignore_errors=True)
+        with contextlib.suppress(OSError):  # it isn't there, or someone has just begun
+            folder.rmdir()
+
+
+@contextlib.contextmanager
+def _disk(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise VoxgapError(
+            f"{folder}: can't hold the volumes while the experiment runs ({error.strerror}); make room, or choose "
+            "another place for the file of results"
+        ) from error
+
+
+class _Worker:
+    """A process that does runs, and the thread that listens to it."""
+
+    def __init__(self, command: list[str], threads: int, log: Path, heard: queue.Queue[Any]) -> None:
+        self.log = log
+        self.name = ""
+        self.busy = False
+        self.excess = ""
+        with log.open("w") as stderr:
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                env=_environment(threads),
+                start_new_session=True,  # Ctrl-C is for the parent, which ends its workers
+            )
+        threading.Thread(target=self._listen, args=(heard,), daemon=True).start()
+
+    def _listen(self, heard: queue.Queue[Any]) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            heard.put((self, json.loads(line)))
+        heard.put((self, None))
+
+    def memory(self) -> int:
+        """Bytes that it holds; 0 where the system doesn't say."""
+        try:
+            pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        except (OSError, IndexError):
+            return 0
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def cause(self) -> str:
+        """Why it died."""
+        code = self.process.wait()
+        if self.excess:
+            return self.excess
+        if code < 0:
+            name = signal.Signals(-code).name
+            likely = "; the usual cause is too little memory" if -code == signal.SIGKILL else ""
+            return f"its process was ended by {name}{likely}"
+        said = self.log.read_text(errors="replace").strip().splitlines()
+        return f"its process ended with code {code}: {said[-1][:300] if said else 'it said nothing'}"
+
+
+def _environment(threads: int) -> dict[str, str]:
+    names = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
+    return {
+        **os.environ,
+        **dict.fromkeys(names, str(threads)),
+        "TF_NUM_INTEROP_THREADS": "1",
+        "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
+    }
+
+
+class _Team:
+    """The workers of one experiment, and what they have told."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        store: Store,
+        processes: int,
+        progress: Callable[[Event], None] | None,
+        memory_limit: int | None,
+    ) -> None:
+        self.experiment, self.store, self.processes = experiment, store, processes
+        self.progress = progress or (lambda _: None)
+        self.memory_limit = memory_limit
+        self.runs = {run.key: run for run in experiment.runs()}
+        self.heard: queue.Queue[tuple[_Worker, Message | None]] = queue.Queue()
+        self.workers: list[_Worker] = []
+        self.names: set[str] = set()
+        self.ended: set[str] = set()
+        self.own = 0
+        self.started = time.monotonic()
+
+    def work(self, data: Path, cache: Path) -> None:
+        """Keep workers at it until every run has ended, here or elsewhere."""
+        command = [sys.executable, "-m", "voxgap.experiment.worker", str(self.store.path.absolute())]
+        command += [self.experiment.key, str(data), str(cache)]
+        while True:
+            statuses = self.store.statuses(self.experiment)
+            waiting, running = statuses.get("waiting", 0), statuses.get("running", 0)
+            if not waiting and not running and not self.workers:
+                return
+            # What others have ended; what is our own is told by our workers.
+            self.ended |= {k for k, w in self.store.ended(self.experiment) if w not in self.names}
+            free = waiting or int(not self.workers and self._orphans())
+            wanted = min(self.processes, free + sum(worker.busy for worker in self.workers))
+            for number in range(len(self.workers), wanted):
+                log = data / f"worker-{number}-{uuid.uuid4().hex[:8]}.log"
+                self.workers.append(_Worker(command, max(1, cores() // self.processes), log, self.heard))
+            self._listen()
+
+    def _orphans(self) -> bool:
+        """Whether a run is held by a process that has died."""
+        return self.store.statuses(self.experiment).get("running", 0) > self.store.living(self.experiment)
+
+    def _listen(self) -> None:
+        """Handle what was said since, and whoever takes too much memory."""
+        with contextlib.suppress(queue.Empty):
+            worker, message = self.heard.get(timeout=LOOK_SECONDS)
+            while True:
+                if message is None:
+                    self._ended(worker)
+                else:
+                    self._told(worker, message)
+                worker, message = self.heard.get_nowait()
+        for worker in self.workers:
+            if self.memory_limit and worker.busy and worker.memory() > self.memory_limit:
+                worker.excess = (
+                    f"out of memory: it took more than the limit of {self.memory_limit / 1e6:.0f} MB"
+                )
+                worker.end()
+
+    def _told(self, worker: _Worker, message: Message) -> None:
+        state = message["state"]
+        if state == "ready":
+            worker.name = message["worker"]
+            self.names.add(worker.name)
+        elif state == "error":
+            raise VoxgapError(message["reason"])
+        else:
+            worker.busy = state != "ended"
+            self._tell(message["key"], state, message.get("epoch", 0))
+
+    def _ended(self, worker: _Worker) -> None:
+        """A worker has left: nothing was left to do, or it died with a run in hand."""
+        self.workers.remove(worker)
+        cause = worker.cause()
+        if not worker.name:
+            raise VoxgapError(f"no process for the runs could be started: {cause}")
+        for run in self.store.held(worker.name):
+            if self.store.finish(Outcome(run.key, "failed", cause), worker.name):
+                self._tell(run.key, "ended", 0)
+
+    def _tell(self, key: str, state: str, epoch: int) -> None:
+        run = self.runs[key]
+        outcome = None
+        if state == "ended":
+            outcome = self.store.outcome(run)
+            self.ended.add(key)
+            self.own += 1
+        left = len(self.runs) - len(self.ended)
+        pace = (time.monotonic() - self.started) / self.own if self.own else None
+        eta = None if pace is None else pace * left
+        self.progress(Event(run, state, len(self.ended), len(self.runs), outcome, eta, epoch))
+
+    def stop(self) -> None:
+        """End all workers, and let what they were at be done again."""
+        for worker in self.workers:
+            worker.end()
+        while not self.heard.empty():  # a worker's name may not have been read yet
+            worker, message = self.heard.get_nowait()
+            if message is not None and message["state"] == "ready":
+                worker.name = message["worker"]
+        for worker in self.workers:
+            if worker.name:
+                with contextlib.suppress(VoxgapError):
+                    self.store.release(worker.name)
+        self.workers = []

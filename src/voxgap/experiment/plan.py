@@ -1,0 +1,250 @@
+"""What an experiment consists of: frozen values that can be hashed, written as JSON and sent anywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+YARDSTICKS = ("complete", "drop")
+STATUSES = ("done", "failed", "not possible")
+
+# Fields that hold JSON as text, so that the values stay hashable.
+_TEXT = ("settings", "architecture", "training", "gap_options")
+
+
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, tuples as lists."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """The 16 hexadecimal digits that a value is known by."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network, trained once on one split of one data set with one strategy, and scored at its test rates.
+
+    Attributes:
+        data: what people call the data set.
+        data_key: digest of its content, see `voxgap.experiment.data.content_key`.
+        strategy: its name; `complete` and `drop` are the yardsticks.
+        settings: JSON of its `Strategy`.
+        model: a name among `voxgap.models.NETWORKS`.
+        architecture: JSON of further arguments of `build_model`.
+        training: JSON of arguments of `train`: epochs, patience, batch_size, precision and others.
+        pattern, mechanism: of the simulated gaps, see `voxgap.simulate`; empty for `complete`.
+        gap_options: JSON of its further arguments: axis, block_size, per_channel, strength.
+        train_rate: share of the units that is taken from the training and validation volumes, in [0, 1].
+        test_rates: the same for the test volumes; the network is scored at each.
+        fold: which part of the data is the test part, from 0. folds: how many there are; with 1, the data's own
+            split is used.
+        repeat: which of several divisions into folds, from 0.
+        seed: of the weights, dropout and the order of batches. Gaps and splits don't depend on it.
+        split_seed: of gaps and splits.
+    """
+
+    data: str
+    data_key: str
+    strategy: str
+    settings: str
+    model: str
+    architecture: str
+    training: str
+    pattern: str
+    mechanism: str
+    gap_options: str
+    train_rate: float
+    test_rates: tuple[float, ...]
+    repeat: int
+    fold: int
+    folds: int
+    seed: int
+    split_seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """What the run is known by: equal runs have equal keys, in every process."""
+        return digest(dataclasses.asdict(self))
+
+    def options(self, field: str) -> dict[str, Any]:
+        """One of `settings`, `architecture`, `training` and `gap_options` as a dictionary."""
+        return dict(json.loads(getattr(self, field)))
+
+    def to_json(self) -> dict[str, Any]:
+        """The run as plain data."""
+        plain = dataclasses.asdict(self)
+        return plain | {name: json.loads(plain[name]) for name in _TEXT} | {"test_rates": [*self.test_rates]}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Run:
+        """Rebuild a run from `to_json`."""
+        rates = tuple(map(float, data["test_rates"]))
+        return cls(**{**data, **{name: canonical(data[name]) for name in _TEXT}, "test_rates": rates})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The paired set of runs that answers which strategy works best.
+
+    Attributes:
+        strategies: `(name, JSON of its Strategy)` of each.
+        models, patterns, mechanisms, train_rates, test_rates: each is crossed with each. A network is trained at
+            one rate and scored at all test rates; where there are none, at the rate that it was trained at.
+        folds: parts of the data, each the test part once; 1 takes the data's own split.
+        repeats: how often the data is divided into folds anew.
+        seeds: of the weights; each run is done with each.
+        data, data_key, gap_options, architecture, training, split_seed: see `Run`.
+    """
+
+    data: str
+    data_key: str
+    strategies: tuple[tuple[str, str], ...]
+    models: tuple[str, ...] = ("resnet3d",)
+    patterns: tuple[str, ...] = ("slices",)
+    mechanisms: tuple[str, ...] = ("mcar",)
+    gap_options: str = "{}"
+    train_rates: tuple[float, ...] = (0.5,)
+    test_rates: tuple[float, ...] = ()
+    folds: int = 5
+    repeats: int = 1
+    seeds: tuple[int, ...] = (0,)
+    split_seed: int = 0
+    architecture: str = "{}"
+    training: str = "{}"
+
+    def __post_init__(self) -> None:
+        # One value in one form: lists and whole numbers would give equal experiments different keys.
+        for field in ("models", "patterns", "mechanisms", "seeds", "strategies"):
+            object.__setattr__(self, field, tuple(getattr(self, field)))
+        for field in ("train_rates", "test_rates"):
+            object.__setattr__(self, field, tuple(map(float, getattr(self, field))))
+
+    @property
+    def key(self) -> str:
+        """What the experiment is known by."""
+        return digest(dataclasses.asdict(self))
+
+    def to_json(self) -> dict[str, Any]:
+        """The experiment as plain data."""
+        plain = json.loads(canonical(dataclasses.asdict(self)))
+        plain["strategies"] = [[name, json.loads(settings)] for name, settings in self.strategies]
+        names = [name for name in _TEXT if name in plain]
+        return plain | {name: json.loads(plain[name]) for name in names}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Experiment:
+        """Rebuild an experiment from `to_json`."""
+        fields: dict[str, Any] = {**data}
+        fields["strategies"] = tuple((name, canonical(settings)) for name, settings in data["strategies"])
+        return cls(**fields | {name: canonical(data[name]) for name in _TEXT if name in data})
+
+    def runs(self) -> tuple[Run, ...]:
+        """All runs, each once, in the order in which they are done.
+
+        Fold by fold, and all strategies of a fold together: whenever it is interrupted, nearly all strategies have
+        been through the same folds.
+        """
+        return tuple(dict.fromkeys(self._runs()))
+
+    def _runs(self) -> Iterator[Run]:
+        divisions = itertools.product(self.seeds, range(self.repeats), range(self.folds))
+        for seed, repeat, fold in divisions:
+            gaps = itertools.product(self.patterns, self.mechanisms, self.train_rates)
+            for pattern, mechanism, rate in gaps:
+                for (name, settings), model in itertools.product(self.strategies, self.models):
+                    complete = name == "complete"
+                    yield Run(
+                        self.data,
+                        self.data_key,
+                        name,
+                        settings,
+                        model,
+                        self.architecture,
+                        self.training,
+                        # Once a fold, whatever is taken from the others.
+                        pattern="" if complete else pattern,
+                        mechanism="" if complete else mechanism,
+                        gap_options="{}" if complete else self.gap_options,
+                        train_rate=0.0 if complete else rate,
+                        test_rates=(0.0,) if complete else (self.test_rates or (rate,)),
+                        repeat=repeat,
+                        fold=fold,
+                        folds=self.folds,
+                        seed=seed,
+                        split_seed=self.split_seed,
+                    )
+
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one run.
+
+    Attributes:
+        key: of the run.
+        status: `done`, `failed` or `not possible`.
+        reason: why it failed or is not possible, in one line; for a run that is done, why training ended.
+        scores: test rate -> metric -> value, on the test part; NaN where a metric is not defined.
+        reconstruction: test rate -> `mae` and `rmse` of the fill on the simulated gaps of the test part, in units
+            of the standard deviation of the observed training values; None where there are no simulated gaps, and
+            for the yardsticks.
+        seconds_train: of training. Where the fill is computed once for several runs, it is not in it.
+        seconds_inference: of one volume, filling included, in float32.
+        epochs: that ran. best_epoch: whose weights were kept, from 1.
+        history: one record an epoch, see `voxgap.history.History`.
+        n_train, n_validation, n_test: how many volumes.
+        precision: dtype policy of the training step.
+        versions: of Python, voxgap, Keras, its backend and NumPy.
+    """
+
+    key: str
+    status: str
+    reason: str = ""
+    scores: dict[float, Scores] = dataclasses.field(default_factory=dict)
+    reconstruction: dict[float, Scores | None] = dataclasses.field(default_factory=dict)
+    seconds_train: float = 0.0
+    seconds_inference: float = 0.0
+    epochs: int = 0
+    best_epoch: int = 0
+    history: tuple[dict[str, float], ...] = ()
+    n_train: int = 0
+    n_validation: int = 0
+    n_test: int = 0
+    precision: str = ""
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as plain data; NaN and infinity, which JSON lacks, as null."""
+        plain: dict[str, Any] = _finite(dataclasses.asdict(self))
+        return plain
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Outcome:
+        """Rebuild an outcome from `to_json`."""
+        by_rate = {
+            name: {float(rate): values and _numbers(values) for rate, values in data[name].items()}
+            for name in ("scores", "reconstruction")
+        }
+        return cls(**{**data, **by_rate, "history": tuple(map(_numbers, data["history"]))})
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(name): _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _numbers(values: Mapping[str, Any]) -> Scores:
+    return {name: math.nan if value is None else float(value) for name, value in values.items()}

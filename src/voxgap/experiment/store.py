@@ -1,0 +1,343 @@
+"""Results in one SQLite file: written as each run ends, shared by any number of processes, never half-written."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from voxgap.errors import VoxgapError
+from voxgap.experiment.plan import Experiment, Outcome, Run, canonical
+
+SCHEMA = 1
+# "voxg" in ASCII: how the file says whose it is.
+APPLICATION = 0x766F7867
+BUSY_SECONDS = 60.0
+# A worker says every few seconds that it is alive; one that was not heard of for so long has lost its run.
+LEASE_SECONDS = 120.0
+
+_TABLES = """
+CREATE TABLE experiments (key TEXT PRIMARY KEY, json TEXT NOT NULL, created REAL NOT NULL, command TEXT NOT NULL);
+CREATE TABLE runs (
+    key TEXT PRIMARY KEY,
+    experiment TEXT NOT NULL,
+    json TEXT NOT NULL,
+    status TEXT NOT NULL DEFAULT 'waiting',
+    outcome TEXT,
+    started REAL,
+    finished REAL,
+    worker TEXT,
+    heard REAL
+);
+CREATE TABLE members (
+    experiment TEXT NOT NULL REFERENCES experiments (key),
+    position INTEGER NOT NULL,
+    run TEXT NOT NULL REFERENCES runs (key),
+    PRIMARY KEY (experiment, position)
+);
+"""
+
+
+def worker_name() -> str:
+    """A name for this process that no other has, from which others can tell whether it still lives."""
+    return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def open_store(path: str | os.PathLike[str], *, create: bool = False) -> Store:
+    """Open a file of results.
+
+    Args:
+        path: of the file.
+        create: make it where there is none, and write to it; otherwise it is only read.
+
+    Raises:
+        VoxgapError: it isn't there, is no such file, is from a newer voxgap, or can't be written to.
+    """
+    return Store(Path(path), write=create)
+
+
+class Store:
+    """A file of experiments, their runs and outcomes; see `open_store`.
+
+    One connection, for one thread. A run belongs to each experiment that plans it, and is done once.
+    """
+
+    def __init__(self, path: Path, *, write: bool) -> None:
+        self.path = path
+        if not write and not path.is_file():
+            raise VoxgapError(f"{path}: no such file of results; `voxgap compare` writes one")
+        if write:
+            with self._one_line():
+                path.parent.mkdir(parents=True, exist_ok=True)
+        with self._one_line():
+            self._connection = self._connect(write)
+
+    def _connect(self, write: bool) -> sqlite3.Connection:
+        if write:
+            connection = _connection(self.path, "rwc")
+            connection.execute("PRAGMA journal_mode = WAL")
+            # Nothing that was written is lost to a kill; a power cut may take the last run.
+            connection.execute("PRAGMA synchronous = NORMAL")
+            self._begin(connection)
+            return connection
+        connection = _connection(self.path, "ro")
+        try:
+            self._check(connection)
+        except sqlite3.OperationalError:
+            # In a folder that can't be written to, SQLite can't make the file that readers share.
+            connection.close()
+            connection = _connection(self.path, "ro&immutable=1")
+            self._check(connection)
+        return connection
+
+    def _begin(self, connection: sqlite3.Connection) -> None:
+        with _transaction(connection):
+            empty = not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+            if empty:
+                for statement in _TABLES.split(";")[:-1]:
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION}")
+                connection.execute(f"PRAGMA user_version = {SCHEMA}")
+        self._check(connection)
+
+    def _check(self, connection: sqlite3.Connection) -> None:
+        if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
+            raise VoxgapError(f"{self.path}: not a file of voxgap's results; give another name")
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version > SCHEMA:
+            raise VoxgapError(
+                f"{self.path}: written by a newer voxgap (layout {version}, this one knows {SCHEMA}); upgrade voxgap"
+            )
+
+    @contextlib.contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """Say what the disk or SQLite complains about in one line that names the file."""
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise VoxgapError(f"{self.path}: {_remedy(error)}") from error
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._one_line(), _transaction(self._connection):
+            yield self._connection
+
+    def _read(self, query: str, *values: Any) -> list[Any]:
+        with self._one_line():
+            return self._connection.execute(query, values).fetchall()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; the last process to do so leaves one file behind."""
+        self._connection.close()
+
+    def add(self, experiment: Experiment, command: str = "") -> None:
+        """Write down an experiment and those of its runs that are not there yet.
+
+        Args:
+            experiment: to be done.
+            command: what a person types to do it again.
+        """
+        runs = experiment.runs()
+        key = experiment.key
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT OR IGNORE INTO experiments VALUES (?, ?, ?, ?)",
+                (key, canonical(experiment.to_json()), time.time(), command),
+            )
+            connection.executemany(
+                "INSERT OR IGNORE INTO runs (key, experiment, json) VALUES (?, ?, ?)",
+                [(run.key, key, canonical(run.to_json())) for run in runs],
+            )
+            connection.executemany(
+                "INSERT OR IGNORE INTO members VALUES (?, ?, ?)",
+                [(key, position, run.key) for position, run in enumerate(runs)],
+            )
+
+    def experiments(self) -> list[Experiment]:
+        """All experiments of the file, the latest last."""
+        rows = self._read("SELECT json FROM experiments ORDER BY created, rowid")
+        return [Experiment.from_json(json.loads(text)) for (text,) in rows]
+
+    def command(self, experiment: Experiment) -> str:
+        """What was typed to begin an experiment."""
+        rows = self._read("SELECT command FROM experiments WHERE key = ?", experiment.key)
+        return str(rows[0][0]) if rows else ""
+
+    def outcomes(self, experiment: Experiment) -> list[tuple[Run, Outcome]]:
+        """The runs of an experiment that have ended, with their outcomes, in the order of `runs()`."""
+        rows = self._read(
+            "SELECT runs.json, outcome FROM members JOIN runs ON run = runs.key "
+            "WHERE members.experiment = ? AND outcome IS NOT NULL ORDER BY position",
+            experiment.key,
+        )
+        return [(Run.from_json(json.loads(r)), Outcome.from_json(json.loads(o))) for r, o in rows]
+
+    def outcome(self, run: Run) -> Outcome | None:
+        """What came of one run; None before it has ended."""
+        rows = self._read("SELECT outcome FROM runs WHERE key = ? AND outcome IS NOT NULL", run.key)
+        return Outcome.from_json(json.loads(rows[0][0])) if rows else None
+
+    def ended(self, experiment: Experiment) -> list[tuple[str, str]]:
+        """`(key, worker)` of each run of an experiment that has ended: who it was done by."""
+        return self._read(
+            "SELECT runs.key, worker FROM members JOIN runs ON run = runs.key "
+            "WHERE members.experiment = ? AND outcome IS NOT NULL",
+            experiment.key,
+        )
+
+    def statuses(self, experiment: Experiment) -> dict[str, int]:
+        """How many runs wait, are running, are done, failed or are not possible."""
+        rows = self._read(
+            "SELECT status, COUNT(*) FROM members JOIN runs ON run = runs.key "
+            "WHERE members.experiment = ? GROUP BY status",
+            experiment.key,
+        )
+        return dict(rows)
+
+    def claim(self, experiment: Experiment, worker: str) -> Run | None:
+        """Take the next run that waits, or whose worker has died; no other process can have it then.
+
+        Args:
+            experiment: added before.
+            worker: see `worker_name`.
+
+        Returns:
+            The run, or None where nothing is left to take; others may still be at work.
+        """
+        with self._writing() as connection:
+            query = (
+                "SELECT runs.key, runs.json, status, worker, heard FROM members JOIN runs ON run = runs.key "
+                "WHERE members.experiment = ? AND status IN ('waiting', 'running') ORDER BY position"
+            )
+            for key, text, status, owner, heard in connection.execute(query, (experiment.key,)):
+                if status == "waiting" or not _lives(owner, heard):
+                    now = time.time()
+                    connection.execute(
+                        "UPDATE runs SET status = 'running', worker = ?, started = ?, heard = ? WHERE key = ?",
+                        (worker, now, now, key),
+                    )
+                    return Run.from_json(json.loads(text))
+        return None
+
+    def heartbeat(self, worker: str) -> None:
+        """Say that a worker is alive: its runs stay its own for another while."""
+        with self._writing() as connection:
+            connection.execute(
+                "UPDATE runs SET heard = ? WHERE worker = ? AND status = 'running'", (time.time(), worker)
+            )
+
+    def finish(self, outcome: Outcome, worker: str) -> bool:
+        """Write down what came of a run.
+
+        Returns:
+            Whether it counts: not where the worker was taken for dead and another has the run.
+        """
+        with self._writing() as connection:
+            done = connection.execute(
+                "UPDATE runs SET status = ?, outcome = ?, finished = ? "
+                "WHERE key = ? AND worker = ? AND status = 'running'",
+                (outcome.status, canonical(outcome.to_json()), time.time(), outcome.key, worker),
+            )
+            return done.rowcount == 1
+
+    def held(self, worker: str) -> list[Run]:
+        """The runs that a worker has taken and not ended."""
+        rows = self._read("SELECT json FROM runs WHERE worker = ? AND status = 'running'", worker)
+        return [Run.from_json(json.loads(text)) for (text,) in rows]
+
+    def living(self, experiment: Experiment) -> int:
+        """How many runs of an experiment are being done by processes that are alive."""
+        rows = self._read(
+            "SELECT worker, heard FROM members JOIN runs ON run = runs.key "
+            "WHERE members.experiment = ? AND status = 'running'",
+            experiment.key,
+        )
+        return sum(_lives(worker, heard) for worker, heard in rows)
+
+    def release(self, worker: str) -> list[Run]:
+        """Give back the runs that a worker has not ended, and say which they were."""
+        with self._writing() as connection:
+            rows = connection.execute(
+                "UPDATE runs SET status = 'waiting', worker = NULL, started = NULL, heard = NULL "
+                "WHERE worker = ? AND status = 'running' RETURNING json",
+                (worker,),
+            ).fetchall()
+        return [Run.from_json(json.loads(text)) for (text,) in rows]
+
+    def retry(self, experiment: Experiment) -> int:
+        """Let the failed runs of an experiment be done again, and say how many they are."""
+        with self._writing() as connection:
+            done = connection.execute(
+                "UPDATE runs SET status = 'waiting', outcome = NULL, worker = NULL, started = NULL, finished = NULL "
+                "WHERE status = 'failed' AND key IN (SELECT run FROM members WHERE experiment = ?)",
+                (experiment.key,),
+            )
+            return done.rowcount
+
+
+def _connection(path: Path, mode: str) -> sqlite3.Connection:
+    # Transactions are begun by hand: a claim must lock before it reads.
+    uri = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+@contextlib.contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        # A full disk has rolled back already.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def _lives(worker: str | None, heard: float | None) -> bool:
+    """Whether the worker that holds a run is still at it, as far as can be told from here."""
+    if worker is None or heard is None or time.time() - heard > LEASE_SECONDS:
+        return False
+    return process_lives(worker)
+
+
+def process_lives(worker: str) -> bool:
+    """Whether the process of a `worker_name` lives; of one on another machine nobody can say, so it does."""
+    host, pid, _ = worker.rsplit(":", 2)
+    if host != socket.gethostname() or os.name == "nt":  # there, to ask a process is to interrupt it
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True  # another user's
+    return True
+
+
+def _remedy(error: Exception) -> str:
+    said = str(error)
+    for part, remedy in (
+        ("full", "the disk is full; make room and start again, what was written is safe"),
+        ("readonly", "can't be written to; give a file and a folder that you may write to"),
+        ("unable to open", "can't be opened; give a file and a folder that you may write to"),
+        ("not a database", "not a file of results; give another name"),
+        ("malformed", "damaged; give another name, or put a copy in its place"),
+        ("locked", "held by another process for over a minute; end it, or give another name"),
+    ):
+        if part in said:
+            return remedy
+    return f"{said}; give a file that can be written to"

@@ -1,0 +1,240 @@
+"""The page of an experiment: the verdict first, then what it rests on, and how to do it again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from voxgap.pictures import slices
+from voxgap.report.figures import heat_maps, intervals, learning_curves, number
+from voxgap.report.page import Section, Table, write_page
+
+if TYPE_CHECKING:
+    from voxgap.evaluate.comparison import Place
+    from voxgap.experiment.comparison import Comparison
+    from voxgap.experiment.ranking import Condition, Ranking
+
+MEANING = {
+    "complete": "trained and tested on the data before the simulated gaps",
+    "drop": "trained on complete samples only, gaps in the test get the mean",
+}
+
+
+def write_report(
+    comparison: Comparison,
+    path: str | Path,
+    *,
+    command: str = "",
+    fills: Mapping[str, NDArray[np.float32]] | None = None,
+) -> None:
+    """Write the page, and `results.csv` and `results.json` beside it; each appears whole.
+
+    Args:
+        comparison: what was found.
+        path: of the page.
+        command: what a person types to do the experiment again.
+        fills: one volume `(depth, height, width, channels)` as it is, with gaps, and as each strategy fills it.
+    """
+    path = Path(path)
+    sections = [
+        _ranking(comparison),
+        *_conditions(comparison),
+        *_networks(comparison),
+        *_reconstruction(comparison, fills),
+        *_curves(comparison),
+        _cost(comparison),
+        *_failures(comparison),
+        _again(comparison, command),
+    ]
+    unfinished = comparison.done < comparison.planned
+    note = f" Unfinished: {comparison.done} of {comparison.planned} runs have ended." * unfinished
+    title = f"What works best for {Path(comparison.experiment.data).name}"
+    write_page(path, title, comparison.verdict + note, sections)
+    comparison.to_csv(path.with_name("results.csv"))
+    comparison.write_json(path.with_name("results.json"))
+
+
+def _ranking(comparison: Comparison) -> Section:
+    plan, overall = comparison.experiment, comparison.overall
+    splits = f"{plan.folds} folds" if plan.folds > 1 else "the data's own split"
+    if plan.repeats > 1:
+        splits += f", dealt {plan.repeats} times"
+    seeds = f"{len(plan.seeds)} seeds each" if len(plan.seeds) > 1 else "one seed each"
+    ended = sum(outcome.status == "done" for _, outcome in comparison.outcomes)
+    paragraphs = [
+        f"{ended} networks were trained: {splits}, {seeds}. All strategies had the same splits and the same gaps. "
+        f"Differences of up to {overall.rope:.2g} in {_words(overall.metric)} count as practically none. "
+        "Lines are 95 % intervals that allow for training sets that overlap; what is grey is shown to be worse "
+        "than the best, or is a yardstick.",
+    ]
+    if len(overall.conditions) > 1:
+        paragraphs.append(f"Scores are averaged over {len(overall.conditions)} conditions, listed below.")
+    if overall.yardsticks:
+        meanings = "; ".join(f"{place.strategy}, {MEANING[place.strategy]}" for place in overall.yardsticks)
+        paragraphs.append(f"Yardsticks, which take no part in the ranking: {meanings}.")
+    scored = not math.isnan(overall.places[0].mean) if overall.places else False
+    figures = [(intervals(overall), f"{_words(overall.metric)}: mean and 95 % interval.")] if scored else []
+    return Section("Ranking", paragraphs, _table(overall), figures)
+
+
+def _table(ranking: Ranking) -> Table:
+    target = ranking.reference or (ranking.places[0].strategy if ranking.places else "the best")
+    places = (*ranking.places, *ranking.yardsticks)
+    header = ["strategy", _words(ranking.metric), "95 % interval", f"better than {target} by"]
+    header.append("P worse / same / better")
+    rows = [_row(place) for place in places]
+    if any(place.failed for place in places):
+        header.append("without a score")
+        rows = [[*row, str(place.failed or "")] for row, place in zip(rows, places, strict=True)]
+    return Table(header, rows, best=0 if ranking.places else None)
+
+
+def _row(place: Place) -> list[str]:
+    pair = place.against
+    row = [place.strategy, number(place.mean), _range(place.low, place.high), "–", "–"]
+    if pair and not math.isnan(pair.difference):
+        row[3] = ("−" if pair.difference < 0 else "+") + number(abs(pair.difference))
+    if pair and not math.isnan(pair.better):
+        row[4] = f"{pair.worse:.2f} / {pair.same:.2f} / {pair.better:.2f}"
+    return row
+
+
+def _conditions(comparison: Comparison) -> list[Section]:
+    if len(comparison.rankings) < 2:
+        return []
+    rows = [(str(one.conditions[0]), one.words) for one in comparison.rankings]
+    words = [
+        "Each condition corrects for its own comparisons only. Among many some will mislead: the verdict above is "
+        "the one to go by, these say where to look."
+    ]
+    table = Table(("gaps", "what is shown"), rows, words=True)
+    return [
+        Section("By kind and rate of gaps", words, figures=_heat_maps(comparison)),
+        Section(f"What is shown under each of these {len(rows)} conditions", table=table, folded=True),
+    ]
+
+
+def _heat_maps(comparison: Comparison) -> list[tuple[Figure, str]]:
+    """Draw one figure for each network, pattern and mechanism that has more than one pair of rates."""
+    overall = comparison.overall
+    groups: dict[tuple[str, str, str], dict[Condition, Ranking]] = {}
+    for one in comparison.rankings:
+        condition = one.conditions[0]
+        groups.setdefault(condition[:3], {})[condition] = one
+    figures = []
+    for (model, pattern, mechanism), members in groups.items():
+        train_rates = sorted({condition.train_rate for condition in members})
+        test_rates = sorted({condition.test_rate for condition in members})
+        empty = np.full((len(train_rates), len(test_rates)), np.nan)
+        panels = {place.strategy: empty.copy() for place in (*overall.places, *overall.yardsticks)}
+        for condition, ranking in members.items():
+            cell = train_rates.index(condition.train_rate), test_rates.index(condition.test_rate)
+            for place in (*ranking.places, *ranking.yardsticks):
+                panels[place.strategy][cell] = place.mean
+        panels = {name: panel for name, panel in panels.items() if np.isfinite(panel).any()}
+        if len(members) < 2 or not panels:
+            continue
+        figure = heat_maps(
+            panels, train_rates, test_rates, overall.metric, lower_is_better=overall.lower_is_better
+        )
+        caption = f"{model}, {pattern} missing ({mechanism.upper()}): the darker, the better."
+        figures.append((figure, caption))
+    return figures
+
+
+def _networks(comparison: Comparison) -> list[Section]:
+    models = comparison.models
+    if models is None:
+        return []
+    words = [models.words, "Scores are averaged over all strategies."]
+    return [Section("Networks", words, _table(models))]
+
+
+def _reconstruction(comparison: Comparison, fills: Mapping[str, NDArray[np.float32]] | None) -> list[Section]:
+    sections = []
+    if fills:
+        caption = (
+            "One test volume of the first fold. Gaps are red; strategies with the same fill share a row."
+        )
+        sections.append(Section("What the fills make of the same gap", figures=[(slices(fills), caption)]))
+    if comparison.reconstruction is not None:
+        words = [
+            comparison.reconstruction.words,
+            "How far filled values are from the true ones on the simulated gaps of the test volumes, in standard "
+            "deviations of the training values. A good fill is not the same as a good network: the ranking above "
+            "decides.",
+        ]
+        sections.append(Section("Reconstruction", words, _table(comparison.reconstruction)))
+    return sections
+
+
+def _curves(comparison: Comparison) -> list[Section]:
+    histories = [(run.strategy, o) for run, o in comparison.outcomes if o.status == "done" and o.history]
+    shown = next((m for m in ("val_loss", "loss") if histories and m in histories[0][1].history[0]), None)
+    if shown is None:
+        return []
+    runs: dict[str, list[tuple[list[float], int]]] = {}
+    for strategy, outcome in histories:
+        values = [epoch.get(shown, math.nan) for epoch in outcome.history]
+        runs.setdefault(strategy, []).append((values, outcome.best_epoch - 1))
+    quantity = "validation loss" if shown == "val_loss" else "training loss"
+    caption = f"The {quantity} of each run. Dots mark the epochs whose weights were kept."
+    return [Section("Learning curves", figures=[(learning_curves(runs, quantity), caption)])]
+
+
+def _cost(comparison: Comparison) -> Section:
+    several = len({cost.model for cost in comparison.costs}) > 1
+    rows = [
+        (
+            f"{cost.strategy}, {cost.model}" if several else cost.strategy,
+            f"{cost.seconds_train:.1f} s",
+            f"{cost.milliseconds_inference:.2f} ms",
+            f"{cost.epochs:.1f}",
+            f"{cost.best_epoch:.1f}",
+            str(cost.runs),
+        )
+        for cost in comparison.costs
+    ]
+    header = ("strategy", "one training", "one prediction", "epochs", "best epoch", "runs")
+    words = ["Means over the runs, on the machine that did them; runs side by side slow each other down."]
+    return Section("Cost", words, Table(header, rows))
+
+
+def _failures(comparison: Comparison) -> list[Section]:
+    if not comparison.failures:
+        return []
+    rows = [(f.strategy, f.status, str(f.runs), f.reason) for f in comparison.failures]
+    words = ["Runs without a score. Where others have one on the same split, means are corrected for that."]
+    table = Table(("strategy", "status", "runs", "reason"), rows, words=True)
+    return [Section("What has no score", words, table)]
+
+
+def _again(comparison: Comparison, command: str) -> Section:
+    plan = comparison.experiment
+    versions = next((o.versions for _, o in comparison.outcomes if o.versions), {})
+    precision = sorted({o.precision for _, o in comparison.outcomes if o.precision})
+    rows = [
+        ("data", f"{plan.data} (content {plan.data_key})"),
+        ("seed of splits and gaps", str(plan.split_seed)),
+        ("seeds of weights and batches", ", ".join(map(str, plan.seeds))),
+        ("precision of training", ", ".join(precision)),
+        *sorted(versions.items()),
+    ]
+    words = [
+        "results.csv, beside this page, has a row for each run and metric; results.json has the statistics."
+    ]
+    return Section("Do it again", words, Table(("what", "value"), rows, words=True), code=command)
+
+
+def _words(metric: str) -> str:
+    return metric.replace("_", " ")
+
+
+def _range(low: float, high: float) -> str:
+    return "–" if math.isnan(low) else f"{number(low)} to {number(high)}"

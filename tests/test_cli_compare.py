@@ -1,0 +1,366 @@
+"""`voxgap compare` and `voxgap report` as a user meets them."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+import sqlite3
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import planted
+import tiny
+from voxgap.cli import board, main
+from voxgap.dataset import Dataset
+from voxgap.experiment import Event, Experiment, Outcome, Store, open_store
+from voxgap.missingness import simulate
+
+QUICK = ("--models", "cnn3d", "--filters", "4", "--epochs", "1", "--folds", "2", "--processes", "1")
+STRATEGIES = ("--strategies", "mean,linear", "--precision", "float32")
+
+
+class Run(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def voxgap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command line in this process; warnings and errors come as a user sees them."""
+    from voxgap.cli import console
+
+    def run(*arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", ["voxgap", *map(str, arguments)])
+        monkeypatch.setattr(console.out, "_file", sys.stdout)
+        monkeypatch.setattr(console.err, "_file", sys.stderr)
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Run(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Complete smooth volumes of two classes."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(24) % 2
+    volumes = rng.normal(size=(24, *tiny.SHAPE)).cumsum(axis=1) + labels.reshape(-1, 1, 1, 1, 1)
+    path = tmp_path_factory.mktemp("data") / "smooth data.npz"
+    np.savez(path, volumes=volumes.astype("float32"), labels=labels)
+    return path
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
+    """Nothing is run: the experiments that would have been."""
+    from voxgap import experiment
+
+    plans: list[Experiment] = []
+    monkeypatch.setattr(experiment, "run_all", lambda plan, *_, **__: plans.append(plan))
+    monkeypatch.setattr("voxgap.experiment.cost.estimate", lambda *_: (100.0, 1000.0))
+    monkeypatch.setattr("voxgap.experiment.examples.fill_examples", lambda *_: {})
+    return plans
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A folder as `voxgap compare` leaves it, with planted outcomes; its data is gone."""
+    means = {"mean": 0.7, "linear": 0.9, "complete": 0.95}
+    plan = planted.experiment(list(means), folds=8)
+    fill(tmp_path / "compare.db", planted.outcomes(plan, means), plan)
+    return tmp_path
+
+
+def fill(path: Path, pairs: list, plan: planted.Experiment) -> None:
+    with open_store(path, create=True) as store:
+        store.add(plan, "voxgap compare gone.npz --size 4,4,4")
+        for _ in pairs:
+            run = store.claim(plan, "here:1:a")
+            outcome = next(o for r, o in pairs if r == run)
+            assert store.finish(outcome, "here:1:a")
+
+
+def in_this_process(
+    plan: Experiment, dataset: Dataset, store: Store, *, progress: Callable[[Event], None], **_: object
+) -> None:
+    """What `run_all` does, without processes that import Keras each."""
+    from voxgap.experiment.execute import execute
+
+    runs = plan.runs()
+    while (run := store.claim(plan, "here:1:a")) is not None:
+        outcome = execute(run, dataset)
+        assert store.finish(outcome, "here:1:a")
+        progress(Event(run, "ended", len(store.outcomes(plan)), len(runs), outcome, 60.0))
+
+
+@pytest.mark.parametrize("processes", ["this one", pytest.param("their own", marks=pytest.mark.full)])
+def test_the_whole_way(
+    processes: str, data: Path, tmp_path: Path, voxgap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One experiment is run, told, written and done again without being run again."""
+    if processes == "this one":
+        monkeypatch.setattr("voxgap.experiment.run_all", in_this_process)
+    out = tmp_path / "found"
+    command = (
+        "compare",
+        data,
+        *STRATEGIES,
+        *QUICK,
+        "--rates",
+        "0.4",
+        "--test-rates",
+        "0.2,0.6",
+        "--out",
+        out,
+    )
+    done = voxgap(*command)
+    assert done.code == 0, done.err
+    assert "4 networks to train." in done.err
+    assert "on this machine" in done.err
+    assert "4/4" in done.err
+    assert "Simulated gaps: 40% of the slices" in done.err
+    assert "accuracy (higher is better)" in done.out
+    # linear is nearer to smooth data than the mean, whatever one epoch has made of the networks.
+    reconstruction = json.loads((out / "results.json").read_text())["reconstruction"]
+    assert [place["strategy"] for place in reconstruction["places"]] == ["linear", "mean"]
+    assert {path.name for path in out.iterdir()} == {
+        "compare.db",
+        "report.html",
+        "results.csv",
+        "results.json",
+    }
+    with (out / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    accuracies = [row for row in rows if row["metric"] == "accuracy"]
+    assert len(accuracies) == 2 * 2 * 2
+    page = (out / "report.html").read_text()
+    assert "What the fills make of the same gap" in page
+    assert f"voxgap compare &#39;{data}&#39; --strategies mean,linear" in page
+
+    again = voxgap(*command)
+    assert again.code == 0, again.err
+    assert "4 networks to train, 4 of them done before." in again.err
+    assert "1/4" not in again.err
+    assert again.out == done.out
+
+    # The page is written again from the file alone, by another metric; the data is read as the command did.
+    told = voxgap("report", out, "--metric", "log_loss", "--out", tmp_path / "other" / "page.html")
+    assert told.code == 0, told.err
+    assert "log_loss (lower is better)" in told.out
+    assert "No pictures" not in told.err
+    assert "What the fills make" in (tmp_path / "other" / "page.html").read_text()
+    assert json.loads((tmp_path / "other" / "results.json").read_text())["overall"]["metric"] == "log_loss"
+
+
+def test_ctrl_c_says_how_to_go_on(
+    data: Path, tmp_path: Path, voxgap, asked: list[Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voxgap import experiment
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "run_all", interrupted)
+    arguments = (data, *STRATEGIES, *QUICK, "--rates", "0.4", "--out", tmp_path)
+    done = voxgap("compare", *arguments, "--fresh")
+    assert done.code == 130
+    assert "Interrupted. 0 of 4 runs are kept. Go on with:" in done.err
+    assert f"voxgap compare '{data}' --strategies mean,linear" in done.err
+    assert "--fresh" not in done.err
+
+
+def test_fresh_begins_anew(data: Path, kept: Path, voxgap, asked: list[Experiment]) -> None:
+    arguments = ("compare", data, *STRATEGIES, *QUICK, "--rates", "0.4", "--out", kept)
+    assert voxgap(*arguments).code == 0
+    with open_store(kept / "compare.db") as store:
+        assert len(store.experiments()) == 2
+    assert voxgap(*arguments, "--fresh").code == 0
+    with open_store(kept / "compare.db") as store:
+        assert [one.data for one in store.experiments()] == [str(data)]
+
+
+def test_gaps_of_its_own_are_compared_as_they_are(tmp_path: Path, voxgap, asked: list[Experiment]) -> None:
+    volumes = simulate(np.random.default_rng(0).normal(size=(24, *tiny.SHAPE)), "voxels", 0.25)
+    labels = np.array(["often", "often", "rare"])[np.arange(24) % 3]
+    np.savez(tmp_path / "gaps.npz", volumes=volumes, labels=labels)
+    done = voxgap("compare", tmp_path / "gaps.npz", *QUICK, "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert "25% of the data is missing; it is compared as it is" in done.err
+    assert "classes are uneven: guessing the commonest is right for 67%" in done.err
+    assert asked[0].train_rates == (0.0,)
+    assert [name for name, _ in asked[0].strategies] == ["mean", "linear", "mask_channel", "masked_conv"]
+
+
+def test_what_is_asked_reaches_the_plan(data: Path, tmp_path: Path, voxgap, asked: list[Experiment]) -> None:
+    done = voxgap(
+        *(
+            "compare",
+            data,
+            "--strategies",
+            "mean, knn",
+            "--models",
+            "cnn3d,resnet2d",
+            "--pattern",
+            "blocks,voxels",
+        ),
+        *(
+            "--mechanism",
+            "mcar,mnar",
+            "--rates",
+            "0.1,0.5",
+            "--test-rates",
+            "0.3",
+            "--folds",
+            "3",
+            "--repeats",
+            "2",
+        ),
+        *("--seeds", "2", "--seed", "7", "--epochs", "5", "--patience", "2", "--filters", "4,8"),
+        *("--precision", "float32", "--batch-size", "8", "--size", "6,6,6", "--out", tmp_path),
+    )
+    assert done.code == 0, done.err
+    plan = asked[0]
+    assert (plan.models, plan.patterns, plan.mechanisms) == (
+        ("cnn3d", "resnet2d"),
+        ("blocks", "voxels"),
+        ("mcar", "mnar"),
+    )
+    assert (plan.train_rates, plan.test_rates) == ((0.1, 0.5), (0.3,))
+    assert (plan.folds, plan.repeats, plan.seeds, plan.split_seed) == (3, 2, (0, 1), 7)
+    assert json.loads(plan.architecture) == {"filters": [4, 8], "kernel_size": 3}
+    training = json.loads(plan.training)
+    assert (training["epochs"], training["patience"], training["batch_size"]) == (5, 2, 8)
+    assert "384 networks to train" in done.err
+    assert "About 2 min to 17 min on this machine, by how early they stop." in done.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--strategies", "mean,magic"), "no strategy 'magic'"),
+        (("--metric", "dice"), "--metric dice is unknown for classification: choose one of accuracy"),
+        (("--reference", "knn"), "--reference knn is not compared: choose one of mean, linear"),
+        (("--reference", "complete"), "--reference complete is not compared"),
+        (("--rope", "-1"), "--rope -1 is no width"),
+        (("--rates", "lots"), "--rates takes numbers"),
+        (("--rates", "1.5"), "1.5 is out of range"),
+        (("--pattern", "stripes"), "'stripes' is unknown"),
+        (("--folds", "0"), "folds must be"),
+        (("--class-weight", "heavy"), "--class-weight must be none or balanced"),
+    ],
+)
+def test_what_can_be_mended_is_one_line_before_anything_runs(
+    arguments: tuple[str, ...], said: str, data: Path, tmp_path: Path, voxgap
+) -> None:
+    done = voxgap("compare", data, "--out", tmp_path / "out", *arguments)
+    assert done.code == 2
+    assert said in done.err
+    assert done.err.count("Error:") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_ray_that_is_missing_is_one_line(
+    data: Path, tmp_path: Path, voxgap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("voxgap.distributed")
+    for name in [name for name in sys.modules if name.split(".")[0] == "ray"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "voxgap.distributed")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    done = voxgap("compare", data, *STRATEGIES, *QUICK, "--out", tmp_path, "--ray", "auto")
+    assert done.code == 2
+    assert "pip install 'voxgap[ray]'" in done.err
+
+
+def test_a_report_needs_no_data(kept: Path, voxgap) -> None:
+    done = voxgap("report", kept / "compare.db")
+    assert done.code == 0, done.err
+    assert done.out.startswith("linear is better than mean")
+    assert "No pictures of fills: gone.npz: no such file" in done.err
+    page = (kept / "report.html").read_text()
+    assert "linear is better than mean" in page
+    assert "voxgap compare gone.npz --size 4,4,4" in page
+
+
+def test_a_report_of_what_still_runs(kept: Path, voxgap) -> None:
+    with sqlite3.connect(kept / "compare.db") as connection:
+        connection.execute("UPDATE runs SET outcome = NULL, status = 'waiting' WHERE rowid > 4")
+    connection.close()
+    done = voxgap("report", kept)
+    assert done.code == 0, done.err
+    assert "Unfinished: 4 of 24 runs have ended." in done.out
+
+
+def test_one_of_several_experiments(kept: Path, voxgap) -> None:
+    first = planted.experiment(["mean", "linear", "complete"], folds=8)
+    second = dataclasses.replace(first, data="later")
+    with open_store(kept / "compare.db", create=True) as store:
+        store.add(second)
+    latest = voxgap("report", kept)
+    assert "2 experiments; this is the latest" in latest.err
+    assert "No run has a score yet." in latest.out
+    assert "linear is better" in voxgap("report", kept, "--experiment", first.key[:6]).out
+    wrong = voxgap("report", kept, "--experiment", "zzz")
+    assert wrong.code == 2
+    assert first.key in wrong.err
+
+
+@pytest.mark.parametrize("content", [None, b"no database at all"])
+def test_no_file_of_results(content: bytes | None, tmp_path: Path, voxgap) -> None:
+    path = tmp_path / "compare.db"
+    if content is not None:
+        path.write_bytes(content)
+    done = voxgap("report", path)
+    assert done.code == 2
+    assert "compare.db" in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+def test_a_metric_that_the_runs_lack(kept: Path, voxgap) -> None:
+    done = voxgap("report", kept, "--metric", "f2")
+    assert done.code == 2
+    assert "choose one of accuracy, other" in done.err
+
+
+def shown(table: board.Board) -> str:
+    text = io.StringIO()
+    Console(file=text, width=120).print(table)
+    return text.getvalue()
+
+
+def test_the_board_counts_what_happens() -> None:
+    plan = planted.experiment(["mean", "[b]odd[/b]", "complete"], folds=2)
+    means = {"mean": 0.75, "[b]odd[/b]": 0.5, "complete": 0.9}
+    pairs = planted.outcomes(plan, means, noise=0, between_folds=0)
+    table = board.Board(plan, pairs[:1], "accuracy")
+    assert "1 of 6 runs. Ctrl-C" in shown(table)
+    run, outcome = pairs[1]
+    table.tell(Event(run, "started", 1, 6))
+    table.tell(Event(run, "epoch", 1, 6, epoch=3))
+    assert "fold 1 seed 0, epoch 4" in shown(table)
+    table.tell(Event(run, "ended", 2, 6, outcome, eta_seconds=300))
+    lines = shown(table).splitlines()
+    assert "epoch" not in lines[2]
+    assert lines[1].split()[:3] == ["mean", "1/2", "0.7"]
+    assert lines[2].split()[:3] == ["[b]odd[/b]", "1/2", "0.45"]
+    assert "2 of 6 runs, about 5 min left" in lines[-1]
+    table.tell(Event(pairs[2][0], "ended", 3, 6, Outcome(pairs[2][0].key, "failed", "broken"), eta_seconds=9))
+    assert shown(table).splitlines()[3].split()[:3] == ["complete", "1/2", "1"]
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(40.4, "40 s"), (600, "10 min"), (9000, "2.5 h")])
+def test_durations(seconds: float, text: str) -> None:
+    assert board.duration(seconds) == text

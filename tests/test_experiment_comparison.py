@@ -1,0 +1,272 @@
+"""What an experiment is said to show, on outcomes whose truth is planted."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import itertools
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import planted
+from voxgap.errors import VoxgapError
+from voxgap.evaluate.comparison import compare_pair
+from voxgap.experiment.comparison import Comparison
+from voxgap.experiment.plan import Outcome
+
+MEANS = {"mean": 0.70, "linear": 0.80, "masked_conv": 0.90, "complete": 0.95, "drop": 0.60}
+
+
+def found(means: dict[str, float] = MEANS, noise: float = 0.01, seed: int = 0, **plan: object) -> Comparison:
+    settings = {key: plan.pop(key) for key in ("metric", "reference", "rope") if key in plan}
+    made = planted.experiment(list(means), **plan)
+    return Comparison.from_outcomes(made, planted.outcomes(made, means, noise=noise, seed=seed), **settings)
+
+
+def test_a_planted_winner_is_named() -> None:
+    comparison = found(folds=10)
+    assert comparison.verdict.startswith("masked_conv is better than linear (P")
+    assert "and mean (P" in comparison.verdict
+    assert [place.strategy for place in comparison.overall.places] == ["masked_conv", "linear", "mean"]
+    assert comparison.summary().startswith(comparison.verdict)
+
+
+def test_yardsticks_stand_beside_and_count_in_no_correction() -> None:
+    with_them, without = found(), found({k: v for k, v in MEANS.items() if k not in ("complete", "drop")})
+    yardsticks = {place.strategy: place for place in with_them.overall.yardsticks}
+    assert set(yardsticks) == {"complete", "drop"}
+    assert yardsticks["complete"].mean > with_them.overall.places[0].mean
+    assert all(place.against is None for place in yardsticks.values())
+    pairs = [place.against for place in with_them.overall.places if place.against]
+    assert [pair.comparisons for pair in pairs] == [3, 3]
+    assert not without.overall.yardsticks
+    assert "complete" not in with_them.verdict
+
+
+def test_complete_stands_beside_every_condition() -> None:
+    comparison = found(train_rates=(0.1, 0.5), test_rates=(0.1, 0.5))
+    assert len(comparison.rankings) == 4
+    alone = comparison.overall.yardsticks[0].mean
+    assert [one.yardsticks[0].mean for one in comparison.rankings] == pytest.approx([alone] * 4)
+
+
+def test_no_difference_is_called_so_with_what_would_be_needed() -> None:
+    comparison = found({"mean": 0.80, "linear": 0.83}, noise=0.02, folds=5)
+    assert "no difference between" in comparison.verdict
+    assert "can be shown with these 5 folds" in comparison.verdict
+    assert "would be needed" in comparison.verdict
+
+
+def test_alike_strategies_are_called_practically_the_same() -> None:
+    comparison = found({"mean": 0.8, "linear": 0.8}, noise=0.001, folds=10)
+    assert "practically the same" in comparison.verdict
+
+
+def test_the_overall_ranking_equals_one_computed_by_hand() -> None:
+    """Scores of a split are averaged over seeds and conditions by a loop; then one plain paired comparison."""
+    made = planted.experiment(["mean", "linear"], seeds=(0, 1), repeats=2, folds=3, test_rates=(0.1, 0.4))
+    pairs = planted.outcomes(made, MEANS)
+    by_hand = {}
+    for strategy in ("mean", "linear"):
+        by_hand[strategy] = [
+            np.mean(
+                [
+                    values["accuracy"]
+                    for run, outcome in pairs
+                    if (run.strategy, run.repeat, run.fold) == (strategy, repeat, fold)
+                    for values in outcome.scores.values()
+                ]
+            )
+            for repeat, fold in itertools.product(range(2), range(3))
+        ]
+    expected = compare_pair("mean", by_hand["mean"], "linear", by_hand["linear"], 64, 20)
+    pair = Comparison.from_outcomes(made, pairs).overall.places[1].against
+    assert pair is not None
+    assert pair.splits == expected.splits == 6
+    for field in ("difference", "low", "high", "p_value", "worse", "same", "better"):
+        assert getattr(pair, field) == pytest.approx(getattr(expected, field), rel=1e-9)
+
+
+def test_more_conditions_or_seeds_are_no_further_splits() -> None:
+    one, many = found(folds=4), found(folds=4, seeds=(0, 1, 2), train_rates=(0.1, 0.3), test_rates=(0.1, 0.5))
+    assert one.overall.places[0].splits == many.overall.places[0].splits == 4
+    assert len(many.overall.conditions) == 4
+
+
+def test_failures_are_counted_and_win_nothing() -> None:
+    made = planted.experiment(["mean", "linear"], folds=5)
+    pairs = planted.outcomes(made, {"mean": 0.80, "linear": 0.90}, between_folds=0.1, noise=0.001)
+    hardest = min((o.scores[0.5]["accuracy"], run.fold) for run, o in pairs if run.strategy == "mean")[1]
+    failed = [
+        (run, Outcome(run.key, "failed", "out of memory"))
+        if (run.strategy, run.fold) == ("mean", hardest)
+        else (run, outcome)
+        for run, outcome in pairs
+    ]
+    comparison = Comparison.from_outcomes(made, failed)
+    assert [dataclasses.astuple(f) for f in comparison.failures] == [("mean", "failed", "out of memory", 1)]
+    mean = comparison.overall.places[1]
+    assert (mean.strategy, mean.failed) == ("mean", 1)
+    everything = Comparison.from_outcomes(made, pairs).overall.places[1].mean
+    # Leaving out its hardest fold would have raised the plain mean by far more.
+    assert mean.mean == pytest.approx(everything, abs=0.005)
+    assert "mean: 1 run failed: out of memory" in comparison.summary()
+
+
+def test_a_strategy_that_is_not_possible_comes_last() -> None:
+    made = planted.experiment(["mean", "knn", "linear"])
+    pairs = [
+        (run, Outcome(run.key, "not possible", "no donor")) if run.strategy == "knn" else (run, outcome)
+        for run, outcome in planted.outcomes(made, {"mean": 0.7, "knn": 0.9, "linear": 0.8})
+    ]
+    comparison = Comparison.from_outcomes(made, pairs)
+    assert comparison.overall.places[-1].strategy == "knn"
+    assert math.isnan(comparison.overall.places[-1].mean)
+    assert "knn" not in comparison.verdict
+
+
+def test_nothing_has_a_score() -> None:
+    made = planted.experiment(["mean", "linear"], folds=2)
+    empty = Comparison.from_outcomes(made, [])
+    assert empty.verdict == "No run has a score yet."
+    assert "0 of 4 runs" in empty.summary()
+    failed = [(run, Outcome(run.key, "failed", "disk full")) for run in made.runs()]
+    comparison = Comparison.from_outcomes(made, failed)
+    assert comparison.verdict == "No run has a score yet."
+    assert comparison.failures[0].runs == 2
+    json.dumps(comparison.to_json(), allow_nan=False)
+
+
+def test_one_fold_of_a_given_split_is_no_evidence() -> None:
+    verdict = found({"mean": 0.7, "linear": 0.8}, folds=1).verdict
+    assert "can't be compared: 1 fold with both, 2 needed" in verdict
+
+
+def test_one_strategy_has_nothing_to_be_compared_with() -> None:
+    assert "no other has a score" in found({"mean": 0.7}).verdict
+
+
+def test_a_reference_is_what_others_are_compared_with() -> None:
+    comparison = found(reference="linear", folds=10)
+    assert comparison.verdict.startswith("masked_conv (P")
+    assert "is better than linear." in comparison.verdict
+    assert "mean (P" in comparison.verdict
+    assert all(place.against.comparisons == 2 for place in comparison.overall.places if place.against)
+    with pytest.raises(VoxgapError, match="reference 'complete' is none of the strategies"):
+        found(reference="complete")
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "mae", "dice"])
+def test_the_default_metric_is_that_of_the_task(metric: str) -> None:
+    made = planted.experiment(["mean", "linear"])
+    comparison = Comparison.from_outcomes(
+        made, planted.outcomes(made, {"mean": 50.0, "linear": 40.0}, metric=metric)
+    )
+    assert comparison.metric == metric
+    best = "linear" if metric == "mae" else "mean"
+    assert comparison.overall.places[0].strategy == best
+    # 0.01 of a share; 1 % of the best mean for an error in the data's own unit.
+    assert comparison.overall.rope == pytest.approx(0.4 if metric == "mae" else 0.01, rel=0.01)
+
+
+def test_a_metric_that_nobody_scored() -> None:
+    assert found(metric="other").metric == "other"
+    with pytest.raises(
+        VoxgapError, match="metric 'f2' is not among the scores; choose one of accuracy, other"
+    ):
+        found(metric="f2")
+
+
+def test_networks_are_ranked_over_all_strategies() -> None:
+    made = planted.experiment(["mean", "linear", "complete"], models=("resnet3d", "resnet2d"), folds=8)
+    pairs = planted.outcomes(made, MEANS)
+    worse = [
+        (
+            run,
+            dataclasses.replace(
+                o, scores={r: {"accuracy": s["accuracy"] - 0.1} for r, s in o.scores.items()}
+            ),
+        )
+        if run.model == "resnet2d"
+        else (run, o)
+        for run, o in pairs
+    ]
+    models = Comparison.from_outcomes(made, worse).models
+    assert models is not None
+    assert models.words.startswith("resnet3d is better than resnet2d")
+    assert models.places[1].against is not None
+    assert models.places[1].against.difference == pytest.approx(-0.1, abs=0.02)
+    assert found().models is None
+
+
+def test_fills_are_ranked_by_their_error_and_those_that_fill_alike_share_a_place() -> None:
+    made = planted.experiment(["mean", "linear", "mask_channel", "complete"], folds=6)
+    pairs = planted.outcomes(made, {**MEANS, "mask_channel": 0.9})
+    errors = {(r.strategy, r.fold): o.reconstruction for r, o in pairs}
+    alike = [
+        (run, dataclasses.replace(o, reconstruction=errors["mean", run.fold]))
+        if run.strategy == "mask_channel"
+        else (run, o)
+        for run, o in pairs
+    ]
+    ranking = Comparison.from_outcomes(made, alike).reconstruction
+    assert ranking is not None
+    assert ranking.lower_is_better
+    assert [place.strategy for place in ranking.places] == ["linear", "mean, mask_channel"]
+
+
+def test_no_simulated_gaps_no_reconstruction() -> None:
+    made = planted.experiment(["mean", "linear"])
+    pairs = [
+        (run, dataclasses.replace(o, reconstruction=dict.fromkeys(run.test_rates)))
+        for run, o in planted.outcomes(made, MEANS)
+    ]
+    assert Comparison.from_outcomes(made, pairs).reconstruction is None
+
+
+def test_the_csv_has_a_row_for_each_run_rate_and_metric(tmp_path: Path) -> None:
+    made = planted.experiment(["mean", "complete"], folds=2, test_rates=(0.1, 0.5))
+    pairs = planted.outcomes(made, MEANS)
+    pairs[0] = (pairs[0][0], Outcome(pairs[0][0].key, "failed", "a reason, with a comma"))
+    Comparison.from_outcomes(made, pairs).to_csv(tmp_path / "results.csv")
+    with (tmp_path / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # One failed; one with two rates of two metrics and two errors; two of complete with one rate of two metrics.
+    assert len(rows) == 1 + 2 * 4 + 2 * 2
+    assert rows[0]["reason"] == "a reason, with a comma"
+    assert rows[0]["value"] == ""
+    run, outcome = pairs[2]
+    mine = [row for row in rows if row["run"] == run.key and row["metric"] == "accuracy"]
+    assert {float(row["test_rate"]): float(row["value"]) for row in mine} == {
+        rate: values["accuracy"] for rate, values in outcome.scores.items()
+    }
+
+
+def test_json_has_no_nan_and_says_the_same(tmp_path: Path) -> None:
+    comparison = found(folds=3)
+    comparison.write_json(tmp_path / "results.json")
+    told = json.loads((tmp_path / "results.json").read_text())
+    assert told["verdict"] == comparison.verdict
+    assert told["overall"]["places"][0]["mean"] == comparison.overall.places[0].mean
+    assert told["overall"]["places"][0]["against"] is None
+    assert told["experiment"]["folds"] == 3
+
+
+def test_costs_are_means_over_runs_that_ended_well() -> None:
+    costs = {cost.strategy: cost for cost in found({"mean": 0.5, "linear": 0.9}, folds=4).costs}
+    assert list(costs) == ["mean", "linear"]
+    assert costs["linear"].runs == 4
+    assert costs["linear"].milliseconds_inference == pytest.approx(4)
+    assert (costs["linear"].epochs, costs["linear"].best_epoch) == (4, 3)
+
+
+@pytest.mark.full
+def test_under_the_null_a_winner_is_rarely_named() -> None:
+    """Three strategies without a difference, 200 experiments: false alarms keep to their level of 5 %."""
+    same = dict.fromkeys(("mean", "linear", "knn"), 0.8)
+    alarms = sum("is better than" in found(same, noise=0.03, seed=seed).verdict for seed in range(200))
+    assert alarms <= 17  # the 99 % quantile of Binomial(200, 0.05)
