@@ -1,4 +1,7 @@
-"""One training step of the reference network in PyTorch: channels_last_3d, float32 or bfloat16, compiled or not."""
+"""One training step of the reference network in PyTorch: channels_last_3d, float32 or bfloat16, compiled or not.
+
+`python torch_step.py DTYPE MODE predict` times the prediction of a batch instead.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ class Network(nn.Module):
 
 
 def main() -> None:
-    dtype, mode = sys.argv[1:3]
+    dtype, mode, *what = sys.argv[1:]
     torch.manual_seed(0)
     model = Network().to(memory_format=torch.channels_last_3d)
     forward = torch.compile(model) if mode == "compiled" else model
@@ -49,7 +52,15 @@ def main() -> None:
         loss.backward()
         optimizer.step()
 
-    serve(step, warm_up=3)
+    def predict() -> None:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            torch.softmax(forward(volumes), -1)
+
+    if what == ["predict"]:
+        model.eval()
+        serve(predict, warm_up=3)
+    else:
+        serve(step, warm_up=3)
 
 
 if __name__ == "__main__":

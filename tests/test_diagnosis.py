@@ -7,7 +7,7 @@ import pytest
 
 from voxgap.errors import VoxgapError
 from voxgap.missingness import simulate
-from voxgap.missingness.diagnosis import bars, describe
+from voxgap.missingness.diagnosis import bars, describe, pattern_of
 
 
 def volumes(channels: int = 1, count: int = 12) -> np.ndarray:
@@ -123,3 +123,11 @@ def test_text_and_json() -> None:
 def test_bars_are_short_and_never_hide_a_gap() -> None:
     assert bars([0, 0.01, 0.5, 1]) == " ▁▄█"
     assert len(bars(np.zeros(500))) == 56
+
+
+@pytest.mark.parametrize("pattern", ["voxels", "slices", "blocks", "channels"])
+def test_the_pattern_alone_is_that_of_the_description(pattern: str) -> None:
+    volumes = np.random.default_rng(0).normal(size=(3, 8, 8, 8, 2)).astype("float32")
+    assert pattern_of(volumes) == describe(volumes).pattern == "none"
+    gaps = simulate(volumes, pattern, 0.4, seed=1)
+    assert pattern_of(gaps) == describe(gaps).pattern

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 
 import tiny
-from voxgap import bundle as bundles
 from voxgap import runtime
 from voxgap.bundle import check_free, save_bundle
 from voxgap.dataset import load_data
@@ -212,10 +211,10 @@ def test_the_manifest_says_what_using_the_bundle_takes(original: Path) -> None:
     assert manifest["scores"]["test"] == {"accuracy": 0.5, "auc": None}
     entry = manifest["files"]["keras"]
     data = (original / entry["path"]).read_bytes()
-    assert entry["sha256"] == hashlib.sha256(data).hexdigest()
-    assert entry["bytes"] == len(data)
+    digest = hashlib.sha256(data).hexdigest()
+    assert entry["parts"] == [{"path": entry["path"], "sha256": digest, "bytes": len(data)}]
     names = {p.name for p in original.iterdir()}
-    assert names == {MANIFEST, entry["path"], "history.csv", "history.png"}
+    assert names == {MANIFEST, entry["path"], manifest["golden"]["path"], "history.csv", "history.png"}
 
 
 # --- what is refused ---------------------------------------------------------------------------------------
@@ -244,7 +243,8 @@ def damage_manifest(text: bytes | str) -> Callable[[Path], None]:
         (lambda f: change(f, schema_version="1"), "schema_version"),
         (lambda f: change(f, schema_version=True), "schema_version"),
         (lambda f: change(f, task=None), "field task"),
-        (lambda f: change(f, task="segmentation"), "task"),
+        (lambda f: change(f, task="translation"), "task"),
+        (lambda f: change(f, task="segmentation"), "outputs 8×8×8×3 is not the model's 3"),
         (lambda f: change(f, classes="abc"), "field classes"),
         (lambda f: change(f, classes=["a", "b"]), "classes"),
         (lambda f: change(f, classes=[1, 2, 3]), "classes"),
@@ -255,7 +255,7 @@ def damage_manifest(text: bytes | str) -> Callable[[Path], None]:
         (lambda f: change(f, files={"keras": {"path": 3}}), "files.keras is missing"),
         (lambda f: change(f, input={}), "input.shape"),
         (lambda f: change(f, input={"shape": [8, 8, 8]}), "input.shape"),
-        (lambda f: change(f, input={"shape": [8, 8, 9, 1], "channels": ["a"]}), "not the model's"),
+        (lambda f: change(f, input={"shape": [8, 8, 9, 1], "channels": ["t1"]}), "not the model's"),
         (lambda f: change(f, input={"shape": [8, 8, True, 1]}), "input.shape"),
         (lambda f: change(f, input={"shape": [8, 8, 8, 1], "channels": 5}), "channels"),
         (lambda f: change_grid(f, []), "field input.grid must hold size"),
@@ -356,7 +356,7 @@ def fail(*_: Any, **__: Any) -> None:
     raise OSError("No space left on device")
 
 
-@pytest.mark.parametrize("where", ["model.save", "write_bytes", "describe"])
+@pytest.mark.parametrize("where", ["model.save", "placing.write_bytes", "saving.describe"])
 def test_a_bundle_survives_a_failure_to_replace_it(
     where: str, model: keras.Model, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,7 +371,7 @@ def test_a_bundle_survives_a_failure_to_replace_it(
     if where == "model.save":
         monkeypatch.setattr(new, "save", half_written)
     else:
-        monkeypatch.setattr(bundles, where, fail)
+        monkeypatch.setattr(f"voxgap.bundle.{where}", fail)
     with pytest.raises(OSError, match="No space"):
         save(folder, new)
     monkeypatch.undo()
@@ -384,7 +384,7 @@ def test_a_bundle_survives_a_failure_to_replace_it(
 
 
 def test_a_failure_of_the_first_bundle_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bundles, "write_bytes", fail)
+    monkeypatch.setattr("voxgap.bundle.placing.write_bytes", fail)
     with pytest.raises(OSError, match="No space"):
         save(tmp_path / "b", trained())
     assert_refused(tmp_path / "b", "no bundle here")

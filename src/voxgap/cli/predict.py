@@ -1,0 +1,254 @@
+"""`voxgap predict` and `voxgap evaluate`: what a bundle says of volumes, and what that is worth."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from voxgap.cli.console import err, import_keras, out
+from voxgap.errors import VoxgapError
+
+if TYPE_CHECKING:
+    from voxgap.runtime import Predictor
+    from voxgap.runtime.inputs import Item
+    from voxgap.runtime.job import Done, Row, Source
+
+Bundle = Annotated[Path, typer.Argument(help="Folder made by voxgap train.", metavar="BUNDLE")]
+Precision = Annotated[
+    str,
+    typer.Option(help="float32; or fast, the half precision of this processor.", rich_help_panel="Engine"),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="auto, openvino, onnx, litert, savedmodel, keras, h5 or pt2.", rich_help_panel="Engine"
+    ),
+]
+Threads = Annotated[
+    int | None, typer.Option(help="Processor cores; all without it.", rich_help_panel="Engine")
+]
+
+
+def predict(
+    bundle: Bundle,
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Volumes, folders of them, or manifests (CSV, Parquet).", metavar="FILE..."),
+    ] = None,
+    out_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="Table: .csv, .json, .jsonl or .parquet; for label maps a folder. Standard output without it.",
+        ),
+    ] = None,
+    channels: Annotated[
+        str | None,
+        typer.Option(help="One file for each channel, as in t1.nii.gz,flair.nii.gz, in each folder FILE."),
+    ] = None,
+    top_k: Annotated[int, typer.Option(help="Name so many of the most probable classes.")] = 0,
+    calibrated: Annotated[bool, typer.Option(help="Calibrated probabilities as well.")] = False,
+    precision: Precision = "float32",
+    engine: Engine = "auto",
+    threads: Threads = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(help="Address of a Ray cluster, or local.", rich_help_panel="Engine", metavar="ADDRESS"),
+    ] = None,
+) -> None:
+    """Predict volumes with a bundle: read and resampled as its training data was, NaN is missing.
+
+    With --out, rows are kept as they come: killed and started again, it goes on where it was. A file that can't be
+    read is a row that says why. The exit code is 0 when all were predicted, 1 when some were not, 2 when none was.
+
+    [bold]Examples[/]
+
+      voxgap predict runs/patients scan1.nii.gz scan2.nii.gz --out preds.csv
+
+      voxgap predict runs/patients scans/ --out preds.parquet --precision fast
+
+      voxgap predict runs/patients ward/ --channels t1.nii.gz,flair.nii.gz --top-k 3
+    """
+    from voxgap.runtime import job
+    from voxgap.runtime.inputs import list_items
+    from voxgap.runtime.manifest import read_manifest
+
+    manifest = read_manifest(bundle)
+    names = [] if channels is None else [name.strip() for name in channels.split(",")]
+    items = list_items(paths or [], manifest["input"]["channels"], names)
+    maps = manifest["task"] == "segmentation"
+    if maps and out_path is None:
+        raise VoxgapError("a segmentation writes label maps: name a folder with --out")
+    table = out_path / "predictions.csv" if maps and out_path is not None else out_path
+    wanted = job.Wanted(top_k, calibrated, str(out_path) if maps else None)
+    predictor = open_bundle(bundle, precision, engine, threads)
+    if calibrated and not manifest.get("calibration"):
+        raise VoxgapError(
+            f"{bundle}: no calibration; train with a validation part, or leave out --calibrated"
+        )
+    key = {
+        **dataclasses.asdict(predictor.running),
+        **dataclasses.asdict(wanted),
+        "bundle": str(bundle.resolve()),
+    }
+    if ray is None:
+        source = job.local(predictor, wanted)
+    else:
+        from voxgap.runtime.cluster import on_ray
+
+        source = on_ray(
+            bundle.resolve(),
+            ray,
+            wanted,
+            precision=precision,  # type: ignore[arg-type]  # load has checked it
+            engine=predictor.running.engine,
+            threads=threads,
+        )
+    columns = job.columns_of(predictor, wanted)
+    if table is None:
+        done = _print_rows(source, items, columns)
+    else:
+        before = len(job.answered(table, key) & {item.name for item in items})
+        done = job.run(_tracked(source, before, len(items)), items, table, columns, key)
+    _conclude(done, table)
+
+
+def evaluate(
+    bundle: Bundle,
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Manifest (CSV, Parquet), .npz, folder per class, sample:NAME or medmnist:NAME.",
+            metavar="DATA",
+        ),
+    ],
+    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    pattern: Annotated[
+        str | None,
+        typer.Option(
+            help="Simulate gaps: voxels, slices, frames, blocks or channels.", rich_help_panel="Gaps"
+        ),
+    ] = None,
+    missing_rate: Annotated[
+        float, typer.Option(help="Share of units that go missing.", rich_help_panel="Gaps")
+    ] = 0.5,
+    mechanism: Annotated[
+        str, typer.Option(help="mcar, mar or mnar (Rubin).", rich_help_panel="Gaps")
+    ] = "mcar",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    precision: Precision = "float32",
+    engine: Engine = "auto",
+    threads: Threads = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a bundle on labelled data, read and resampled as its training data was.
+
+    [bold]Examples[/]
+
+      voxgap evaluate runs/brain sample:brain --pattern slices --missing-rate 0.5
+
+      voxgap evaluate runs/patients new_patients.csv --split all --json
+    """
+    import numpy as np
+
+    from voxgap import evaluate as metrics
+    from voxgap.cli.train import load_with_gaps, print_scores
+    from voxgap.grid import Grid
+    from voxgap.runtime import read_manifest
+
+    manifest = read_manifest(bundle)
+    grid = dataclasses.asdict(Grid.from_json(manifest["input"].get("grid"), "input.grid"))
+    task = "segmentation" if manifest["task"] == "segmentation" else None
+    dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, task=task, **grid)
+    part = dataset if split == "all" else dataset.part(split)
+    if not len(part):
+        raise VoxgapError(f"{data}: no {split} volumes; choose another --split, or all")
+    if dataset.task != manifest["task"]:
+        raise VoxgapError(f"{data}: the data is for {dataset.task}, the bundle for {manifest['task']}")
+    if dataset.task != "regression" and list(dataset.classes) != manifest["classes"]:
+        raise VoxgapError(
+            f"{data}: classes {', '.join(dataset.classes)} are not the bundle's: {', '.join(manifest['classes'])}"
+        )
+    predictor = open_bundle(bundle, precision, engine, threads)
+    shown = ~np.isnan(part.volumes) if task else None
+    answers = predictor.predict(part.volumes)
+    scores = {split: metrics.scores(dataset.task, part.targets, answers, observed=shown)}
+    if as_json:
+        out.print_json(json.dumps(scores))
+    else:
+        print_scores(scores)
+
+
+def open_bundle(bundle: Path, precision: str, engine: str, threads: int | None) -> Predictor:
+    """Load a bundle as `voxgap.load` does; where that takes Keras, without what TensorFlow prints."""
+    from voxgap.runtime import load, read_manifest
+    from voxgap.runtime.engines import PACKAGES
+    from voxgap.runtime.loading import candidates
+
+    chosen = candidates(read_manifest(bundle), bundle, engine, precision)
+    if {PACKAGES[name] for name in chosen} & {"keras", "tensorflow"}:
+        import_keras()
+    return load(bundle, precision, engine, threads)  # type: ignore[arg-type]  # load says what is wrong with it
+
+
+def _tracked(source: Source, before: int, total: int) -> Source:
+    """The same source, with a bar on a terminal."""
+
+    def rows(items: Sequence[Item]) -> Iterator[Row]:
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        bars: list[Any] = [
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        ]
+        with Progress(*bars, console=err, transient=True, disable=total < 2 or not err.is_terminal) as bar:
+            task = bar.add_task("predicting", total=total, completed=before)
+            for row in source(items):
+                bar.advance(task)
+                yield row
+
+    if before:
+        err.print(f"going on: {before} of {total} were predicted before")
+    return rows
+
+
+def _print_rows(source: Source, items: Sequence[Item], columns: Sequence[str]) -> Done:
+    from voxgap.runtime.job import Done, write_csv
+
+    found = list(_tracked(source, 0, len(items))(items))
+    done = Done()
+    for row in found:
+        done.count(row)
+    if done.failed < done.rows:
+        write_csv(sys.stdout, _in_columns(found, columns), columns)
+    return done
+
+
+def _in_columns(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[Row]:
+    return ({name: row.get(name) for name in columns} for row in rows)
+
+
+def _conclude(done: Done, table: Path | None) -> None:
+    """Say what was done, and end with the exit code that the help promises."""
+    if done.failed == done.rows:
+        raise VoxgapError(
+            done.error if done.rows == 1 else f"none of {done.rows} was predicted: {done.error}"
+        )
+    if done.doubtful:
+        warnings.warn(
+            f"{done.doubtful} of {done.rows} inputs: {done.warning} (column warnings)", stacklevel=2
+        )
+    if table is not None:
+        err.print(f"{done.rows - done.failed} predictions: {table}", soft_wrap=True)
+    if done.failed:
+        warnings.warn(f"{done.failed} of {done.rows} not predicted (column error)", stacklevel=2)
+        raise typer.Exit(1)

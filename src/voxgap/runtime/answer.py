@@ -1,0 +1,80 @@
+"""The answer for one volume, with what a person needs to judge it: from the network's output to a decision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.runtime.calibration import Calibration, tempered
+from voxgap.volume import Values
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What a network says of one volume.
+
+    Args:
+        values: probabilities of the classes `(classes,)`, values `(outputs,)`, or for each voxel
+            `(depth, height, width, classes)`: the network's own, the same in every engine.
+        label: the class; None for a regression and for label maps.
+        top: the most probable classes and their probabilities, the largest first.
+        calibrated: `values` as probabilities that came true as often on validation data; None where the bundle
+            has no calibration.
+        missing_rate: share of the input that is missing, in [0, 1].
+        drift: one sentence for each way in which the input differs from the training data.
+        precision: `float32`, or what was computed in.
+        difference: largest difference from float32, as measured on the bundle's golden inputs; 0 in float32.
+        engine: that computed it.
+        version: SHA-256 of the trained model's file, its first 12 digits.
+        seconds: that it took.
+    """
+
+    values: Values
+    label: str | None
+    top: tuple[tuple[str, float], ...]
+    calibrated: NDArray[np.float64] | None
+    missing_rate: float
+    drift: tuple[str, ...]
+    precision: str
+    difference: float | None
+    engine: str
+    version: str
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values; of an answer for each voxel without the voxels."""
+        whole = self.values.ndim == 1
+        return {
+            "class": self.label,
+            "top": [{"class": name, "probability": p} for name, p in self.top],
+            "values": self.values.tolist() if whole else None,
+            "calibrated": self.calibrated.tolist() if whole and self.calibrated is not None else None,
+            "missing_rate": self.missing_rate,
+            "drift": list(self.drift),
+            "precision": self.precision,
+            "difference": self.difference,
+            "engine": self.engine,
+            "version": self.version,
+            "seconds": self.seconds,
+        }
+
+
+def decide(probabilities: Values, classes: tuple[str, ...], calibration: Calibration | None) -> str:
+    """The class of one volume: the most probable one; of two, the second from the threshold on."""
+    if calibration is not None and calibration.threshold is not None and len(classes) == 2:
+        return classes[int(probabilities[1] >= calibration.threshold)]
+    return classes[int(probabilities.argmax())]
+
+
+def top(probabilities: Values, classes: tuple[str, ...], count: int) -> tuple[tuple[str, float], ...]:
+    """The most probable classes, the largest first; the earlier one of equals."""
+    order = np.argsort(-probabilities, kind="stable")[:count]
+    return tuple((classes[i], float(probabilities[i])) for i in order)
+
+
+def calibrated(probabilities: Values, calibration: Calibration | None) -> NDArray[np.float64] | None:
+    """Probabilities at the temperature that was fitted on validation data; None without one."""
+    return None if calibration is None else tempered(probabilities, calibration.temperature)

@@ -1,0 +1,346 @@
+"""Predicting many files: rows are kept as they come, what fails is a row too, and a killed job goes on."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+
+from voxgap import io
+from voxgap.errors import VoxgapError
+from voxgap.files import replacing
+from voxgap.io.optional import need
+from voxgap.resample import Record
+from voxgap.runtime.answer import Answer
+from voxgap.runtime.inputs import Item
+from voxgap.runtime.predictor import Predictor
+from voxgap.volume import Volume
+
+Row = dict[str, Any]
+FORMATS = (".csv", ".json", ".jsonl", ".parquet")
+_READERS = 2
+_ROWS_AT_ONCE = 10_000
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a row holds beside the answer itself.
+
+    Args:
+        top_k: how many of the most probable classes to name in columns of their own.
+        calibrated: whether the calibrated probabilities stand beside the network's own.
+        maps: folder for the label maps of a segmentation.
+    """
+
+    top_k: int = 0
+    calibrated: bool = False
+    maps: str | None = None
+
+
+@dataclass
+class Done:
+    """How a job ended: rows in all, those with an error or with warnings, and the first of each."""
+
+    rows: int = 0
+    failed: int = 0
+    doubtful: int = 0
+    error: str = ""
+    warning: str = ""
+
+    def count(self, row: Row) -> None:
+        """Take one more row into account."""
+        error, warning = str(row.get("error") or ""), str(row.get("warnings") or "")
+        self.rows += 1
+        self.failed += bool(error)
+        self.doubtful += bool(warning)
+        self.error = self.error or error
+        self.warning = self.warning or warning
+
+
+Source = Callable[[Sequence[Item]], Iterator[Row]]
+"""Answers items in any order, one row each."""
+
+
+def run(source: Source, items: Sequence[Item], out: Path, columns: Sequence[str], key: Row) -> Done:
+    """Answer items into a table that appears whole; started again after a kill, only what is missing is answered.
+
+    Rows are kept in a journal beside the table, `.NAME.journal`, until all are there.
+
+    Args:
+        source: answers items.
+        items: all of the job's.
+        out: `.csv`, `.json`, `.jsonl` or `.parquet`.
+        columns: of the table, in this order.
+        key: what rows depend on beside the items, such as the model; a journal of another key begins anew.
+
+    Raises:
+        VoxgapError: the suffix is unknown.
+    """
+    if out.suffix.lower() not in FORMATS:
+        raise VoxgapError(f"{out}: write predictions to one of {', '.join(FORMATS)}")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    journal = out.with_name(f".{out.name}.journal")
+    known = _recover(journal, key)
+    with journal.open("a", encoding="utf-8") as stream:
+        if stream.tell() == 0:
+            _put(stream, key)
+        for row in source([item for item in items if item.name not in known]):
+            _put(stream, row)
+    done = _finish(journal, items, out, columns)
+    journal.unlink()
+    return done
+
+
+def answered(out: Path, key: Row) -> set[str]:
+    """Names of the items that an unfinished job has answered already."""
+    return _recover(out.with_name(f".{out.name}.journal"), key)
+
+
+def local(predictor: Predictor, wanted: Wanted) -> Source:
+    """A source that reads files on threads of this machine while the network computes."""
+
+    def rows(items: Sequence[Item]) -> Iterator[Row]:
+        with ThreadPoolExecutor(_READERS) as readers:
+            for batch in _batched(_ahead(readers, predictor, items), predictor.batch_size):
+                yield from _answer(predictor, batch, wanted)
+
+    return rows
+
+
+def columns_of(predictor: Predictor, wanted: Wanted) -> list[str]:
+    """The columns of the table, in their order."""
+    columns = ["path"]
+    if predictor.task == "classification":
+        columns += ["class", *(f"p_{name}" for name in predictor.classes)]
+        columns += [f"calibrated_{name}" for name in predictor.classes] if wanted.calibrated else []
+        columns += [f"{kind}_{i}" for i in range(1, wanted.top_k + 1) for kind in ("top", "p_top")]
+    elif predictor.task == "segmentation":
+        columns += ["label_map", *(f"voxels_{name}" for name in predictor.classes)]
+    else:
+        columns += _value_names(int(predictor.manifest["outputs"]))
+    columns += ["missing_rate"]
+    columns += ["precision", "difference"] if predictor.running.precision != "float32" else []
+    return [*columns, "warnings", "error"]
+
+
+def row_of(predictor: Predictor, name: str, answer: Answer, wanted: Wanted) -> Row:
+    """One line of the table, as plain values."""
+    row: Row = {"path": name}
+    if predictor.task == "classification":
+        row |= {"class": answer.label}
+        row |= {f"p_{c}": float(p) for c, p in zip(predictor.classes, answer.values, strict=True)}
+        if wanted.calibrated and answer.calibrated is not None:
+            row |= {
+                f"calibrated_{c}": float(p) for c, p in zip(predictor.classes, answer.calibrated, strict=True)
+            }
+        for i, (label, p) in enumerate(answer.top[: wanted.top_k], 1):
+            row |= {f"top_{i}": label, f"p_top_{i}": p}
+    elif predictor.task == "regression":
+        names = _value_names(len(answer.values))
+        row |= {name: float(value) for name, value in zip(names, answer.values, strict=True)}
+    row |= {"missing_rate": answer.missing_rate, "warnings": "; ".join(answer.drift)}
+    if answer.precision != "float32":
+        row |= {"precision": answer.precision, "difference": answer.difference}
+    return row
+
+
+def _value_names(count: int) -> list[str]:
+    return ["value"] if count == 1 else [f"value_{i}" for i in range(count)]
+
+
+class _Read(NamedTuple):
+    item: Item
+    volume: Volume | None
+    records: list[Record]
+    error: str = ""
+
+
+def _read(predictor: Predictor, item: Item) -> _Read:
+    try:
+        volume, records = predictor.read(item.source)
+        return _Read(item, volume, records)
+    except (VoxgapError, OSError) as error:
+        return _Read(item, None, [], " ".join(str(error).split()))
+
+
+def _ahead(readers: ThreadPoolExecutor, predictor: Predictor, items: Iterable[Item]) -> Iterator[_Read]:
+    """Read items in their order, a batch ahead of the network and no further."""
+    waiting: list[Future[_Read]] = []
+    rest = iter(items)
+    while True:
+        waiting += [
+            readers.submit(_read, predictor, item)
+            for item in itertools.islice(rest, predictor.batch_size + _READERS - len(waiting))
+        ]
+        if not waiting:
+            return
+        yield waiting.pop(0).result()
+
+
+def _batched(reads: Iterator[_Read], size: int) -> Iterator[list[_Read]]:
+    while batch := list(itertools.islice(reads, size)):
+        yield batch
+
+
+def _answer(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Iterator[Row]:
+    answers = iter(
+        predictor.answers([read.volume for read in batch if read.volume is not None], max(1, wanted.top_k))
+    )
+    for read in batch:
+        if read.volume is None:
+            yield {"path": read.item.name, "error": read.error}
+            continue
+        answer = next(answers)
+        row = row_of(predictor, read.item.name, answer, wanted)
+        if predictor.task == "segmentation" and wanted.maps is not None:
+            try:
+                row |= _write_map(predictor, read, answer, Path(wanted.maps))
+            except (VoxgapError, OSError) as error:
+                row = {"path": read.item.name, "error": " ".join(str(error).split())}
+        yield row
+
+
+def _write_map(predictor: Predictor, read: _Read, answer: Answer, folder: Path) -> Row:
+    assert read.volume is not None
+    labels = predictor.label_map(answer.values, read.volume, read.records)
+    file = folder / map_name(read.item.name)
+    io.write(file, labels)
+    counts = {
+        f"voxels_{name}": int(np.count_nonzero(labels.values == i))
+        for i, name in enumerate(predictor.classes)
+    }
+    return {"label_map": str(file), **counts}
+
+
+def map_name(name: str) -> str:
+    """The file of an item's label map: `ward/p1/t1.nii.gz` -> `ward-p1-t1_labels.nii.gz`, each item its own."""
+    first = name.partition("|")[0]
+    known = max((s for s in io.FORMATS if first.lower().endswith(s)), key=len, default="")
+    pieces = [piece for piece in Path(first[: len(first) - len(known)]).parts if piece not in ("/", "..")]
+    return f"{'-'.join(pieces)}_labels.nii.gz"
+
+
+def _put(stream: TextIO, row: Row) -> None:
+    stream.write(json.dumps(row) + "\n")
+    stream.flush()
+
+
+def _lines(journal: Path) -> Iterator[Row]:
+    """The whole lines of a journal; the last one of a killed job may lack its end."""
+    with journal.open("rb") as stream:
+        for line in stream:
+            if not line.endswith(b"\n"):
+                return
+            yield json.loads(line)
+
+
+def _recover(journal: Path, key: Row) -> set[str]:
+    """Cut a journal to its whole rows, and name those that are there; one of another key is removed."""
+    if not journal.is_file():
+        return set()
+    names: set[str] = set()
+    try:
+        lines = _lines(journal)
+        if next(lines, None) != json.loads(json.dumps(key)):
+            raise ValueError("of another job")
+        names.update(str(row["path"]) for row in lines)
+    except (ValueError, KeyError, TypeError):
+        journal.unlink()
+        return set()
+    with journal.open("rb+") as stream:
+        data = stream.seek(0, os.SEEK_END)
+        stream.truncate(_whole(stream, data))
+    return names
+
+
+def _whole(stream: Any, size: int) -> int:
+    """Bytes up to and with the last line end."""
+    step = 2**16
+    for start in range(max(0, size - step), -1, -step) if size > step else [0]:
+        stream.seek(start)
+        end = stream.read(step).rfind(b"\n")
+        if end >= 0:
+            return int(start + end + 1)
+    return 0
+
+
+def _finish(journal: Path, items: Sequence[Item], out: Path, columns: Sequence[str]) -> Done:
+    """Write the rows of a journal as the table, those of files that are no longer asked for left out."""
+    asked = {item.name for item in items}
+    done = Done()
+
+    def each() -> Iterator[Row]:
+        for row in itertools.islice(_lines(journal), 1, None):
+            if row["path"] in asked:
+                done.count(row)
+                yield {name: row.get(name) for name in columns}
+
+    with replacing(out) as temporary:
+        _WRITERS[out.suffix.lower()](temporary, each(), columns)
+    return done
+
+
+def write_csv(stream: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
+    """Write rows as CSV, numbers to six digits."""
+    writer = csv.DictWriter(stream, columns, lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: _cell(name, value) for name, value in row.items()})
+
+
+def _cell(name: str, value: Any) -> Any:
+    if isinstance(value, float):
+        return f"{value:.4f}" if name == "missing_rate" else f"{value:.6g}"
+    return "" if value is None else value
+
+
+def _csv_file(file: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
+    with file.open("w", encoding="utf-8", newline="") as stream:
+        write_csv(stream, rows, columns)
+
+
+def _json_file(file: Path, rows: Iterable[Row], _: Sequence[str]) -> None:
+    with file.open("w", encoding="utf-8") as stream:
+        stream.write("[")
+        for i, row in enumerate(rows):
+            stream.write(("," if i else "") + "\n" + json.dumps(row))
+        stream.write("\n]\n")
+
+
+def _jsonl_file(file: Path, rows: Iterable[Row], _: Sequence[str]) -> None:
+    with file.open("w", encoding="utf-8") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _parquet_file(file: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
+    arrow, parquet = need("pyarrow", file), need("pyarrow.parquet", file)
+    texts = {"path", "class", "label_map", "warnings", "error", "precision"}
+    kinds = {
+        name: arrow.string()
+        if name in texts or name.startswith("top_")
+        else arrow.int64()
+        if name.startswith("voxels_")
+        else arrow.float64()
+        for name in columns
+    }
+    schema = arrow.schema(list(kinds.items()))
+    with parquet.ParquetWriter(file, schema) as writer:
+        rest = iter(rows)
+        while some := list(itertools.islice(rest, _ROWS_AT_ONCE)):
+            writer.write_table(arrow.Table.from_pylist(some, schema))
+
+
+_WRITERS: dict[str, Callable[[Path, Iterable[Row], Sequence[str]], None]] = {
+    ".csv": _csv_file,
+    ".json": _json_file,
+    ".jsonl": _jsonl_file,
+    ".parquet": _parquet_file,
+}

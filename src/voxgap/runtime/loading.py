@@ -1,0 +1,178 @@
+"""Loading a bundle: its files checked, the engine chosen, its first answer held against the manifest."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxgap.errors import VoxgapError
+from voxgap.runtime import choice
+from voxgap.runtime.engines import (
+    PACKAGES,
+    PRECISIONS,
+    Engine,
+    Precision,
+    half_precision,
+    installed,
+    open_engine,
+)
+from voxgap.runtime.manifest import MANIFEST, digest, read_manifest, verified, verified_entry
+from voxgap.runtime.predictor import Predictor, Running
+from voxgap.volume import Values, times
+
+LIGHT = ("openvino", "onnx", "litert")
+"""Engines whose packages are small and quick to import; the quickest of them is found by measurement."""
+_MAX_GOLDEN_BYTES = 2**31
+
+
+def load(
+    bundle: str | os.PathLike[str],
+    precision: Precision = "float32",
+    engine: str = "auto",
+    threads: int | None = None,
+) -> Predictor:
+    """Load a bundle for prediction.
+
+    Nothing in it is executed: no pickle, no Lambda layer, every file checked against its SHA-256.
+
+    Args:
+        bundle: the folder that `save_bundle` or `voxgap train` made.
+        precision: `float32` gives the same answers everywhere. `fast` computes in the half precision of this
+            processor; how far that is from float32 on the bundle's golden inputs stands in each answer.
+        engine: `openvino`, `onnx`, `litert`, `savedmodel`, `keras`, `h5` or `pt2`. `auto` takes the quickest of
+            the first three whose file is in the bundle and whose package is installed, measured on this machine
+            when the model is loaded for the first time, and the next one in this order without them.
+        threads: processor cores to use; all by default.
+
+    Raises:
+        VoxgapError: it is not a bundle, is damaged, was made by a newer voxgap, or has no file for such an engine.
+    """
+    folder = Path(bundle)
+    manifest = read_manifest(folder)
+    if precision not in PRECISIONS:
+        raise VoxgapError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+    kinds = candidates(manifest, folder, engine, precision)
+    files = {kind: verified(folder, manifest, kind) for kind in dict.fromkeys(kinds.values())}
+    opened: dict[str, Callable[[], Engine]] = {
+        name: partial(open_engine, name, files[kind], threads=threads, precision=precision)
+        for name, kind in kinds.items()
+    }
+    shape = manifest["input"]["shape"]
+    warm_up = np.full((1, *shape), np.nan, np.float32)
+    model = "-".join(digest(manifest["files"][kind]) for kind in files)
+    try:
+        name, run = choice.fastest(opened, f"{model}-{precision}-{threads}", warm_up)
+        said = run(warm_up)
+    except VoxgapError:
+        raise
+    except Exception as error:  # each engine has its own way of saying that the shape is another one
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise VoxgapError(
+            f"{folder / MANIFEST}: input.shape {times(tuple(shape))} is not the model's ({reason})"
+        ) from None
+    _check_outputs(said, manifest, folder)
+    entry = manifest["files"][kinds[name]]
+    running = _running(name, entry, precision, run, manifest, folder)
+    return Predictor(manifest, run, running)
+
+
+def candidates(manifest: dict[str, Any], folder: Path, engine: str, precision: str) -> dict[str, str]:
+    """Engines that could run the bundle, and the file for each: the one asked for, or those to choose among."""
+    if engine == "auto":
+        names = [name for name in PACKAGES if _kind(manifest, name, precision) and installed(name)]
+        if precision == "fast":
+            names = [name for name in names if name == "openvino"]
+        light = [name for name in names if name in LIGHT]
+        names = light or names[:1]
+    elif engine in PACKAGES:
+        names = [engine]
+    else:
+        raise VoxgapError(f"no engine {engine!r}: choose auto or one of {', '.join(PACKAGES)}")
+    kinds = {
+        name: kind for name in names if (kind := _kind(manifest, name, precision if engine == "auto" else ""))
+    }
+    if kinds:
+        return kinds
+    have = ", ".join(manifest["files"]) or "nothing"
+    if engine != "auto" or precision == "fast":
+        name = "openvino" if engine == "auto" else engine
+        raise VoxgapError(
+            f"{folder}: the bundle has no file for {name}, it has {have}: voxgap export {folder} --to {name}"
+        )
+    known = [name for name in PACKAGES if name in manifest["files"]]
+    if not known:
+        raise VoxgapError(f"{folder / MANIFEST}: field files.keras is missing")
+    raise VoxgapError(
+        f"{folder}: the bundle has files for {', '.join(known)}, and none of their packages is installed: "
+        f"pip install {PACKAGES[known[0]].replace('_', '-')}"
+    )
+
+
+def _kind(manifest: dict[str, Any], engine: str, precision: str) -> str | None:
+    """The file for an engine: OpenVINO reads an .onnx file too. What is not float32 is used only when asked for."""
+    for kind in (engine, "onnx") if engine == "openvino" else (engine,):
+        entry = manifest["files"].get(kind)
+        if entry is not None and (not precision or _weights(entry) == "float32"):
+            return kind
+    return None
+
+
+def _weights(entry: Any) -> str:
+    return str(entry.get("precision", "float32")) if isinstance(entry, dict) else "float32"
+
+
+def _check_outputs(said: Values, manifest: dict[str, Any], folder: Path) -> None:
+    size = manifest["input"]["shape"][:3] if manifest["task"] == "segmentation" else []
+    expected = (*size, manifest["outputs"])
+    if said.shape[1:] != expected:
+        raise VoxgapError(
+            f"{folder / MANIFEST}: outputs {times(expected)} is not the model's {times(said.shape[1:])}"
+        )
+
+
+def _running(
+    name: str, entry: dict[str, Any], precision: str, run: Engine, manifest: dict[str, Any], folder: Path
+) -> Running:
+    used = _weights(entry)
+    if precision == "fast":
+        half = half_precision()
+        if half is None:
+            warnings.warn("this processor has no half precision: fast is float32 here", stacklevel=3)
+        used = half or used
+    exact = used == "float32"
+    difference = 0.0 if exact else _difference(run, manifest, folder)
+    # The trained network's own digest, whatever it was exported to.
+    trained = manifest["files"].get("keras", entry)
+    return Running(name, used, difference, digest(trained if isinstance(trained, dict) else entry)[:12])
+
+
+def _difference(run: Engine, manifest: dict[str, Any], folder: Path) -> float | None:
+    """Largest difference from the trained model's float32 answers, on the golden inputs that the bundle keeps."""
+    entry = manifest.get("golden")
+    if not isinstance(entry, dict):
+        return None
+    file = verified_entry(folder, entry, "golden")
+    inputs, expected = _golden(file)
+    found = np.concatenate([run(inputs[i : i + 1]) for i in range(len(inputs))])
+    if found.shape != expected.shape:
+        raise VoxgapError(f"{file}: not answers of this model; save the bundle again")
+    return float(np.abs(found - expected).max())
+
+
+def _golden(file: Path) -> tuple[Values, Values]:
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(file) as archive:
+            if sum(member.file_size for member in archive.infolist()) > _MAX_GOLDEN_BYTES:
+                raise ValueError("too large")
+        with np.load(file, allow_pickle=False) as stored:
+            return np.asarray(stored["inputs"], np.float32), np.asarray(stored["outputs"], np.float32)
+    except Exception as error:  # whatever a damaged archive makes NumPy raise
+        raise VoxgapError(f"{file}: not golden inputs ({str(error)[:100]}); save the bundle again") from None

@@ -1,0 +1,176 @@
+"""The manifest of a bundle, read and checked, and the files that it vouches for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from voxgap.errors import VoxgapError
+from voxgap.files import sha256
+from voxgap.grid import Grid
+from voxgap.runtime.calibration import Calibration
+from voxgap.runtime.profile import Profile
+from voxgap.volume import times
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+TASKS = ("classification", "regression", "segmentation")
+_MAX_MANIFEST_BYTES = 16 * 2**20
+_MAX_PARTS = 1000
+
+_FIELDS = {
+    "task": str,
+    "classes": list,
+    "input": dict,
+    "outputs": int,
+    "network": str,
+    "strategy": dict,
+    "files": dict,
+}
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read and check manifest.json of a bundle.
+
+    Raises:
+        VoxgapError: it is missing, too large, not JSON, of another schema, or lacks a field.
+    """
+    file = folder / MANIFEST
+    manifest = _parsed(file, folder)
+    for name, kind in _FIELDS.items():
+        if not isinstance(manifest.get(name), kind) or isinstance(manifest[name], bool):
+            raise VoxgapError(f"{file}: field {name} is missing or not of type {kind.__name__}")
+    if manifest["task"] not in TASKS:
+        raise VoxgapError(f"{file}: field task must be {', '.join(TASKS[:-1])} or {TASKS[-1]}")
+    shape = manifest["input"].get("shape")
+    if not isinstance(shape, list) or len(shape) != 4 or not all(type(n) is int and n > 0 for n in shape):
+        raise VoxgapError(f"{file}: field input.shape must be four positive integers")
+    _check_names(manifest["input"].get("channels"), shape[-1], f"{file}: field input.channels")
+    grid = Grid.from_json(manifest["input"].get("grid"), f"{file}: field input.grid")
+    patches = patches_of(manifest, str(file))
+    if patches is None and grid.size is not None and list(grid.size) != shape[:3]:
+        raise VoxgapError(f"{file}: field input.grid: size {times(grid.size)} is not that of input.shape")
+    classes = 0 if manifest["task"] == "regression" else manifest["outputs"]
+    _check_names(manifest["classes"], classes, f"{file}: field classes")
+    Profile.of(manifest, str(file))
+    Calibration.of(manifest, str(file))
+    return manifest
+
+
+def patches_of(manifest: dict[str, Any], where: str) -> tuple[tuple[int, int, int], float] | None:
+    """Size and overlap of the patches into which volumes are cut; None for a network of whole volumes.
+
+    Raises:
+        VoxgapError: field input.patches is something else, or not of the size of input.shape.
+    """
+    given = manifest["input"].get("patches")
+    if given is None:
+        return None
+    size, overlap = (given.get("size"), given.get("overlap")) if isinstance(given, dict) else (None, None)
+    if size != manifest["input"]["shape"][:3] or not isinstance(overlap, int | float) or not 0 <= overlap < 1:
+        raise VoxgapError(
+            f"{where}: field input.patches must hold the size of input.shape, and an overlap in [0, 1)"
+        )
+    return (size[0], size[1], size[2]), float(overlap)
+
+
+def verified(folder: Path, manifest: dict[str, Any], kind: str) -> Path:
+    """The path of one of the bundle's models, once every part of it is what the manifest says.
+
+    Raises:
+        VoxgapError: there is no such model, a part is missing, changed or elsewhere, or one is too many.
+    """
+    entry = manifest["files"].get(kind)
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        raise VoxgapError(f"{folder / MANIFEST}: field files.{kind} is missing")
+    return verified_entry(folder, entry, f"files.{kind}")
+
+
+def verified_entry(folder: Path, entry: dict[str, Any], name: str) -> Path:
+    """The path of a file or folder of the bundle, once every part of it is what the manifest says.
+
+    Args:
+        folder: of the bundle.
+        entry: `path`, and `parts` with `path`, `sha256` and `bytes` each; or the three of one file.
+        name: of the field in the manifest.
+
+    Raises:
+        VoxgapError: a part is missing, changed or elsewhere, or one is too many.
+    """
+    field = f"{folder / MANIFEST}: {name}"
+    parts = entry.get("parts", [entry])
+    if not isinstance(parts, list) or not 0 < len(parts) <= _MAX_PARTS:
+        raise VoxgapError(f"{field}.parts must list the model's files")
+    if not all(isinstance(part, dict) and isinstance(part.get("path"), str) for part in parts):
+        raise VoxgapError(f"{field}.parts must name a path each")
+    main = _inside(folder, entry.get("path"), field)
+    files = {_inside(folder, part["path"], field): part for part in parts}
+    for file, part in files.items():
+        _check_part(file, part)
+    if main.is_dir():
+        # Whatever lies in the folder is read by whoever opens it.
+        foreign = [
+            path for path in main.rglob("*") if path.is_symlink() or (path.is_file() and path not in files)
+        ]
+        if foreign:
+            raise VoxgapError(f"{foreign[0]}: not a file that the manifest describes; remove it")
+    elif main not in files:
+        raise VoxgapError(
+            f"{field}.path {entry.get('path')!r} is not among its parts; export the bundle again"
+        )
+    return main
+
+
+def digest(entry: dict[str, Any]) -> str:
+    """What tells one model's content from another's, from an entry of `files`."""
+    return "-".join(str(part.get("sha256")) for part in entry.get("parts", [entry]))
+
+
+def _inside(folder: Path, name: Any, field: str) -> Path:
+    pieces = PurePosixPath(name).parts if isinstance(name, str) else ()
+    plain = bool(pieces) and "/".join(pieces) == name and not {"..", "/"} & set(pieces)
+    if not plain or any(character in name for character in "\\:\0"):
+        raise VoxgapError(f"{field} must name a file inside the bundle, got {name!r}")
+    file = folder
+    for piece in pieces:
+        file /= piece
+        if file.is_symlink():
+            raise VoxgapError(f"{field} must name a file inside the bundle, but {file} is a link")
+    return file
+
+
+def _check_part(file: Path, part: dict[str, Any]) -> None:
+    if not file.is_file():
+        raise VoxgapError(f"{file}: the manifest names this file, but it is missing")
+    # The size first: a wrong file of any length is refused at once.
+    if file.stat().st_size != part.get("bytes", file.stat().st_size) or sha256(file) != part.get("sha256"):
+        raise VoxgapError(
+            f"{file}: not the file that the manifest describes (SHA-256 differs); it was changed or damaged"
+        )
+
+
+def _parsed(file: Path, folder: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise VoxgapError(
+            f"{folder}: no bundle here ({MANIFEST} is missing); make one with voxgap train --out {folder}"
+        )
+    if file.stat().st_size > _MAX_MANIFEST_BYTES:
+        raise VoxgapError(f"{file}: larger than {_MAX_MANIFEST_BYTES // 2**20} MiB, which no manifest is")
+    try:
+        manifest = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        raise VoxgapError(f"{file}: not valid JSON; train or export the bundle again") from None
+    if not isinstance(manifest, dict):
+        raise VoxgapError(f"{file}: not a manifest; train or export the bundle again")
+    version = manifest.get("schema_version")
+    if type(version) is not int or version != SCHEMA_VERSION:
+        raise VoxgapError(
+            f"{file}: schema_version is {version!r}, this voxgap reads {SCHEMA_VERSION}; update voxgap"
+        )
+    return manifest
+
+
+def _check_names(names: Any, count: int, field: str) -> None:
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise VoxgapError(f"{field} must be {count} names; train or export the bundle again")

@@ -1,0 +1,245 @@
+"""Answers for raw volumes with gaps, whatever engine computes them."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxgap.errors import VoxgapError
+from voxgap.grid import UNLABELLED, Grid, read_sample, scan_sample
+from voxgap.patches import each_volume
+from voxgap.resample import Record, inverse
+from voxgap.runtime import answer as answers
+from voxgap.runtime.answer import Answer
+from voxgap.runtime.calibration import Calibration
+from voxgap.runtime.engines import Engine
+from voxgap.runtime.manifest import MANIFEST, patches_of
+from voxgap.runtime.profile import Profile, drift
+from voxgap.volume import Values, Volume, as_batch, times
+
+BATCH_VOXELS = 2**19
+MAX_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Running:
+    """How a predictor computes.
+
+    Args:
+        engine: its name.
+        precision: `float32`, `bf16`, `f16`, or that of the exported weights.
+        difference: largest difference from float32 on the golden inputs; 0 in float32, None if it has none.
+        version: SHA-256 of the trained model's file, its first 12 digits.
+    """
+
+    engine: str = ""
+    precision: str = "float32"
+    difference: float | None = 0.0
+    version: str = ""
+
+
+class Predictor:
+    """Answers for raw volumes with gaps, as the bundle's network was trained to; safe to use from many threads.
+
+    Attributes:
+        manifest: what the bundle says of itself.
+        running: how it computes.
+    """
+
+    def __init__(self, manifest: dict[str, Any], engine: Engine, running: Running | None = None) -> None:
+        self.manifest = manifest
+        self.running = running or Running()
+        self._engine = engine
+        self._patches = patches_of(manifest, MANIFEST)
+        self._profile = Profile.of(manifest, MANIFEST)
+        self._calibration = Calibration.of(manifest, MANIFEST)
+
+    @property
+    def task(self) -> str:
+        """`classification`, `regression` or `segmentation`."""
+        return str(self.manifest["task"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the probabilities; empty for a regression."""
+        return tuple(self.manifest["classes"])
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """`(depth, height, width, channels)` of a volume, or of the patches into which volumes are cut."""
+        return tuple(self.manifest["input"]["shape"])
+
+    @property
+    def grid(self) -> Grid:
+        """How files become volumes for this network: the same way as those that it was trained on."""
+        return Grid.from_json(self.manifest["input"].get("grid"), f"{MANIFEST}: field input.grid")
+
+    @property
+    def batch_size(self) -> int:
+        """How many volumes go through the network at once: enough to keep it busy, few enough to fit in memory."""
+        return max(1, min(MAX_BATCH, BATCH_VOXELS // int(np.prod(self.input_shape))))
+
+    def predict(self, volumes: Any, batch_size: int | None = None) -> Values:
+        """Predict raw volumes.
+
+        Args:
+            volumes: `(batch, depth, height, width, channels)`, one volume without the batch axis, or a sequence
+                of `Volume`s; NaN = missing, values in the units of the training data.
+            batch_size: how many go through the network at once; by default `Predictor.batch_size`.
+
+        Returns:
+            float32 `(batch, outputs)`: probabilities of the classes, or values; for a segmentation
+            `(batch, depth, height, width, classes)`. They are the network's own, the same in every engine:
+            what calibration and thresholds make of them is in `answer`.
+
+        Raises:
+            VoxgapError: the shape is not the network's, or values are infinite.
+
+        Warns:
+            UserWarning: a volume has no observed voxel; its answer says nothing of it.
+        """
+        batch = self._batch(volumes)
+        empty = np.flatnonzero([np.isnan(volume).all() for volume in batch])
+        if empty.size:
+            which = ", ".join(map(str, empty[:5])) + (", ..." if empty.size > 5 else "")
+            warnings.warn(
+                f"no observed voxel in volume {which}: the answer is what the network says of nothing",
+                stacklevel=2,
+            )
+        return self._run(batch, batch_size)
+
+    def answer(self, volume: Any, top_k: int = 5) -> Answer:
+        """Predict one volume and say what a person needs to judge the answer.
+
+        Args:
+            volume: a `Volume`, or `(depth, height, width, channels)`; NaN = missing.
+            top_k: how many of the most probable classes to name.
+
+        Raises:
+            VoxgapError: as for `predict`.
+        """
+        return next(self.answers([volume], top_k))
+
+    def answers(self, volumes: Iterable[Any], top_k: int = 5) -> Iterator[Answer]:
+        """Predict volumes, a batch at a time as they come, and say what a person needs to judge each answer.
+
+        Args:
+            volumes: as for `answer`; a generator is read no further than the batch at hand.
+            top_k: how many of the most probable classes to name.
+
+        Raises:
+            VoxgapError: as for `predict`.
+        """
+        waiting: list[Values] = []
+        for volume in volumes:
+            (one,) = self._batch(volume)
+            if waiting and (len(waiting) == self.batch_size or one.shape != waiting[0].shape):
+                yield from self._answer_all(waiting, top_k)
+                waiting = []
+            waiting.append(one)
+        if waiting:
+            yield from self._answer_all(waiting, top_k)
+
+    def label_map(self, values: Values, volume: Volume, records: Sequence[Record]) -> Volume:
+        """Turn an answer for each voxel into a label map on the grid of the file that it is for.
+
+        Args:
+            values: `(depth, height, width, classes)`, one answer of a segmentation.
+            volume: that was predicted, from `read`.
+            records: that `read` gave with it.
+
+        Returns:
+            Class indices, -1 outside of what the network saw, with the geometry of the file.
+        """
+        drawn = np.asarray(values.argmax(axis=-1), np.float32)
+        labels = Volume(drawn, volume.affine, volume.spacing, ("label",), volume.source, volume.axes)
+        back = inverse(labels, records, method="nearest")
+        whole = np.where(np.isnan(back.values), np.float32(UNLABELLED), back.values)
+        return Volume(whole, back.affine, back.spacing, back.channels, back.source, back.axes)
+
+    def read(
+        self, path: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | None]
+    ) -> tuple[Volume, list[Record]]:
+        """Read a volume from its file, as the training data was read: missing values, crop, resampling.
+
+        Args:
+            path: one file, or one per channel of the network, None where that channel is missing.
+
+        Returns:
+            The volume for `predict`, and the records with which `voxgap.resample.inverse` maps an answer for
+            each voxel back to the file's own grid; none where nothing was moved.
+
+        Raises:
+            VoxgapError: the file can't be read, or its shape is not the network's.
+        """
+        files: list[Path | None]
+        if isinstance(path, str | os.PathLike):
+            files, channels = [Path(path)], []
+        else:
+            files = [None if file is None else Path(file) for file in path]
+            channels = self.manifest["input"]["channels"]
+            if len(files) != len(channels):
+                raise VoxgapError(f"{len(files)} files for {len(channels)} channels; give one each, or None")
+        volume, records, *_ = read_sample(scan_sample(files, channels, grid=self.grid), self.grid)
+        self._check(volume.shape, str(volume.source))
+        return volume, records
+
+    def _run(self, batch: Values, batch_size: int | None = None) -> Values:
+        size = batch_size or self.batch_size
+        if size < 1:
+            raise VoxgapError(f"batch_size must be at least 1, got {batch_size}")
+        if self._patches is not None:
+            edges, overlap = self._patches
+            return np.stack(list(each_volume(self._engine, batch, edges, overlap, batch_size=size)))
+        return np.concatenate([self._engine(batch[i : i + size]) for i in range(0, len(batch), size)])
+
+    def _answer_all(self, volumes: list[Values], top_k: int) -> list[Answer]:
+        started = time.perf_counter()
+        outputs = self._run(np.stack(volumes))
+        seconds = (time.perf_counter() - started) / len(volumes)
+        return [
+            self._answer(volume, values, top_k, seconds)
+            for volume, values in zip(volumes, outputs, strict=True)
+        ]
+
+    def _answer(self, volume: Values, values: Values, top_k: int, seconds: float) -> Answer:
+        one_class = self.task == "classification"
+        return Answer(
+            values=values,
+            label=answers.decide(values, self.classes, self._calibration) if one_class else None,
+            top=answers.top(values, self.classes, top_k) if one_class else (),
+            calibrated=answers.calibrated(values, self._calibration) if one_class else None,
+            missing_rate=float(np.isnan(volume).mean()),
+            drift=drift(volume, self._profile),
+            seconds=seconds,
+            **vars(self.running),
+        )
+
+    def _batch(self, volumes: Any) -> Values:
+        if isinstance(volumes, Volume):
+            volumes = [volumes]
+        if isinstance(volumes, Sequence) and volumes and all(isinstance(v, Volume) for v in volumes):
+            for i, volume in enumerate(volumes):
+                self._check(volume.shape, f"volume {i}")
+            volumes = np.stack([v.values for v in volumes])
+        array = np.asarray(volumes)
+        batch = as_batch(array[np.newaxis] if array.ndim == 4 else array)
+        self._check(batch.shape[1:], "volumes")
+        return batch
+
+    def _check(self, shape: tuple[int, ...], where: str) -> None:
+        fits = shape == self.input_shape if self._patches is None else shape[-1:] == self.input_shape[-1:]
+        if not fits:
+            channels = ", ".join(self.manifest["input"]["channels"])
+            size = times(self.input_shape) if self._patches is None else f"any size ×{self.input_shape[-1]}"
+            raise VoxgapError(
+                f"{where}: shape {times(shape)}, but this network takes {size} "
+                f"(depth, height, width, channels: {channels})"
+            )

@@ -1,0 +1,183 @@
+"""The training data's gaps and values in a few numbers, and how an input differs from them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from voxgap.errors import VoxgapError
+from voxgap.missingness import describe
+from voxgap.missingness.diagnosis import pattern_of
+from voxgap.volume import Values
+
+RATE_SLACK = 0.05
+"""A missing rate this far outside of those of the training volumes still counts as like them."""
+RARE = 0.01
+"""A pattern with less than this share of the training data's gaps was hardly there; an input with fewer
+missing voxels than this share has no pattern to speak of."""
+OUTSIDE = 0.01
+"""More than this share of values outside of the training data's: other units, most likely."""
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One channel of the training volumes.
+
+    Args:
+        missing_rate: least and largest of a volume.
+        values: least and largest observed value; None where nothing was.
+        deviation: least and largest standard deviation of a volume's observed values; None likewise.
+    """
+
+    missing_rate: Range
+    values: Range | None
+    deviation: Range | None
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What the volumes of a training set are like.
+
+    Args:
+        channels: by name.
+        shares: each pattern's share of the missing voxels.
+    """
+
+    channels: Mapping[str, Channel]
+    shares: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values, for a manifest's field `data.profile`."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, manifest: dict[str, Any], where: str) -> Profile | None:
+        """The profile in a bundle's manifest, None where there is none, as in older bundles.
+
+        Raises:
+            VoxgapError: the field holds something else.
+        """
+        held = manifest.get("data")
+        data = held.get("profile") if isinstance(held, dict) else None
+        if data is None:
+            return None
+        try:
+            channels = {str(name): _channel(entry) for name, entry in data["channels"].items()}
+            shares = {str(name): float(share) for name, share in data["shares"].items()}
+        except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
+            raise VoxgapError(
+                f"{where}: field data.profile is not a profile; train or export the bundle again"
+            ) from None
+        if list(channels) != manifest["input"]["channels"]:
+            raise VoxgapError(f"{where}: field data.profile is not of the channels of input.channels")
+        return cls(channels, shares)
+
+
+def profile(volumes: Values, channels: tuple[str, ...]) -> Profile:
+    """Describe training volumes in the numbers that a prediction is held against.
+
+    Args:
+        volumes: `(n, depth, height, width, channels)`, NaN = missing.
+        channels: their names.
+    """
+    found = {name: _describe_channel(volumes[..., i]) for i, name in enumerate(channels)}
+    return Profile(found, dict(describe(volumes).shares))
+
+
+def drift(volume: Values, known: Profile | None) -> tuple[str, ...]:
+    """Say how a volume differs from those that the network was trained on.
+
+    Args:
+        volume: `(depth, height, width, channels)`, NaN = missing.
+        known: of the training data; without it, only a volume of nothing is noticed.
+
+    Returns:
+        One sentence for each difference: nothing observed, a channel missing that never was, a missing rate or
+        values outside of the training data's, gaps of a pattern that the training data hardly had.
+    """
+    missing = np.isnan(volume)
+    if missing.all():
+        return ("no observed voxel: the answer is what the network says of nothing",)
+    if known is None:
+        return ()
+    found: list[str] = []
+    for index, (name, channel) in enumerate(known.channels.items()):
+        values = volume[..., index][~missing[..., index]]
+        rate = 1 - values.size / missing[..., index].size
+        said = _rate(name, rate, channel) or _values(name, values, channel)
+        found += [said] if said else []
+    return (*found, *_pattern(volume, float(missing.mean()), known))
+
+
+def _rate(name: str, rate: float, known: Channel) -> str | None:
+    low, high = known.missing_rate
+    if low - RATE_SLACK <= rate <= high + RATE_SLACK:
+        return None
+    if rate == 1:
+        return f"channel {name} is missing as a whole, which it never was in the training data"
+    return f"channel {name}: {rate:.0%} missing, in the training data {low:.0%} to {high:.0%}"
+
+
+def _values(name: str, values: Values, known: Channel) -> str | None:
+    if not values.size or known.values is None or known.deviation is None:
+        return None
+    low, high = known.values
+    slack = (high - low) / 2
+    outside = float(((values < low - slack) | (values > high + slack)).mean())
+    spread = float(values.std(dtype=np.float64))
+    flat, rough = known.deviation
+    if outside <= OUTSIDE and flat / 10 <= spread <= rough * 10:
+        return None
+    return (
+        f"channel {name}: values from {values.min():.4g} to {values.max():.4g}, in the training data {low:.4g} "
+        f"to {high:.4g}; check the units"
+    )
+
+
+def _pattern(volume: Values, missing_rate: float, known: Profile) -> tuple[str, ...]:
+    if missing_rate < RARE:
+        return ()
+    pattern = pattern_of(volume[np.newaxis])
+    if known.shares.get(pattern, 0.0) >= RARE:
+        return ()
+    had = ", ".join(f"{name} {share:.0%}" for name, share in known.shares.items()) or "none"
+    return (f"the gaps look like {pattern}, which the training data hardly had ({had})",)
+
+
+def _describe_channel(volumes: Values) -> Channel:
+    rates, lows, highs, spreads = [], [], [], []
+    for volume in volumes:  # one at a time: a boolean copy of the whole set is memory for nothing
+        values = volume[~np.isnan(volume)]
+        rates.append(1 - values.size / volume.size)
+        if values.size:
+            lows.append(float(values.min()))
+            highs.append(float(values.max()))
+            spreads.append(float(values.std(dtype=np.float64)))
+    held = bool(lows)
+    return Channel(
+        (min(rates), max(rates)),
+        (min(lows), max(highs)) if held else None,
+        (min(spreads), max(spreads)) if held else None,
+    )
+
+
+def _channel(data: Any) -> Channel:
+    rate = _range(data["missing_rate"])
+    if rate is None:
+        raise ValueError("a channel has a missing rate")
+    return Channel(rate, _range(data["values"]), _range(data["deviation"]))
+
+
+def _range(data: Any) -> Range | None:
+    if data is None:
+        return None
+    low, high = map(float, data)
+    if not math.isfinite(low) or not low <= high < math.inf:
+        raise ValueError("a range is two numbers, the lower one first")
+    return low, high

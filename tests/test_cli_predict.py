@@ -1,0 +1,250 @@
+"""`voxgap predict` as a user meets it: many files, tables, channels, a kill in the middle, label maps."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+import tiny
+import voxgap as vg
+from voxgap.cli import main
+from voxgap.errors import VoxgapError
+from voxgap.runtime import job
+from voxgap.runtime.inputs import list_items
+from voxgap.runtime.predictor import Predictor
+from voxgap.strategies import get
+from voxgap.training import adapt_model
+
+
+class Run(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def voxgap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    """Run the command line in this process."""
+    from voxgap.cli import console
+
+    monkeypatch.setattr(console, "import_keras", lambda: None)
+
+    def run(*arguments: object) -> Run:
+        monkeypatch.setattr(sys, "argv", ["voxgap", *map(str, arguments)])
+        monkeypatch.setattr(console.out, "_file", sys.stdout)
+        monkeypatch.setattr(console.err, "_file", sys.stderr)
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        return Run(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data, model = tiny.dataset(), tiny.model("cnn3d", "mean", filters=(4, 6))
+    adapt_model(model, data.part("train"))
+    return Path(vg.save_bundle(tmp_path_factory.mktemp("predict") / "b", model, data, strategy=get("mean")))
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight volumes in a folder and one below it, one of them damaged."""
+    folder = tmp_path_factory.mktemp("scans")
+    (folder / "ward").mkdir()
+    for i, values in enumerate(tiny.volumes(8, seed=4)):
+        vg.write((folder / "ward" if i > 5 else folder) / f"v{i}.nii.gz", vg.Volume(values))
+    (folder / "damaged.nii.gz").write_bytes(b"nothing")
+    (folder / "notes.txt").write_text("not a volume")
+    return folder
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_a_folder_becomes_a_table_and_what_fails_is_a_row(
+    bundle: Path, scans: Path, tmp_path: Path, voxgap
+) -> None:
+    done = voxgap("predict", bundle, scans, "--out", tmp_path / "p.csv", "--top-k", 2, "--calibrated")
+    assert done.code == 1, done.err
+    assert "1 of 9 not predicted" in done.err
+    rows = {Path(row["path"]).name: row for row in table(tmp_path / "p.csv")}
+    assert sorted(rows) == ["damaged.nii.gz", *(f"v{i}.nii.gz" for i in range(8))]
+    assert "not a NIfTI" in rows["damaged.nii.gz"]["error"]
+    predictor = vg.load(bundle)
+    for i, values in enumerate(tiny.volumes(8, seed=4)):
+        row, answer = rows[f"v{i}.nii.gz"], predictor.answer(values)
+        np.testing.assert_allclose([float(row[f"p_{c}"]) for c in tiny.CLASSES], answer.values, atol=1e-5)
+        np.testing.assert_allclose(
+            [float(row[f"calibrated_{c}"]) for c in tiny.CLASSES], answer.calibrated, atol=1e-5
+        )
+        assert row["class"] == row["top_1"] == answer.label
+        assert float(row["p_top_1"]) >= float(row["p_top_2"])
+        assert float(row["missing_rate"]) == pytest.approx(np.isnan(values).mean(), abs=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["p.csv"], "no journal is left"
+
+
+def test_tables_of_each_kind_say_the_same(bundle: Path, scans: Path, tmp_path: Path, voxgap) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for suffix in ("csv", "json", "jsonl", "parquet"):
+        assert voxgap("predict", bundle, scans / "ward", "--out", tmp_path / f"p.{suffix}").code == 0
+    expected = json.loads((tmp_path / "p.json").read_text())
+    assert [json.loads(line) for line in (tmp_path / "p.jsonl").read_text().splitlines()] == expected
+    assert parquet.read_table(tmp_path / "p.parquet").to_pylist() == expected
+    for row, values in zip(table(tmp_path / "p.csv"), expected, strict=True):
+        assert row["path"] == values["path"]
+        assert float(row["p_dim"]) == pytest.approx(values["p_dim"], rel=1e-5)
+    done = voxgap("predict", bundle, scans / "ward", "--out", tmp_path / "p.txt")
+    assert done.code == 2
+    assert ".csv, .json, .jsonl, .parquet" in done.err
+
+
+def test_a_job_goes_on_where_it_was(
+    bundle: Path, scans: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor, wanted = vg.load(bundle), job.Wanted()
+    items, columns, key = list_items([scans], ["t1"]), job.columns_of(predictor, job.Wanted()), {"model": "a"}
+    seen: list[str] = []
+
+    def dying(some):
+        for count, row in enumerate(job.local(predictor, wanted)(some)):
+            if count == 4:
+                raise KeyboardInterrupt
+            seen.append(row["path"])
+            yield row
+
+    with pytest.raises(KeyboardInterrupt):
+        job.run(dying, items, tmp_path / "p.csv", columns, key)
+    assert not (tmp_path / "p.csv").exists()
+    journal = tmp_path / ".p.csv.journal"
+    with journal.open("ab") as stream:
+        stream.write(b'{"path": "half')  # as a kill in the middle of a write leaves it
+    assert job.answered(tmp_path / "p.csv", key) == set(seen)
+    asked: list[str] = []
+
+    def rest(some):
+        asked.extend(item.name for item in some)
+        yield from job.local(predictor, wanted)(some)
+
+    done = job.run(rest, items, tmp_path / "p.csv", columns, key)
+    assert (done.rows, done.failed) == (9, 1)
+    assert asked == [item.name for item in items if item.name not in seen]
+    assert sorted(row["path"] for row in table(tmp_path / "p.csv")) == sorted(item.name for item in items)
+    assert not journal.exists()
+    # Of another model, it begins anew.
+    with pytest.raises(KeyboardInterrupt):
+        job.run(dying, items, tmp_path / "p.csv", columns, key)
+    assert job.answered(tmp_path / "p.csv", {"model": "b"}) == set()
+
+
+@pytest.mark.full
+def test_a_killed_process_goes_on(bundle: Path, tmp_path: Path) -> None:
+    for i, values in enumerate(tiny.volumes(400, seed=6)):
+        np.save(tmp_path / f"{i:03}.npy", values)
+    out = tmp_path / "out" / "p.csv"
+    command = [Path(sys.executable).parent / "voxgap", "predict", bundle, tmp_path, "--out", out]
+    journal = out.with_name(".p.csv.journal")
+    running = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    while running.poll() is None and not (journal.exists() and journal.stat().st_size > 2000):
+        time.sleep(0.01)
+    os.kill(running.pid, signal.SIGKILL)
+    running.wait()
+    assert not out.exists()
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "going on" in done.stderr
+    assert len({row["path"] for row in table(out)}) == 400
+
+
+def two_channels(folder: Path) -> Predictor:
+    manifest = {
+        "task": "regression",
+        "classes": [],
+        "outputs": 1,
+        "input": {"shape": [8, 8, 8, 2], "channels": ["t1", "flair"]},
+    }
+    return Predictor(manifest, lambda batch: np.nan_to_num(batch).mean(axis=(1, 2, 3))[:, :1] * [[1]])
+
+
+def test_a_file_for_each_channel(tmp_path: Path) -> None:
+    for patient in ("a", "b"):
+        (tmp_path / patient).mkdir()
+        np.save(tmp_path / patient / "t1.npy", np.full((8, 8, 8), 3, np.float32))
+    np.save(tmp_path / "a" / "flair.npy", np.zeros((8, 8, 8), np.float32))
+    items = list_items([tmp_path], ["t1", "flair"], ["t1.npy", "flair.npy"])
+    assert [Path(item.name).name for item in items] == ["a", "b"]
+    assert items[1].files == (str(tmp_path / "b" / "t1.npy"), None)
+    rows = list(job.local(two_channels(tmp_path), job.Wanted())(items))
+    assert [row["value"] for row in rows] == [3, 3]
+    assert [row["missing_rate"] for row in rows] == [0, 0.5]
+    listed = tmp_path / "list.csv"
+    listed.write_text("flair,t1,label\na/flair.npy,a/t1.npy,x\n,b/t1.npy,y\n")
+    by_table = list_items([listed], ["t1", "flair"])
+    assert [item.files for item in by_table] == [item.files for item in items]
+    alone = list_items([], ["t1", "flair"], [str(tmp_path / "a" / "t1.npy"), ""])
+    assert alone[0].files == (str(tmp_path / "a" / "t1.npy"), None)
+
+
+def test_what_names_no_volume_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "odd.csv").write_text("file,label\nx,1\n")
+    (tmp_path / "gap.csv").write_text("path,label\n,1\n")
+    (tmp_path / "cells.csv").write_text("path,label\nx\n")
+    for arguments, said in (
+        (([], ["t1"]), "nothing to predict"),
+        (([tmp_path / "empty"], ["t1"]), "holds no volume"),
+        (([tmp_path / "odd.csv"], ["t1"]), "no column path, and none for channel t1"),
+        (([tmp_path / "gap.csv"], ["t1"]), "names no file"),
+        (([tmp_path / "cells.csv"], ["t1"]), "1 cells for 2 columns"),
+        (([tmp_path], ["t1", "t2"], ["a.npy"]), "1 files for 2 channels"),
+        (([tmp_path / "empty"], ["t1"], ["a.npy"]), "holds one of a.npy"),
+    ):
+        with pytest.raises(VoxgapError, match=said):
+            list_items(*arguments)
+
+
+def test_label_maps_come_back_on_the_grid_of_the_file(tmp_path: Path) -> None:
+    manifest = {
+        "task": "segmentation",
+        "classes": ["back", "fore"],
+        "outputs": 2,
+        "input": {"shape": [8, 8, 8, 1], "channels": ["ct"], "grid": {"size": [8, 8, 8], "crop": "observed"}},
+    }
+    predictor = Predictor(manifest, lambda batch: np.concatenate([-batch, batch], axis=-1))
+    values = np.full((12, 10, 9), np.nan, np.float32)
+    values[2:10, 1:9, 1:9] = -1
+    values[5:8, 3:6, 3:6] = 1
+    affine = np.diag([1.5, 2.0, 3.0, 1.0])
+    vg.write(tmp_path / "in" / "ct.nii.gz", vg.Volume(values, affine))
+    items = list_items([tmp_path / "in"], ["ct"])
+    wanted = job.Wanted(maps=str(tmp_path / "maps"))
+    (row,) = job.local(predictor, wanted)(items)
+    assert set(row) <= set(job.columns_of(predictor, wanted))
+    labels = vg.read(row["label_map"])
+    scan = vg.read(tmp_path / "in" / "ct.nii.gz")
+    np.testing.assert_allclose(labels.affine, scan.affine)
+    np.testing.assert_array_equal(labels.values, np.where(np.isnan(scan.values), -1, scan.values > 0))
+    assert (row["voxels_fore"], row["voxels_back"]) == (27, 512 - 27)
+
+
+@pytest.mark.full
+def test_ray_answers_the_same(bundle: Path, scans: Path, tmp_path: Path, voxgap) -> None:
+    pytest.importorskip("ray")
+    here, there = tmp_path / "here.csv", tmp_path / "there.csv"
+    assert voxgap("predict", bundle, scans, "--out", here).code == 1
+    assert voxgap("predict", bundle, scans, "--out", there, "--ray", "local").code == 1
+    assert sorted(map(str, table(here))) == sorted(map(str, table(there)))

@@ -1,0 +1,79 @@
+"""Drift: an input that is like the training data passes, one that is not is told what differs."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from voxgap.errors import VoxgapError
+from voxgap.missingness import simulate
+from voxgap.runtime.profile import Profile, drift, profile
+
+RNG = np.random.default_rng(0)
+COMPLETE = RNG.normal(100, 20, size=(12, 8, 8, 8, 2)).astype(np.float32)
+TRAIN = COMPLETE.copy()
+TRAIN[..., 0] = simulate(COMPLETE[..., :1], "slices", 0.25, seed=1)[..., 0]
+KNOWN = profile(TRAIN, ("t1", "flair"))
+
+
+def fresh(seed: int = 5) -> np.ndarray:
+    x = np.random.default_rng(seed).normal(100, 20, size=(8, 8, 8, 2)).astype(np.float32)
+    x[[1, 4], :, :, 0] = np.nan
+    return x
+
+
+def test_the_profile_is_what_the_volumes_are() -> None:
+    rates = np.isnan(TRAIN).mean(axis=(1, 2, 3))
+    for index, channel in enumerate(KNOWN.channels.values()):
+        assert channel.missing_rate == (rates[:, index].min(), rates[:, index].max())
+        assert channel.values == (np.nanmin(TRAIN[..., index]), np.nanmax(TRAIN[..., index]))
+    assert KNOWN.channels["flair"].missing_rate == (0, 0)
+    manifest = {
+        "data": {"profile": json.loads(json.dumps(KNOWN.to_json()))},
+        "input": {"channels": ["t1", "flair"]},
+    }
+    assert Profile.of(manifest, "m") == KNOWN
+
+
+def test_what_is_like_the_training_data_passes() -> None:
+    assert drift(fresh(), KNOWN) == ()
+    for volume in TRAIN:
+        assert drift(volume, KNOWN) == ()
+
+
+def test_each_difference_is_said() -> None:
+    nothing = np.full_like(fresh(), np.nan)
+    absent, rarer, units, blocks = fresh(), fresh(), fresh(), fresh()
+    absent[..., 1] = np.nan
+    rarer[:7, :, :, 0] = np.nan
+    units[..., 1] /= 1000
+    blocks[..., 0] = np.random.default_rng(1).normal(100, 20, (8, 8, 8))
+    blocks[2:6, 2:6, 2:6, 0] = np.nan
+    for volume, said in (
+        (nothing, "no observed voxel"),
+        (absent, "channel flair is missing as a whole"),
+        (rarer, "channel t1: 88% missing"),
+        (units, "channel flair: values from"),
+        (blocks, "the gaps look like blocks"),
+    ):
+        assert any(said in sentence for sentence in drift(volume, KNOWN)), (said, drift(volume, KNOWN))
+    assert drift(nothing, None) == drift(nothing, KNOWN)
+    assert drift(absent, None) == ()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        3,
+        [],
+        {},
+        {"channels": {}},
+        {"channels": {"t1": 3}, "shares": {}},
+        {"channels": {"a": {}}, "shares": {}},
+    ],
+)
+def test_a_manifest_with_another_profile_is_refused(data: object) -> None:
+    with pytest.raises(VoxgapError, match=r"field data\.profile"):
+        Profile.of({"data": {"profile": data}, "input": {"channels": ["t1"]}}, "m")
