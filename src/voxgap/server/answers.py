@@ -1,0 +1,134 @@
+"""What the server answers with, as types: they make the OpenAPI schema as well as the JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Prediction(BaseModel):
+    """What the network says of one volume."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    class_: str | None = Field(None, alias="class", description="The most probable class.")
+    probabilities: dict[str, float] | None = Field(None, description="Of each class, by name.")
+    calibrated: dict[str, float] | None = Field(
+        None, description="Probabilities that came true as often on validation data, where the bundle knows."
+    )
+    values: list[float] | None = Field(
+        None, description="Of a regression, in the units of its training data."
+    )
+    voxels: dict[str, int] | None = Field(
+        None, description="Of a segmentation: voxels of each class; the map itself is at /v1/label_map."
+    )
+    missing_rate: float = Field(description="Share of values that are missing (NaN), on the network's grid.")
+    warnings: list[str] = Field(
+        description="Why to doubt this answer: nothing observed, unlike the training data."
+    )
+
+
+class Model(BaseModel):
+    """Which network answered."""
+
+    name: str = Field(description="Folder of the bundle.")
+    network: str
+    task: str
+    sha256: str = Field(description="Of the model's file: the version.")
+    engine: str = Field(description="The runtime that computes it.")
+    precision: str = Field(description="float32, or what it computes in.")
+    difference: float | None = Field(
+        description="Largest difference from float32 on the bundle's golden inputs."
+    )
+
+
+class Timing(BaseModel):
+    """Where the milliseconds went."""
+
+    read_ms: float = Field(description="Receiving the body and reading its files.")
+    queue_ms: float = Field(description="Waiting for the network to be free.")
+    predict_ms: float = Field(description="In the network, with the others of the batch.")
+    total_ms: float
+    batch: int = Field(description="Volumes that went through the network together.")
+
+
+class Answer(BaseModel):
+    """The answer to a request: one prediction for each volume, in their order."""
+
+    request_id: str
+    model: Model
+    predictions: list[Prediction]
+    timing: Timing
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "request_id": "0f3a9f1c2b7d4e58",
+                "model": {
+                    "name": "brain",
+                    "network": "resnet3d",
+                    "task": "classification",
+                    "sha256": "c7b0d17a3a3cf42c84c056bb5a2ea205fa49565d0aa256f45b252a9c2eb40c2b",
+                    "engine": "openvino",
+                    "precision": "float32",
+                    "difference": 0.0,
+                },
+                "predictions": [
+                    {
+                        "class": "white matter",
+                        "probabilities": {"grey matter": 0.04, "white matter": 0.95, "fluid": 0.01},
+                        "missing_rate": 0.5,
+                        "warnings": [],
+                    }
+                ],
+                "timing": {
+                    "read_ms": 0.4,
+                    "queue_ms": 0.1,
+                    "predict_ms": 3.1,
+                    "total_ms": 3.9,
+                    "batch": 1,
+                },
+            }
+        }
+    )
+
+
+class Failure(BaseModel):
+    """Why there is no result, in one line."""
+
+    detail: str
+    request_id: str
+
+
+class ModelCard(BaseModel):
+    """The network that is served, and what it takes."""
+
+    model: Model
+    input_shape: list[int] = Field(description="Depth, height, width, channels.")
+    channels: list[str]
+    classes: list[str]
+    formats: list[str] = Field(description="Suffixes of the files that can be uploaded.")
+    limits: dict[str, float]
+    manifest: dict[str, Any]
+
+
+class Sample(BaseModel):
+    """An input to try the network with."""
+
+    name: str
+    url: str
+    shape: list[int]
+    note: str
+
+
+Row = list[float | None]
+
+
+class JsonVolumes(BaseModel):
+    """Volumes as nested lists, null = missing: `(depth, height, width, channels)`."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    volume: list[list[list[Row]]] | None = Field(None, description="One volume.")
+    volumes: list[list[list[list[Row]]]] | None = Field(None, description="Or several.")

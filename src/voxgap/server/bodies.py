@@ -1,0 +1,274 @@
+"""From the body of a request to volumes on the network's grid: uploads, raw values, or JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from pydantic import ValidationError
+from starlette.datastructures import UploadFile
+from starlette.requests import Request
+
+from voxgap import io
+from voxgap.errors import VoxgapError
+from voxgap.runtime.profile import drift
+from voxgap.server.answers import JsonVolumes
+from voxgap.server.limits import MIB, RequestError, Settings
+from voxgap.server.live import Loaded
+from voxgap.server.parsers import Job, Parsers, shown
+from voxgap.volume import Values, as_batch, times
+
+SUFFIXES = (*(name for name in io.FORMATS if name not in (".zarr", ".nhdr", ".mhd")), ".zip")
+"""What can be uploaded: formats that are one file, and archives of the others."""
+_DICOM = (".dcm", ".dicom")
+_SHAPE = re.compile(r"\s*\d{1,7}\s*(,\s*\d{1,7}\s*){3,4}")
+_INLINE = 2**16
+"""Bytes up to which looking at all values takes less than handing them to another thread."""
+
+
+class Read(NamedTuple):
+    """Volumes of a request `(n, depth, height, width, channels)`; of each, the missing rate and the drift."""
+
+    volumes: Values
+    missing_rates: list[float]
+    drift: list[tuple[str, ...]]
+
+
+async def read_volumes(request: Request, loaded: Loaded, parsers: Parsers, settings: Settings) -> Read:
+    """Read the volumes that a request brings, in whichever of the three forms.
+
+    Raises:
+        RequestError: The body is none of them, is too large, or its values are not what the network takes.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind == "application/octet-stream":
+        values = await _raw(request, loaded, settings)
+    elif kind == "application/json":
+        values = await _json(request, loaded, settings)
+    elif kind == "multipart/form-data":
+        values = await _uploads(request, loaded, parsers, settings)
+    else:
+        raise RequestError(
+            415, "send multipart/form-data (files), application/octet-stream (float32), or application/json"
+        )
+    try:
+        if values.nbytes <= _INLINE:
+            return _examined(values, loaded)
+        return await asyncio.to_thread(_examined, values, loaded)
+    except VoxgapError as error:
+        raise RequestError(422, str(error)) from None
+
+
+def _examined(values: Values, loaded: Loaded) -> Read:
+    values = as_batch(values, "body")
+    rates = [float(np.isnan(volume).mean()) for volume in values]
+    return Read(values, rates, [drift(volume, loaded.profile) for volume in values])
+
+
+async def _raw(request: Request, loaded: Loaded, settings: Settings) -> Values:
+    header = request.headers.get("x-shape", "")
+    if not _SHAPE.fullmatch(header):
+        raise RequestError(422, "header X-Shape: give D,H,W,C or N,D,H,W,C, as in X-Shape: 16,16,16,1")
+    shape = tuple(int(part) for part in header.split(","))
+    batch = shape if len(shape) == 5 else (1, *shape)
+    _check_batch(batch, loaded, settings, "header X-Shape")
+    size = 4 * math.prod(batch)
+    if size > settings.max_upload:
+        raise RequestError(
+            413, f"{size} bytes, the limit is {settings.max_upload}; send fewer volumes at once"
+        )
+    body = bytearray()
+    async for block in request.stream():
+        body += block
+        if len(body) > size:
+            break
+    if len(body) != size:
+        held = "more" if len(body) > size else str(len(body))
+        raise RequestError(422, f"X-Shape {times(shape)} is {size} bytes of float32, the body holds {held}")
+    return np.frombuffer(body, np.dtype("<f4")).reshape(batch)
+
+
+async def _json(request: Request, loaded: Loaded, settings: Settings) -> Values:
+    body = bytearray()
+    async for block in request.stream():
+        body += block
+        if len(body) > settings.max_json:
+            raise RequestError(
+                413, f"JSON over {settings.max_json // MIB} MiB; send float32 as application/octet-stream"
+            )
+    values = await asyncio.to_thread(_from_json, bytes(body))
+    _check_batch(values.shape, loaded, settings, "JSON")
+    return values
+
+
+def _from_json(body: bytes) -> Values:
+    try:
+        given = JsonVolumes.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RequestError(422, f"JSON: {where + ': ' if where else ''}{first['msg']}") from None
+    if (given.volume is None) == (given.volumes is None):
+        raise RequestError(422, 'JSON: give either "volume" (four nested lists) or "volumes" (five)')
+    nested = [given.volume] if given.volumes is None else given.volumes
+    try:
+        with np.errstate(over="ignore"):
+            return np.array(nested, np.float32)  # None becomes NaN
+    except (ValueError, TypeError, OverflowError):
+        raise RequestError(
+            422, "JSON: the lists are of unequal lengths; give one number or null a voxel"
+        ) from None
+
+
+def _check_batch(shape: tuple[int, ...], loaded: Loaded, settings: Settings, where: str) -> None:
+    if not loaded.fits(shape[1:]):
+        raise RequestError(
+            422,
+            f"{where}: a volume of {times(shape[1:])}, but this network takes {loaded.takes()}; "
+            "upload a file to have it brought there",
+        )
+    if not 1 <= shape[0] <= settings.max_volumes:
+        raise RequestError(422, f"{where}: {shape[0]} volumes; send 1 to {settings.max_volumes}")
+
+
+async def _uploads(request: Request, loaded: Loaded, parsers: Parsers, settings: Settings) -> Values:
+    async with (
+        request.form(max_files=settings.max_files, max_fields=16, max_part_size=2**16) as form,
+        _folder() as folder,
+    ):
+        request.state.receiving = False
+        uploads: dict[str, list[UploadFile]] = {}
+        for field, upload in form.multi_items():
+            if not isinstance(upload, UploadFile):
+                raise RequestError(422, f"field {_printable(field)}: holds text; send a file, with its name")
+            uploads.setdefault(field, []).append(upload)
+        plan = _planned(uploads, loaded, settings)
+        names = await asyncio.to_thread(_store, plan, folder)
+        grid = loaded.predictor.grid.to_json()
+        jobs = [
+            Job(str(folder), files, channels, grid, settings.max_files) for files, channels in plan.volumes
+        ]
+        reading = [asyncio.ensure_future(parsers.read(job)) for job in jobs]
+        try:
+            volumes = await asyncio.gather(*reading)
+        except RequestError as error:
+            error.detail = shown(error.detail, names)
+            raise
+        finally:
+            for task in reading:  # of the others, if one failed
+                task.cancel()
+            await asyncio.gather(*reading, return_exceptions=True)
+    for volume, name in zip(volumes, plan.shown, strict=True):
+        if not loaded.fits(volume.shape):
+            raise RequestError(
+                422, f"{name}: shape {times(volume.shape)}, but this network takes {loaded.takes()}"
+            )
+    if len({volume.shape for volume in volumes}) > 1:
+        raise RequestError(422, "the volumes differ in shape; send each in a request of its own")
+    return np.stack(volumes)
+
+
+class _Plan(NamedTuple):
+    """Which upload is written under which name, and which of them make a volume."""
+
+    files: list[tuple[str, UploadFile]]
+    volumes: list[tuple[list[str | None], list[str]]]
+    shown: list[str]
+
+
+def _planned(uploads: dict[str, list[UploadFile]], loaded: Loaded, settings: Settings) -> _Plan:
+    """Tell volumes, series and channels apart by the fields' names."""
+    if not uploads:
+        raise RequestError(
+            422, "no file in the form; send it in the field file, as in curl -F file=@scan.nii.gz"
+        )
+    strange = set(uploads) - {"file", *loaded.channels}
+    if strange or ("file" in uploads and len(uploads) > 1):
+        fields = ", ".join(sorted(map(_printable, uploads)))
+        raise RequestError(
+            422,
+            f"form fields {fields}: send a file in the field file, or one for each channel: "
+            f"{', '.join(loaded.channels)}",
+        )
+    if "file" not in uploads:
+        return _one_per_channel(uploads, loaded)
+    given = uploads["file"]
+    suffixes = [_suffix(upload) for upload in given]
+    if len(given) > 1 and set(suffixes) <= set(_DICOM):
+        slices = [(f"series/{number:06d}", upload) for number, upload in enumerate(given)]
+        return _Plan(slices, [(["series"], [])], [f"series of {len(given)} files"])
+    if len(given) > settings.max_volumes:
+        raise RequestError(422, f"{len(given)} volumes; send 1 to {settings.max_volumes}")
+    names = [f"{number}{suffix}" for number, suffix in enumerate(suffixes)]
+    files = list(zip(names, given, strict=True))
+    return _Plan(files, [([name], []) for name in names], [_printable(u.filename) for u in given])
+
+
+def _one_per_channel(uploads: dict[str, list[UploadFile]], loaded: Loaded) -> _Plan:
+    files: list[tuple[str, UploadFile]] = []
+    names: list[str | None] = []
+    for number, channel in enumerate(loaded.channels):
+        given: list[UploadFile] = uploads.get(channel, [])
+        if len(given) > 1:
+            raise RequestError(422, f"field {_printable(channel)}: {len(given)} files; send one a channel")
+        names.append(f"{number}{_suffix(given[0])}" if given else None)
+        files += [(str(names[-1]), upload) for upload in given]
+    return _Plan(files, [(names, loaded.channels)], ["the channels"])
+
+
+def _suffix(upload: UploadFile) -> str:
+    """The suffix that this file gets with us: one that is known, whatever else the client's name says."""
+    name = (upload.filename or "").lower()
+    found = [suffix for suffix in SUFFIXES if name.endswith(suffix)]
+    if found:
+        return max(found, key=len)
+    # Scanners name DICOM files by number.
+    upload.file.seek(128)
+    magic = upload.file.read(4)
+    upload.file.seek(0)
+    if magic == b"DICM":
+        return ".dcm"
+    raise RequestError(
+        415,
+        f"{_printable(upload.filename)}: unknown format; send {', '.join(SUFFIXES)} (a Zarr store as .zip)",
+    )
+
+
+def _store(plan: _Plan, folder: Path) -> dict[Path, str]:
+    """Write the uploads under our names; returns what the client calls each."""
+    names = {folder / "series": "the series"}
+    for name, upload in plan.files:
+        path = folder / name
+        path.parent.mkdir(exist_ok=True)
+        with path.open("xb") as stream:
+            source: BinaryIO = upload.file
+            shutil.copyfileobj(source, stream, MIB)
+        names[path] = _printable(upload.filename)
+        if path.suffix == ".zip":
+            names[path.with_suffix("")] = names[path]
+    names[folder] = "upload"
+    return names
+
+
+@contextlib.asynccontextmanager
+async def _folder() -> AsyncIterator[Path]:
+    """A folder of this request alone, which goes when it ends."""
+    folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="voxgap-"))
+    try:
+        yield folder
+    finally:
+        await asyncio.shield(asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True))
+
+
+def _printable(name: str | None) -> str:
+    """A client's name for a file as it may stand in a message: no path, no control characters."""
+    last = re.split(r"[/\\]", name or "")[-1]
+    return "".join(letter for letter in last if letter.isprintable())[:80] or "the file"

@@ -1,0 +1,64 @@
+"""Gaps filled as the network fills them, for people to look at."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxgap.runtime import verified
+from voxgap.server.limits import RequestError
+from voxgap.server.live import Loaded
+from voxgap.volume import Values
+
+_lock = threading.Lock()
+
+
+async def filled(folder: Path, loaded: Loaded, volume: Values) -> Values:
+    """Fill the gaps of a volume with the bundle's own fill layer, in raw units.
+
+    The layer is part of the bundle's Keras model, which is loaded when it is first asked for, whatever engine
+    answers predictions.
+
+    Args:
+        folder: Of the bundle.
+        loaded: The version that the volume was read for.
+        volume: `(depth, height, width, channels)`, NaN = missing.
+
+    Returns:
+        The same volume; observed values are untouched.
+
+    Raises:
+        RequestError: 501, the bundle holds no Keras model, or Keras is not installed.
+    """
+    manifest = loaded.predictor.manifest
+    if "keras" not in manifest["files"]:
+        raise RequestError(
+            501, "this bundle holds no Keras model, whose fill layer this needs; serve the original"
+        )
+    return await asyncio.to_thread(_fill, verified(folder, manifest, "keras"), volume)
+
+
+def _fill(file: Path, volume: Values) -> Values:
+    try:
+        # One at a time: a model of 500 MB would otherwise be loaded by each of two first requests.
+        with _lock:
+            return np.asarray(_model(file).predict_on_batch(volume[None])[0], np.float32)
+    except ImportError:
+        raise RequestError(501, "filling needs Keras: pip install 'voxgap[train]' on the server") from None
+
+
+@functools.lru_cache(maxsize=1)
+def _model(file: Path) -> Any:
+    import keras
+
+    import voxgap.layers  # noqa: F401  (registers the layers that the file names)
+    from voxgap.fill.base import FillLayer
+
+    prepare = keras.saving.load_model(file, compile=False, safe_mode=True).get_layer("prepare")
+    layer = next(layer for layer in prepare.layers if isinstance(layer, FillLayer))
+    return keras.Model(prepare.inputs, layer.output)

@@ -1,0 +1,146 @@
+"""The bundle that is being served, and how a new one takes its place without a failed request."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxgap.errors import VoxgapError
+from voxgap.files import sha256
+from voxgap.runtime import MANIFEST
+from voxgap.runtime.calibration import Calibration
+from voxgap.runtime.manifest import digest
+from voxgap.runtime.profile import Profile
+from voxgap.server.metrics import Metrics
+from voxgap.volume import times
+
+log = logging.getLogger("voxgap.server")
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """One version of the bundle; a request keeps the one that it began with.
+
+    Attributes:
+        predictor: Answers.
+        name: Of the bundle's folder.
+        version: SHA-256 of its manifest.json.
+    """
+
+    predictor: Any
+    name: str
+    version: str
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Of the model's file that answers."""
+        digests = [digest(entry) for entry in self.predictor.manifest["files"].values()]
+        return next((sha for sha in digests if sha.startswith(self.predictor.running.version)), self.version)
+
+    @functools.cached_property
+    def profile(self) -> Profile | None:
+        """Of the training data, for drift."""
+        return Profile.of(self.predictor.manifest, MANIFEST)
+
+    @functools.cached_property
+    def calibration(self) -> Calibration | None:
+        """How to read the probabilities."""
+        return Calibration.of(self.predictor.manifest, MANIFEST)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(depth, height, width, channels)` of a volume."""
+        return tuple(self.predictor.input_shape)
+
+    @property
+    def channels(self) -> list[str]:
+        """Their names."""
+        return list(self.predictor.manifest["input"]["channels"])
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the network takes volumes of this shape; one that works in patches takes any size."""
+        if self.predictor.manifest["input"].get("patches"):
+            return len(shape) == 4 and shape[3] == self.shape[3]
+        return shape == self.shape
+
+    def takes(self) -> str:
+        """What the network takes, for messages."""
+        return f"{times(self.shape)} (depth, height, width, channels: {', '.join(self.channels)})"
+
+
+class Live:
+    """Holds the bundle that answers now.
+
+    Args:
+        folder: Of the bundle.
+        load: Takes the folder, returns a predictor.
+        metrics: Where reloads are counted.
+        warm: Batch sizes to try a new network with, so that no request pays for its first call.
+    """
+
+    def __init__(
+        self, folder: Path, load: Callable[[Path], Any], metrics: Metrics, warm: tuple[int, ...] = (1,)
+    ) -> None:
+        self.folder = folder
+        self._load = load
+        self._metrics = metrics
+        self._warm = warm
+        self._complaint = ""
+        self._lock = asyncio.Lock()
+        self.current = self._loaded()
+        self._announce()
+
+    async def refresh(self) -> bool:
+        """Load the bundle again if its manifest is another one; what can't be loaded leaves the old one.
+
+        Returns:
+            Whether a new one answers now.
+        """
+        async with self._lock:
+            try:
+                if sha256(self.folder / MANIFEST) == self.current.version:
+                    return False
+                fresh = await asyncio.to_thread(self._loaded)
+            except Exception as error:  # whatever a bundle that is half there makes an engine raise
+                self._failed(error)
+                return False
+            self.current, self._complaint = fresh, ""
+            self._metrics.reloads.labels("loaded").inc()
+            self._announce()
+            log.info("now serving %s, version %s", fresh.name, fresh.sha256[:12])
+            return True
+
+    async def watch(self, seconds: float) -> None:
+        """Look for a new bundle again and again."""
+        while True:
+            await asyncio.sleep(seconds)
+            await self.refresh()
+
+    def _loaded(self) -> Loaded:
+        # The digest first: a bundle that is replaced meanwhile is found to be new at the next look.
+        version = sha256(self.folder / MANIFEST) if (self.folder / MANIFEST).is_file() else ""
+        predictor = self._load(self.folder)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for size in self._warm:
+                predictor.predict(np.zeros((size, *predictor.input_shape), np.float32), batch_size=size)
+        return Loaded(predictor, self.folder.resolve().name, version)
+
+    def _announce(self) -> None:
+        self._metrics.model.clear()
+        self._metrics.model.labels(self.current.name, self.current.sha256).set(1)
+
+    def _failed(self, error: Exception) -> None:
+        line = str(error) if isinstance(error, VoxgapError | OSError) else f"{type(error).__name__}: {error}"
+        if line != self._complaint:  # once, not at every look
+            log.error("the new bundle can't be loaded, the old one goes on: %s", line.splitlines()[0])
+            self._metrics.reloads.labels("failed").inc()
+        self._complaint = line

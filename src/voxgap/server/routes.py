@@ -1,0 +1,342 @@
+"""The API: `/v1`, health, metrics."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated, Any
+
+import numpy as np
+from fastapi import APIRouter, Query, Request, Response
+
+from voxgap.runtime.answer import calibrated, decide
+from voxgap.server.answers import Answer, Failure, JsonVolumes, Model, ModelCard, Prediction, Sample, Timing
+from voxgap.server.batching import Outcome
+from voxgap.server.bodies import SUFFIXES, Read, read_volumes
+from voxgap.server.filling import filled
+from voxgap.server.limits import RequestError
+from voxgap.server.live import Loaded
+from voxgap.server.metrics import CONTENT_TYPE
+from voxgap.server.occlusion import occlusion_map
+from voxgap.server.samples import sample, sample_names
+from voxgap.server.service import Service
+from voxgap.volume import Values
+
+router = APIRouter()
+
+_SHAPE_HEADER = {
+    "name": "X-Shape",
+    "in": "header",
+    "required": False,
+    "description": "Of a raw body: D,H,W,C or N,D,H,W,C.",
+    "schema": {"type": "string", "example": "16,16,16,1"},
+}
+_BODY = {
+    "required": True,
+    "content": {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "description": "One volume a file in the field `file`, which may repeat; several DICOM files there "
+                "make one series. Or one file per channel, in fields named like the channels; one left out is missing.",
+                "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+            }
+        },
+        "application/octet-stream": {
+            "schema": {
+                "type": "string",
+                "format": "binary",
+                "description": "float32, little-endian, NaN = missing, on the network's grid; with X-Shape.",
+            }
+        },
+        "application/json": {"schema": JsonVolumes.model_json_schema()},
+    },
+}
+_TAKES_VOLUMES: dict[str, Any] = {"requestBody": _BODY, "parameters": [_SHAPE_HEADER]}
+_REASONS = {
+    400: "The body can't be parsed.",
+    408: "The body took too long to arrive.",
+    413: "Too large.",
+    415: "Neither a form, nor raw values, nor JSON; or a file of an unknown format.",
+    422: "The volume can't be read, or is not what the network takes.",
+    503: "Busy: try again after Retry-After seconds.",
+    504: "It took too long.",
+}
+_FAILURES: dict[int | str, dict[str, Any]] = {
+    status: {"model": Failure, "description": reason} for status, reason in _REASONS.items()
+}
+_ARRAY: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Little-endian values; the header X-Shape says their shape.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "headers": {"X-Shape": {"schema": {"type": "string"}, "description": "D,H,W,C or D,H,W"}},
+    }
+}
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+@router.post(
+    "/v1/predict", response_model=Answer, responses=_FAILURES, openapi_extra=_TAKES_VOLUMES, tags=["predict"]
+)
+async def predict(request: Request) -> Response:
+    """Predict one volume or several: files of any format, raw float32, or JSON."""
+    service = _service(request)
+    started = time.perf_counter()
+    async with service.admitted(request):
+        loaded = service.live.current
+        read = await _read(request, service, loaded)
+        arrived = time.perf_counter()
+        outcome = await service.batcher.predict(loaded, read.volumes)
+    predictions = _predictions(loaded, read, outcome)
+    for prediction in predictions:
+        service.metrics.missing.observe(prediction.missing_rate)
+        service.metrics.warnings.inc(bool(prediction.warnings))
+    timing = Timing(
+        read_ms=_ms(arrived - started),
+        queue_ms=_ms(outcome.queue_seconds),
+        predict_ms=_ms(outcome.predict_seconds),
+        total_ms=_ms(time.perf_counter() - started),
+        batch=outcome.batch,
+    )
+    answer = Answer(
+        request_id=request.state.request_id,
+        model=_model(loaded),
+        predictions=predictions,
+        timing=timing,
+    )
+    return Response(answer.model_dump_json(by_alias=True, exclude_none=True), media_type="application/json")
+
+
+@router.post(
+    "/v1/view",
+    response_class=Response,
+    responses=_FAILURES | _ARRAY,
+    openapi_extra=_TAKES_VOLUMES,
+    tags=["look"],
+)
+async def view(request: Request) -> Response:
+    """Return one volume as the network gets it: float32 on its grid, NaN = missing."""
+    service = _service(request)
+    async with service.admitted(request):
+        volume = await _one(request, service, service.live.current)
+    return _array(volume)
+
+
+@router.post(
+    "/v1/fill",
+    response_class=Response,
+    responses=_FAILURES
+    | _ARRAY
+    | {501: {"model": Failure, "description": "The bundle holds no Keras model."}},
+    openapi_extra=_TAKES_VOLUMES,
+    tags=["look"],
+)
+async def fill(request: Request) -> Response:
+    """Return one volume with its gaps filled as the network fills them, in raw units."""
+    service = _service(request)
+    async with service.admitted(request):
+        loaded = service.live.current
+        volume = await _one(request, service, loaded)
+        return _array(await filled(service.live.folder, loaded, volume))
+
+
+@router.post(
+    "/v1/occlusion",
+    response_class=Response,
+    responses=_FAILURES | _ARRAY | {404: {"model": Failure, "description": "Not for a segmentation."}},
+    openapi_extra=_TAKES_VOLUMES,
+    tags=["look"],
+)
+async def occlusion(
+    request: Request,
+    block: Annotated[int | None, Query(ge=1, le=4096, description="Edge of a block, in voxels.")] = None,
+    class_: Annotated[
+        str | None, Query(alias="class", description="Its name; by default the most probable.")
+    ] = None,
+) -> Response:
+    """Map what the answer rests on: how it falls when a block goes missing; float32 `(D, H, W, 1)`."""
+    service = _service(request)
+    async with service.admitted(request):
+        loaded = service.live.current
+        if loaded.predictor.task == "segmentation":
+            raise RequestError(
+                404, "an occlusion map needs one answer a volume; this network answers for each voxel"
+            )
+        volume = await _one(request, service, loaded)
+
+        async def outputs(volumes: Values) -> Values:
+            return (await service.batcher.predict(loaded, volumes)).outputs
+
+        chosen = _output(loaded, class_, (await outputs(volume[None]))[0])
+        found = await occlusion_map(volume, chosen, block, outputs, service.settings.max_batch)
+    return _array(found)
+
+
+@router.post(
+    "/v1/label_map",
+    response_class=Response,
+    responses=_FAILURES | _ARRAY | {404: {"model": Failure, "description": "Not a segmentation."}},
+    openapi_extra=_TAKES_VOLUMES,
+    tags=["look"],
+)
+async def label_map(request: Request) -> Response:
+    """Segment one volume: the class of each voxel, by its number, int16 `(D, H, W)` on the network's grid."""
+    service = _service(request)
+    async with service.admitted(request):
+        loaded = service.live.current
+        if loaded.predictor.task != "segmentation":
+            raise RequestError(
+                404, f"no label map: this network is for {loaded.predictor.task}; see /v1/predict"
+            )
+        volume = await _one(request, service, loaded)
+        outcome = await service.batcher.predict(loaded, volume[None])
+    return _array(outcome.outputs[0].argmax(-1).astype(np.int16))
+
+
+@router.get("/v1/model", response_model=ModelCard, tags=["model"])
+async def model(request: Request) -> ModelCard:
+    """Describe the network: what it takes, what it answers, and its manifest."""
+    service = _service(request)
+    loaded, settings = service.live.current, service.settings
+    return ModelCard(
+        model=_model(loaded),
+        input_shape=list(loaded.shape),
+        channels=loaded.channels,
+        classes=list(loaded.predictor.classes),
+        formats=list(SUFFIXES),
+        limits={
+            "upload_bytes": settings.max_upload,
+            "json_bytes": settings.max_json,
+            "volume_bytes": settings.max_volume,
+            "volumes": settings.max_volumes,
+            "timeout_seconds": settings.timeout,
+        },
+        manifest=loaded.predictor.manifest,
+    )
+
+
+@router.get("/v1/samples", response_model=list[Sample], tags=["model"])
+async def samples(request: Request) -> list[Sample]:
+    """List inputs to try the network with."""
+    service = _service(request)
+    loaded = service.live.current
+    return [
+        Sample(name=name, url=f"/v1/samples/{name}", shape=list(loaded.shape), note=note)
+        for name, note in sample_names(service.live.folder, loaded)
+    ]
+
+
+@router.get(
+    "/v1/samples/{name}",
+    response_class=Response,
+    responses=_ARRAY | {404: {"model": Failure, "description": "No such sample."}},
+    tags=["model"],
+)
+async def one_sample(request: Request, name: str) -> Response:
+    """Return one of them: float32 on the network's grid, as `/v1/predict` takes it."""
+    service = _service(request)
+    return _array(await sample(service.live.folder, service.live.current, name))
+
+
+@router.get("/healthz", tags=["operate"])
+async def healthz() -> dict[str, str]:
+    """Say that the process lives."""
+    return {"status": "alive"}
+
+
+@router.get(
+    "/readyz", tags=["operate"], responses={503: {"model": Failure, "description": "About to shut down."}}
+)
+async def readyz(request: Request) -> dict[str, str]:
+    """Say whether to send requests here."""
+    if not _service(request).ready:
+        raise RequestError(503, "shutting down; ask another replica", retry_after=5)
+    return {"status": "ready"}
+
+
+@router.get(
+    "/metrics",
+    tags=["operate"],
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus's text format."}},
+)
+async def metrics(request: Request) -> Response:
+    """Count requests, batches, files and reloads, for Prometheus."""
+    return Response(_service(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+
+async def _read(request: Request, service: Service, loaded: Loaded) -> Read:
+    read = await read_volumes(request, loaded, service.parsers, service.settings)
+    request.state.receiving = False
+    return read
+
+
+async def _one(request: Request, service: Service, loaded: Loaded) -> Values:
+    volumes = (await _read(request, service, loaded)).volumes
+    if len(volumes) != 1:
+        raise RequestError(422, f"{len(volumes)} volumes; send one here, several to /v1/predict")
+    one: Values = volumes[0]
+    return one
+
+
+def _array(values: Values | np.ndarray[Any, np.dtype[np.int16]]) -> Response:
+    little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+    shape = ",".join(map(str, values.shape))
+    return Response(little.tobytes(), media_type="application/octet-stream", headers={"X-Shape": shape})
+
+
+def _predictions(loaded: Loaded, read: Read, outcome: Outcome) -> list[Prediction]:
+    return [
+        Prediction(**_said(loaded, output), missing_rate=round(rate, 6), warnings=list(drift))
+        for output, rate, drift in zip(outcome.outputs, read.missing_rates, read.drift, strict=True)
+    ]
+
+
+def _said(loaded: Loaded, output: Values) -> dict[str, Any]:
+    """What one output means, by the task."""
+    classes = loaded.predictor.classes
+    if not classes:
+        return {"values": _plain(output)}
+    if output.ndim > 1:
+        counts = np.bincount(output.argmax(-1).reshape(-1), minlength=len(classes))
+        return {"voxels": dict(zip(classes, counts.tolist(), strict=True))}
+    honest = calibrated(output, loaded.calibration)
+    return {
+        "class_": decide(output, classes, loaded.calibration),
+        "probabilities": dict(zip(classes, _plain(output), strict=True)),
+        "calibrated": None if honest is None else dict(zip(classes, honest.round(6).tolist(), strict=True)),
+    }
+
+
+def _plain(output: Values) -> list[float]:
+    """The shortest decimals that are these float32 numbers."""
+    return [float(str(value)) for value in output]
+
+
+def _output(loaded: Loaded, name: str | None, output: Values) -> int:
+    classes = loaded.predictor.classes
+    if name is None:
+        return int(output.argmax())
+    if name not in classes:
+        raise RequestError(422, f"class: choose one of {', '.join(classes) or 'none, this is a regression'}")
+    return int(classes.index(name))
+
+
+def _model(loaded: Loaded) -> Model:
+    manifest, running = loaded.predictor.manifest, loaded.predictor.running
+    return Model(
+        name=loaded.name,
+        network=manifest["network"],
+        task=manifest["task"],
+        sha256=loaded.sha256,
+        engine=running.engine,
+        precision=running.precision,
+        difference=running.difference,
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * seconds, 3)

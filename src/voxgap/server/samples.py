@@ -1,0 +1,67 @@
+"""Inputs to try a network with: the golden ones of its bundle, where it has them."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from voxgap.errors import VoxgapError
+from voxgap.files import sha256
+from voxgap.server.limits import RequestError
+from voxgap.server.live import Loaded
+from voxgap.volume import Values
+
+_NOTES = {
+    "as_recorded": "as it was recorded",
+    "complete": "nothing missing",
+    "voxels": "single voxels missing",
+    "slices": "slices missing",
+    "blocks": "blocks missing",
+    "channel": "one channel missing",
+    "everything": "nothing observed",
+}
+
+
+def sample_names(folder: Path, loaded: Loaded) -> list[tuple[str, str]]:
+    """Name the samples of a bundle, each with a note; a bundle without golden inputs has none."""
+    return [(name, _NOTES.get(name.rpartition("-")[0], "")) for name in _golden(folder, loaded)]
+
+
+async def sample(folder: Path, loaded: Loaded, name: str) -> Values:
+    """Return one sample, `(depth, height, width, channels)`.
+
+    Raises:
+        RequestError: 404, there is none of this name.
+    """
+    found = await asyncio.to_thread(_golden, folder, loaded)
+    if name not in found:
+        raise RequestError(404, f"no such sample; there are {', '.join(found) or 'none'}")
+    return found[name]
+
+
+def _golden(folder: Path, loaded: Loaded) -> dict[str, Values]:
+    entry = loaded.predictor.manifest.get("golden")
+    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
+        return {}
+    path = folder / entry["path"]
+    if path.parent != folder or path.is_symlink() or not path.is_file():
+        return {}
+    try:
+        return _read(path, str(entry.get("sha256")), loaded.shape)
+    except (VoxgapError, ValueError, KeyError, OSError):
+        return {}  # Without samples the server is none the worse.
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path: Path, digest: str, shape: tuple[int, ...]) -> dict[str, Values]:
+    if sha256(path) != digest:
+        raise VoxgapError(f"{path}: not the file that the manifest describes")
+    with np.load(path, allow_pickle=False) as stored:
+        inputs, gaps = np.asarray(stored["inputs"], np.float32), stored["gaps"].tolist()
+    if inputs.shape[1:] != shape or len(gaps) != len(inputs):
+        raise VoxgapError(f"{path}: not golden inputs")
+    numbers = [gaps[: index + 1].count(gap) for index, gap in enumerate(gaps)]
+    return {f"{gap}-{number}": volume for gap, number, volume in zip(gaps, numbers, inputs, strict=True)}

@@ -1,0 +1,95 @@
+"""A bundle and a predictor for the server's tests: NumPy only, and as slow or as broken as a test wants it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxgap.errors import VoxgapError
+from voxgap.grid import Grid
+from voxgap.io import write
+from voxgap.runtime.predictor import Running
+from voxgap.server import Settings, create_app, serve
+from voxgap.volume import Volume
+
+SHAPE = (4, 6, 8, 1)
+CLASSES = ("dim", "bright")
+WRITTEN = (".npy", ".npz", ".nii", ".nii.gz", ".nrrd", ".mha", ".tif", ".h5", ".nc", ".mkv")
+
+
+def make_bundle(folder: Path, version: str = "1", **fields: Any) -> Path:
+    """Write a manifest whose model is the version itself; replaced whole, as a real one is."""
+    folder.mkdir(exist_ok=True)
+    manifest = {
+        "task": "classification",
+        "classes": list(CLASSES),
+        "input": {"shape": list(SHAPE), "channels": ["t1"], "grid": Grid().to_json()},
+        "outputs": len(CLASSES),
+        "network": "brightness",
+        "files": {"numpy": {"path": "none", "sha256": version * 64}},
+    } | fields
+    beside = folder / ".manifest"
+    beside.write_text(json.dumps(manifest))
+    os.replace(beside, folder / "manifest.json")
+    return folder
+
+
+class Brightness:
+    """Says `bright` the surer, the larger the mean of the observed voxels; 100 is in between."""
+
+    def __init__(self, manifest: dict[str, Any], seconds: float = 0.0) -> None:
+        self.manifest = manifest
+        self.seconds = seconds
+        self.batches: list[int] = []
+        self.running = Running("numpy")
+        self.task: str = manifest["task"]
+        self.classes: tuple[str, ...] = tuple(manifest["classes"])
+        self.input_shape: tuple[int, ...] = tuple(manifest["input"]["shape"])
+        self.grid = Grid.from_json(manifest["input"]["grid"], "grid")
+
+    def predict(self, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
+        self.batches.append(len(volumes))
+        time.sleep(self.seconds)
+        total = np.nansum(volumes, axis=(1, 2, 3, 4)) / np.maximum(
+            (~np.isnan(volumes)).sum(axis=(1, 2, 3, 4)), 1
+        )
+        bright = 1 / (1 + np.exp((100 - total) / 50))
+        return np.stack([1 - bright, bright], axis=1).astype(np.float32)
+
+
+def load(folder: Path, seconds: float = 0.0) -> Brightness:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    if manifest["network"] == "broken":
+        raise VoxgapError(f"{folder}: damaged")
+    return Brightness(manifest, seconds)
+
+
+def volume(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """Whole numbers from 0 to 255, one slice (a frame) missing."""
+    values = np.random.default_rng(seed).integers(0, 256, shape).astype(np.float32)
+    values[1] = np.nan
+    return values
+
+
+def files(folder: Path, values: np.ndarray) -> dict[str, Path]:
+    """The same volume in every format that holds it in one file."""
+    found = {}
+    for suffix in WRITTEN:
+        found[suffix] = folder / f"scan{suffix}"
+        # A clip's frames are placed by their time; one that is missing must lie between others.
+        spacing = (0.04, 1.0, 1.0) if suffix == ".mkv" else (2.0, 1.0, 1.0)
+        write(found[suffix], Volume(values, spacing=spacing))
+    return found
+
+
+if __name__ == "__main__":
+    # A server in a process of its own: folder, seconds for a batch, settings as JSON.
+    bundle, seconds, given = Path(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
+    app = create_app(bundle, Settings(**given), load=lambda folder: load(folder, seconds))
+    serve(app, port=0)

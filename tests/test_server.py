@@ -1,0 +1,477 @@
+"""The server's API: the same answer for every form of a volume, and one clear line for everything else."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+import server_cases as cases
+from voxgap import strategies
+from voxgap.io import write
+from voxgap.server import Settings, create_app
+from voxgap.server.occlusion import blocks
+from voxgap.volume import Volume
+
+RAW = {"Content-Type": "application/octet-stream"}
+
+
+def client(folder: Path, **settings: Any) -> TestClient:
+    return TestClient(create_app(folder, Settings(**settings), load=cases.load))
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    with client(cases.make_bundle(tmp_path_factory.mktemp("server") / "lamp")) as running:
+        yield running
+
+
+def raw(values: np.ndarray, **headers: str) -> dict[str, Any]:
+    shape = ",".join(map(str, values.shape))
+    return {"content": values.astype("<f4").tobytes(), "headers": RAW | {"X-Shape": shape} | headers}
+
+
+def upload(name: str, data: bytes, field: str = "file") -> tuple[str, tuple[str, bytes]]:
+    return field, (name, data)
+
+
+def predictions(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    found: list[dict[str, Any]] = response.json()["predictions"]
+    return found
+
+
+def refused(response: httpx.Response, status: int, *said: str) -> None:
+    assert response.status_code == status, response.text
+    answer = response.json()
+    assert set(answer) == {"detail", "request_id"}
+    assert "\n" not in answer["detail"]
+    assert "/tmp" not in answer["detail"], "a path of the server's"
+    for words in said:
+        assert words in answer["detail"]
+
+
+def expected(values: np.ndarray) -> np.ndarray:
+    bright = 1 / (1 + np.exp((100 - np.nanmean(values)) / 50))
+    return np.array([1 - bright, bright])
+
+
+# --- one volume, in every form --------------------------------------------------------------------------------
+
+
+def test_raw_values_are_answered_in_full(server: TestClient) -> None:
+    values = cases.volume()
+    response = server.post("/v1/predict", **raw(values, **{"X-Request-ID": "mine-1"}))
+    (prediction,) = predictions(response)
+    assert list(prediction["probabilities"]) == list(cases.CLASSES)
+    np.testing.assert_allclose(list(prediction["probabilities"].values()), expected(values), rtol=1e-6)
+    assert prediction["class"] == cases.CLASSES[int(expected(values).argmax())]
+    assert prediction["missing_rate"] == 0.25
+    assert prediction["warnings"] == []
+    answer = response.json()
+    assert answer["request_id"] == response.headers["x-request-id"] == "mine-1"
+    assert answer["model"] == {
+        **{"name": "lamp", "network": "brightness", "task": "classification", "sha256": "1" * 64},
+        **{"engine": "numpy", "precision": "float32", "difference": 0.0},
+    }
+    assert answer["timing"]["batch"] == 1
+    assert answer["timing"]["total_ms"] >= answer["timing"]["predict_ms"] >= 0
+
+
+def test_every_format_json_and_raw_get_the_same_answer(server: TestClient, tmp_path: Path) -> None:
+    values = cases.volume()
+    nested = np.where(np.isnan(values), None, values.astype(object)).tolist()
+    answers = {
+        "raw": server.post("/v1/predict", **raw(values)),
+        "json": server.post("/v1/predict", json={"volume": nested}),
+    }
+    for suffix, path in cases.files(tmp_path, values).items():
+        answers[suffix] = server.post("/v1/predict", files=[upload(f"Scan One{suffix}", path.read_bytes())])
+    found = {name: predictions(response)[0] for name, response in answers.items()}
+    for name, prediction in found.items():
+        assert prediction == found["raw"], name
+
+
+def test_what_a_view_shows_is_what_was_sent(server: TestClient, tmp_path: Path) -> None:
+    values = cases.volume()
+    for path in cases.files(tmp_path, values).values():
+        response = server.post("/v1/view", files=[upload(path.name, path.read_bytes())])
+        assert response.headers["x-shape"] == "4,6,8,1"
+        shown = np.frombuffer(response.content, "<f4").reshape(cases.SHAPE)
+        np.testing.assert_array_equal(shown, values, path.name)
+
+
+def test_a_batch_in_each_form(server: TestClient, tmp_path: Path) -> None:
+    two = np.stack([cases.volume(1), cases.volume(2) / 2])
+    wanted = [predictions(server.post("/v1/predict", **raw(values)))[0] for values in two]
+    assert wanted[0] != wanted[1]
+    assert predictions(server.post("/v1/predict", **raw(two))) == wanted
+    nested = [np.where(np.isnan(values), None, values.astype(object)).tolist() for values in two]
+    assert predictions(server.post("/v1/predict", json={"volumes": nested})) == wanted
+    uploads = []
+    for number, values in enumerate(two):
+        write(tmp_path / "one.npy", Volume(values))
+        uploads.append(upload(f"{number}.npy", (tmp_path / "one.npy").read_bytes()))
+    assert predictions(server.post("/v1/predict", files=uploads)) == wanted
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def folder_bytes(folder: Path) -> dict[str, bytes]:
+    return {
+        str(file.relative_to(folder.parent)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def test_a_series_as_files_as_an_archive_and_a_zarr_store(server: TestClient, tmp_path: Path) -> None:
+    values = cases.volume()
+    write(tmp_path / "s.dicom", Volume(values, spacing=(2.0, 1.0, 1.0)))
+    write(tmp_path / "z.zarr", Volume(values))
+    slices = folder_bytes(tmp_path / "s.dicom")
+    # Names as scanners give them: no suffix, folders, and a hidden file beside them.
+    unnamed = {f"../study/IM{i}": data for i, data in enumerate(slices.values()) if data}
+    wanted = predictions(server.post("/v1/predict", **raw(values)))
+    for sent in (
+        [upload(name, data) for name, data in slices.items() if data],
+        [upload(name, data) for name, data in unnamed.items()],
+        [upload("series.zip", zipped(slices))],
+        [upload("series.zip", zipped(unnamed | {"__MACOSX/._IM1": b"x"}))],
+        [upload("store.zip", zipped(folder_bytes(tmp_path / "z.zarr")))],
+        [upload("one.zip", zipped({"any/scan.npy": np_bytes(values)}))],
+    ):
+        assert predictions(server.post("/v1/predict", files=sent)) == wanted
+
+
+def np_bytes(values: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values)
+    return stream.getvalue()
+
+
+def test_one_file_per_channel_and_a_channel_that_is_missing(tmp_path: Path) -> None:
+    shape = (*cases.SHAPE[:3], 2)
+    inputs = {"shape": list(shape), "channels": ["t1", "flair"], "grid": {"missing_values": [-1.0]}}
+    values = cases.volume(shape=shape)
+    with client(cases.make_bundle(tmp_path / "b", input=inputs)) as server:
+        sent = [
+            upload(f"{name}.npy", np_bytes(values[..., i]), name) for i, name in enumerate(inputs["channels"])
+        ]
+        wanted = predictions(server.post("/v1/predict", **raw(values)))
+        assert predictions(server.post("/v1/predict", files=sent)) == wanted
+        assert predictions(server.post("/v1/predict", files=[upload("both.npy", np_bytes(values))])) == wanted
+        (alone,) = predictions(server.post("/v1/predict", files=sent[:1]))
+        assert alone["missing_rate"] == 1 - 0.5 * 0.75
+        # What the training data called missing is missing here.
+        with_sentinel = np.where(np.isnan(values), -1.0, values)
+        sentinel = [upload("both.npy", np_bytes(with_sentinel))]
+        assert predictions(server.post("/v1/predict", files=sentinel)) == wanted
+        refused(server.post("/v1/predict", files=[sent[0], sent[0]]), 422, "t1", "one a channel")
+        refused(server.post("/v1/predict", files=[sent[0], upload("a.npy", b"x")]), 422, "t1, flair")
+
+
+def test_a_file_comes_to_the_networks_grid(tmp_path: Path) -> None:
+    inputs = {"shape": [4, 6, 8, 1], "channels": ["t1"], "grid": {"size": [4, 6, 8]}}
+    with client(cases.make_bundle(tmp_path / "b", input=inputs)) as server:
+        large = np.full((8, 12, 16, 1), 200, np.float32)
+        response = server.post("/v1/view", files=[upload("large.npy", np_bytes(large))])
+        assert response.headers["x-shape"] == "4,6,8,1"
+        np.testing.assert_array_equal(np.frombuffer(response.content, "<f4"), 200)
+
+
+def test_nothing_observed_is_said(server: TestClient) -> None:
+    (prediction,) = predictions(server.post("/v1/predict", **raw(np.full(cases.SHAPE, np.nan))))
+    assert prediction["missing_rate"] == 1
+    assert "no observed voxel" in prediction["warnings"][0]
+
+
+# --- what is refused ------------------------------------------------------------------------------------------
+
+
+def test_each_mistake_has_its_status_and_its_line(server: TestClient) -> None:
+    values = cases.volume()
+    good = np_bytes(values)
+
+    def post(**request: Any) -> httpx.Response:
+        return server.post("/v1/predict", **request)
+
+    refused(post(), 415, "multipart/form-data")
+    refused(post(content=b"x", headers={"Content-Type": "text/plain"}), 415)
+    refused(post(content=b"x", headers=RAW), 422, "X-Shape")
+    refused(post(content=b"x", headers=RAW | {"X-Shape": "4,6,8,0"}), 422, "4×6×8×1")
+    refused(post(content=b"x", headers=RAW | {"X-Shape": "9999999,4,6,8,1"}), 422, "1 to 64")
+    refused(post(content=b"x", headers=RAW | {"X-Shape": "4,6,8,1"}), 422, "768 bytes", "holds 1")
+    refused(post(content=b"x" * 769, headers=RAW | {"X-Shape": "4,6,8,1"}), 422, "holds more")
+    infinite = values.copy()
+    infinite[0, 0, 0] = np.inf
+    refused(post(**raw(infinite)), 422, "1 infinite value")
+    refused(post(json={"volume": [[["1"]]]}), 422, "JSON")
+    refused(post(json={"volume": [[[[1.0, 2.0], [1.0]]]]}), 422, "unequal lengths")
+    refused(post(json={"volume": [[[[1.0]]]]}), 422, "1×1×1×1", "4×6×8×1")
+    refused(post(json={}), 422, "volume", "volumes")
+    refused(post(json={"path": "/etc/passwd"}), 422, "path")
+    refused(post(content=b"[" * 10**6, headers={"Content-Type": "application/json"}), 422, "JSON")
+    refused(post(files=[upload("scan.txt", good)]), 415, "scan.txt", ".nii.gz")
+    refused(post(files=[upload("scan.mhd", good)]), 415, "scan.mhd")
+    refused(post(files=[upload("scan.nii.gz", good)]), 422, "scan.nii.gz")
+    refused(post(files=[upload("scan.npy", b"")]), 422, "scan.npy", "empty")
+    refused(post(files=[upload("scan.npy", np_bytes(values[:2]))]), 422, "2×6×8×1", "4×6×8×1")
+    refused(post(files=[upload("scan.npy", good, "pet")]), 422, "pet", "t1")
+    refused(post(files=[upload("scan.npy", good)], data={"file": "text"}), 422, "holds text")
+    refused(post(files=[upload("scan.zip", good)]), 422, "scan.zip")
+    refused(post(files=[upload("scan.zip", zipped({}))]), 422, "holds no file")
+    refused(post(content=b"--", headers={"Content-Type": "multipart/form-data; boundary=a"}), 422, "no file")
+    refused(post(content=b"--", headers={"Content-Type": "multipart/form-data"}), 400, "boundary")
+    refused(server.post("/v1/view", **raw(np.stack([values, values]))), 422, "2 volumes")
+    refused(server.get("/v1/predict"), 405)
+    refused(server.get("/v1/none"), 404)
+    refused(server.get("/v1/samples/none"), 404, "no such sample")
+    refused(server.post("/v1/occlusion?block=0", **raw(values)), 422, "block")
+    refused(server.post("/v1/occlusion?class=red", **raw(values)), 422, "dim, bright")
+    refused(server.post("/v1/label_map", **raw(values)), 404, "classification")
+    refused(server.post("/v1/fill", **raw(values)), 501, "Keras")
+
+
+def test_limits_hold_before_memory_is_taken(tmp_path: Path) -> None:
+    bundle = cases.make_bundle(tmp_path / "b")
+    with client(
+        bundle, max_upload=2**16, max_volume=2**12, max_json=100, max_files=3, max_volumes=2
+    ) as server:
+        large = b"x" * 2**17
+        refused(server.post("/v1/predict", files=[upload("a.npy", large)]), 413)
+
+        def chunks() -> Iterator[bytes]:  # without Content-Length
+            yield from (large[:1000] for _ in range(100))
+
+        headers = {"Content-Type": "multipart/form-data; boundary=a"}
+        refused(server.post("/v1/predict", content=chunks(), headers=headers), 413)
+        refused(server.post("/v1/predict", json={"volume": [[[[1.0] * 100]]]}), 413, "octet-stream")
+        three = np.zeros((3, *cases.SHAPE), np.float32)
+        refused(server.post("/v1/predict", **raw(three)), 422, "1 to 2")
+        bomb = zipped({"scan.npy": b"\0" * 10**7})
+        assert len(bomb) < 2**16
+        refused(server.post("/v1/predict", files=[upload("bomb.zip", bomb)]), 422, "more than the limit")
+        many = zipped({f"IM{i}": b"x" for i in range(4)})
+        refused(server.post("/v1/predict", files=[upload("many.zip", many)]), 422, "holds 4 files")
+        # A header may promise anything.
+        huge = np_bytes(np.zeros((1, 1, 1), np.float32)).replace(b"(1, 1, 1)", b"(1<<9, 1)")
+        huge = huge.replace(b"(1<<9, 1)", b"(9999,99,99)"[:9])
+        refused(server.post("/v1/predict", files=[upload("huge.npy", huge)]), 422, "huge.npy")
+
+
+def test_names_of_clients_never_reach_the_file_system(server: TestClient, tmp_path: Path) -> None:
+    target = tmp_path / "written"
+    values = cases.volume()
+    escape = "../" * 12 + str(target).lstrip("/")
+    for name in (
+        f"{target}.npy",
+        f"{escape}.npy",
+        "..\\..\\x.npy",
+        "a\r\nX-Evil: 1.npy",
+        "x" * 500 + ".npy",
+    ):
+        assert predictions(server.post("/v1/predict", files=[upload(name, np_bytes(values))]))
+    for name in (escape, f"/{escape}", "..", f"{escape}/zarr.json"):
+        archive = zipped({name: np_bytes(values), "b": b"x"})
+        assert server.post("/v1/predict", files=[upload("a.zip", archive)]).status_code == 422
+    # A header that names another file: only what came with it can be read.
+    header = f"NRRD0004\ntype: float\ndimension: 3\nsizes: 8 6 4\nencoding: raw\ndata file: {escape}\n\n"
+    target.write_bytes(np.zeros(192, "<f4").tobytes())
+    response = server.post("/v1/view", files=[upload("a.nrrd", header.encode())])
+    assert response.status_code == 422
+    assert "same folder" in response.json()["detail"]
+    assert os.listdir(tmp_path) == ["written"]
+
+
+def test_uploads_are_gone_afterwards(
+    server: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert predictions(server.post("/v1/predict", files=[upload("a.npy", np_bytes(cases.volume()))]))
+    refused(server.post("/v1/predict", files=[upload("a.npy", b"broken")]), 422)
+    assert os.listdir(tmp_path) == []
+
+
+# --- what else it says ----------------------------------------------------------------------------------------
+
+
+def test_occlusion_finds_the_block_that_the_answer_rests_on(server: TestClient) -> None:
+    values = np.zeros(cases.SHAPE, np.float32)
+    values[0:2, 2:4, 4:6] = 255
+    values[:, :, 6:] = np.nan
+    response = server.post("/v1/occlusion?block=2&class=bright", **raw(values))
+    found = np.frombuffer(response.content, "<f4").reshape(cases.SHAPE)
+    reference = np.full(cases.SHAPE, np.nan)
+    for d in range(0, 4, 2):
+        for h in range(0, 6, 2):
+            for w in range(0, 6, 2):
+                without = values.copy()
+                without[d : d + 2, h : h + 2, w : w + 2] = np.nan
+                fall = expected(values)[1] - expected(without)[1]
+                reference[d : d + 2, h : h + 2, w : w + 2] = fall
+    np.testing.assert_allclose(found, reference, atol=1e-6)
+    assert np.nanargmax(found) == np.argmax(values == 255)
+
+
+def test_blocks_cover_a_volume_once_and_are_not_too_many() -> None:
+    for shape, edge in (((4, 6, 8), 3), ((5, 1, 7), None), ((64, 64, 64), 1)):
+        seen = np.zeros(shape, int)
+        count = 0
+        for box in blocks(shape, edge):
+            seen[box] += 1
+            count += 1
+        assert (seen == 1).all()
+        assert count <= 512
+
+
+def test_the_model_describes_itself(server: TestClient) -> None:
+    card = server.get("/v1/model").json()
+    assert card["input_shape"] == list(cases.SHAPE)
+    assert card["classes"] == list(cases.CLASSES)
+    assert card["manifest"]["network"] == "brightness"
+    assert ".nii.gz" in card["formats"]
+    assert ".mhd" not in card["formats"]
+
+
+def test_samples_are_the_golden_inputs(tmp_path: Path) -> None:
+    inputs = np.stack([cases.volume(1), cases.volume(2), np.zeros(cases.SHAPE, np.float32)])
+    stream = io.BytesIO()
+    np.savez(stream, inputs=inputs, outputs=np.zeros((3, 2)), gaps=np.array(["slices", "slices", "complete"]))
+    golden = {"path": "golden.npz", "sha256": hashlib.sha256(stream.getvalue()).hexdigest()}
+    folder = cases.make_bundle(tmp_path / "b", golden=golden)
+    (folder / "golden.npz").write_bytes(stream.getvalue())
+    with client(folder) as server:
+        listed = server.get("/v1/samples").json()
+        assert [sample["name"] for sample in listed] == ["slices-1", "slices-2", "complete-1"]
+        assert listed[0]["note"] == "slices missing"
+        response = server.get(listed[1]["url"])
+        assert response.headers["x-shape"] == "4,6,8,1"
+        np.testing.assert_array_equal(np.frombuffer(response.content, "<f4").reshape(cases.SHAPE), inputs[1])
+        assert predictions(server.post("/v1/predict", **raw(inputs[1])))
+    changed = cases.make_bundle(tmp_path / "changed", golden=golden)
+    (changed / "golden.npz").write_bytes(b"changed")
+    with client(changed) as server:
+        assert server.get("/v1/samples").json() == []
+
+
+def test_a_segmentation_counts_voxels_and_maps_them(tmp_path: Path) -> None:
+    class Threshold(cases.Brightness):
+        def predict(self, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
+            bright = (np.nan_to_num(volumes) > 100).astype(np.float32)
+            return np.concatenate([1 - bright, bright], axis=-1)
+
+    folder = cases.make_bundle(tmp_path / "b", task="segmentation")
+    app = create_app(folder, load=lambda path: Threshold(json.loads((path / "manifest.json").read_text())))
+    values = cases.volume()
+    with TestClient(app) as server:
+        bright = int((np.nan_to_num(values) > 100).sum())
+        (prediction,) = predictions(server.post("/v1/predict", **raw(values)))
+        assert prediction["voxels"] == {"dim": values.size - bright, "bright": bright}
+        assert "probabilities" not in prediction
+        response = server.post("/v1/label_map", **raw(values))
+        assert response.headers["x-shape"] == "4,6,8"
+        found = np.frombuffer(response.content, "<i2").reshape(cases.SHAPE[:3])
+        np.testing.assert_array_equal(found, np.nan_to_num(values[..., 0]) > 100)
+        refused(server.post("/v1/occlusion", **raw(values)), 404, "each voxel")
+
+
+def test_health_metrics_and_headers(server: TestClient) -> None:
+    assert server.get("/healthz").json() == {"status": "alive"}
+    assert server.get("/readyz").status_code == 200
+    predictions(server.post("/v1/predict", **raw(cases.volume())))
+    text = server.get("/metrics").text
+    assert 'voxgap_requests_total{route="/v1/predict",status="200"}' in text
+    assert "voxgap_batch_volumes_count" in text
+    assert f'voxgap_model_info{{name="lamp",sha256="{"1" * 64}"}} 1.0' in text
+    for path in ("/healthz", "/nowhere", "/docs"):
+        headers = server.get(path).headers
+        assert "default-src 'self'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+    assert server.get("/v1/model").headers["cache-control"] == "no-store"
+    assert (
+        "access-control-allow-origin" not in server.get("/v1/model", headers={"Origin": "http://a"}).headers
+    )
+    strange = server.get("/healthz", headers={"X-Request-ID": "a b<script>"}).headers["x-request-id"]
+    assert strange.isalnum()
+
+
+def test_the_docs_page_names_every_route_and_loads_nothing_from_elsewhere(server: TestClient) -> None:
+    page = server.get("/docs").text
+    schema = server.get("/openapi.json").json()
+    for path in schema["paths"]:
+        assert path.replace("{", "").split("}")[0] in page.replace("{", ""), path
+    assert "<script" not in page
+    assert "style=" not in page
+    assert "//cdn" not in page
+    assert server.get("/docs.css").headers["content-type"].startswith("text/css")
+    assert {"multipart/form-data", "application/octet-stream", "application/json"} == set(
+        schema["paths"]["/v1/predict"]["post"]["requestBody"]["content"]
+    )
+    assert schema["components"]["schemas"]["Answer"]["example"]["predictions"][0]["class"]
+
+
+def test_a_failure_of_ours_is_a_500_with_an_id_and_no_traceback(tmp_path: Path) -> None:
+    class Broken(cases.Brightness):
+        def predict(self, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
+            if volumes.any():
+                raise RuntimeError("secret")
+            return super().predict(volumes)
+
+    folder = cases.make_bundle(tmp_path / "b")
+    app = create_app(folder, load=lambda path: Broken(json.loads((path / "manifest.json").read_text())))
+    with TestClient(app, raise_server_exceptions=False) as server:
+        response = server.post("/v1/predict", **raw(cases.volume()))
+        refused(response, 500, "log")
+        assert "secret" not in response.text
+        assert server.get("/readyz").status_code == 200
+
+
+def test_a_trained_bundle_answers_as_the_predictor_does(tmp_path: Path) -> None:
+    import tiny
+    from voxgap.bundle import save_bundle
+    from voxgap.runtime import load
+    from voxgap.training import adapt_model
+
+    data = tiny.dataset()
+    model = tiny.model(strategy="mean")
+    adapt_model(model, data.part("train"))
+    folder = save_bundle(tmp_path / "bundle", model, data, strategy=strategies.get("mean"))
+    predictor = load(folder)
+    values = tiny.volumes(3, seed=5)
+    with TestClient(create_app(folder)) as server:
+        found = predictions(server.post("/v1/predict", **raw(values)))
+        for prediction, answer in zip(found, map(predictor.answer, values), strict=True):
+            np.testing.assert_allclose(list(prediction["probabilities"].values()), answer.values, atol=1e-6)
+            assert prediction["class"] == answer.label
+            assert prediction["missing_rate"] == pytest.approx(answer.missing_rate, abs=1e-6)
+            assert prediction["warnings"] == list(answer.drift)
+        filled = np.frombuffer(server.post("/v1/fill", **raw(values[0])).content, "<f4").reshape(tiny.SHAPE)
+        observed = ~np.isnan(values[0])
+        np.testing.assert_array_equal(filled[observed], values[0][observed])
+        train = data.part("train").volumes
+        np.testing.assert_allclose(filled[~observed], np.nanmean(train, axis=0)[~observed], atol=1e-5)
+        names = [sample["name"] for sample in server.get("/v1/samples").json()]
+        assert "slices-1" in names
+        sample = server.get("/v1/samples/slices-1")
+        again = server.post(
+            "/v1/predict", content=sample.content, headers=RAW | {"X-Shape": sample.headers["x-shape"]}
+        )
+        assert predictions(again)
