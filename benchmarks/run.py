@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+import agreement
 import augment_step
+import experiment_step
+import predict_step
+import server_step
 from protocol import FOLDER, OURS, PEERS, compare
 
 out = Console(highlight=False)
@@ -100,6 +105,68 @@ def loader() -> dict[str, object]:
     }
 
 
+def predict() -> dict[str, object]:
+    """A batch of 16 volumes of 28³ through the reference network, by voxgap.load; fast is bf16 or fp16."""
+    torch = {
+        f"PyTorch {dtype} {mode}": (PEERS, "torch_step.py", dtype, mode, "predict")
+        for dtype in ("float32", "bfloat16")
+        for mode in ("eager", "compiled")
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        predict_step.make_bundle(folder)
+        seconds = compare(
+            {
+                "voxgap": (OURS, "predict_step.py", "voxgap", folder),
+                "voxgap fast": (OURS, "predict_step.py", "fast", folder),
+                "keras.predict": (OURS, "predict_step.py", "keras", folder),
+                "ONNX Runtime": (OURS, "predict_step.py", "onnxruntime", folder),
+                **torch,
+            },
+            repetitions=15,
+        )
+    single, half = (
+        min(seconds[name] for name in torch if dtype in name) for dtype in ("float32", "bfloat16")
+    )
+    found = agreement.measure()
+    return {
+        "seconds": seconds,
+        "agreement": found,
+        "ratios": {
+            "voxgap / keras.predict": (seconds["voxgap"] / seconds["keras.predict"], 0.8),
+            "voxgap / ONNX Runtime": (seconds["voxgap"] / seconds["ONNX Runtime"], 0.6),
+            "voxgap / best PyTorch float32": (seconds["voxgap"] / single, 0.9),
+            "fast / keras.predict": (seconds["voxgap fast"] / seconds["keras.predict"], 0.4),
+            "fast / best PyTorch bfloat16": (seconds["voxgap fast"] / half, 0.9),
+            f"fast: other classes, of {found['samples']:.0f}": (1 - found["agreement"], 0.001),
+        },
+    }
+
+
+def server() -> dict[str, object]:
+    """`voxgap serve` on a small network for sample:motion, raw float32 bodies; each client sends 8 requests."""
+    seconds: dict[str, float] = {}
+    ratios: dict[str, tuple[float, float]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        server_step.make_bundle(folder)
+        for engine in ("openvino", "keras"):
+            clients = (OURS, "server_step.py", "clients", folder, engine)
+            found = compare(
+                {
+                    "no server": (OURS, "server_step.py", "runtime", folder, engine),
+                    "1 client": (*clients, "1", "16"),
+                    "16 clients": (*clients, "16", "16"),
+                    "16 clients, batches of one": (*clients, "16", "1"),
+                },
+                repetitions=15,
+            )
+            seconds |= {f"{engine}: {name}": value for name, value in found.items()}
+            extra = 1e3 * (found["1 client"] - found["no server"]) / server_step.REQUESTS
+            ratios[f"{engine}: a request through the server, extra ms"] = (extra, 5.0)
+            batching = found["16 clients"] / found["16 clients, batches of one"]
+            ratios[f"{engine}: 16 clients, batches / batches of one"] = (batching, 0.5)
+    return {"seconds": seconds, "ratios": ratios}
+
+
 def start() -> dict[str, object]:
     """How long a person waits for help, and a program for the import."""
     seconds = compare(
@@ -113,12 +180,25 @@ def start() -> dict[str, object]:
     return {"seconds": seconds, "ratios": {"voxgap --help, seconds": (seconds["voxgap --help"], 0.5)}}
 
 
+def experiment() -> dict[str, object]:
+    """Eight strategies on sample:brain, 3 folds: one experiment against eight scripts of Keras and scikit-learn."""
+    found = experiment_step.measure()
+    pairs = f"of {len(found['decided'])} pairs that the scripts tell apart, in another order"
+    return {
+        **found,
+        "ratios": {"voxgap / stock scripts": (found["ratio"], 0.5), pairs: (len(found["against"]), 0)},
+    }
+
+
 QUESTIONS: dict[str, Callable[[], dict[str, object]]] = {
     "training": training,
     "masked_conv": masked_conv,
     "knn": knn,
     "augmentation": augmentation,
     "loader": loader,
+    "predict": predict,
+    "experiment": experiment,
+    "server": server,
     "start": start,
 }
 

@@ -266,11 +266,12 @@ def test_a_store_that_fills_the_disk_stops_the_experiment_in_one_line(tmp_path: 
 def test_a_process_that_can_not_start_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = plan_experiment(DATA, ["mean"], **QUICK)
     monkeypatch.setattr(sys, "executable", "/bin/false")
+    threads = threading.active_count()
     with open_store(tmp_path / "r.db", create=True) as store:
         with pytest.raises(VoxgapError, match="no process for the runs could be started"):
             run_all(experiment, DATA, store, processes=1)
         assert store.statuses(experiment) == {"waiting": 2}
-    assert threading.active_count() < 50
+    assert threading.active_count() <= threads + 1  # the one that listened may be about to end
 
 
 def test_a_data_set_is_handed_over_whole(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,11 @@ NUMPY_SIDE = {
     "shapes": BASE,
     "volume": BASE,
     "io": {"volume", *BASE},
-    "resample": {"volume", *BASE},
+    "align": {"volume", *BASE},
+    "resample": {"align", "volume", *BASE},
     "missingness": {"volume", *BASE},
     "augment": {"missingness", "volume", *BASE},
+    "patches": BASE,
     "grid": {"io", "resample", "volume", *BASE},
     "samples": {"missingness", "augment", "volume", *BASE},
     "dataset": {"grid", "samples", "missingness", "augment", "resample", "volume", "io", *BASE},
@@ -38,13 +41,17 @@ KERAS_SIDE = {
     "models": {"strategies", "fill", "layers", "shapes", *BASE},
     "history": BASE,
     # What is augmented are arrays: training knows no Volume.
-    "training": {"models", "history", "augment", "strategies", "fill", "layers", *BASE},
+    "training": {"patches", "models", "history", "augment", "strategies", "fill", "layers", *BASE},
 }
 # Where the two meet. `runtime` names the layers so that Keras knows them, and nothing that trains.
 MEETING = {
-    "runtime": {"grid", "volume", "io", "resample", "layers", "fill", *BASE},
-    "experiment": {*KERAS_SIDE, "dataset", "evaluate", "volume", *BASE},
-    "bundle": {"runtime", "dataset", "missingness", "history", "volume", "io", *BASE},
+    "runtime": {"patches", "missingness", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
+    "distributed": {"experiment", "dataset", *BASE},
+    "experiment": {*KERAS_SIDE, "patches", "dataset", "missingness", "evaluate", "volume", *BASE},
+    # It tries an export before training: it builds, and adapts, the untrained network.
+    "bundle": {*KERAS_SIDE, "patches", "runtime", "dataset", "missingness", "evaluate", "web", "volume", *BASE},
+    "web": BASE,
+    "server": {"runtime", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
     "pictures": {"history", "volume", *BASE},
     "report": {"pictures", "history", *BASE},
 }
@@ -201,3 +208,22 @@ def test_every_part_of_the_house_is_described() -> None:
         str(f.relative_to(ROOT)) for f in FILES if not ast.get_docstring(ast.parse(f.read_text()))
     ]
     assert not undocumented
+
+
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    code = f"""
+        import sys
+        class Without:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in ("keras", "tensorflow"):
+                    raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+        sys.meta_path.insert(0, Without())
+        sys.argv = ["voxgap", "train", "sample:brain", "--out", {str(tmp_path / "bundle")!r}]
+        from voxgap.cli import main
+        main()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "Error: this needs keras: pip install 'voxgap[train]'"

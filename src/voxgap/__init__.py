@@ -12,6 +12,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Answer": "runtime",
     "Dataset": "dataset",
     "History": "history",
     "Predictor": "runtime",
@@ -19,7 +20,10 @@ _HOMES = {
     "Volume": "volume",
     "VoxgapError": "errors",
     "build_model": "models",
+    "check_exportable": "bundle",
+    "compare": "experiment",
     "describe": "missingness",
+    "export": "bundle",
     "load": "runtime",
     "load_data": "dataset",
     "output_shape": "shapes",
@@ -33,6 +37,7 @@ _HOMES = {
 _MODULES = ("augment", "fill", "io", "layers", "models", "resample", "samples", "shapes", "strategies")
 
 __all__ = [
+    "Answer",
     "Dataset",
     "History",
     "Predictor",
@@ -41,7 +46,10 @@ __all__ = [
     "VoxgapError",
     "augment",
     "build_model",
+    "check_exportable",
+    "compare",
     "describe",
+    "export",
     "fill",
     "io",
     "layers",

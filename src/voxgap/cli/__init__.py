@@ -9,25 +9,37 @@ import typer
 
 from voxgap import __version__
 from voxgap.cli.augment import augment
+from voxgap.cli.compare import compare, report
 from voxgap.cli.console import err
 from voxgap.cli.demo import demo
+from voxgap.cli.export import export
 from voxgap.cli.fill import fill
 from voxgap.cli.inspect import inspect
+from voxgap.cli.predict import evaluate, predict
+from voxgap.cli.serve import serve
 from voxgap.cli.shapes import InOrder, shapes
-from voxgap.cli.train import evaluate, predict, train
+from voxgap.cli.train import train
 from voxgap.errors import VoxgapError
+
+# What a package is installed with, where a base installation lacks it.
+EXTRA_OF = {
+    **dict.fromkeys(("keras", "tensorflow", "h5py", "numba", "matplotlib", "jinja2"), "train"),
+    **dict.fromkeys(("tf2onnx", "onnx", "onnxruntime", "ai_edge_litert"), "export"),
+    **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client"), "serve"),
+    **{"openvino": "runtime", "ray": "ray", "torch": "torch"},
+}
 
 app = typer.Typer(
     name="voxgap",
     help="Train, compare and deploy 3D convolutional networks on volumes with missing data.",
     epilog="DATA is a CSV or Parquet manifest, an .npz with volumes and labels, a folder with one sub-folder per "
-    "class, sample:motion, sample:brain, sample:nodules, or medmnist:NAME. See docs/your-data.md.",
+    "class, sample:motion, sample:brain, sample:brain-tissue, sample:nodules, or medmnist:NAME. See docs/your-data.md.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, inspect, fill, augment, train, evaluate, predict):
+for command in (demo, inspect, fill, augment, train, compare, report, evaluate, predict, export, serve):
     app.command()(command)
 # Layers are applied in the order in which they are written, which an ordinary command forgets.
 app.command(cls=InOrder)(shapes)
@@ -55,6 +67,15 @@ def main() -> None:
         app()
     except (VoxgapError, OSError) as error:
         err.print(f"[bold red]Error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        package = str(error.name).split(".")[0]
+        if package not in EXTRA_OF:
+            raise
+        command = f"pip install 'voxgap[{EXTRA_OF[package]}]'"
+        err.print(
+            f"[bold red]Error:[/] this needs {package}: {_escape(command)}", soft_wrap=True, highlight=False
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         err.print("Interrupted.")

@@ -1,19 +1,16 @@
-"""`voxgap train`, `voxgap evaluate` and `voxgap predict`."""
+"""`voxgap train`."""
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from voxgap.cli.console import err, import_keras, numbers, one_or_three, out, training_progress
-from voxgap.cli.data import Crop, MissingValues, Size, Spacing, grid_arguments, load
+from voxgap.cli.data import Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
+from voxgap.cli.export import check_export, export_bundle
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
@@ -32,13 +29,21 @@ Pattern = Annotated[
 ]
 MissingRate = Annotated[float, typer.Option(help="Share of units that go missing.", rich_help_panel="Gaps")]
 Mechanism = Annotated[str, typer.Option(help="mcar, mar or mnar (Rubin).", rich_help_panel="Gaps")]
+Task = Annotated[
+    str | None,
+    typer.Option(
+        help="segmentation: predict the label maps of data that has labels too.", rich_help_panel="Volumes"
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
 def train(
     data: Data,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the bundle.")],
-    model: Annotated[str, typer.Option(help="cnn3d, resnet3d, resnet2d or resnet2plus1d.")] = "resnet3d",
+    model: Annotated[
+        str, typer.Option(help="cnn3d, resnet3d, resnet2d, resnet2plus1d or unet3d.")
+    ] = "resnet3d",
     strategy: Annotated[str, typer.Option(help="How gaps are handled; see docs/missing-data.md.")] = "mean",
     epochs: Annotated[int, typer.Option(help="At most so many.")] = 100,
     batch_size: Annotated[int, typer.Option(help="Volumes a training step.")] = 16,
@@ -51,7 +56,7 @@ def train(
     lr_patience: Annotated[
         int | None, typer.Option(help="Epochs without improvement before halving the learning rate.")
     ] = None,
-    monitor: Annotated[str, typer.Option(help="val_loss, val_accuracy or val_mae.")] = "val_loss",
+    monitor: Annotated[str, typer.Option(help="val_loss, val_accuracy, val_mae or val_dice.")] = "val_loss",
     precision: Annotated[str, typer.Option(help="Of training: auto, float32 or bfloat16.")] = "auto",
     seed: Seed = 0,
     augment: Annotated[
@@ -68,6 +73,10 @@ def train(
         ),
     ] = "scan",
     overwrite: Annotated[bool, typer.Option(help="Replace the bundle in --out.")] = False,
+    export: Annotated[
+        str | None,
+        typer.Option(help="Formats as for voxgap export: tried before training, written after it."),
+    ] = None,
     filters: Annotated[str, typer.Option(help="Per stage.", rich_help_panel="Network")] = "32,64,128",
     kernel_size: Annotated[str, typer.Option(help="One or three numbers.", rich_help_panel="Network")] = "3",
     strides: Annotated[str, typer.Option(help="Between stages.", rich_help_panel="Network")] = "2",
@@ -89,6 +98,14 @@ def train(
     spacing: Spacing = None,
     crop: Crop = None,
     missing_values: MissingValues = None,
+    reference: Reference = None,
+    task: Task = None,
+    patch_size: Annotated[
+        str | None,
+        typer.Option(
+            help="Train on patches of DEPTH,HEIGHT,WIDTH voxels of larger volumes.", rich_help_panel="Volumes"
+        ),
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -114,14 +131,24 @@ def train(
       voxgap train scans.csv --augment default --cache ~/.cache/voxgap --out runs/scans
 
       voxgap train data.npz --strategy knn --mask-channel --conv gated --filters 16,32 --out runs/mine
+
+      voxgap train sample:brain-tissue --model unet3d --filters 8,16,32 --out runs/tissue
+
+      voxgap train patients.csv --export onnx,litert --out runs/patients
     """
+    from voxgap import patches
     from voxgap.bundle import check_free, save_bundle  # runtime only: no Keras yet
 
     check_free(out_folder, overwrite)
     if class_weight not in ("none", "balanced"):
         raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
-    grid = grid_arguments(size, spacing, crop, missing_values)
-    dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, cache=cache, **grid)
+    grid = grid_arguments(size, spacing, crop, missing_values, reference)
+    patch = (
+        None
+        if patch_size is None
+        else patches.patch_size(numbers(patch_size, "--patch-size"), "--patch-size")
+    )
+    dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, cache=cache, task=task, **grid)
     architecture = {
         "filters": numbers(filters, "--filters"),
         "kernel_size": one_or_three(kernel_size, "--kernel-size"),
@@ -144,6 +171,7 @@ def train(
         "augment": augment,
         "augment_kind": augment_kind,
         "precision": precision,
+        "patch_size": patch,
     }
     err.print(dataset.summary(), soft_wrap=True)
     import_keras()
@@ -158,6 +186,8 @@ def train(
     }
     given = {name: value for name, value in overrides.items() if value is not None}
     chosen = dataclasses.replace(strategies.get(strategy), **given)
+    if export:
+        check_export(export, chosen, model, dataset, architecture)
     with training_progress(f"{model} {strategy}") as progress:
         live = {"progress": progress, "checkpoint": out_folder / "checkpoint"}
         result = train_and_score(
@@ -173,98 +203,13 @@ def train(
         arguments=arguments,
         history=result.history,
         scores=result.scores,
+        patch_size=patch,
     )
     out.print(result.history.summary(), soft_wrap=True)
     print_scores(result.scores)
     out.print(f"bundle: {out_folder}   curves: {out_folder / 'history.png'}", soft_wrap=True)
-
-
-def evaluate(
-    bundle: Bundle,
-    data: Data,
-    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
-    pattern: Pattern = None,
-    missing_rate: MissingRate = 0.5,
-    mechanism: Mechanism = "mcar",
-    seed: Seed = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Score a bundle on labelled data, read and resampled as its training data was.
-
-    [bold]Examples[/]
-
-      voxgap evaluate runs/brain sample:brain --pattern slices --missing-rate 0.5
-
-      voxgap evaluate runs/patients new_patients.csv --split all --json
-    """
-    from voxgap import evaluate as metrics
-    from voxgap.grid import Grid
-    from voxgap.runtime import load as load_bundle
-    from voxgap.runtime import read_manifest
-
-    manifest = read_manifest(bundle)
-    grid = dataclasses.asdict(Grid.from_json(manifest["input"].get("grid"), "input.grid"))
-    dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, **grid)
-    part = dataset if split == "all" else dataset.part(split)
-    if not len(part):
-        raise VoxgapError(f"{data}: no {split} volumes; choose another --split, or all")
-    if dataset.task != manifest["task"]:
-        raise VoxgapError(f"{data}: the data is for {dataset.task}, the bundle for {manifest['task']}")
-    if dataset.task == "classification" and list(dataset.classes) != manifest["classes"]:
-        raise VoxgapError(
-            f"{data}: classes {', '.join(dataset.classes)} are not the bundle's: {', '.join(manifest['classes'])}"
-        )
-    import_keras()
-    scores = {split: metrics.scores(dataset.task, part.targets, load_bundle(bundle).predict(part.volumes))}
-    if as_json:
-        out.print_json(json.dumps(scores))
-    else:
-        print_scores(scores)
-
-
-def predict(
-    bundle: Bundle,
-    files: Annotated[
-        list[Path], typer.Argument(help="Files, or folders of DICOM and Zarr.", metavar="FILE...")
-    ],
-    out_file: Annotated[
-        Path | None, typer.Option("--out", help="CSV file; standard output without it.")
-    ] = None,
-) -> None:
-    """Predict volumes with a bundle: read and resampled as its training data was, NaN is missing.
-
-    [bold]Examples[/]
-
-      voxgap predict runs/patients scan1.nii.gz scan2.nii.gz --out preds.csv
-    """
-    from rich.progress import track
-
-    from voxgap.runtime import load as load_bundle
-
-    import_keras()
-    predictor = load_bundle(bundle)
-    rows: list[dict[str, Any]] = []
-    for path in track(files, "predicting", console=err, transient=True, disable=len(files) < 2):
-        volume, _ = predictor.read(path)
-        answer = predictor.predict(volume)[0]
-        row: dict[str, Any] = {"path": str(path)}
-        if predictor.classes:
-            row["class"] = predictor.classes[int(answer.argmax())]
-            row |= {f"p_{c}": f"{p:.6g}" for c, p in zip(predictor.classes, answer, strict=True)}
-        else:
-            row |= {"value" if len(answer) == 1 else f"value_{i}": f"{v:.6g}" for i, v in enumerate(answer)}
-        rows.append(row | {"missing_rate": f"{volume.missing_rate:.4f}"})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    if out_file is None:
-        sys.stdout.write(text.getvalue())
-        return
-    from voxgap.files import write_bytes
-
-    write_bytes(out_file, text.getvalue().encode())
-    err.print(f"{len(rows)} predictions: {out_file}")
+    if export:
+        export_bundle(out_folder, export)
 
 
 def load_with_gaps(
