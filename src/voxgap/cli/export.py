@@ -143,3 +143,9 @@ def print_entries(bundle: Path, entries: dict[str, dict[str, Any]]) -> None:
     for kind, entry in entries.items():
         if "parts" not in entry:
             out.print(f"{kind}: {entry['path']}", soft_wrap=True)
+            if kind == "web":
+                out.print(
+                    "  its samples are two volumes of your validation data; delete the folder samples if nobody else may "
+                    "have them",
+                    soft_wrap=True,
+                )

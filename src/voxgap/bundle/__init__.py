@@ -1,0 +1,7 @@
+"""The bundle: a folder with manifest.json, the model in each format that was asked for, and the proof of each."""
+
+from voxgap.bundle.capability import check_exportable
+from voxgap.bundle.exporting import export
+from voxgap.bundle.saving import check_free, save_bundle
+
+__all__ = ["check_exportable", "check_free", "export", "save_bundle"]

@@ -1,0 +1,93 @@
+"""Whether a strategy can be exported, found out before it is trained."""
+
+from __future__ import annotations
+
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from voxgap.bundle.exporting import ExportError, Report, export
+from voxgap.bundle.formats import PACKAGES, Precision, check_formats
+from voxgap.bundle.saving import save_bundle
+from voxgap.dataset import Dataset
+from voxgap.errors import VoxgapError
+
+if TYPE_CHECKING:
+    from voxgap.strategies import Strategy
+
+_FEW = 8  # volumes that the untrained network is adapted to
+
+
+def check_exportable(
+    strategy: str | Strategy,
+    network: Any,
+    formats: Sequence[str],
+    *,
+    data: Dataset | None = None,
+    precision: Precision = "float32",
+    report: Report | None = None,
+    **architecture: Any,
+) -> None:
+    """Refuse a strategy that can't be exported, before hours of training.
+
+    No table says what is possible, since it would be out of date with the next release of a converter: the
+    untrained network is adapted to a few volumes, converted and proven as the trained one will be. It takes some
+    seconds a format.
+
+    Args:
+        strategy: a preset's name or a `Strategy`.
+        network: as for `build_model`.
+        formats: as for `export`; for `web`, `container` and `edge` the format that they carry is tried.
+        data: what it will be trained on; its first volumes are used. Without it, random ones of 8×8×8 voxels.
+        precision: as for `export`.
+        report: as for `export`.
+        **architecture: further arguments of `build_model`.
+
+    Raises:
+        VoxgapError: a format is unknown or lacks a Python package, or which one the strategy can't be exported to,
+            and why.
+    """
+    from voxgap import strategies
+    from voxgap.models import build_model
+    from voxgap.training import adapt_model
+
+    kinds, deployed = check_formats(formats, precision)
+    kinds = list(dict.fromkeys([*kinds, *(PACKAGES[name] for name in deployed)]))
+    chosen = strategies.get(strategy)
+    few = _random() if data is None else _few(data)
+    model = build_model(
+        network,
+        input_shape=few.volumes.shape[1:],
+        outputs=len(few.classes) or int(np.prod(few.targets.shape[1:])),
+        task=few.task,
+        strategy=chosen,
+        **architecture,
+    )
+    with tempfile.TemporaryDirectory(prefix="voxgap-") as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a few volumes, which are not what will be trained on
+        adapt_model(model, few.part("train"))
+        save_bundle(Path(folder), model, few, strategy=chosen)
+        try:
+            export(folder, kinds, precision=precision, report=report)
+        except ExportError as error:
+            name = strategy if isinstance(strategy, str) else f"with fill {chosen.fill}"
+            reason = error.reason.removesuffix("; nothing was changed")
+            raise VoxgapError(
+                f"the strategy {name} of {model.name} can't be exported to {error.kind}, because {reason}"
+            ) from None
+
+
+def _few(data: Dataset) -> Dataset:
+    return data.take(np.flatnonzero(data.split == "train")[:_FEW])
+
+
+def _random() -> Dataset:
+    rng = np.random.default_rng(0)
+    volumes = rng.normal(size=(_FEW, 8, 8, 8, 1)).astype(np.float32)
+    volumes[rng.random(volumes.shape) < 0.2] = np.nan
+    targets = np.arange(_FEW) % 2
+    return Dataset(volumes, targets, "classification", ("a", "b"), np.full(_FEW, "train"))

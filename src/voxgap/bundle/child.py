@@ -1,0 +1,113 @@
+"""The process that converts: `python -m voxgap.bundle.child REQUEST`, with the format's backend in KERAS_BACKEND.
+
+Converters print, keep memory, need a backend that the caller may not run on, and crash; the caller sees none of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from voxgap.bundle.convert import convert
+from voxgap.bundle.locate import first_parting
+from voxgap.errors import VoxgapError
+from voxgap.fill.base import FillLayer
+from voxgap.runtime.engines import open_engine
+from voxgap.volume import Values
+
+_BATCH = 16
+
+
+def main(request_file: str) -> None:
+    """Do what a request says, one line of JSON on standard output for each step.
+
+    Args:
+        request_file: JSON: `model`, `inputs` (.npy), `jobs` and, of each, `kind`, `precision`, `file`, `answers`;
+            `calibration` (.npy); a job with `tolerance` is asked for the layer that parts.
+    """
+    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    request = json.loads(Path(request_file).read_bytes())
+    # Converters print on standard output too: from here on that is the log.
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    inputs = np.load(request["inputs"], allow_pickle=False)
+    calibration = np.load(request["calibration"], allow_pickle=False)
+    try:
+        model = _load(Path(request["model"]))
+    except Exception as error:
+        for job in request["jobs"]:
+            _reply(replies, job, "failed", reason=_reason(error))
+        return
+    for job in request["jobs"]:
+        try:
+            if "tolerance" in job:
+                layer = _locate(model, job, inputs)
+                _reply(replies, job, "done", layer=layer)
+            else:
+                _convert(model, job, inputs, calibration, replies)
+                _reply(replies, job, "done")
+        except Exception as error:  # whatever a converter or runtime raises is why this format is refused
+            print(f"{job['kind']}: {error!r}", file=sys.stderr)
+            _reply(replies, job, "failed", reason=_reason(error))
+
+
+def _end_with_the_caller() -> None:
+    """Standard input is a pipe that nobody writes to: it ends when the caller does, however that ended."""
+    os.read(0, 1)
+    os._exit(1)
+
+
+def _load(file: Path) -> Any:
+    import keras
+
+    import voxgap.layers  # noqa: F401  (registers the layers that the file names)
+
+    model = keras.saving.load_model(file, compile=False, safe_mode=True)
+    for layer in model._flatten_layers(include_self=False):
+        if isinstance(layer, FillLayer) and layer.learns and not layer._adapted():
+            raise VoxgapError(
+                f"the fill layer {layer.name} ({type(layer).__name__}) has learnt nothing: train the model, or adapt it"
+            )
+    return model
+
+
+def _convert(model: Any, job: dict[str, Any], inputs: Values, calibration: Values, replies: TextIO) -> None:
+    file = Path(job["file"])
+    if job["kind"] != "keras":  # which the model is in already
+        _reply(replies, job, "converting")
+        convert(job["kind"], model, file, job["precision"], calibration)
+    _reply(replies, job, "proving")
+    engine = open_engine(job["kind"], file)
+    # The first one alone: a batch of fixed size shows.
+    batches = [inputs[:1], *(inputs[i : i + _BATCH] for i in range(1, len(inputs), _BATCH))]
+    np.save(job["answers"], np.concatenate([engine(batch) for batch in batches]), allow_pickle=False)
+
+
+def _locate(model: Any, job: dict[str, Any], inputs: Values) -> str | None:
+    return first_parting(
+        model,
+        job["kind"],
+        inputs,
+        precision=job["precision"],
+        tolerance=job["tolerance"],
+        folder=Path(job["file"]).parent,
+    )
+
+
+def _reply(replies: TextIO, job: dict[str, Any], state: str, **more: Any) -> None:
+    replies.write(json.dumps({"kind": job["kind"], "state": state, **more}) + "\n")
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

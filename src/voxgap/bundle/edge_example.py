@@ -1,0 +1,59 @@
+"""Predict volumes on a device, with ai-edge-litert and NumPy alone: python predict.py volume.npy ...
+
+A volume is an .npy of (depth, height, width, channels), in the units of the training data and on the grid of the
+model, NaN where a voxel is missing. Prints one line of JSON for each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ai_edge_litert.interpreter import Interpreter
+
+HERE = Path(__file__).parent
+MANIFEST = json.loads((HERE / "manifest.json").read_text())
+
+
+def load(threads: int = 2) -> Interpreter:
+    """Open the model, once."""
+    interpreter = Interpreter(str(HERE / MANIFEST["files"]["litert"]["path"]), num_threads=threads)
+    interpreter.allocate_tensors()
+    return interpreter
+
+
+def read(path: str) -> np.ndarray:
+    """Read a volume; the values that stood for missing in the training data become NaN."""
+    volume = np.load(path, allow_pickle=False).astype(np.float32)
+    shape = tuple(MANIFEST["input"]["shape"])
+    if volume.shape == shape[:3] and shape[3] == 1:
+        volume = volume[..., np.newaxis]
+    if volume.shape != shape:
+        raise SystemExit(f"{path}: shape {volume.shape}, the model takes {shape}")
+    volume[np.isin(volume, [float(value) for value in MANIFEST["input"]["grid"]["missing_values"]])] = np.nan
+    return volume
+
+
+def predict(interpreter: Interpreter, volume: np.ndarray) -> np.ndarray:
+    """Answer one volume: probabilities of the classes, or values."""
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], volume[np.newaxis])
+    interpreter.invoke()
+    return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0]
+
+
+def main(paths: list[str]) -> None:
+    """Print the answer for each file."""
+    interpreter = load()
+    for path in paths:
+        answer = predict(interpreter, read(path))
+        said: dict[str, Any] = {"path": path, "answer": answer.tolist()}
+        if MANIFEST["task"] == "classification":
+            said["class"] = MANIFEST["classes"][int(answer.argmax())]
+        print(json.dumps(said))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,301 @@
+"""Export: convert a bundle's model, prove each file through its own runtime, and only then let it in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxgap.bundle import golden, packages
+from voxgap.bundle.formats import FORMATS, PACKAGES, Precision, check_formats
+from voxgap.bundle.parity import TOLERANCES, Parity, differences, measure
+from voxgap.bundle.placing import place, workspace, write_manifest
+from voxgap.dataset import Dataset
+from voxgap.errors import VoxgapError
+from voxgap.runtime.manifest import MANIFEST, read_manifest, verified, verified_entry
+from voxgap.volume import Values
+
+Report = Callable[[str, str], None]
+"""Called with a format, and `converting`, `proving`, `locating` or `done`."""
+
+_MOST = 256  # volumes of `data` that are answered by each format
+
+
+class ExportError(VoxgapError):
+    """A format that was refused, and why."""
+
+    def __init__(self, kind: str, reason: str) -> None:
+        super().__init__(f"{kind}: {reason}")
+        self.kind = kind
+        self.reason = reason
+
+
+@dataclass(eq=False)
+class _Work:
+    """What one export works on.
+
+    `inputs` are the golden ones, and after them the volumes of `labelled`, where there is one.
+    """
+
+    folder: Path
+    model: Path
+    golden: golden.Golden
+    inputs: Values
+    labelled: Dataset | None
+    precision: Precision
+    tolerance: float
+    report: Report
+    answers: dict[str, Values] = field(default_factory=dict)
+
+
+def export(
+    bundle: str | os.PathLike[str],
+    formats: Sequence[str],
+    *,
+    precision: Precision = "float32",
+    out: str | os.PathLike[str] | None = None,
+    data: Dataset | None = None,
+    tolerance: float | None = None,
+    report: Report | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Export a bundle to other formats, each proven through its own runtime.
+
+    All formats of a call are converted and proven before the first enters the bundle: when one is refused, nothing
+    has changed. What was exported before in the same format is replaced.
+
+    Args:
+        bundle: the folder that `save_bundle` or `voxgap train` made.
+        formats: among `keras`, `h5`, `savedmodel`, `pt2`, `onnx`, `openvino`, `litert`; and `web`, `container`,
+            `edge`, folders that are deployed as they are.
+        precision: of the weights; `float16` for onnx, openvino and litert, `int8` for onnx and openvino.
+        out: folder for `web`, `container` or `edge`, one of them at a time; beside the bundle by default. An
+            earlier package in it is replaced.
+        data: labelled volumes; what float16 or int8 costs in its scores is measured on its validation part, and
+            int8 scales are found on it. Without it, int8 scales come from the golden inputs.
+        tolerance: accept a larger difference from Keras than `TOLERANCES` says; it stands in the manifest.
+        report: called at each step.
+
+    Returns:
+        By format, its entry in the manifest; by package, `{"path": folder}`.
+
+    Raises:
+        VoxgapError: a format is unknown, needs a Python package that is not installed, can't be converted, or its
+            answers differ from those of Keras by more than the tolerance; the layer where they part is named.
+    """
+    folder = Path(bundle)
+    manifest = read_manifest(folder)
+    kinds, deployed = check_formats(formats, precision)
+    folders = packages.targets(folder, deployed, out)
+    have = manifest["files"]
+    kinds += [
+        PACKAGES[name]
+        for name in deployed
+        if PACKAGES[name] not in kinds and have.get(PACKAGES[name], {}).get("precision") != precision
+    ]
+    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    entries = (
+        _export_files(folder, manifest, kinds, precision, limit, data, report or _silent) if kinds else {}
+    )
+    manifest = read_manifest(folder)
+    for name, target in folders.items():
+        (report or _silent)(name, "converting")
+        packages.write(name, target, folder, manifest, verified(folder, manifest, PACKAGES[name]))
+        (report or _silent)(name, "done")
+    return entries | {name: {"path": str(target)} for name, target in folders.items()}
+
+
+def _silent(_: str, __: str) -> None:
+    pass
+
+
+def _export_files(
+    folder: Path,
+    manifest: dict[str, Any],
+    kinds: list[str],
+    precision: Precision,
+    tolerance: float,
+    data: Dataset | None,
+    report: Report,
+) -> dict[str, dict[str, Any]]:
+    model = verified(folder, manifest, "keras")
+    proof = _golden(folder, manifest)
+    labelled = _labelled(data, manifest) if precision != "float32" else None
+    inputs = proof.inputs if labelled is None else np.concatenate([proof.inputs, labelled.volumes])
+    with workspace(folder) as temporary:
+        work = _Work(temporary, model, proof, inputs, labelled, precision, tolerance, report)
+        _convert(work, kinds)
+        proofs = {kind: _prove(work, kind, manifest["task"] != "regression") for kind in kinds}
+        made = {}
+        for kind in kinds:
+            # The bundle's own model is proven, not written again.
+            own = kind == "keras"
+            placed = dict(manifest["files"][kind]) if own else place(folder, _file(work, kind))
+            made[kind] = placed | {"precision": precision, "parity": proofs[kind].to_json()}
+            if labelled is not None:
+                made[kind]["scores"] = _scores(work, kind, labelled)
+        # Read anew: another export may have finished meanwhile.
+        current = read_manifest(folder)
+        if current["files"]["keras"]["path"] != manifest["files"]["keras"]["path"]:
+            raise VoxgapError(
+                f"{folder / MANIFEST}: the model was replaced while it was exported; export again"
+            )
+        current["files"] |= made
+        write_manifest(folder, current)
+    return made
+
+
+def _golden(folder: Path, manifest: dict[str, Any]) -> golden.Golden:
+    if not isinstance(manifest.get("golden"), dict):
+        raise VoxgapError(
+            f"{folder / MANIFEST}: no golden inputs to prove an export with; save the bundle again with this voxgap"
+        )
+    return golden.read(verified_entry(folder, manifest["golden"], "golden"))
+
+
+def _labelled(data: Dataset | None, manifest: dict[str, Any]) -> Dataset | None:
+    if data is None:
+        return None
+    part = data.part("validation")
+    part = part if len(part) else data
+    part = part.take(np.arange(min(len(part), _MOST)))
+    if list(part.volumes.shape[1:]) != manifest["input"]["shape"] or data.task != manifest["task"]:
+        raise VoxgapError(
+            f"{data.name}: not data for this bundle, whose input is {manifest['input']['shape']}"
+        )
+    return part
+
+
+def _file(work: _Work, kind: str) -> Path:
+    return work.model if kind == "keras" else work.folder / kind / f"model{FORMATS[kind].suffix}"
+
+
+def _job(work: _Work, kind: str, **more: Any) -> dict[str, Any]:
+    answers = work.folder / f"{kind}.npy"
+    return {
+        "kind": kind,
+        "precision": work.precision,
+        "file": str(_file(work, kind)),
+        "answers": str(answers),
+    } | more
+
+
+def _convert(work: _Work, kinds: list[str]) -> None:
+    """Convert to each format and keep its runtime's answers; one process for each Keras backend."""
+    wanted = kinds if work.labelled is None else list(dict.fromkeys(["keras", *kinds]))
+    for backend in dict.fromkeys(FORMATS[kind].backend for kind in wanted):
+        jobs = [_job(work, kind) for kind in wanted if FORMATS[kind].backend == backend]
+        failed = None
+        with contextlib.closing(_replies(work, backend, jobs)) as replies:
+            for reply in replies:
+                if reply["state"] == "failed":
+                    failed = reply
+                    break
+                if reply["state"] == "done":
+                    answers = work.folder / f"{reply['kind']}.npy"
+                    work.answers[reply["kind"]] = np.load(answers, allow_pickle=False)
+                work.report(reply["kind"], reply["state"])
+        if failed is not None:
+            where = _where(work, failed["kind"], work.golden.inputs[:2], work.tolerance)
+            raise ExportError(
+                failed["kind"], f"the conversion fails{where} ({failed['reason']}); nothing was changed"
+            )
+
+
+def _prove(work: _Work, kind: str, classes: bool) -> Parity:
+    expected = work.golden.outputs
+    got = work.answers[kind][: len(expected)]
+    proof = measure(expected, got, classes, work.tolerance)
+    if proof.holds:
+        return proof
+    gaps = differences(expected, got)
+    worst = int(gaps.argmax())
+    where = _where(work, kind, work.golden.inputs[worst : worst + 1], proof.tolerance)
+    raise ExportError(
+        kind,
+        f"the answers differ from those of Keras by {proof.max_difference:.2g}, more than {proof.tolerance:g}, for the "
+        f"golden input with gap {str(work.golden.gaps[worst])!r}{where}; nothing was changed",
+    )
+
+
+def _where(work: _Work, kind: str, inputs: Values, tolerance: float) -> str:
+    """The words that name the layer where a format parts from Keras, or none where no single layer does."""
+    work.report(kind, "locating")
+    np.save(work.folder / "inputs.npy", inputs)
+    (reply,) = _replies(work, FORMATS[kind].backend, [_job(work, kind, tolerance=tolerance)], inputs)
+    layer = reply.get("layer")
+    return f", from layer {layer} on" if layer else ""
+
+
+def _scores(work: _Work, kind: str, labelled: Dataset) -> dict[str, Any]:
+    """What the format is worth on labelled data, beside the model that it was made from."""
+    from voxgap import evaluate
+
+    skip = len(work.golden.inputs)
+    return {
+        "inputs": len(labelled),
+        "float32": evaluate.scores(labelled.task, labelled.targets, work.answers["keras"][skip:]),
+        work.precision: evaluate.scores(labelled.task, labelled.targets, work.answers[kind][skip:]),
+    }
+
+
+def _replies(
+    work: _Work, backend: str, jobs: list[dict[str, Any]], inputs: Values | None = None
+) -> Generator[dict[str, Any]]:
+    """Let a child process do jobs, and say what it says."""
+    np.save(work.folder / "inputs.npy", work.inputs if inputs is None else inputs)
+    skip = 0 if work.labelled is None else len(work.golden.inputs)
+    np.save(work.folder / "calibration.npy", work.inputs[skip:])
+    request = work.folder / "request.json"
+    files = {name: str(work.folder / f"{name}.npy") for name in ("inputs", "calibration")}
+    request.write_text(json.dumps({"model": str(work.model), "jobs": jobs} | files))
+    environment = os.environ | {
+        "KERAS_BACKEND": backend,
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "PYTHONUNBUFFERED": "1",
+    }
+    waiting = [job["kind"] for job in jobs]
+    log = work.folder / "log.txt"
+    with (
+        log.open("w") as errors,
+        _ending(
+            subprocess.Popen(
+                # -P: nothing in the current folder is imported in the place of a package.
+                [sys.executable, "-P", "-m", "voxgap.bundle.child", str(request)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=environment,
+                text=True,
+            )
+        ) as child,
+    ):
+        assert child.stdout is not None
+        for line in child.stdout:
+            reply = json.loads(line)
+            yield reply
+            if reply["state"] in ("done", "failed"):
+                waiting.remove(reply["kind"])
+    if waiting:
+        said = log.read_text(errors="replace").strip().splitlines() or ["no word"]
+        raise ExportError(
+            waiting[0], f"the converter ended with {child.returncode} ({said[-1][:200]}); nothing was changed"
+        )
+
+
+@contextlib.contextmanager
+def _ending(child: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
+    """A child process that does not outlive whoever stops listening to it."""
+    with child:
+        try:
+            yield child
+            child.wait()
+        finally:
+            child.kill()  # nothing happens where it has ended

@@ -1,0 +1,96 @@
+"""How files enter a bundle: written beside it, named after their content, and known once the manifest says so.
+
+At every moment the folder holds one whole bundle. Whoever is killed leaves at most files that no manifest names;
+the next one who writes takes them away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from voxgap.bundle.convert import parts, remove
+from voxgap.files import sha256, write_bytes
+from voxgap.runtime.manifest import MANIFEST
+
+_PREFIX = ".writing-"
+_OURS = re.compile(r"(model|golden)-[0-9a-f]{12}\.\w+")
+_ABANDONED = 3600  # seconds after which a folder of unfinished files is nobody's any more
+
+
+@contextlib.contextmanager
+def workspace(folder: Path) -> Iterator[Path]:
+    """A folder inside the bundle for files that are not finished, on the same file system; removed at the end."""
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder, ignore_cleanup_errors=True) as temporary:
+        yield Path(temporary)
+
+
+def place(folder: Path, file: Path, stem: str = "model") -> dict[str, Any]:
+    """Move a finished file, or folder, into the bundle under a name made from its content.
+
+    Returns:
+        Its entry in the manifest: `path`, and `parts` with `path`, `sha256` and `bytes` of each file.
+    """
+    found = parts(file)
+    digests = [sha256(part) for part in found]
+    whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    for part in found:
+        _sync(part)
+    target = folder / f"{stem}-{whole[:12]}{file.suffix}"
+    if file.is_dir():
+        remove(target)  # of the same content: left by someone who was killed
+        file.replace(target)
+        moved = [target / part.relative_to(file) for part in found]
+    else:
+        moved = [target.with_suffix(part.suffix) for part in found]
+        for part, to in zip(found, moved, strict=True):
+            part.replace(to)
+    return {
+        "path": target.name,
+        "parts": [
+            {"path": part.relative_to(folder).as_posix(), "sha256": digest, "bytes": part.stat().st_size}
+            for part, digest in zip(moved, digests, strict=True)
+        ],
+    }
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replace the manifest, by which the files that it names become the bundle, and remove the others."""
+    text = json.dumps(finite(manifest), indent=2, allow_nan=False)
+    write_bytes(folder / MANIFEST, f"{text}\n".encode())
+    _sweep(folder, manifest)
+
+
+def _sweep(folder: Path, manifest: dict[str, Any]) -> None:
+    entries = [*manifest["files"].values(), manifest.get("golden") or {}]
+    named = {entry.get("path") for entry in entries}
+    named |= {part["path"].split("/")[0] for entry in entries for part in entry.get("parts", ())}
+    for path in folder.iterdir():
+        if _OURS.fullmatch(path.name) and path.name not in named:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif path.name.startswith(_PREFIX) and time.time() - path.stat().st_mtime > _ABANDONED:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def finite(value: Any) -> Any:
+    """The same data with null for NaN and infinity, which JSON lacks: a score that is not defined."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())

@@ -1,0 +1,151 @@
+"""Writing a trained model as a bundle."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from voxgap import __version__
+from voxgap.bundle import golden
+from voxgap.bundle.placing import place, workspace, write_manifest
+from voxgap.dataset import Dataset
+from voxgap.errors import VoxgapError
+from voxgap.history import History
+from voxgap.missingness.diagnosis import describe
+from voxgap.patches import OVERLAP, Size, predict_patches
+from voxgap.runtime.calibration import calibrate
+from voxgap.runtime.manifest import MANIFEST, SCHEMA_VERSION
+from voxgap.runtime.profile import profile
+from voxgap.volume import Values
+
+if TYPE_CHECKING:
+    from voxgap.strategies import Strategy
+
+
+def check_free(folder: str | Path, overwrite: bool = False) -> None:
+    """Refuse, before hours of training, a folder that could not take a bundle afterwards.
+
+    Raises:
+        VoxgapError: a file is in the way, or a bundle is there and `overwrite` is not set.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise VoxgapError(f"{folder} is a file: choose a folder for the bundle")
+    if (folder / MANIFEST).exists() and not overwrite:
+        raise VoxgapError(f"{folder} holds a bundle already: choose another folder, or pass --overwrite")
+
+
+def save_bundle(
+    folder: str | Path,
+    model: Any,
+    dataset: Dataset,
+    *,
+    strategy: Strategy,
+    arguments: dict[str, Any] | None = None,
+    history: History | None = None,
+    scores: dict[str, dict[str, float]] | None = None,
+    units: Mapping[str, str] | None = None,
+    golden_volumes: Values | None = None,
+    patch_size: Size | None = None,
+) -> Path:
+    """Write a trained model and everything that using it takes.
+
+    Files are named after their content and manifest.json is replaced last, so that at every moment the folder
+    holds one whole bundle: the old one or the new.
+
+    Args:
+        folder: made if it is not there.
+        model: trained, float32.
+        dataset: what it was trained on, with gaps as in training.
+        strategy: that the model was built with.
+        arguments: further ones that the model was built and trained with, for the record.
+        history: of its training.
+        scores: metrics by split.
+        units: unit and meaning of a channel, by its name, as in `{"ct": "Hounsfield units"}`.
+        golden_volumes: `(n, depth, height, width, channels)` to prove exports with; they stay in the bundle.
+            Without them, two volumes of the data's validation part do.
+        patch_size: that the model was trained with: the bundle cuts volumes of any size into such patches.
+
+    Returns:
+        The folder.
+
+    Raises:
+        VoxgapError: a file is in the way, or `units` names a channel that is not there.
+    """
+    folder = Path(folder)
+    check_free(folder, overwrite=True)
+    foreign = sorted(set(units or {}) - set(dataset.channels))
+    if foreign:
+        raise VoxgapError(f"units: no channel {foreign[0]!r}; there are {', '.join(dataset.channels)}")
+    answered = golden.make(model, dataset, golden_volumes)
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "versions": _versions(),
+        "task": dataset.task,
+        "classes": list(dataset.classes),
+        "input": {
+            "shape": list(model.input_shape[1:]),
+            "channels": list(dataset.channels),
+            "spacing": list(dataset.spacing) if dataset.spacing else None,
+            "missing": "NaN",
+            "grid": dataset.grid.to_json(),
+            "patches": None if patch_size is None else {"size": list(patch_size), "overlap": OVERLAP},
+        },
+        "units": dict(units or {}),
+        "outputs": model.output_shape[-1],
+        "network": model.name,
+        "strategy": strategy.to_json(),
+        "arguments": arguments or {},
+        "data": _data(dataset),
+        "calibration": _calibration(model, dataset, patch_size),
+        "training": history.to_json() if history else {},
+        "scores": scores or {},
+    }
+    with workspace(folder) as temporary:
+        model.save(temporary / "model.keras")
+        (temporary / "golden.npz").write_bytes(golden.to_bytes(answered))
+        proof = place(folder, temporary / "golden.npz", "golden")
+        manifest["golden"] = proof["parts"][0]
+        file = place(folder, temporary / "model.keras")
+        # The digest stands beside the path too, where earlier versions of voxgap look for it.
+        manifest["files"] = {"keras": file | file["parts"][0] | {"precision": "float32"}}
+    write_manifest(folder, manifest)
+    if history is not None:
+        history.to_csv(folder / "history.csv")
+        history.plot(folder / "history.png")
+    return folder
+
+
+def _data(dataset: Dataset) -> dict[str, Any]:
+    volumes = dataset.part("train").volumes
+    known = profile(volumes, dataset.channels)
+    return {"name": dataset.name, "missingness": describe(volumes).to_json(), "profile": known.to_json()}
+
+
+def _calibration(model: Any, dataset: Dataset, patch_size: Size | None) -> dict[str, Any]:
+    """How confident a classifier should be, by data that it was not trained on; empty where there is none."""
+    held_out = dataset.part("validation")
+    if dataset.task != "classification" or not len(held_out):
+        return {}
+
+    def predict(volumes: Values) -> Values:
+        return np.asarray(model.predict(volumes, batch_size=16, verbose=0))
+
+    volumes = held_out.volumes
+    answers = predict(volumes) if patch_size is None else predict_patches(predict, volumes, patch_size)
+    return calibrate(answers, held_out.targets)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("keras", "tensorflow", "numpy")
+    return {"voxgap": __version__, "python": platform.python_version()} | {
+        name: importlib.metadata.version(name) for name in packages
+    }

@@ -1,0 +1,67 @@
+"""The web page: shows a volume with its gaps and what the network says of it, in the browser or with a server.
+
+The page is the same for both. `voxgap serve` hands it out with the server as its engine; in an exported folder it
+reads and predicts in the browser, with ONNX Runtime compiled to WebAssembly.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ASSETS = Path(__file__).parent / "assets"
+"""`index.html`, whose engine is the server, and what it loads, under `static/`."""
+
+_STAYS_BEHIND = ("arguments", "files", "golden", "training")
+_SAMPLES = {"as_recorded": "as recorded", "slices": "with missing slices"}
+
+
+def write_web(folder: Path, bundle: Path, manifest: Mapping[str, Any], model: Path) -> Path:
+    """Write a folder that any static web server can serve: a page on which the network runs in the browser.
+
+    Two of the bundle's golden inputs, which are volumes of its data, are in it, to try the page with. The page does
+    without them where the folder `samples` is removed.
+
+    Args:
+        folder: Made if it is not there; files of the same names are replaced.
+        bundle: The folder of the bundle.
+        manifest: Of the bundle; what only concerns its training and its other files is left out.
+        model: The network as ONNX: `(batch, depth, height, width, channels)` with NaN in, answers out.
+
+    Returns:
+        The folder.
+    """
+    shutil.copytree(ASSETS / "static", folder / "static", dirs_exist_ok=True)
+    html = (ASSETS / "index.html").read_text(encoding="utf-8")
+    (folder / "index.html").write_text(html.replace('data-engine="server"', 'data-engine="browser"'), "utf-8")
+    shutil.copyfile(model, folder / "model.onnx")
+    _write_json(folder / "manifest.json", {k: v for k, v in manifest.items() if k not in _STAYS_BEHIND})
+    (folder / "samples").mkdir(exist_ok=True)
+    _write_samples(folder / "samples", bundle, manifest)
+    return folder
+
+
+def _write_samples(folder: Path, bundle: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the first golden input of each chosen kind as a file like those that people have."""
+    index = []
+    if manifest.get("golden"):
+        with np.load(bundle / manifest["golden"]["path"], allow_pickle=False) as golden:
+            inputs, gaps = golden["inputs"], golden["gaps"].tolist()
+        # A network that wants a voxel size refuses files without one.
+        spacing = (manifest["input"].get("grid") or {}).get("spacing") or manifest["input"].get("spacing")
+        geometry: dict[str, Any] = {"spacing": np.array(spacing, np.float64)} if spacing else {}
+        for kind, title in _SAMPLES.items():
+            if kind in gaps:
+                name = f"{kind}.npz"
+                np.savez_compressed(folder / name, values=inputs[gaps.index(kind)], **geometry)
+                index.append({"name": name, "url": f"samples/{name}", "title": title})
+    _write_json(folder / "index.json", index)
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, indent=2, allow_nan=False) + "\n", encoding="utf-8")

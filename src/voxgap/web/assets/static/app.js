@@ -1,0 +1,251 @@
+/** The page: a volume is chosen, shown and predicted, whatever engine does the work. */
+import { BrowserEngine } from "./engine_browser.js";
+import { ServerEngine } from "./engine_server.js";
+import { oneLine } from "./errors.js";
+import { showAnswer, showFacts } from "./answer.js";
+import { saveAnswer, saveLabelMap } from "./save.js";
+import { LABELS, Viewer } from "./viewer.js";
+import { intensity } from "./volume.js";
+import { times } from "./readers/numbers.js";
+
+const ENGINES = { browser: BrowserEngine, server: ServerEngine };
+/** Formats that say which way is up: canonical orientation, in which height and depth run upwards. */
+const SCAN = /\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm|dicom)$/i;
+const at = (id) => document.getElementById(id);
+
+let engine;
+let viewer;
+/** What is open; a later one takes its place, and what arrives for the earlier one is dropped. */
+let open = null;
+
+async function start() {
+  engine = await ENGINES[document.documentElement.dataset.engine].start();
+  const { input, task, classes, network, data } = engine.manifest;
+  at("title").textContent = `${network} · ${data?.name ?? task}`;
+  document.title = `${network} · voxgap`;
+  const kinds = classes.length ? ` Classes: ${classes.join(", ")}.` : "";
+  at("about").textContent = `Takes volumes of ${times(input.shape)} (depth, height, width, channels: ${input.channels.join(", ")}).${kinds}`;
+  at("formats").textContent = engine.formats.join("  ");
+  at("privacy").textContent = engine.note;
+  showFacts(at("facts").tBodies[0], engine.manifest);
+  viewer = new Viewer([...document.querySelectorAll("#planes figure")], showValue);
+  for (const sample of engine.samples) at("samples").append(sampleButton(sample));
+  at("samples").hidden = !engine.samples.length;
+  at("show-control").hidden = !engine.can.filled;
+  at("choose").hidden = false;
+  listen();
+}
+
+function listen() {
+  at("file").addEventListener("change", ({ target }) => {
+    if (target.files.length) use(target.files[0]);
+    target.value = ""; // so that the same file can be chosen again
+  });
+  for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
+    document.addEventListener(kind, (event) => {
+      event.preventDefault();
+      at("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
+      if (kind === "drop" && event.dataTransfer.files.length) use(event.dataTransfer.files[0]);
+    });
+  }
+  at("channel").addEventListener("change", ({ target }) => {
+    viewer.setChannel(Number(target.value));
+    resetWindow();
+  });
+  at("gaps").addEventListener("change", ({ target }) => draw({ colourGaps: target.checked }));
+  at("flip").addEventListener("change", ({ target }) => {
+    viewer.volume.upright = target.checked;
+    viewer.draw();
+  });
+  at("show").addEventListener("change", showVersion);
+  at("overlay").addEventListener("change", showOverlay);
+  for (const id of ["low", "high"]) at(id).addEventListener("input", setWindow);
+  at("reset").addEventListener("click", resetWindow);
+  at("save").addEventListener("click", () => saveAnswer(open, engine.manifest));
+  at("save-labels").addEventListener("click", () => working("fetching the label map", async ({ volume, file }) => {
+    saveLabelMap(await labelMap(), volume, file.name);
+  }));
+}
+
+function sampleButton(sample) {
+  const button = document.createElement("button");
+  button.type = "button";
+  button.textContent = sample.title;
+  button.addEventListener("click", async () => {
+    const mine = begin(`fetching ${sample.title}`);
+    try {
+      const file = await engine.sample(sample);
+      if (mine === open) await use(file);
+    } catch (error) {
+      if (mine === open) fail(oneLine(sample.title, error));
+    }
+  });
+  return button;
+}
+
+/** Opens, shows and predicts one file. */
+async function use(file) {
+  const mine = begin(`reading ${file.name}`);
+  try {
+    const volume = { ...(await engine.open(file)), file, upright: SCAN.test(file.name) };
+    if (mine !== open) return;
+    Object.assign(open, { volume, file });
+    showVolume(volume, file);
+    at("status").textContent = "predicting …";
+    const answer = await engine.predict(volume);
+    if (mine !== open) return;
+    open.answer = answer;
+    showAnswer(answer, volume, engine.manifest);
+    fillOverlays(answer);
+    at("result").hidden = false;
+    at("status").textContent = "";
+  } catch (error) {
+    if (mine === open) fail(oneLine(file.name, error));
+  }
+}
+
+function begin(what) {
+  open = {};
+  at("status").textContent = `${what} …`;
+  at("error").hidden = true;
+  at("shown").hidden = true;
+  at("result").hidden = true;
+  return open;
+}
+
+function fail(error) {
+  at("status").textContent = "";
+  at("message").textContent = error.message;
+  at("command").textContent = error.command ?? "";
+  at("remedy").hidden = !error.command;
+  at("error").hidden = false;
+}
+
+/** Runs what takes a while for the open volume; an error leaves what is shown. */
+async function working(what, task) {
+  const mine = open;
+  at("error").hidden = true;
+  at("status").textContent = `${what} …`;
+  try {
+    await task(mine);
+  } catch (error) {
+    if (mine === open) fail(oneLine(mine.file.name, error));
+  } finally {
+    if (mine === open) at("status").textContent = "";
+  }
+}
+
+function showVolume(volume, file) {
+  at("shown").hidden = false;
+  at("name").textContent = `${file.name} `;
+  const names = engine.manifest.input.channels;
+  at("channel").replaceChildren(...names.map((name, index) => new Option(name, index)));
+  at("channel-control").hidden = names.length < 2;
+  at("overlay-control").hidden = true;
+  at("legend").hidden = true;
+  at("gaps").checked = true;
+  at("flip").checked = volume.upright;
+  at("show").value = "read";
+  viewer.show(volume);
+  resetWindow();
+}
+
+function draw(changes) {
+  Object.assign(viewer, changes);
+  viewer.draw();
+  showValue();
+}
+
+/** The value under the crosshair, in words. */
+function showValue() {
+  const { position, volume, channel, drawn, overlay } = viewer;
+  const index = viewer.index(position, volume.shape[3], channel);
+  const missing = Number.isNaN(volume.values[index]);
+  const number = (value) => Number(value.toPrecision(5));
+  const filled = missing && !Number.isNaN(drawn[index]) ? `, filled with ${number(drawn[index])}` : "";
+  const value = missing ? `missing${filled}` : `value ${number(volume.values[index])}`;
+  const label = overlay?.kind === "labels" ? ` · ${engine.manifest.classes[overlay.map[viewer.index(position)]] ?? "unlabelled"}` : "";
+  at("value").textContent = `At depth ${position[0] + 1}, height ${position[1] + 1}, width ${position[2] + 1}: ${value}${label}`;
+}
+
+const WINDOW_STEPS = 1000;
+
+function resetWindow() {
+  const { min, max, low, high } = intensity(viewer.volume, viewer.channel);
+  const place = (value) => Math.round((WINDOW_STEPS * (value - min)) / (max - min));
+  viewer.range = [min, max];
+  at("low").value = place(low);
+  at("high").value = place(high);
+  draw({ low, high });
+}
+
+function setWindow() {
+  const [min, max] = viewer.range;
+  const value = (id) => min + ((max - min) * Number(at(id).value)) / WINDOW_STEPS;
+  draw({ low: value("low"), high: Math.max(value("high"), value("low") + (max - min) / WINDOW_STEPS) });
+}
+
+async function showVersion() {
+  const { volume } = open;
+  if (at("show").value === "read") return draw({ drawn: volume.values });
+  await working("filling the gaps", async (mine) => {
+    mine.filled ??= await engine.filled(volume);
+    if (mine === open && at("show").value === "filled") draw({ drawn: mine.filled });
+  });
+}
+
+function fillOverlays({ voxels }) {
+  const choices = [new Option("nothing", "")];
+  if (voxels) choices.push(new Option("label map", "labels"));
+  if (engine.can.occlusion) choices.push(new Option("what the network looked at", "heat"));
+  at("overlay").replaceChildren(...choices);
+  at("overlay-control").hidden = choices.length < 2;
+  if (voxels) {
+    at("overlay").value = "labels";
+    showOverlay();
+  }
+}
+
+async function labelMap() {
+  return (open.labels ??= await engine.labelMap(open.volume, open.answer));
+}
+
+async function showOverlay() {
+  const kind = at("overlay").value;
+  at("legend").hidden = true;
+  if (!kind) return draw({ overlay: null });
+  const what = kind === "labels" ? "fetching the label map" : "hiding one part after the other";
+  await working(what, async (mine) => {
+    const map = kind === "labels" ? await labelMap() : await heatMap(mine);
+    if (mine !== open || at("overlay").value !== kind) return;
+    const most = kind === "heat" ? map.reduce((most, v) => (Math.abs(v) > most ? Math.abs(v) : most), 0) : 0;
+    draw({ overlay: { kind, map, most } });
+    showLegend(kind, map, mine.answer);
+  });
+}
+
+async function heatMap(mine) {
+  const progress = (share) => {
+    if (mine === open) at("status").textContent = `hiding one part after the other: ${Math.round(100 * share)} %`;
+  };
+  return (mine.heat ??= await engine.occlusion(mine.volume, mine.answer, progress));
+}
+
+function showLegend(kind, map, answer) {
+  at("legend").hidden = false;
+  if (kind === "labels") {
+    const names = engine.manifest.classes.slice(1).map((name, index) => {
+      const swatch = document.createElement("span");
+      swatch.className = "swatch";
+      swatch.style.background = `rgb(${LABELS[index % LABELS.length]})`;
+      return [swatch, `${name}  `];
+    });
+    return at("legend").replaceChildren(...names.flat());
+  }
+  const low = map.reduce((least, v) => (v < least ? v : least), 0);
+  const high = map.reduce((most, v) => (v > most ? v : most), 0);
+  const what = answer.class === undefined || answer.class === null ? "the value" : `the probability of ${answer.class}`;
+  at("legend").textContent = `Each part is made missing in turn. Blue: ${what} falls (by up to ${high.toFixed(3)}); yellow: it rises (by up to ${(-low).toFixed(3)}).`;
+}
+
+start().catch((error) => fail(oneLine("this page", error)));

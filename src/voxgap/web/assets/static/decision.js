@@ -1,0 +1,20 @@
+/** What calibration and thresholds make of a classifier's probabilities: the same rules as `voxgap.runtime`'s. */
+
+const LEAST = 1e-12;
+
+/** The index of the class: the most probable one; of two, the second from the threshold on. */
+export function decide(probabilities, calibration) {
+  const threshold = calibration?.threshold ?? null;
+  if (threshold !== null && probabilities.length === 2) return Number(probabilities[1] >= threshold);
+  return probabilities.indexOf(Math.max(...probabilities));
+}
+
+/** Probabilities at the temperature that was fitted on validation data; null without one. */
+export function calibrated(probabilities, calibration) {
+  if (!calibration?.temperature) return null;
+  const logits = Array.from(probabilities, (p) => Math.log(Math.max(p, LEAST)) / calibration.temperature);
+  const most = Math.max(...logits);
+  const odds = logits.map((logit) => Math.exp(logit - most));
+  const total = odds.reduce((sum, odd) => sum + odd, 0);
+  return odds.map((odd) => odd / total);
+}

@@ -1,0 +1,91 @@
+/** Lets `voxgap serve` read and predict. */
+import { VoxgapError } from "./errors.js";
+import { product } from "./readers/numbers.js";
+
+export class ServerEngine {
+  static async start() {
+    const [card, samples] = await Promise.all([json(await ask("v1/model")), json(await ask("v1/samples"))]);
+    return new ServerEngine(card, samples);
+  }
+
+  constructor(card, samples) {
+    this.manifest = card.manifest;
+    this.formats = card.formats;
+    const titled = samples.map(({ name, url, note }) => ({ name, url: url.replace(/^\//, ""), title: note || name }));
+    this.samples = titled.filter(({ title }, index) => titled.findIndex((other) => other.title === title) === index);
+    this.can = { filled: true, occlusion: card.manifest.task !== "segmentation" };
+    this.note = "Files are sent to the server that this page comes from, and kept there no longer than the answer takes.";
+  }
+
+  async sample({ name, url }) {
+    const { values, shape } = await volumeOf(await ask(url), Float32Array);
+    return Object.assign(new File([values], name), { shape });
+  }
+
+  async open(file) {
+    const { values, shape } = await volumeOf(await send("v1/view", file), Float32Array);
+    return { values, shape, spacing: this.manifest.input.spacing, affine: null };
+  }
+
+  async predict({ file }) {
+    const { predictions, model, timing } = await json(await send("v1/predict", file));
+    const [answer] = predictions;
+    const inOrder = (held) => held && new Map(this.manifest.classes.map((name) => [name, held[name]]));
+    return {
+      ...answer,
+      probabilities: inOrder(answer.probabilities),
+      calibrated: inOrder(answer.calibrated),
+      voxels: inOrder(answer.voxels),
+      seconds: timing.total_ms / 1000,
+      model: `${model.name} (${model.network}, ${model.sha256.slice(0, 12)})`,
+    };
+  }
+
+  async filled({ file }) {
+    return (await volumeOf(await send("v1/fill", file), Float32Array)).values;
+  }
+
+  async occlusion({ file }, { class: named }) {
+    // For a class that a threshold decided for, not for the most probable one.
+    const path = named ? `v1/occlusion?class=${encodeURIComponent(named)}` : "v1/occlusion";
+    return (await volumeOf(await send(path, file), Float32Array)).values;
+  }
+
+  async labelMap({ file }) {
+    return (await volumeOf(await send("v1/label_map", file), Int16Array)).values;
+  }
+}
+
+/** Sends a file as it is; a sample, which has a shape, as the numbers that it is. */
+function send(path, file) {
+  if (file.shape) {
+    const headers = { "Content-Type": "application/octet-stream", "X-Shape": file.shape.join(",") };
+    return ask(path, { method: "POST", headers, body: file });
+  }
+  const body = new FormData();
+  body.append("file", file, file.name);
+  return ask(path, { method: "POST", body });
+}
+
+async function ask(path, options) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new VoxgapError("the server does not answer; is `voxgap serve` still running?");
+  }
+  if (response.ok) return response;
+  const { detail } = await response.json().catch(() => ({}));
+  throw new VoxgapError(typeof detail === "string" ? detail : `${path}: the server answers ${response.status}`);
+}
+
+const json = (response) => response.json();
+
+async function volumeOf(response, Numbers) {
+  const shape = (response.headers.get("X-Shape") ?? "").split(",").map(Number);
+  const bytes = await response.arrayBuffer();
+  if (bytes.byteLength !== product(shape) * Numbers.BYTES_PER_ELEMENT) {
+    throw new VoxgapError("the server's answer is not whole; try again");
+  }
+  return { values: new Numbers(bytes), shape };
+}

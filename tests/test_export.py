@@ -1,0 +1,462 @@
+"""Export: what is written answers as the model did, or is refused with the layer named and nothing changed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import tiny
+from voxgap.bundle import check_exportable, child, export, exporting, save_bundle
+from voxgap.bundle.formats import FORMATS, check_formats
+from voxgap.bundle.golden import read as read_golden
+from voxgap.bundle.graph import write_onnx
+from voxgap.bundle.locate import cuts, first_parting
+from voxgap.bundle.pooling import PlanarMaxPooling3D, without_pooling_3d
+from voxgap.cli import app
+from voxgap.errors import VoxgapError
+from voxgap.runtime.engines import open_engine
+from voxgap.runtime.manifest import MANIFEST, read_manifest, verified
+from voxgap.strategies import PRESETS, get
+from voxgap.training import adapt_model
+
+STRATEGY = "masked_conv"
+
+
+def saved(folder: Path, strategy: str = STRATEGY, network: str = "cnn3d") -> Path:
+    model = tiny.model(network, strategy, filters=(4,))
+    adapt_model(model, tiny.dataset().part("train"))
+    return save_bundle(folder, model, tiny.dataset(), strategy=get(strategy))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def golden_of(folder: Path) -> Any:
+    return read_golden(folder / read_manifest(folder)["golden"]["path"])
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return saved(tmp_path_factory.mktemp("export") / "bundle")
+
+
+@pytest.fixture
+def bundle(original: Path, tmp_path: Path) -> Path:
+    """A bundle with its model alone, which a test may change."""
+    return Path(shutil.copytree(original, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="module")
+def exported(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle with every format, made by one call."""
+    folder = Path(shutil.copytree(original, tmp_path_factory.mktemp("all") / "bundle"))
+    export(folder, list(FORMATS))
+    return folder
+
+
+# --- every format ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_each_format_answers_as_the_model_did(kind: str, exported: Path) -> None:
+    manifest = read_manifest(exported)
+    proof = manifest["files"][kind]["parity"]
+    stored = golden_of(exported)
+    assert proof["inputs"] == len(stored.inputs)
+    assert proof["max_difference"] <= proof["tolerance"] == 1e-5
+    assert proof["class_agreement"] == 1.0
+    # Not by the proof's own word: opened again, on other volumes, in batches of other sizes.
+    engine = open_engine(kind, verified(exported, manifest, kind))
+    model = open_engine("keras", verified(exported, manifest, "keras"))
+    x = tiny.volumes(7, seed=11)
+    x[0] = np.nan
+    np.testing.assert_allclose(engine(x), model(x), atol=1e-5)
+    np.testing.assert_allclose(engine(x[2:5]), model(x[2:5]), atol=1e-5)
+
+
+def test_a_bundle_with_every_format_holds_nothing_else(exported: Path) -> None:
+    manifest = read_manifest(exported)
+    named = {part["path"] for entry in manifest["files"].values() for part in entry["parts"]}
+    assert set(content(exported)) == named | {MANIFEST, manifest["golden"]["path"]}
+    assert len(manifest["files"]["openvino"]["parts"]) == 2
+    assert (exported / manifest["files"]["savedmodel"]["path"]).is_dir()
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_tampered_file_is_refused(kind: str, exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    manifest = read_manifest(folder)
+    part = folder / manifest["files"][kind]["parts"][-1]["path"]
+    data = bytearray(part.read_bytes())
+    data[len(data) // 2] ^= 1
+    part.write_bytes(data)
+    with pytest.raises(VoxgapError, match="SHA-256 differs"):
+        verified(folder, manifest, kind)
+
+
+def test_exporting_again_replaces_the_file(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    before = read_manifest(folder)["files"]
+    monkeypatch.setattr(exporting, "_convert", answering(0.005))
+    entries = export(folder, ["litert"], precision="float16")
+    after = read_manifest(folder)["files"]
+    assert entries == {"litert": after["litert"]}
+    assert after["litert"]["precision"] == "float16"
+    assert after["litert"]["parity"]["tolerance"] == 1e-2
+    assert (folder / after["litert"]["path"]).read_bytes() == b"litert"
+    assert not (folder / before["litert"]["path"]).exists()
+    assert {kind: entry for kind, entry in after.items() if kind != "litert"} == {
+        kind: entry for kind, entry in before.items() if kind != "litert"
+    }
+
+
+@pytest.mark.full
+def test_each_step_is_reported(bundle: Path) -> None:
+    steps: list[tuple[str, str]] = []
+    entries = export(bundle, ["litert"], precision="float16", report=lambda *step: steps.append(step))
+    assert steps == [("litert", "converting"), ("litert", "proving"), ("litert", "done")]
+    assert 1e-7 < entries["litert"]["parity"]["max_difference"] < 1e-2
+
+
+# --- what is refused ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("formats", "precision", "said"),
+    [
+        (["tflite"], "float32", "no format 'tflite': choose among keras, h5"),
+        ([], "float32", "no format ''"),
+        (["onnx"], "bf16", "no precision 'bf16'"),
+        (["litert"], "int8", "litert can't be exported as int8, only as float32 or float16"),
+        (["edge"], "int8", "edge can't be exported as int8"),
+        (["pt2"], "float16", "pt2 can't be exported as float16, only as float32"),
+    ],
+)
+def test_what_does_not_exist_is_refused_at_once(
+    formats: list[str], precision: Any, said: str, original: Path
+) -> None:
+    with pytest.raises(VoxgapError, match=said):
+        export(original, formats, precision=precision)
+
+
+@pytest.mark.parametrize(
+    ("kind", "package", "extra"), [("pt2", "torch", "torch"), ("onnx", "tf2onnx", "export")]
+)
+def test_a_missing_package_is_named_with_its_extra(
+    kind: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import util
+
+    found = util.find_spec
+    monkeypatch.setattr(util, "find_spec", lambda name: None if name == package else found(name))
+    with pytest.raises(VoxgapError, match=rf"^{kind} needs {package}: pip install 'voxgap\[{extra}\]'$"):
+        check_formats([kind])
+
+
+def answering(wrong: float) -> Any:
+    """In the place of the process that converts: files of a sort, and answers that are right but for one."""
+
+    def convert(work: Any, kinds: list[str]) -> None:
+        for kind in kinds:
+            work.answers[kind] = work.golden.outputs.copy()
+            file = exporting._file(work, kind)
+            file.parent.mkdir()
+            file.write_bytes(kind.encode())
+        work.answers[kinds[-1]][4, 0] += wrong
+
+    return convert
+
+
+def test_answers_that_differ_are_refused_and_nothing_changes(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(bundle)
+    monkeypatch.setattr(exporting, "_convert", answering(0.01))
+    monkeypatch.setattr(exporting, "_where", lambda *_: ", from layer network/conv_1 on")
+    with pytest.raises(VoxgapError) as caught:
+        export(bundle, ["litert", "h5"])
+    assert str(caught.value) == (
+        "h5: the answers differ from those of Keras by 0.01, more than 1e-05, for the golden input with gap "
+        "'voxels', from layer network/conv_1 on; nothing was changed"
+    )
+    assert content(bundle) == before
+    monkeypatch.setattr(exporting, "_convert", answering(9e-6))
+    export(bundle, ["litert", "h5"])
+    assert set(read_manifest(bundle)["files"]) == {"keras", "litert", "h5"}
+    # More is accepted by who asks for it, and told to who uses it.
+    monkeypatch.setattr(exporting, "_convert", answering(0.01))
+    export(bundle, ["h5"], tolerance=0.02)
+    proof = read_manifest(bundle)["files"]["h5"]["parity"]
+    assert (proof["tolerance"], proof["max_difference"]) == (0.02, pytest.approx(0.01, rel=1e-3))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class OtherWhenConverted(keras.layers.Layer):
+    """What a converter that gets a layer wrong looks like: another result in a traced graph."""
+
+    def call(self, x: Any) -> Any:
+        import tensorflow as tf
+
+        return x if tf.executing_eagerly() else x * 1.001
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return input_shape
+
+
+class NotConvertible(OtherWhenConverted):
+    """What can't be converted at all."""
+
+    def call(self, x: Any) -> Any:
+        import tensorflow as tf
+
+        if not tf.executing_eagerly():
+            raise TypeError("no such operation")
+        return x
+
+
+def network_with(layer: keras.layers.Layer) -> Any:
+    def network(values: Any, observed: Any) -> Any:
+        x = keras.layers.Conv3D(2, 3, name="first")(values)
+        return keras.layers.Conv3D(2, 3, name="last")(layer(x))
+
+    return network
+
+
+@pytest.mark.parametrize("kind", ["savedmodel", "onnx"])
+@pytest.mark.parametrize("layer", [OtherWhenConverted, NotConvertible])
+def test_the_layer_where_they_part_is_named(kind: str, layer: Any, tmp_path: Path) -> None:
+    model = tiny.model(network_with(layer(name="culprit")), "mask_channel")
+    adapt_model(model, tiny.dataset().part("train"))
+    part = first_parting(
+        model, kind, tiny.volumes(2), precision="float32", tolerance=1e-5, folder=tmp_path / "cuts"
+    )
+    assert part == "network/culprit"
+
+
+def test_where_nothing_parts_no_layer_is_named(tmp_path: Path) -> None:
+    model = tiny.model("cnn3d", "mean", filters=(2,))
+    adapt_model(model, tiny.dataset().part("train"))
+    arguments = {"precision": "float32", "tolerance": 1e-5, "folder": tmp_path}
+    assert first_parting(model, "savedmodel", tiny.volumes(2), **arguments) is None
+
+
+def test_cuts_go_through_both_models_in_order() -> None:
+    names = [cut.name for cut in cuts(tiny.model("cnn3d", "masked_conv", filters=(2,)))]
+    assert names[:3] == ["prepare/fill", "prepare/normalize", "prepare/observed"]
+    assert names[-3:] == ["network/activation_1", "network/average", "network/output"]
+    flat = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(2, name="a"), keras.layers.Dense(1, name="b")]
+    )
+    assert [cut.name for cut in cuts(flat)] == ["a", "b"]
+    assert cuts(flat)[0].build().output_shape == (None, 2)
+
+
+def test_a_model_that_has_learnt_nothing_is_refused(tmp_path: Path) -> None:
+    tiny.model("cnn3d", "mean", filters=(2,)).save(tmp_path / "m.keras")
+    with pytest.raises(
+        VoxgapError, match=r"^the fill layer fill \(Mean\) has learnt nothing: train the model"
+    ):
+        child._load(tmp_path / "m.keras")
+
+
+def test_a_converter_that_dies_is_one_line(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = content(bundle)
+    popen = subprocess.Popen
+    code = "import os, sys; sys.stderr.write('Segmentation fault\\n'); os.abort()"
+    monkeypatch.setattr(
+        exporting.subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", code], **options)
+    )
+    with pytest.raises(VoxgapError, match=r"^onnx: the converter ended with -6 \(Segmentation fault\)"):
+        export(bundle, ["onnx"])
+    assert content(bundle) == before
+
+
+def test_a_bundle_without_golden_inputs_is_refused(bundle: Path) -> None:
+    manifest = read_manifest(bundle)
+    del manifest["golden"]
+    (bundle / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(VoxgapError, match="no golden inputs to prove an export with"):
+        export(bundle, ["h5"])
+
+
+# --- before training ---------------------------------------------------------------------------------------
+
+
+def test_a_strategy_is_tried_before_it_is_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "_convert", answering(0))
+    check_exportable("mean", "cnn3d", ["h5"], data=tiny.dataset(), filters=(2,))
+    monkeypatch.setattr(exporting, "_convert", answering(0.5))
+    monkeypatch.setattr(exporting, "_where", lambda *_: ", from layer prepare/fill on")
+    with pytest.raises(VoxgapError) as caught:
+        check_exportable("mean", "cnn3d", ["h5"], data=tiny.dataset(), filters=(2,))
+    assert str(caught.value) == (
+        "the strategy mean of cnn3d can't be exported to h5, because the answers differ from those of Keras by 0.5, "
+        "more than 1e-05, for the golden input with gap 'voxels', from layer prepare/fill on"
+    )
+
+
+@pytest.mark.full
+def test_a_strategy_that_a_converter_refuses_is_refused_before_training() -> None:
+    # Three-dimensional average pooling is what LiteRT lacks.
+    def pooling(values: Any, observed: Any) -> Any:
+        return keras.layers.AveragePooling3D(2, name="pool")(values)
+
+    check_exportable("mean", pooling, ["onnx"])
+    with pytest.raises(VoxgapError) as caught:
+        check_exportable("mean", pooling, ["onnx", "litert"])
+    said = str(caught.value)
+    assert said.startswith(
+        "the strategy mean of pooling can't be exported to litert, because the conversion fails, "
+    )
+    assert "from layer network/pool on" in said
+
+
+def test_training_checks_first_and_exports_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import voxgap.bundle
+
+    called: list[Any] = []
+    monkeypatch.setattr(voxgap.bundle, "check_exportable", lambda s, n, f, **_: called.append((s, n, f)))
+    monkeypatch.setattr(voxgap.bundle, "export", lambda b, f, **_: called.append((b, f)) or {})
+    data = tiny.dataset()
+    np.savez(tmp_path / "d.npz", volumes=data.volumes, labels=data.targets)
+    options = ["--model", "cnn3d", "--strategy", "mean", "--filters", "2", "--epochs", "1"]
+    run = ["train", str(tmp_path / "d.npz"), "--out", str(tmp_path / "b"), "--export", "onnx,h5", *options]
+    result = CliRunner().invoke(app, run, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert called == [(get("mean"), "cnn3d", ["onnx", "h5"]), (tmp_path / "b", ["onnx", "h5"])]
+
+
+# --- the command -------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_each_proof(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exporting, "_convert", answering(2e-6))
+    result = CliRunner().invoke(app, ["export", str(bundle), "--to", "h5"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "largest difference" in result.output
+    assert f"{bundle}/model-" in result.output.replace("\n", "")
+    assert read_manifest(bundle)["files"]["h5"]["parity"]["class_agreement"] == 1.0
+
+
+# --- LiteRT's pooling --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize(
+    ("size", "strides"), [((3, 3, 3), (2, 2, 2)), ((2, 3, 1), (1, 2, 3)), ((1, 2, 2), (1, 1, 1))]
+)
+def test_planar_pooling_is_pooling(padding: str, size: Any, strides: Any) -> None:
+    x = np.random.default_rng(0).normal(size=(2, 7, 6, 5, 3)).astype(np.float32)
+    expected = keras.layers.MaxPooling3D(size, strides, padding)(x)
+    np.testing.assert_array_equal(PlanarMaxPooling3D(size, strides, padding)(x), expected)
+
+
+def test_only_a_model_with_pooling_is_rebuilt() -> None:
+    plain, pooling = (tiny.model("cnn3d", name, filters=(2,)) for name in ("mean", "attention"))
+    assert without_pooling_3d(plain) is plain
+    rebuilt = without_pooling_3d(pooling)
+    x = tiny.volumes(2)
+    np.testing.assert_array_equal(rebuilt(x), pooling(x))
+
+
+# --- large weights -----------------------------------------------------------------------------------------
+
+
+def test_the_donors_of_knn_are_in_the_onnx_file_once(tmp_path: Path) -> None:
+    model = tiny.model("cnn3d", "knn", filters=(2,))
+    adapt_model(model, tiny.dataset().part("train"))
+    x = tiny.volumes(3, seed=5)
+    expected = model.predict(x, verbose=0)
+    write_onnx(model, tmp_path / "m.onnx")
+    donors = model.get_layer("prepare").get_layer("fill").donors
+    # Left to the converter they are in it once for each operation: above 2 GiB for volumes of 32×32×32×4.
+    assert (tmp_path / "m.onnx").stat().st_size < 1.2 * 4 * np.prod(donors.shape)
+    engine = open_engine("onnx", tmp_path / "m.onnx")
+    np.testing.assert_allclose(engine(x), expected, atol=1e-6)
+    np.testing.assert_allclose(engine(x[:1]), expected[:1], atol=1e-6)
+
+
+# --- smaller weights ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_smaller_weights_cost_what_the_manifest_says(precision: Any, bundle: Path) -> None:
+    data = tiny.dataset()
+    entries = export(bundle, ["onnx", "openvino"], precision=precision, data=data)
+    held_out = data.part("validation")
+    for kind, entry in entries.items():
+        assert entry["precision"] == precision
+        assert 0 < entry["parity"]["max_difference"] <= entry["parity"]["tolerance"]
+        assert entry["scores"]["inputs"] == len(held_out)
+        got = open_engine(kind, verified(bundle, read_manifest(bundle), kind))(held_out.volumes)
+        accuracy = np.mean(got.argmax(axis=1) == held_out.targets)
+        assert entry["scores"][precision]["accuracy"] == pytest.approx(accuracy)
+        assert set(entry["scores"]["float32"]) == set(entry["scores"][precision])
+
+
+@pytest.mark.full
+def test_float16_weights_are_stored_so_and_the_fill_is_not(bundle: Path) -> None:
+    import onnx
+
+    entry = export(bundle, ["onnx"], precision="float16")["onnx"]
+    graph = onnx.load(str(bundle / entry["path"])).graph
+    half = [t for t in graph.initializer if t.data_type == onnx.TensorProto.FLOAT16]
+    assert half
+    assert all("prepare" not in t.name for t in half)
+
+
+# --- everything --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("network", ["cnn3d", "resnet3d"])
+@pytest.mark.parametrize("strategy", PRESETS)
+def test_every_strategy_in_every_format(strategy: str, network: str, tmp_path: Path) -> None:
+    entries = export(saved(tmp_path / "b", strategy, network), list(FORMATS))
+    for kind, entry in entries.items():
+        assert entry["parity"]["max_difference"] <= 1e-5, kind
+        assert entry["parity"]["class_agreement"] == 1.0
+
+
+@pytest.mark.full
+def test_a_killed_export_leaves_the_old_bundle(exported: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    stored = golden_of(folder)
+    command = [
+        sys.executable,
+        "-c",
+        "from voxgap.cli import main; main()",
+        "export",
+        str(folder),
+        "--to",
+        "h5,savedmodel",
+    ]
+    started = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True, timeout=300)
+    whole = time.perf_counter() - started
+    for share in (0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(share * whole)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        manifest = read_manifest(folder)
+        for kind in FORMATS:
+            verified(folder, manifest, kind)
+    for kind in ("h5", "savedmodel", "onnx"):
+        engine = open_engine(kind, verified(folder, manifest, kind))
+        np.testing.assert_allclose(engine(stored.inputs), stored.outputs, atol=1e-5)
