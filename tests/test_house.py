@@ -49,7 +49,17 @@ MEETING = {
     "distributed": {"experiment", "dataset", *BASE},
     "experiment": {*KERAS_SIDE, "patches", "dataset", "missingness", "evaluate", "volume", *BASE},
     # It tries an export before training: it builds, and adapts, the untrained network.
-    "bundle": {*KERAS_SIDE, "patches", "runtime", "dataset", "missingness", "evaluate", "web", "volume", *BASE},
+    "bundle": {
+        *KERAS_SIDE,
+        "patches",
+        "runtime",
+        "dataset",
+        "missingness",
+        "evaluate",
+        "web",
+        "volume",
+        *BASE,
+    },
     "web": BASE,
     "server": {"runtime", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
     "pictures": {"history", "volume", *BASE},
@@ -223,7 +233,11 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Pa
         main()
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "Error: this needs keras: pip install 'voxgap[train]'"

@@ -145,7 +145,7 @@ def print_entries(bundle: Path, entries: dict[str, dict[str, Any]]) -> None:
             out.print(f"{kind}: {entry['path']}", soft_wrap=True)
             if kind == "web":
                 out.print(
-                    "  its samples are two volumes of your validation data; delete the folder samples if nobody else may "
+                    "  its samples are two of your validation volumes; delete the folder samples if nobody else may "
                     "have them",
                     soft_wrap=True,
                 )
