@@ -221,6 +221,7 @@ def test_a_checkpoint_folder_keeps_what_is_not_the_training_s(tmp_path: Path) ->
     assert sorted(p.name for p in tmp_path.iterdir()) == ["data.npz", "notes.txt"]
 
 
+@pytest.mark.full
 def test_an_augmentation_of_ones_own_resumes_and_another_does_not(tmp_path: Path) -> None:
     def flipped(axis: int) -> Any:
         return functools.partial(flip, axis=axis)

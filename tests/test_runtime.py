@@ -356,6 +356,7 @@ def fail(*_: Any, **__: Any) -> None:
     raise OSError("No space left on device")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("where", ["model.save", "placing.write_bytes", "saving.describe"])
 def test_a_bundle_survives_a_failure_to_replace_it(
     where: str, model: keras.Model, folder: Path, monkeypatch: pytest.MonkeyPatch
