@@ -198,11 +198,10 @@ def _whole(geometry: Geometry) -> bool:
     if geometry.bend is not None:
         return False
     matrix = _snapped(geometry.matrix)[:3]
+    if (matrix != np.rint(matrix)).any():
+        return False
     turned = np.abs(matrix[:, :3])
-    permutation = (
-        (turned * (1 - turned) == 0).all() and (turned.sum(0) == 1).all() and (turned.sum(1) == 1).all()
-    )
-    return bool(permutation) and bool((matrix[:, 3] == np.rint(matrix[:, 3])).all())
+    return bool((turned.sum(0) == 1).all() and (turned.sum(1) == 1).all())
 
 
 def _move(source: NDArray[Any], geometry: Geometry, edge: bool, fill: float, out: NDArray[Any]) -> None:

@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import numpy as np
-
 from voxgap.errors import VoxgapError
 
 
@@ -19,10 +17,11 @@ def share(work: Callable[[int, int], None], count: int, threads: int) -> None:
     """
     if threads < 1:
         raise VoxgapError(f"threads {threads} is out of range; give 1 or more")
-    bounds = np.linspace(0, count, min(threads, count) + 1).astype(int).tolist()
-    if len(bounds) <= 2:
+    parts = min(threads, count)
+    if parts < 2:
         work(0, count)
         return
+    bounds = [count * part // parts for part in range(parts + 1)]
     with ThreadPoolExecutor(len(bounds) - 2) as pool:
         others = [pool.submit(work, *part) for part in itertools.pairwise(bounds[1:])]
         work(bounds[0], bounds[1])
