@@ -45,8 +45,20 @@ KERAS_SIDE = {
 }
 # Where the two meet. `runtime` names the layers so that Keras knows them, and nothing that trains.
 MEETING = {
-    "runtime": {"patches", "missingness", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
-    "distributed": {"experiment", "dataset", *BASE},
+    "runtime": {
+        "cluster",
+        "patches",
+        "missingness",
+        "grid",
+        "volume",
+        "io",
+        "resample",
+        "layers",
+        "fill",
+        *BASE,
+    },
+    "cluster": BASE,
+    "distributed": {"cluster", "experiment", "dataset", *BASE},
     "experiment": {*KERAS_SIDE, "patches", "dataset", "missingness", "evaluate", "volume", *BASE},
     # It tries an export before training: it builds, and adapts, the untrained network.
     "bundle": {

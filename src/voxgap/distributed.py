@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import shutil
-import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from voxgap.cluster import LOCAL, connected
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.experiment.local import Event
 from voxgap.experiment.plan import Experiment, Outcome, Run
 from voxgap.experiment.store import LEASE_SECONDS, Store, open_store, worker_name
 
-LOCAL = "local"
 LOOK_SECONDS = 0.5
 RETRIES = 5
 """How often a run is begun again elsewhere because its machine was lost."""
@@ -59,7 +57,8 @@ def run_all(
     store.add(experiment)
     if not store.statuses(experiment).get("waiting", 0) + store.statuses(experiment).get("running", 0):
         return
-    with _cluster(address, cpus_per_run, gpus_per_run) as ray:
+    with connected(address) as ray:
+        _check_room(ray, cpus_per_run, gpus_per_run)
         _Dispatch(ray, experiment, dataset, store, processes, cpus_per_run, gpus_per_run, progress).work()
 
 
@@ -84,43 +83,13 @@ def _forget(folder: str) -> None:
     shutil.rmtree(Path(tempfile.gettempdir(), folder), ignore_errors=True)
 
 
-def _knock(address: str) -> None:
-    """Raise OSError where nobody listens at `HOST:PORT`; Ray itself would try for minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if colon and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=10).close()
-
-
-@contextlib.contextmanager
-def _cluster(address: str, cpus: float, gpus: float) -> Iterator[Any]:
-    """Connect to a cluster, or start one; leave a running one as it was."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
-        import ray
-    except ImportError:
-        raise VoxgapError("runs on a cluster need Ray; run: pip install 'voxgap[ray]'") from None
-    own = not ray.is_initialized()
-    if own:
-        target = {"include_dashboard": False} if address == LOCAL else {"address": address}
-        try:
-            _knock(address)
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **target)
-        except Exception as error:  # Ray raises many kinds, most of them RuntimeError
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-            raise VoxgapError(
-                f"no Ray cluster at {address} ({first}); start one with `ray start --head`, or use local"
-            ) from None
-    try:
-        room = ray.cluster_resources()
-        if room.get("CPU", 0) < cpus or room.get("GPU", 0) < gpus:
-            raise VoxgapError(
-                f"the cluster has {room.get('CPU', 0):g} CPUs and {room.get('GPU', 0):g} GPUs, a run asks for "
-                f"{cpus:g} and {gpus:g}; ask for less"
-            )
-        yield ray
-    finally:
-        if own:
-            ray.shutdown()
+def _check_room(ray: Any, cpus: float, gpus: float) -> None:
+    room = ray.cluster_resources()
+    if room.get("CPU", 0) < cpus or room.get("GPU", 0) < gpus:
+        raise VoxgapError(
+            f"the cluster has {room.get('CPU', 0):g} CPUs and {room.get('GPU', 0):g} GPUs, a run asks for "
+            f"{cpus:g} and {gpus:g}; ask for less"
+        )
 
 
 class _Dispatch:

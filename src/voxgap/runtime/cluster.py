@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from voxgap.cluster import connected
 from voxgap.runtime.engines import Precision
 from voxgap.runtime.inputs import Item
 from voxgap.runtime.job import Row, Source, Wanted, local
@@ -42,26 +43,27 @@ def on_ray(
         precision, engine: as for `load`.
         threads: processor cores of one worker; 1 by default, so that each core has a worker.
     """
-    import ray
-    import ray.data
 
     def rows(items: Sequence[Item]) -> Iterator[Row]:
         if not items:
             return
-        if not ray.is_initialized():
-            ray.init(address=None if address == "local" else address, log_to_driver=False)
-        cores = threads or 1
-        workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)
-        blocks = max(1, min(-(-len(items) // _ITEMS_AT_ONCE), 10_000))
-        listed = ray.data.from_items([{"item": tuple(item)} for item in items], override_num_blocks=blocks)
-        answered = listed.map_batches(
-            Answerer,
-            batch_size=_ITEMS_AT_ONCE,
-            fn_constructor_args=(str(bundle), precision, engine, cores, wanted),
-            concurrency=(1, workers),
-            num_cpus=cores,
-        )
-        for found in answered.iter_rows():
-            yield found["row"]
+        with connected(address) as ray:
+            import ray.data as ray_data
+
+            cores = threads or 1
+            workers = max(1, int(ray.cluster_resources().get("CPU", 1)) // cores)
+            blocks = max(1, min(-(-len(items) // _ITEMS_AT_ONCE), 10_000))
+            listed = ray_data.from_items(
+                [{"item": tuple(item)} for item in items], override_num_blocks=blocks
+            )
+            answered = listed.map_batches(
+                Answerer,
+                batch_size=_ITEMS_AT_ONCE,
+                fn_constructor_args=(str(bundle), precision, engine, cores, wanted),
+                concurrency=(1, workers),
+                num_cpus=cores,
+            )
+            for found in answered.iter_rows():
+                yield found["row"]
 
     return rows
