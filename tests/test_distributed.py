@@ -45,6 +45,7 @@ def cluster() -> Iterator[Any]:
         made.shutdown()
 
 
+@pytest.mark.full
 def test_a_cluster_gives_what_this_machine_gives(tmp_path: Path) -> None:
     planned = dataclasses.replace(experiment(), strategies=experiment().strategies[:1])
     told: list[Event] = []
