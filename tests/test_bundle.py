@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 
 import tiny
-from voxgap.bundle import check_free, golden, save_bundle, saving
+from voxgap.bundle import check_free, golden, save_bundle
 from voxgap.bundle.parity import differences, measure
 from voxgap.bundle.placing import place, workspace, write_manifest
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.history import History
+from voxgap.runtime import load
 from voxgap.runtime.engines import open_engine
 from voxgap.runtime.manifest import MANIFEST, read_manifest, verified, verified_entry
 from voxgap.strategies import get
@@ -197,7 +198,15 @@ def fail(*_: Any, **__: Any) -> None:
     raise OSError("No space left on device")
 
 
-@pytest.mark.parametrize("where", ["model.save", "place"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "model.save",
+        "saving.place",
+        pytest.param("saving.describe", marks=pytest.mark.full),
+        pytest.param("placing.write_bytes", marks=pytest.mark.full),
+    ],
+)
 def test_a_bundle_survives_a_failure_to_replace_it(
     where: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -212,7 +221,7 @@ def test_a_bundle_survives_a_failure_to_replace_it(
     if where == "model.save":
         monkeypatch.setattr(new, "save", half_written)
     else:
-        monkeypatch.setattr(saving, where, fail)
+        monkeypatch.setattr(f"voxgap.bundle.{where}", fail)
     with pytest.raises(OSError, match="No space"):
         save(folder, new)
     monkeypatch.undo()
@@ -224,12 +233,23 @@ def test_a_bundle_survives_a_failure_to_replace_it(
     assert len(list(folder.glob("model-*.keras"))) == len(list(folder.glob("golden-*.npz"))) == 1
 
 
-def test_a_failure_of_the_first_bundle_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(saving, "write_manifest", fail)
+@pytest.mark.parametrize("where", ["saving.write_manifest", "placing.write_bytes"])
+def test_a_failure_of_the_first_bundle_leaves_none(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"voxgap.bundle.{where}", fail)
     with pytest.raises(OSError, match="No space"):
         save(tmp_path / "b", trained())
-    with pytest.raises(VoxgapError, match="no bundle here"):
-        read_manifest(tmp_path / "b")
+    with pytest.raises(VoxgapError, match="no bundle here") as caught:
+        load(tmp_path / "b")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bundle_leaves_other_files_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    save(tmp_path, trained())
+    save(tmp_path, trained(seed=1))
+    assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
 def test_a_folder_that_is_taken_is_refused_before_training(folder: Path, tmp_path: Path) -> None:

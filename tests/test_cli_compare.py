@@ -10,7 +10,6 @@ import sqlite3
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -18,38 +17,13 @@ from rich.console import Console
 
 import planted
 import tiny
-from voxgap.cli import board, main
+from voxgap.cli import board
 from voxgap.dataset import Dataset
 from voxgap.experiment import Event, Experiment, Outcome, Store, open_store
 from voxgap.missingness import simulate
 
 QUICK = ("--models", "cnn3d", "--filters", "4", "--epochs", "1", "--folds", "2", "--processes", "1")
 STRATEGIES = ("--strategies", "mean,linear", "--precision", "float32")
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def voxgap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run the command line in this process; warnings and errors come as a user sees them."""
-    from voxgap.cli import console
-
-    def run(*arguments: object) -> Run:
-        monkeypatch.setattr(sys, "argv", ["voxgap", *map(str, arguments)])
-        monkeypatch.setattr(console.out, "_file", sys.stdout)
-        monkeypatch.setattr(console.err, "_file", sys.stderr)
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Run(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="session")

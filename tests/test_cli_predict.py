@@ -10,47 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import tiny
 import voxgap as vg
-from voxgap.cli import main
 from voxgap.errors import VoxgapError
 from voxgap.runtime import job
 from voxgap.runtime.inputs import list_items
 from voxgap.runtime.predictor import Predictor
 from voxgap.strategies import get
 from voxgap.training import adapt_model
-
-
-class Run(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-@pytest.fixture
-def voxgap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
-    """Run the command line in this process."""
-    from voxgap.cli import console
-
-    monkeypatch.setattr(console, "import_keras", lambda: None)
-
-    def run(*arguments: object) -> Run:
-        monkeypatch.setattr(sys, "argv", ["voxgap", *map(str, arguments)])
-        monkeypatch.setattr(console.out, "_file", sys.stdout)
-        monkeypatch.setattr(console.err, "_file", sys.stderr)
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        return Run(code, *capsys.readouterr())
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import pytest
 
 import tiny
 from voxgap import runtime
-from voxgap.bundle import check_free, save_bundle
+from voxgap.bundle import save_bundle
 from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
 from voxgap.history import History
@@ -347,62 +347,3 @@ def test_a_model_of_unknown_layers_is_refused(folder: Path, tmp_path: Path) -> N
 def test_what_is_no_folder_is_no_bundle(place: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     assert_refused(tmp_path / place, "no bundle here")
-
-
-# --- writing over a bundle ---------------------------------------------------------------------------------
-
-
-def fail(*_: Any, **__: Any) -> None:
-    raise OSError("No space left on device")
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("where", ["model.save", "placing.write_bytes", "saving.describe"])
-def test_a_bundle_survives_a_failure_to_replace_it(
-    where: str, model: keras.Model, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    x = tiny.volumes(2)
-    before = load(folder).predict(x)
-    new = trained(seed=1)
-
-    def half_written(file: Path) -> None:
-        Path(file).write_bytes(b"PK half")
-        fail()
-
-    if where == "model.save":
-        monkeypatch.setattr(new, "save", half_written)
-    else:
-        monkeypatch.setattr(f"voxgap.bundle.{where}", fail)
-    with pytest.raises(OSError, match="No space"):
-        save(folder, new)
-    monkeypatch.undo()
-    np.testing.assert_array_equal(load(folder).predict(x), before)
-    assert not list(folder.glob(".writing-*"))
-    # And the next attempt replaces it whole, leftovers included.
-    save(folder, new)
-    np.testing.assert_allclose(load(folder).predict(x), new.predict(x, verbose=0), atol=1e-6)
-    assert len(list(folder.glob("model-*.keras"))) == 1
-
-
-def test_a_failure_of_the_first_bundle_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voxgap.bundle.placing.write_bytes", fail)
-    with pytest.raises(OSError, match="No space"):
-        save(tmp_path / "b", trained())
-    assert_refused(tmp_path / "b", "no bundle here")
-
-
-def test_a_folder_that_is_taken_is_refused_before_training(folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(VoxgapError, match="holds a bundle already"):
-        check_free(folder)
-    check_free(folder, overwrite=True)
-    check_free(tmp_path / "new")
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(VoxgapError, match="is a file"):
-        check_free(tmp_path / "file", overwrite=True)
-
-
-def test_a_bundle_leaves_other_files_alone(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").write_text("mine")
-    save(tmp_path, trained())
-    save(tmp_path, trained(seed=1))
-    assert (tmp_path / "notes.txt").read_text() == "mine"

@@ -1,14 +1,17 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and what JSON can hold."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from numbers import Integral, Real
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -40,6 +43,19 @@ def sha256(path: Path) -> str:
     """The digest by which a bundle knows its files, in hexadecimal; read in pieces, whatever the size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def finite(value: Any) -> Any:
+    """The same data as JSON has it: null for NaN and infinity (a score that is not defined), text for keys."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    return float(value) if math.isfinite(value) else None
 
 
 def cache_folder() -> Path:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from voxgap.bundle.convert import parts, remove
-from voxgap.files import sha256, write_bytes
+from voxgap.files import finite, sha256, write_bytes
 from voxgap.runtime.manifest import MANIFEST
 
 _PREFIX = ".writing-"
@@ -80,15 +79,6 @@ def _sweep(folder: Path, manifest: dict[str, Any]) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         elif path.name.startswith(_PREFIX) and time.time() - path.stat().st_mtime > _ABANDONED:
             shutil.rmtree(path, ignore_errors=True)
-
-
-def finite(value: Any) -> Any:
-    """The same data with null for NaN and infinity, which JSON lacks: a score that is not defined."""
-    if isinstance(value, dict):
-        return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _sync(file: Path) -> None:

@@ -284,15 +284,11 @@ def _run(
     from voxgap.cli.board import watching
     from voxgap.experiment import open_store
     from voxgap.experiment.comparison import deciding_metric
-    from voxgap.experiment.cost import settled
-    from voxgap.experiment.question import resumed
+    from voxgap.experiment.question import begun
 
     page = database.with_name("report.html")
     with open_store(database, create=True) as store:
-        experiment = resumed(experiment, store) or settled(experiment, dataset)
-        store.add(experiment, command)
-        if retry:
-            store.retry(experiment)
+        experiment = begun(experiment, dataset, store, command, retry=retry)
         before = store.outcomes(experiment)
         _say_what_is_ahead(experiment, dataset, len(before), estimated)
         metric = question.metric or deciding_metric(dataset.task)

@@ -16,8 +16,8 @@ import numpy as np
 from voxgap import evaluate
 from voxgap.errors import VoxgapError
 from voxgap.experiment.plan import YARDSTICKS, Experiment, Outcome, Run
-from voxgap.experiment.ranking import Condition, Ranking, Score, finite, ranking
-from voxgap.files import write_bytes
+from voxgap.experiment.ranking import Condition, Ranking, Score, ranking
+from voxgap.files import finite, write_bytes
 
 DECIDING = {"segmentation": "dice", "classification": "accuracy", "regression": "mae"}
 """The metric that decides where none is named; the first of these that the scores have."""

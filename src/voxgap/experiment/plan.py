@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from voxgap.files import finite
+
 YARDSTICKS = ("complete", "drop")
 STATUSES = ("done", "failed", "not possible")
 
@@ -225,7 +227,7 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """The outcome as plain data; NaN and infinity, which JSON lacks, as null."""
-        plain: dict[str, Any] = _finite(dataclasses.asdict(self))
+        plain: dict[str, Any] = finite(dataclasses.asdict(self))
         return plain
 
     @classmethod
@@ -236,14 +238,6 @@ class Outcome:
             for name in ("scores", "reconstruction")
         }
         return cls(**{**data, **by_rate, "history": tuple(map(_numbers, data["history"]))})
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(name): _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _numbers(values: Mapping[str, Any]) -> Scores:

@@ -111,10 +111,7 @@ def compare(
         **training,
     )
     with open_store(out, create=True) as store:
-        experiment = resumed(experiment, store) or settled(experiment, data)
-        store.add(experiment, command)
-        if retry:
-            store.retry(experiment)
+        experiment = begun(experiment, data, store, command, retry=retry)
         run_all(experiment, data, store, processes=processes, progress=progress, memory_limit=memory_limit)
         return Comparison.from_outcomes(
             experiment, store.outcomes(experiment), metric=metric, rope=rope, reference=reference
@@ -165,6 +162,17 @@ def plan_experiment(
         architecture=_architecture(architecture or {}),
         training=_training(training),
     )
+
+
+def begun(
+    experiment: Experiment, dataset: Dataset, store: Store, command: str = "", *, retry: bool = False
+) -> Experiment:
+    """Write an experiment down, and return it as it is to be done: as it was begun before, or in the best precision."""
+    experiment = resumed(experiment, store) or settled(experiment, dataset)
+    store.add(experiment, command)
+    if retry:
+        store.retry(experiment)
+    return experiment
 
 
 def resumed(experiment: Experiment, store: Store) -> Experiment | None:

@@ -14,6 +14,7 @@ from voxgap.errors import VoxgapError
 from voxgap.evaluate.comparison import LOWER_IS_BETTER, Paired, Place, rank
 from voxgap.evaluate.significance import ROPE
 from voxgap.experiment.plan import YARDSTICKS
+from voxgap.files import finite
 
 SHARE_OF_MEAN = 0.01
 """Differences up to this share of a mean error don't matter, where the unit is the data's own."""
@@ -145,17 +146,6 @@ def ranking(
         beside.append(dataclasses.replace(among[name], against=None, verdict=None))
     conditions = tuple(dict.fromkeys(score.condition for score in scores))
     return Ranking(metric, lower, rope, reference, conditions, places, tuple(beside))
-
-
-def finite(value: Any) -> Any:
-    """Return plain data in which NaN and infinity, which JSON does not have, are None."""
-    if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(item) for item in value]
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else None
-    return int(value) if isinstance(value, np.integer) else value
 
 
 def _tables(scores: list[Score], names: list[str]) -> dict[str, Table]:
