@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,7 +43,14 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any) -> Iterator[Any]:
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Serves a folder until the test's page is closed: a server that goes first resets what still loads."""
+    with contextlib.ExitStack() as running:
+        yield lambda folder: running.enter_context(cases.serving(folder))
+
+
+@pytest.fixture
+def page(browser: Any, serve: Callable[[Path], str]) -> Iterator[Any]:
     """A page that may load from one place only, and complain of nothing."""
     opened = browser.new_page(viewport={"width": 1200, "height": 900})
     complaints: list[str] = []
@@ -83,20 +91,20 @@ def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def reader(page: Any, labels: Path) -> Iterator[Any]:
+def reader(page: Any, serve: Callable[[Path], str], labels: Path) -> Callable[..., dict[str, Any]]:
     """Reads a file as the page does: name, bytes and the wanted shape -> what came of it."""
-    with cases.serving(labels) as url:
-        page.goto(url)
+    url = serve(labels)
+    page.goto(url)
 
-        def call(
-            name: str, data: bytes, shape: tuple[int, ...], grid: dict[str, Any] | None = None
-        ) -> dict[str, Any]:
-            found: dict[str, Any] = page.evaluate(
-                READ, [name, base64.b64encode(data).decode(), list(shape), grid or {}]
-            )
-            return found
+    def call(
+        name: str, data: bytes, shape: tuple[int, ...], grid: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        found: dict[str, Any] = page.evaluate(
+            READ, [name, base64.b64encode(data).decode(), list(shape), grid or {}]
+        )
+        return found
 
-        yield call
+    return call
 
 
 def same_values(found: dict[str, Any], known: Volume, where: str) -> None:
@@ -153,97 +161,103 @@ def test_the_folder_holds_what_the_page_needs_and_no_more(answers: tuple[Path, A
 
 
 def test_a_chosen_file_is_shown_and_predicted_as_python_does(
-    page: Any, answers: tuple[Path, Any], tmp_path: Path
+    page: Any, serve: Callable[[Path], str], answers: tuple[Path, Any], tmp_path: Path
 ) -> None:
     folder, (x, proven) = answers
     np.save(tmp_path / "scan.npy", x[3])
-    with cases.serving(folder) as url:
-        page.goto(url)
-        choose(page, tmp_path / "scan.npy")
-        page.get_by_text("What was missing").wait_for()
-        found = answer_of(page, tmp_path)
-        assert list(found["probabilities"]) == cases.CLASSES
-        np.testing.assert_allclose(list(found["probabilities"].values()), proven[3], rtol=0, atol=1e-5)
-        assert found["class"] == cases.CLASSES[proven[3].argmax()]
-        assert found["missing_rate"] == pytest.approx(np.isnan(x[3]).mean())
-        rows = [row.split() for row in page.locator("#table tbody tr").all_inner_texts()]
-        assert rows == [[name, f"{p:.4f}"] for name, p in zip(cases.CLASSES, proven[3], strict=True)]
-        slider = page.get_by_role("slider", name="depth")
-        assert coloured(page) < 0.6
-        slider.press("Home")
-        slider.press("ArrowRight")
-        assert page.inner_text("output >> nth=0") == "2 of 6"
-        assert coloured(page) > 0.9, "slice 2 is missing as a whole"
-        page.get_by_label("Channel").select_option("c1")
-        page.get_by_label("colour gaps").uncheck()
-        assert coloured(page) == 0
+    url = serve(folder)
+    page.goto(url)
+    choose(page, tmp_path / "scan.npy")
+    page.get_by_text("What was missing").wait_for()
+    found = answer_of(page, tmp_path)
+    assert list(found["probabilities"]) == cases.CLASSES
+    np.testing.assert_allclose(list(found["probabilities"].values()), proven[3], rtol=0, atol=1e-5)
+    assert found["class"] == cases.CLASSES[proven[3].argmax()]
+    assert found["missing_rate"] == pytest.approx(np.isnan(x[3]).mean())
+    rows = [row.split() for row in page.locator("#table tbody tr").all_inner_texts()]
+    assert rows == [[name, f"{p:.4f}"] for name, p in zip(cases.CLASSES, proven[3], strict=True)]
+    slider = page.get_by_role("slider", name="depth")
+    assert coloured(page) < 0.6
+    slider.press("Home")
+    slider.press("ArrowRight")
+    assert page.inner_text("output >> nth=0") == "2 of 6"
+    assert coloured(page) > 0.9, "slice 2 is missing as a whole"
+    page.get_by_label("Channel").select_option("c1")
+    page.get_by_label("colour gaps").uncheck()
+    assert coloured(page) == 0
 
 
 def test_a_sample_is_one_click_and_a_map_shows_what_the_answer_rests_on(
-    page: Any, answers: tuple[Path, Any]
+    page: Any, serve: Callable[[Path], str], answers: tuple[Path, Any]
 ) -> None:
-    with cases.serving(answers[0]) as url:
-        page.goto(url)
-        page.get_by_role("button", name="with missing slices").click()
-        page.get_by_text("What was missing").wait_for()
-        page.get_by_label("On top").select_option("what the network looked at")
-        page.locator("#legend").wait_for()
-        assert "Each part is made missing in turn" in page.inner_text("#legend")
+    url = serve(answers[0])
+    page.goto(url)
+    page.get_by_role("button", name="with missing slices").click()
+    page.get_by_text("What was missing").wait_for()
+    page.get_by_label("On top").select_option("what the network looked at")
+    page.locator("#legend").wait_for()
+    assert "Each part is made missing in turn" in page.inner_text("#legend")
 
 
-def test_everything_can_be_done_with_the_keyboard(page: Any, answers: tuple[Path, Any]) -> None:
-    with cases.serving(answers[0]) as url:
-        page.goto(url)
-        page.locator("#samples button").first.wait_for()
-        page.keyboard.press("Tab")
-        assert page.evaluate("() => document.activeElement.id") == "file"
-        page.keyboard.press("Tab")
-        page.keyboard.press("Enter")
-        page.get_by_text("What was missing").wait_for()
-        page.locator(".slice").first.focus()
-        for key in ("PageDown", "ArrowRight", "ArrowDown"):
-            page.keyboard.press(key)
-        # From the middle: depth 4, height 5, width 6 of 6, 8, 10.
-        assert page.inner_text("#value").startswith("At depth 3, height 6, width 7:")
+def test_everything_can_be_done_with_the_keyboard(
+    page: Any, serve: Callable[[Path], str], answers: tuple[Path, Any]
+) -> None:
+    url = serve(answers[0])
+    page.goto(url)
+    page.locator("#samples button").first.wait_for()
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.id") == "file"
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.get_by_text("What was missing").wait_for()
+    page.locator(".slice").first.focus()
+    for key in ("PageDown", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    # From the middle: depth 4, height 5, width 6 of 6, 8, 10.
+    assert page.inner_text("#value").startswith("At depth 3, height 6, width 7:")
 
 
-def test_the_page_fits_a_phone(browser: Any, answers: tuple[Path, Any]) -> None:
+def test_the_page_fits_a_phone(browser: Any, serve: Callable[[Path], str], answers: tuple[Path, Any]) -> None:
     narrow = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
-    with cases.serving(answers[0]) as url:
-        narrow.goto(url)
-        narrow.locator("#samples button").first.click()
-        narrow.get_by_text("What was missing").wait_for()
-        assert narrow.evaluate("() => document.documentElement.scrollWidth") == 400
-        dark = narrow.evaluate("() => getComputedStyle(document.body).backgroundColor")
-        assert max(map(int, dark.removeprefix("rgb(").removesuffix(")").split(","))) < 60
+    url = serve(answers[0])
+    narrow.goto(url)
+    narrow.locator("#samples button").first.click()
+    narrow.get_by_text("What was missing").wait_for()
+    assert narrow.evaluate("() => document.documentElement.scrollWidth") == 400
+    dark = narrow.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert max(map(int, dark.removeprefix("rgb(").removesuffix(")").split(","))) < 60
     narrow.close()
 
 
-def test_a_label_map_is_downloaded_where_the_scan_lies(page: Any, labels: Path, tmp_path: Path) -> None:
+def test_a_label_map_is_downloaded_where_the_scan_lies(
+    page: Any, serve: Callable[[Path], str], labels: Path, tmp_path: Path
+) -> None:
     values = cases.volume(7, (*cases.SHAPE[:3], 1))
     affine = np.array([[-1, 0, 0.2, 9], [0, 0, 2, 8], [0, -3, 0, 7], [0, 0, 0, 1.0]])
     scan = np.transpose(values[..., 0], (2, 0, 1))  # stored x, z, y: the affine says so
     nibabel.save(nibabel.Nifti1Image(scan, affine), tmp_path / "scan.nii.gz")
     known = read(tmp_path / "scan.nii.gz")
-    with cases.serving(labels) as url:
-        page.goto(url)
-        choose(page, tmp_path / "scan.nii.gz")
-        with page.expect_download() as download:
-            page.get_by_role("button", name="Download the label map").click()
-        assert download.value.suggested_filename == "scan.labels.nii"
-        download.value.save_as(tmp_path / "labels.nii")
+    url = serve(labels)
+    page.goto(url)
+    choose(page, tmp_path / "scan.nii.gz")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the label map").click()
+    assert download.value.suggested_filename == "scan.labels.nii"
+    download.value.save_as(tmp_path / "labels.nii")
     made = read(tmp_path / "labels.nii")
     np.testing.assert_array_equal(made.values, np.nan_to_num(known.values) > 0)
     np.testing.assert_allclose(made.affine, known.affine, atol=1e-6)
 
 
-def test_a_page_without_samples_works(page: Any, labels: Path, tmp_path: Path) -> None:
+def test_a_page_without_samples_works(
+    page: Any, serve: Callable[[Path], str], labels: Path, tmp_path: Path
+) -> None:
     np.save(tmp_path / "one.npy", cases.volume(1, (*cases.SHAPE[:3], 1)))
-    with cases.serving(labels) as url:
-        page.goto(url)
-        choose(page, tmp_path / "one.npy")
-        page.get_by_text("480 voxels").or_(page.get_by_text("6×8×10 voxels labelled")).first.wait_for()
-        assert not page.locator("#samples").is_visible()
+    url = serve(labels)
+    page.goto(url)
+    choose(page, tmp_path / "one.npy")
+    page.get_by_text("480 voxels").or_(page.get_by_text("6×8×10 voxels labelled")).first.wait_for()
+    assert not page.locator("#samples").is_visible()
 
 
 # --- files ----------------------------------------------------------------------------------------------------
@@ -364,7 +378,9 @@ def test_mutated_files_are_refused_or_read_as_python_reads_them(
 # --- what the answer means --------------------------------------------------------------------------------------
 
 
-def test_decisions_and_doubts_follow_the_rules_of_the_runtime(page: Any, labels: Path) -> None:
+def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
+    page: Any, serve: Callable[[Path], str], labels: Path
+) -> None:
     script = """async ([manifest, volumes, shape, probabilities, calibration]) => {
         const { doubts } = await import("./static/missingness.js");
         const { calibrated, decide } = await import("./static/decision.js");
@@ -385,9 +401,9 @@ def test_decisions_and_doubts_follow_the_rules_of_the_runtime(page: Any, labels:
     p = rng.dirichlet([1, 1], 20)
     rule = {"temperature": 1.7, "threshold": 0.3}
     plain = [[None if np.isnan(v) else float(v) for v in volume.reshape(-1)] for volume in volumes]
-    with cases.serving(labels) as url:
-        page.goto(url)
-        found = page.evaluate(script, [manifest, plain, list(cases.SHAPE), p.tolist(), rule])
+    url = serve(labels)
+    page.goto(url)
+    found = page.evaluate(script, [manifest, plain, list(cases.SHAPE), p.tolist(), rule])
     known = Profile.of(manifest, "manifest")
     for volume, said in zip(volumes, found["doubts"], strict=True):
         expected = [line for line in drift(volume, known) if not line.startswith("the gaps look like")]
