@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid
 from voxgap.io import write
-from voxgap.runtime.predictor import Running
+from voxgap.runtime.predictor import Predictor, Running
 from voxgap.server import Settings, create_app, serve
 from voxgap.volume import Volume
 
@@ -68,6 +69,20 @@ def load(folder: Path, seconds: float = 0.0) -> Brightness:
     if manifest["network"] == "broken":
         raise VoxgapError(f"{folder}: damaged")
     return Brightness(manifest, seconds)
+
+
+def segmenter(folder: Path) -> tuple[Path, Callable[[Path], Predictor]]:
+    """A bundle for voxels above 100, on the observed part of a file, and what loads it."""
+    grid = {"size": list(SHAPE[:3]), "crop": "observed"}
+    bundle = make_bundle(
+        folder, task="segmentation", input={"shape": [*SHAPE], "channels": ["t1"], "grid": grid}
+    )
+
+    def above(batch: np.ndarray) -> np.ndarray:
+        bright = (np.nan_to_num(batch) > 100).astype(np.float32)
+        return np.concatenate([1 - bright, bright], axis=-1)
+
+    return bundle, lambda path: Predictor(json.loads((path / "manifest.json").read_text()), above)
 
 
 def volume(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:

@@ -20,6 +20,7 @@ from voxgap.experiment.kept import kept
 from voxgap.experiment.plan import Run, canonical
 from voxgap.experiment.prepared import Packed, adapt_prepare, network_alone, prepared
 from voxgap.models import build_model
+from voxgap.training import Compiled
 
 DATA = tiny.dataset(count=60)
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "precision": "float32"}
@@ -64,6 +65,22 @@ def test_a_cached_fill_changes_nothing(strategy: str, tmp_path: Path) -> None:
         for ours, theirs in zip(alone.history, whole.history, strict=True):
             for name in ("loss", "val_loss"):
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.full)])
+def test_a_network_compiled_by_another_run_begins_as_a_new_one(precision: str, tmp_path: Path) -> None:
+    compiled = Compiled()
+    architecture = canonical({"filters": [4], "dropout": 0.3})
+    training = QUICK | {"precision": precision}
+    for strategy, seed, fold in (("mean", 0, 0), ("zero", 0, 1), ("mask_channel", 0, 0), ("mean", 7, 0)):
+        run = a_run(strategy, training=training, seed=seed, fold=fold, architecture=architecture)
+        shared = execute(run, DATA, cache=tmp_path, compiled=compiled)
+        alone = execute(run, DATA, cache=tmp_path)
+        assert shared.status == "done", shared.reason
+        assert shared.scores == alone.scores
+        for ours, theirs in zip(shared.history, alone.history, strict=True):
+            assert ours | {"seconds": 0} == theirs | {"seconds": 0}
+    assert len(compiled) == 2, "mean and zero have the same network"
 
 
 def test_strategies_with_one_fill_share_it(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 
 import server_cases as cases
 from voxgap import strategies
-from voxgap.io import write
+from voxgap.io import read, write
 from voxgap.server import Settings, create_app
 from voxgap.server.occlusion import blocks
 from voxgap.volume import Volume
@@ -371,30 +371,55 @@ def test_samples_are_the_golden_inputs(tmp_path: Path) -> None:
         assert server.get("/v1/samples").json() == []
 
 
-def test_a_segmentation_counts_voxels_and_maps_them(tmp_path: Path) -> None:
-    class Threshold(cases.Brightness):
-        def predict(self, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
-            bright = (np.nan_to_num(volumes) > 100).astype(np.float32)
-            return np.concatenate([1 - bright, bright], axis=-1)
+@pytest.fixture
+def segmenting(tmp_path: Path) -> Iterator[TestClient]:
+    folder, load = cases.segmenter(tmp_path / "b")
+    with TestClient(create_app(folder, load=load)) as server:
+        yield server
 
-    folder = cases.make_bundle(tmp_path / "b", task="segmentation")
-    app = create_app(folder, load=lambda path: Threshold(json.loads((path / "manifest.json").read_text())))
+
+def test_a_segmentation_counts_voxels_and_maps_them(segmenting: TestClient) -> None:
     values = cases.volume()
-    with TestClient(app) as server:
-        bright = int((np.nan_to_num(values) > 100).sum())
-        (prediction,) = predictions(server.post("/v1/predict", **raw(values)))
-        assert prediction["voxels"] == {"dim": values.size - bright, "bright": bright}
-        assert "probabilities" not in prediction
-        response = server.post("/v1/label_map", **raw(values))
-        assert response.headers["x-shape"] == "4,6,8"
-        found = np.frombuffer(response.content, "<i2").reshape(cases.SHAPE[:3])
-        np.testing.assert_array_equal(found, np.nan_to_num(values[..., 0]) > 100)
-        refused(server.post("/v1/occlusion", **raw(values)), 404, "each voxel")
+    bright = int((np.nan_to_num(values) > 100).sum())
+    (prediction,) = predictions(segmenting.post("/v1/predict", **raw(values)))
+    assert prediction["voxels"] == {"dim": values.size - bright, "bright": bright}
+    assert "probabilities" not in prediction
+    response = segmenting.post("/v1/label_map", **raw(values))
+    assert response.headers["x-shape"] == "4,6,8"
+    found = np.frombuffer(response.content, "<i2").reshape(cases.SHAPE[:3])
+    np.testing.assert_array_equal(found, np.nan_to_num(values[..., 0]) > 100)
+    refused(segmenting.post("/v1/occlusion", **raw(values)), 404, "each voxel")
+    refused(segmenting.post("/v1/label_map?format=jpeg", **raw(values)), 422, "format")
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_a_label_map_lies_where_the_file_does(segmenting: TestClient, tmp_path: Path, suffix: str) -> None:
+    values, expected = np.full((2, 9, 7, 12, 1), np.nan, np.float32)
+    values[3:7, 1:7, 2:10] = cases.volume()
+    expected[3:7, 1:7, 2:10] = np.nan_to_num(cases.volume()) > 100
+    affine = np.array([[0, 0, -2, 40], [0, 3, 0, -7], [1.5, 0, 0, 5], [0, 0, 0, 1]])
+    for name, content in ((f"scan{suffix}", values), ("expected.nii.gz", expected)):
+        write(tmp_path / name, Volume(content, affine))
+    with (tmp_path / f"scan{suffix}").open("rb") as stream:
+        response = segmenting.post("/v1/label_map?format=nifti", files={"file": (f"scan{suffix}", stream)})
+    assert response.status_code == 200, response.text
+    (tmp_path / "labels.nii.gz").write_bytes(response.content)
+    found, known = read(tmp_path / "labels.nii.gz"), read(tmp_path / "expected.nii.gz")
+    np.testing.assert_allclose(found.affine, known.affine)
+    np.testing.assert_array_equal(found.values, np.nan_to_num(known.values, nan=-1))
+
+
+def test_a_label_map_of_bare_values_is_a_file_too(segmenting: TestClient, tmp_path: Path) -> None:
+    values = cases.volume()
+    response = segmenting.post("/v1/label_map?format=nifti", **raw(values))
+    (tmp_path / "labels.nii.gz").write_bytes(response.content)
+    found = read(tmp_path / "labels.nii.gz").values
+    np.testing.assert_array_equal(found, np.nan_to_num(values) > 100)
 
 
 def test_health_metrics_and_headers(server: TestClient) -> None:
     assert server.get("/healthz").json() == {"status": "alive"}
-    assert server.get("/readyz").status_code == 200
+    assert server.get("/readyz").status_code == server.head("/readyz").status_code == 200
     predictions(server.post("/v1/predict", **raw(cases.volume())))
     text = server.get("/metrics").text
     assert 'voxgap_requests_total{route="/v1/predict",status="200"}' in text

@@ -16,7 +16,7 @@ import pytest
 
 import web_cases as cases
 from voxgap.errors import VoxgapError
-from voxgap.io import read
+from voxgap.io import read, write
 from voxgap.runtime.answer import decide
 from voxgap.runtime.calibration import Calibration, tempered
 from voxgap.runtime.profile import Profile, drift
@@ -417,34 +417,43 @@ def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
 # --- with the server --------------------------------------------------------------------------------------------
 
 
-def test_the_page_of_the_server_says_what_its_api_says(page: Any, tmp_path: Path) -> None:
+@contextlib.contextmanager
+def at_work(folder: Path, load: Callable[[Path], Any]) -> Iterator[str]:
+    """A server of voxgap in a thread; yields its address."""
     import threading
 
-    import httpx
     import uvicorn
 
-    import server_cases
     from voxgap.server import create_app
 
-    bundle = server_cases.make_bundle(tmp_path / "lamp")
-    app = create_app(bundle, load=server_cases.load)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(create_app(folder, load=load), port=0, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     try:
         while not server.started:
             thread.join(0.05)
             assert thread.is_alive()
-        url = f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(10)
+
+
+def test_the_page_of_the_server_says_what_its_api_says(page: Any, tmp_path: Path) -> None:
+    import httpx
+
+    import server_cases
+
+    bundle = server_cases.make_bundle(tmp_path / "lamp")
+    with at_work(bundle, server_cases.load) as url:
         scan = server_cases.files(tmp_path, server_cases.volume())[".nrrd"]
         page.goto(url)
         choose(page, scan)
         page.get_by_text("What was missing").wait_for()
         shown = answer_of(page, tmp_path)
         with scan.open("rb") as stream:
-            said = httpx.post(f"{url}v1/predict", files={"file": (scan.name, stream)}).json()["predictions"][
-                0
-            ]
+            reply = httpx.post(f"{url}v1/predict", files={"file": (scan.name, stream)})
+        (said,) = reply.json()["predictions"]
         for field in ("class", "probabilities", "missing_rate", "warnings"):
             assert shown[field] == said[field]
         page.get_by_role("slider", name="depth").press("Home")
@@ -452,6 +461,29 @@ def test_the_page_of_the_server_says_what_its_api_says(page: Any, tmp_path: Path
         assert coloured(page) > 0.9, "slice 2 is missing as a whole"
         page.get_by_label("On top").select_option("what the network looked at")
         page.locator("#legend").wait_for()
-    finally:
-        server.should_exit = True
-        thread.join(10)
+        page.close()
+
+
+def test_the_page_of_the_server_saves_a_label_map_where_the_file_lies(page: Any, tmp_path: Path) -> None:
+    import server_cases
+
+    values = np.full((9, 7, 12, 1), np.nan, np.float32)
+    values[3:7, 1:7, 2:10] = server_cases.volume()
+    affine = np.array([[0, 0, 2, 40], [0, 3, 0, -7], [1.5, 0, 0, 5], [0, 0, 0, 1]])
+    write(tmp_path / "scan.nii.gz", Volume(values, affine))
+    scan = read(tmp_path / "scan.nii.gz")
+    with at_work(*server_cases.segmenter(tmp_path / "lamp")) as url:
+        page.goto(url)
+        choose(page, tmp_path / "scan.nii.gz")
+        page.get_by_text("4×6×8 voxels labelled").wait_for()
+        page.locator("#legend").wait_for()
+        with page.expect_download() as download:
+            page.get_by_role("button", name="Download the label map").click()
+        assert download.value.suggested_filename == "scan.labels.nii.gz"
+        download.value.save_as(tmp_path / "labels.nii.gz")
+        page.close()
+    labels = read(tmp_path / "labels.nii.gz")
+    np.testing.assert_allclose(labels.affine, scan.affine)
+    bright = np.nan_to_num(scan.values) > 100
+    assert (labels.values == 1).sum() == bright.sum()
+    np.testing.assert_array_equal(labels.values[bright], 1)

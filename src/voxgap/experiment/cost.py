@@ -59,13 +59,13 @@ def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:
     least = most = 0.0
     runs = experiment.runs()
     for kind in _kinds(experiment):
-        compiling, step = _try(kind, dataset, batch, training.get("precision", "auto"))
-        alike = [run for run in runs if _kind(run) == _kind(kind)]
+        building, compiling, step = _try(kind, dataset, batch, training.get("precision", "auto"))
         epoch = step * (steps + FORWARD_SHARE * count * validation_share / batch)
-        for run in alike:
+        least, most = least + compiling, most + compiling
+        for run in (run for run in runs if _kind(run) == _kind(kind)):
             test = step * FORWARD_SHARE * count * test_share / batch * len(run.test_rates)
-            least += compiling + test + epoch * min(epochs, patience + 1)
-            most += compiling + test + epoch * epochs
+            least += building + test + epoch * min(epochs, patience + 1)
+            most += building + test + epoch * epochs
     return least, most
 
 
@@ -102,23 +102,24 @@ def _model(run: Run, dataset: Dataset) -> keras.Model:
     )
 
 
-def _try(run: Run, dataset: Dataset, batch: int, policy: str) -> tuple[float, float]:
-    """Seconds of building and compiling a network, and of one of its training steps."""
+def _try(run: Run, dataset: Dataset, batch: int, policy: str) -> tuple[float, float, float]:
+    """Seconds of building a network, of compiling it, and of one of its training steps."""
     started = time.perf_counter()
     model = network_alone(_model(run, dataset))
+    building = time.perf_counter() - started
     if policy == "bfloat16":
         model = precision.with_policy(model, "mixed_bfloat16")
     model.compile("adam", _sum, jit_compile=False)
     values = np.random.default_rng(0).normal(size=(batch, *model.input_shape[1:])).astype("float32")
     targets = np.zeros((batch, 1), "float32")
     model.train_on_batch(values, targets)
-    compiling = time.perf_counter() - started
+    compiling = time.perf_counter() - started - building
     times = []
     for _ in range(STEPS):
         started = time.perf_counter()
         model.train_on_batch(values, targets)
         times.append(time.perf_counter() - started)
-    return compiling, float(np.median(times))
+    return building, compiling, float(np.median(times))
 
 
 def _sum(targets: Any, predictions: Any) -> Any:

@@ -32,7 +32,7 @@ from voxgap.experiment.single import outputs
 from voxgap.history import History
 from voxgap.models import build_model
 from voxgap.strategies import Strategy
-from voxgap.training import Progress, train
+from voxgap.training import Compiled, Progress, train
 from voxgap.volume import Values
 
 __all__ = ["Outcome", "execute"]
@@ -45,6 +45,7 @@ def execute(
     dataset: Dataset,
     *,
     cache: Path | None = None,
+    compiled: Compiled | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Outcome:
     """Train and score one network.
@@ -54,6 +55,7 @@ def execute(
         dataset: all of the data that `run.data_key` stands for, with the gaps of their own, which stay.
         cache: a folder in which gaps and filled volumes are kept for other runs of the experiment. Without one the
             whole model is trained, filling included; the result is the same.
+        compiled: networks that other runs in this process have compiled, used where volumes are filled beforehand.
         progress: called after each step and epoch.
 
     Returns:
@@ -63,7 +65,7 @@ def execute(
         KeyboardInterrupt: Ctrl-C; an interrupted training is no result.
     """
     try:
-        return _done(run, dataset, cache, progress)
+        return _done(run, dataset, cache, compiled, progress)
     except NotPossibleError as finding:
         return Outcome(run.key, "not possible", str(finding), versions=versions())
     except Exception as error:
@@ -93,7 +95,11 @@ def versions() -> dict[str, str]:
 
 
 def _done(
-    run: Run, dataset: Dataset, cache: Path | None, progress: Callable[[Progress], None] | None
+    run: Run,
+    dataset: Dataset,
+    cache: Path | None,
+    compiled: Compiled | None,
+    progress: Callable[[Progress], None] | None,
 ) -> Outcome:
     parts = divide(run, dataset, cache)
     strategy = Strategy(**run.options("settings"))
@@ -109,10 +115,11 @@ def _done(
     training = run.options("training")
     # Where something random precedes the fill, each epoch fills anew.
     steady = not strategy.gap_dropout and training.get("augment") in (None, "none")
-    trained = _train_network if cache is not None and steady else _train_whole
-    history, seconds = trained(
-        run, dataset, parts, model, cache, seed=run.seed, progress=progress, **training
-    )
+    training |= {"seed": run.seed, "progress": progress}
+    if cache is not None and steady:
+        history, seconds = _train_network(run, dataset, parts, model, cache, compiled=compiled, **training)
+    else:
+        history, seconds = _train_whole(run, dataset, parts, model, cache, **training)
     if history.reason == "interrupted":
         raise KeyboardInterrupt
     scores: dict[float, Scores] = {}

@@ -39,13 +39,14 @@ def _work(store_path: Path, experiment_key: str, data: Path, cache: Path, tell: 
     import keras
 
     from voxgap.experiment.execute import execute
-    from voxgap.training import Progress
+    from voxgap.training import Compiled, Progress
 
     worker = worker_name()
     with open_store(store_path, create=True) as store:
         experiment = next(e for e in store.experiments() if e.key == experiment_key)
         dataset = take_over(data)
         threading.Thread(target=_stay_alive, args=(store_path, worker), daemon=True).start()
+        compiled = Compiled()
         tell(state="ready", worker=worker)
         while (run := store.claim(experiment, worker)) is not None:
             key = run.key
@@ -55,7 +56,7 @@ def _work(store_path: Path, experiment_key: str, data: Path, cache: Path, tell: 
                 if now.record is not None:
                     tell(state="epoch", key=key, epoch=now.epoch + 1)
 
-            outcome = execute(run, dataset, cache=cache, progress=report)
+            outcome = execute(run, dataset, cache=cache, compiled=compiled, progress=report)
             # The graphs of a run are of no use to the next.
             keras.utils.clear_session()
             gc.collect()

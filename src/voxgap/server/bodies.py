@@ -8,7 +8,7 @@ import math
 import re
 import shutil
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -23,7 +23,7 @@ from voxgap.runtime.profile import drift
 from voxgap.server.answers import JsonVolumes
 from voxgap.server.limits import MIB, RequestError, Settings
 from voxgap.server.live import Loaded
-from voxgap.server.parsers import Job, Parsers, shown
+from voxgap.server.parsers import Job, Parsed, Parsers, shown
 from voxgap.volume import Values, as_batch, times
 
 SUFFIXES = (*(name for name in io.FORMATS if name not in (".zarr", ".nhdr", ".mhd")), ".zip")
@@ -35,11 +35,16 @@ _INLINE = 2**16
 
 
 class Read(NamedTuple):
-    """Volumes of a request `(n, depth, height, width, channels)`; of each, the missing rate and the drift."""
+    """Volumes of a request `(n, depth, height, width, channels)`, and what is known of each.
+
+    Attributes:
+        files: what was read from files; empty where the body held the values.
+    """
 
     volumes: Values
     missing_rates: list[float]
     drift: list[tuple[str, ...]]
+    files: Sequence[Parsed] = ()
 
 
 async def read_volumes(request: Request, loaded: Loaded, parsers: Parsers, settings: Settings) -> Read:
@@ -49,28 +54,30 @@ async def read_volumes(request: Request, loaded: Loaded, parsers: Parsers, setti
         RequestError: The body is none of them, is too large, or its values are not what the network takes.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    files: list[Parsed] = []
     if kind == "application/octet-stream":
         values = await _raw(request, loaded, settings)
     elif kind == "application/json":
         values = await _json(request, loaded, settings)
     elif kind == "multipart/form-data":
-        values = await _uploads(request, loaded, parsers, settings)
+        files = await _uploads(request, loaded, parsers, settings)
+        values = np.stack([volume.values for volume, _ in files])
     else:
         raise RequestError(
             415, "send multipart/form-data (files), application/octet-stream (float32), or application/json"
         )
     try:
         if values.nbytes <= _INLINE:
-            return _examined(values, loaded)
-        return await asyncio.to_thread(_examined, values, loaded)
+            return _examined(values, loaded, files)
+        return await asyncio.to_thread(_examined, values, loaded, files)
     except VoxgapError as error:
         raise RequestError(422, str(error)) from None
 
 
-def _examined(values: Values, loaded: Loaded) -> Read:
+def _examined(values: Values, loaded: Loaded, files: list[Parsed]) -> Read:
     values = as_batch(values, "body")
     rates = [float(np.isnan(volume).mean()) for volume in values]
-    return Read(values, rates, [drift(volume, loaded.profile) for volume in values])
+    return Read(values, rates, [drift(volume, loaded.profile) for volume in values], files)
 
 
 async def _raw(request: Request, loaded: Loaded, settings: Settings) -> Values:
@@ -139,7 +146,7 @@ def _check_batch(shape: tuple[int, ...], loaded: Loaded, settings: Settings, whe
         raise RequestError(422, f"{where}: {shape[0]} volumes; send 1 to {settings.max_volumes}")
 
 
-async def _uploads(request: Request, loaded: Loaded, parsers: Parsers, settings: Settings) -> Values:
+async def _uploads(request: Request, loaded: Loaded, parsers: Parsers, settings: Settings) -> list[Parsed]:
     async with (
         request.form(max_files=settings.max_files, max_fields=16, max_part_size=2**16) as form,
         _folder() as folder,
@@ -158,7 +165,7 @@ async def _uploads(request: Request, loaded: Loaded, parsers: Parsers, settings:
         ]
         reading = [asyncio.ensure_future(parsers.read(job)) for job in jobs]
         try:
-            volumes = await asyncio.gather(*reading)
+            found = await asyncio.gather(*reading)
         except RequestError as error:
             error.detail = shown(error.detail, names)
             raise
@@ -166,14 +173,14 @@ async def _uploads(request: Request, loaded: Loaded, parsers: Parsers, settings:
             for task in reading:  # of the others, if one failed
                 task.cancel()
             await asyncio.gather(*reading, return_exceptions=True)
-    for volume, name in zip(volumes, plan.shown, strict=True):
+    for (volume, _), name in zip(found, plan.shown, strict=True):
         if not loaded.fits(volume.shape):
             raise RequestError(
                 422, f"{name}: shape {times(volume.shape)}, but this network takes {loaded.takes()}"
             )
-    if len({volume.shape for volume in volumes}) > 1:
+    if len({volume.shape for volume, _ in found}) > 1:
         raise RequestError(422, "the volumes differ in shape; send each in a request of its own")
-    return np.stack(volumes)
+    return found
 
 
 class _Plan(NamedTuple):

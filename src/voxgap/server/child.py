@@ -17,6 +17,7 @@ import numpy as np
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid, read_sample, scan_sample
 from voxgap.io import one_line
+from voxgap.resample import Record
 from voxgap.server.archives import unpack
 from voxgap.volume import Volume
 
@@ -48,15 +49,16 @@ def main() -> None:
 def _answer(request: dict[str, Any], max_volume: int) -> tuple[dict[str, Any], Any]:
     try:
         with one_line(Path(request["folder"])):
-            volume = _read(request, max_volume)
+            volume, records = _read(request, max_volume)
             values = np.ascontiguousarray(volume.values, np.dtype("<f4"))
     except VoxgapError as error:
         return {"error": str(error)}, None
-    return {"shape": values.shape}, values
+    affine = None if volume.affine is None else volume.affine.tolist()
+    return {"shape": values.shape, "affine": affine, "spacing": volume.spacing, "records": records}, values
 
 
-def _read(request: dict[str, Any], max_volume: int) -> Volume:
-    """The volume of one file, of one file per channel, or of the folder with all of them."""
+def _read(request: dict[str, Any], max_volume: int) -> tuple[Volume, list[Record]]:
+    """The volume of one file, of one file per channel, or of a folder, and how it came onto the network's grid."""
     folder = Path(request["folder"])
     grid = Grid.from_json(request["grid"], "grid")
     files: list[Path | None] = [None if name is None else folder / name for name in request["files"]]
@@ -66,7 +68,8 @@ def _read(request: dict[str, Any], max_volume: int) -> Volume:
                 file, file.with_suffix(""), max_bytes=max_volume, max_files=request["max_files"]
             )
     sample = scan_sample(files, request["channels"], grid=grid, max_bytes=max_volume)
-    return read_sample(sample, grid, max_volume).volume
+    volume, records, *_ = read_sample(sample, grid, max_volume)
+    return volume, records
 
 
 def _limit(max_volume: int) -> None:

@@ -15,11 +15,13 @@ from typing import Any
 
 import numpy as np
 
+from voxgap.resample import Record
 from voxgap.server.child import READY
 from voxgap.server.limits import RequestError, Settings
 from voxgap.server.metrics import Metrics
-from voxgap.volume import Values
+from voxgap.volume import Values, Volume
 
+Parsed = tuple[Volume, list[Record]]
 log = logging.getLogger("voxgap.server")
 MAX_ANSWER = 2**20
 _START = 60.0
@@ -76,11 +78,11 @@ class Parsers:
         for process in list(self._all):
             await self._end(process)
 
-    async def read(self, job: Job) -> Values:
+    async def read(self, job: Job) -> Parsed:
         """Read one volume.
 
         Returns:
-            `(depth, height, width, channels)` on the network's grid, NaN = missing.
+            What `Predictor.read` gives: the volume, on the network's grid, and the records that lead back.
 
         Raises:
             RequestError: 422 for a file that can't be read, crashes its reader or takes too long; 503 if the
@@ -115,7 +117,7 @@ class Parsers:
             self._idle.put_nowait(process)
         if values is None:
             raise RequestError(422, str(answer["error"]))
-        return values
+        return Volume(values, answer["affine"], answer["spacing"]), answer["records"]
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(

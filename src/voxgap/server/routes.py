@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 import time
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
+from voxgap import io
+from voxgap.resample import Record
 from voxgap.runtime.answer import calibrated, decide
 from voxgap.server.answers import Answer, Failure, JsonVolumes, Model, ModelCard, Prediction, Sample, Timing
 from voxgap.server.batching import Outcome
@@ -19,7 +24,7 @@ from voxgap.server.metrics import CONTENT_TYPE
 from voxgap.server.occlusion import occlusion_map
 from voxgap.server.samples import sample, sample_names
 from voxgap.server.service import Service
-from voxgap.volume import Values
+from voxgap.volume import Values, Volume
 
 router = APIRouter()
 
@@ -69,6 +74,15 @@ _ARRAY: dict[int | str, dict[str, Any]] = {
         "description": "Little-endian values; the header X-Shape says their shape.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
         "headers": {"X-Shape": {"schema": {"type": "string"}, "description": "D,H,W,C or D,H,W"}},
+    }
+}
+_MAP: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "int16, little-endian, its shape in the header X-Shape; or a NIfTI file.",
+        "content": {
+            name: {"schema": {"type": "string", "format": "binary"}}
+            for name in ("application/octet-stream", "application/gzip")
+        },
     }
 }
 
@@ -121,8 +135,8 @@ async def view(request: Request) -> Response:
     """Return one volume as the network gets it: float32 on its grid, NaN = missing."""
     service = _service(request)
     async with service.admitted(request):
-        volume = await _one(request, service, service.live.current)
-    return _array(volume)
+        read = await _one(request, service, service.live.current)
+    return _array(read.volumes[0])
 
 
 @router.post(
@@ -139,8 +153,8 @@ async def fill(request: Request) -> Response:
     service = _service(request)
     async with service.admitted(request):
         loaded = service.live.current
-        volume = await _one(request, service, loaded)
-        return _array(await filled(service.live.folder, loaded, volume))
+        read = await _one(request, service, loaded)
+        return _array(await filled(service.live.folder, loaded, read.volumes[0]))
 
 
 @router.post(
@@ -165,7 +179,7 @@ async def occlusion(
             raise RequestError(
                 404, "an occlusion map needs one answer a volume; this network answers for each voxel"
             )
-        volume = await _one(request, service, loaded)
+        (volume,) = (await _one(request, service, loaded)).volumes
 
         async def outputs(volumes: Values) -> Values:
             return (await service.batcher.predict(loaded, volumes)).outputs
@@ -178,12 +192,21 @@ async def occlusion(
 @router.post(
     "/v1/label_map",
     response_class=Response,
-    responses=_FAILURES | _ARRAY | {404: {"model": Failure, "description": "Not a segmentation."}},
+    responses=_FAILURES | _MAP | {404: {"model": Failure, "description": "Not a segmentation."}},
     openapi_extra=_TAKES_VOLUMES,
     tags=["look"],
 )
-async def label_map(request: Request) -> Response:
-    """Segment one volume: the class of each voxel, by its number, int16 `(D, H, W)` on the network's grid."""
+async def label_map(
+    request: Request,
+    form: Annotated[
+        Literal["raw", "nifti"],
+        Query(alias="format", description="`nifti`: on the grid of the uploaded file."),
+    ] = "raw",
+) -> Response:
+    """Segment one volume: the class of each voxel, by its number, -1 outside of what the network saw.
+
+    As int16 `(D, H, W)` on the network's grid, or as a `.nii.gz` file that lies where the uploaded one does.
+    """
     service = _service(request)
     async with service.admitted(request):
         loaded = service.live.current
@@ -191,9 +214,14 @@ async def label_map(request: Request) -> Response:
             raise RequestError(
                 404, f"no label map: this network is for {loaded.predictor.task}; see /v1/predict"
             )
-        volume = await _one(request, service, loaded)
-        outcome = await service.batcher.predict(loaded, volume[None])
-    return _array(outcome.outputs[0].argmax(-1).astype(np.int16))
+        read = await _one(request, service, loaded)
+        (output,) = (await service.batcher.predict(loaded, read.volumes)).outputs
+        if form == "raw":
+            return _array(output.argmax(-1).astype(np.int16))
+        volume, records = read.files[0] if read.files else (Volume(read.volumes[0]), [])
+        content = await asyncio.to_thread(_nifti, loaded, output, volume, records)
+    named = {"Content-Disposition": 'attachment; filename="labels.nii.gz"'}
+    return Response(content, media_type="application/gzip", headers=named)
 
 
 @router.get("/v1/model", response_model=ModelCard, tags=["model"])
@@ -241,12 +269,14 @@ async def one_sample(request: Request, name: str) -> Response:
     return _array(await sample(service.live.folder, service.live.current, name))
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", tags=["operate"])
 async def healthz() -> dict[str, str]:
     """Say that the process lives."""
     return {"status": "alive"}
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz", tags=["operate"], responses={503: {"model": Failure, "description": "About to shut down."}}
 )
@@ -274,18 +304,25 @@ async def _read(request: Request, service: Service, loaded: Loaded) -> Read:
     return read
 
 
-async def _one(request: Request, service: Service, loaded: Loaded) -> Values:
-    volumes = (await _read(request, service, loaded)).volumes
-    if len(volumes) != 1:
-        raise RequestError(422, f"{len(volumes)} volumes; send one here, several to /v1/predict")
-    one: Values = volumes[0]
-    return one
+async def _one(request: Request, service: Service, loaded: Loaded) -> Read:
+    read = await _read(request, service, loaded)
+    if len(read.volumes) != 1:
+        raise RequestError(422, f"{len(read.volumes)} volumes; send one here, several to /v1/predict")
+    return read
 
 
 def _array(values: Values | np.ndarray[Any, np.dtype[np.int16]]) -> Response:
     little = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
     shape = ",".join(map(str, values.shape))
     return Response(little.tobytes(), media_type="application/octet-stream", headers={"X-Shape": shape})
+
+
+def _nifti(loaded: Loaded, output: Values, volume: Volume, records: list[Record]) -> bytes:
+    labels = loaded.predictor.label_map(output, volume, records)
+    with tempfile.TemporaryDirectory(prefix="voxgap-") as folder:
+        file = Path(folder, "labels.nii.gz")
+        io.write(file, labels)
+        return file.read_bytes()
 
 
 def _predictions(loaded: Loaded, read: Read, outcome: Outcome) -> list[Prediction]:

@@ -18,6 +18,7 @@ from voxgap.history import History
 from voxgap.training import objective
 from voxgap.training import precision as precisions
 from voxgap.training.checkpoint import Checkpoint, fingerprint
+from voxgap.training.compiled import Compiled, Ready, structure
 from voxgap.training.distribution import on_devices
 from voxgap.training.loader import Augment, Loader
 from voxgap.training.objective import ClassWeight
@@ -66,6 +67,7 @@ def train(
     distribute: bool | Sequence[str] = False,
     seed: int = 0,
     checkpoint: str | Path | None = None,
+    compiled: Compiled | None = None,
     progress: Report | None = None,
 ) -> History:
     """Adapt and train a model on the `train` part of a data set, watching its `validation` part.
@@ -99,6 +101,7 @@ def train(
         seed: of the order of the batches, of patches and of augmentation.
         checkpoint: a folder that holds the training after each epoch: started again with the same arguments, it
             goes on where it was killed. It is emptied when the training ends.
+        compiled: what trainings of similar networks in this process leave to each other; see `Compiled`.
         progress: called after each step and epoch.
 
     Returns:
@@ -123,15 +126,23 @@ def train(
     schedule = Schedule(learning_rate, patience, min_delta, lr_patience)
     adapt_model(model, training if size is None else _tiles(training, size))
     store = None if checkpoint is None else Checkpoint(Path(checkpoint))
-    policy = (store and store.policy) or precisions.choose(model, precision, batch_size)
     weights = objective.class_weights(training.targets, class_weight, dataset.task, model.output_shape[-1])
     of_voxels = dataset.task == "segmentation"
     devices = on_devices(distribute, batch_size)
-    with devices.scope:
-        trained = model if policy == "float32" and not distribute else precisions.with_policy(model, policy)
-        encode = objective.compile_model(
-            trained, dataset.task, loss, optimizer, learning_rate, weights if of_voxels else None
-        )
+    goal = (dataset.task, loss, optimizer, learning_rate, weights if of_voxels else None)
+
+    def compile_anew() -> Ready:
+        policy = (store and store.policy) or precisions.choose(model, precision, batch_size)
+        itself = policy == "float32" and not distribute and compiled is None
+        with devices.scope:
+            network = model if itself else precisions.with_policy(model, policy)
+            return Ready(network, objective.compile_model(network, *goal), policy)
+
+    if compiled is None:
+        trained, encode, policy = compile_anew()
+    else:
+        asked = [repr(goal), _identity(optimizer), precision, store and store.policy, batch_size, distribute]
+        trained, encode, policy = compiled.get(model, asked, compile_anew)
     batches = Loader(
         training.volumes,
         encode(training.targets),
@@ -149,9 +160,7 @@ def train(
     supervisor = Supervisor(schedule, monitor, epochs, len(batches), progress)
     if store is not None:
         means = [_identity(value) for value in (loss, trained.optimizer, transform)]
-        # Keras numbers unnamed layers by what the process has built before, which says nothing of the model.
-        structure = re.sub(r'_\d+(?=")', "", model.to_json())
-        settings = [structure, means, batch_size, class_weight, seed, monitor, precision]
+        settings = [structure(model), means, batch_size, class_weight, seed, monitor, precision]
         settings += [] if size is None else [size, batches.per_volume]
         arrays = (array for part in (training, validation) for array in (part.volumes, part.targets))
         store.key, store.policy = fingerprint(settings, schedule, *arrays), policy

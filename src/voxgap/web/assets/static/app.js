@@ -3,7 +3,7 @@ import { BrowserEngine } from "./engine_browser.js";
 import { ServerEngine } from "./engine_server.js";
 import { oneLine } from "./errors.js";
 import { showAnswer, showFacts } from "./answer.js";
-import { saveAnswer, saveLabelMap } from "./save.js";
+import { saveAnswer, saveLabels } from "./save.js";
 import { LABELS, Viewer } from "./viewer.js";
 import { intensity } from "./volume.js";
 import { times } from "./readers/numbers.js";
@@ -62,8 +62,8 @@ function listen() {
   for (const id of ["low", "high"]) at(id).addEventListener("input", setWindow);
   at("reset").addEventListener("click", resetWindow);
   at("save").addEventListener("click", () => saveAnswer(open, engine.manifest));
-  at("save-labels").addEventListener("click", () => working("fetching the label map", async ({ volume, file }) => {
-    saveLabelMap(await labelMap(), volume, file.name);
+  at("save-labels").addEventListener("click", () => working("fetching the label map", async (shown) => {
+    saveLabels(await engine.labelFile(shown), shown.file.name);
   }));
 }
 

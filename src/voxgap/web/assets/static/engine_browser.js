@@ -2,6 +2,7 @@
 import { VoxgapError } from "./errors.js";
 import { calibrated, decide } from "./decision.js";
 import { doubts } from "./missingness.js";
+import { nifti } from "./nifti.js";
 import { product } from "./readers/numbers.js";
 import { SUFFIXES, readVolume } from "./readers/read.js";
 import { missingRate } from "./volume.js";
@@ -64,6 +65,10 @@ export class BrowserEngine {
 
   async labelMap(volume, answer) {
     return answer.labels;
+  }
+
+  async labelFile({ volume, answer }) {
+    return { suffix: ".nii", content: nifti(answer.labels, volume) };
   }
 
   #answer(volume, output, shape, seconds) {

@@ -54,6 +54,11 @@ export class ServerEngine {
   async labelMap({ file }) {
     return (await volumeOf(await send("v1/label_map", file), Int16Array)).values;
   }
+
+  /** On the grid of the file, however it was brought onto the network's. */
+  async labelFile({ file }) {
+    return { suffix: ".nii.gz", content: await (await send("v1/label_map?format=nifti", file)).blob() };
+  }
 }
 
 /** Sends a file as it is; a sample, which has a shape, as the numbers that it is. */
