@@ -152,7 +152,8 @@ def server() -> dict[str, object]:
             clients = (OURS, "server_step.py", "clients", folder, engine)
             found = compare(
                 {
-                    "no server": (OURS, "server_step.py", "runtime", folder, engine),
+                    "no server": (OURS, "server_step.py", "runtime", folder, engine, "1"),
+                    "no server, batches of 16": (OURS, "server_step.py", "runtime", folder, engine, "16"),
                     "1 client": (*clients, "1", "16"),
                     "16 clients": (*clients, "16", "16"),
                     "16 clients, batches of one": (*clients, "16", "1"),
@@ -164,6 +165,9 @@ def server() -> dict[str, object]:
             ratios[f"{engine}: a request through the server, extra ms"] = (extra, 5.0)
             batching = found["16 clients"] / found["16 clients, batches of one"]
             ratios[f"{engine}: 16 clients, batches / batches of one"] = (batching, 0.5)
+            # No server can gain more by batching than the network does alone.
+            alone = found["no server, batches of 16"] / (16 * found["no server"])
+            ratios[f"{engine}: the network alone, batches of 16 / batches of one"] = (alone, 0.5)
     return {"seconds": seconds, "ratios": ratios}
 
 

@@ -1,6 +1,6 @@
 """`voxgap serve` on the sample network: how long one request takes, and how many clients share one network.
 
-`python server_step.py runtime FOLDER ENGINE` predicts one volume without a server;
+`python server_step.py runtime FOLDER ENGINE BATCH` predicts REQUESTS batches without a server;
 `python server_step.py clients FOLDER ENGINE COUNT MAX_BATCH` sends REQUESTS from each of COUNT clients to a server of
 its own, and answers with the seconds of all of them.
 """
@@ -46,11 +46,11 @@ def make_bundle(folder: str | Path) -> None:
     export(folder, ["openvino"])
 
 
-def runtime(folder: str, engine: str) -> Callable[[], object]:
+def runtime(folder: str, engine: str, batch: int) -> Callable[[], object]:
     import voxgap as vg
 
-    predictor, values = vg.load(folder, engine=engine), volume()[None]
-    return lambda: predictor.predict(values)
+    predictor, values = vg.load(folder, engine=engine), np.repeat(volume()[None], batch, axis=0)
+    return lambda: predictor.predict(values, batch_size=batch)
 
 
 class Clients:
@@ -99,7 +99,7 @@ class Clients:
 def main() -> None:
     what, folder, engine, *numbers = sys.argv[1:]
     if what == "runtime":
-        predict = runtime(folder, engine)
+        predict = runtime(folder, engine, *map(int, numbers))
         serve(lambda: [predict() for _ in range(REQUESTS)])
         return
     clients = Clients(folder, engine, *map(int, numbers))

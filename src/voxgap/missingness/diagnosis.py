@@ -153,9 +153,12 @@ def describe(
     )
 
 
-def pattern_of(volumes: Any) -> str:
-    """Say which pattern the gaps look like, as `describe` does, in a fraction of its time."""
-    batch = as_batch(volumes)
+def pattern_of(batch: Values) -> str:
+    """Say which pattern the gaps look like, as `describe` does, in a fraction of its time.
+
+    Args:
+        batch: `(n, depth, height, width, channels)`, NaN = missing.
+    """
     by_axis = [np.concatenate(counts) for counts in zip(*map(_axis_counts, _chunks(batch)), strict=True)]
     absent = by_axis[0].sum(axis=1) == int(np.prod(batch.shape[1:4]))
     return next(iter(_shares(batch, by_axis, absent)[0]), "none")

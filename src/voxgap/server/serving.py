@@ -36,6 +36,8 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8080) -> None:
         host=host,
         port=port,
         log_config=_logging(),
+        # Whatever else is installed: it bounds the headers of a request.
+        http="h11",
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,
