@@ -121,6 +121,21 @@ def test_parts_and_other_volumes() -> None:
         data.with_volumes(data.volumes[1:])
 
 
+def test_tiles_are_samples_with_what_is_said_of_their_volume() -> None:
+    data = Dataset.from_arrays(volumes(), [0, 1] * 10, groups=[f"p{i}" for i in range(20)])
+    tiles = data.tiled((3, 2, 5), 100)
+    assert tiles.volumes.shape == (40, 3, 2, 5, 1)
+    np.testing.assert_array_equal(tiles.volumes[6:8], data.volumes[3].reshape(3, 2, 2, 5, 1).swapaxes(0, 1))
+    assert tiles.targets.tolist() == np.repeat(data.targets, 2).tolist()
+    assert tiles.groups is not None
+    assert tiles.groups[6:8].tolist() == ["p3", "p3"]
+    assert len(data.tiled((3, 2, 5), 7)) == 7
+    maps = (data.volumes[..., 0] > 0).astype(np.int16)
+    labelled = Dataset.from_arrays(data.volumes, label_maps=maps, classes=("low", "high"))
+    cut = labelled.tiled((2, 4, 5), 4)
+    np.testing.assert_array_equal(cut.targets, cut.volumes[..., 0] > 0)
+
+
 LABELS = [0, 1] * 10
 
 

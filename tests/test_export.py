@@ -25,6 +25,7 @@ from voxgap.bundle.locate import cuts, first_parting
 from voxgap.bundle.pooling import PlanarMaxPooling3D, without_pooling_3d
 from voxgap.cli import app
 from voxgap.errors import VoxgapError
+from voxgap.models import build_model
 from voxgap.runtime.engines import open_engine
 from voxgap.runtime.manifest import MANIFEST, read_manifest, verified
 from voxgap.strategies import PRESETS, get
@@ -309,6 +310,18 @@ def test_a_strategy_is_tried_before_it_is_trained(monkeypatch: pytest.MonkeyPatc
     )
 
 
+def test_of_a_training_on_patches_the_network_of_patches_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def proof(work: exporting._Work, kinds: Any) -> None:
+        shapes.append(work.inputs.shape[1:])
+        answering(0)(work, kinds)
+
+    monkeypatch.setattr(exporting, "_convert", proof)
+    check_exportable("mean", "cnn3d", ["h5"], data=tiny.dataset(), patch_size=(4, 4, 8), filters=(2,))
+    assert shapes == [(4, 4, 8, 1)]
+
+
 @pytest.mark.full
 def test_a_strategy_that_a_converter_refuses_is_refused_before_training() -> None:
     # Three-dimensional average pooling is what LiteRT lacks.
@@ -407,6 +420,17 @@ def test_smaller_weights_cost_what_the_manifest_says(precision: Any, bundle: Pat
         accuracy = np.mean(got.argmax(axis=1) == held_out.targets)
         assert entry["scores"][precision]["accuracy"] == pytest.approx(accuracy)
         assert set(entry["scores"]["float32"]) == set(entry["scores"][precision])
+
+
+@pytest.mark.full
+def test_smaller_weights_of_a_network_of_patches_are_scored_on_patches(tmp_path: Path) -> None:
+    data = tiny.dataset()
+    few = data.tiled((4, 4, 8), 16)
+    model = build_model("cnn3d", few.volumes.shape[1:], 3, strategy="mean", filters=(2,))
+    adapt_model(model, few)
+    folder = save_bundle(tmp_path / "b", model, data, strategy=get("mean"), patch_size=(4, 4, 8))
+    entry = export(folder, ["onnx"], precision="float16", data=data)["onnx"]
+    assert entry["scores"]["inputs"] == 4 * len(data.part("validation"))
 
 
 @pytest.mark.full

@@ -31,7 +31,7 @@ NUMPY_SIDE = {
     "patches": BASE,
     "grid": {"io", "resample", "volume", *BASE},
     "samples": {"missingness", "augment", "volume", *BASE},
-    "dataset": {"grid", "samples", "missingness", "augment", "resample", "volume", "io", *BASE},
+    "dataset": {"grid", "samples", "missingness", "augment", "patches", "resample", "volume", "io", *BASE},
     "evaluate": {"volume", *BASE},
 }
 KERAS_SIDE = {

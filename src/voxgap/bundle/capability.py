@@ -15,6 +15,7 @@ from voxgap.bundle.formats import PACKAGES, Precision, check_formats
 from voxgap.bundle.saving import save_bundle
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
+from voxgap.patches import Size
 
 if TYPE_CHECKING:
     from voxgap.strategies import Strategy
@@ -28,6 +29,7 @@ def check_exportable(
     formats: Sequence[str],
     *,
     data: Dataset | None = None,
+    patch_size: Size | None = None,
     precision: Precision = "float32",
     report: Report | None = None,
     **architecture: Any,
@@ -43,6 +45,7 @@ def check_exportable(
         network: as for `build_model`.
         formats: as for `export`; for `web`, `container` and `edge` the format that they carry is tried.
         data: what it will be trained on; its first volumes are used. Without it, random ones of 8×8×8 voxels.
+        patch_size: where it will be trained on patches, their size.
         precision: as for `export`.
         report: as for `export`.
         **architecture: further arguments of `build_model`.
@@ -58,7 +61,7 @@ def check_exportable(
     kinds, deployed = check_formats(formats, precision)
     kinds = list(dict.fromkeys([*kinds, *(PACKAGES[name] for name in deployed)]))
     chosen = strategies.get(strategy)
-    few = _random() if data is None else _few(data)
+    few = _random() if data is None else _few(data, patch_size)
     model = build_model(
         network,
         input_shape=few.volumes.shape[1:],
@@ -81,8 +84,9 @@ def check_exportable(
             ) from None
 
 
-def _few(data: Dataset) -> Dataset:
-    return data.take(np.flatnonzero(data.split == "train")[:_FEW])
+def _few(data: Dataset, patch_size: Size | None) -> Dataset:
+    few = data.take(np.flatnonzero(data.split == "train")[:_FEW])
+    return few if patch_size is None else few.tiled(patch_size, _FEW)
 
 
 def _random() -> Dataset:

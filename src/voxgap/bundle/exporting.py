@@ -20,7 +20,7 @@ from voxgap.bundle.parity import TOLERANCES, Parity, differences, measure
 from voxgap.bundle.placing import place, workspace, write_manifest
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
-from voxgap.runtime.manifest import MANIFEST, read_manifest, verified, verified_entry
+from voxgap.runtime.manifest import MANIFEST, patches_of, read_manifest, verified, verified_entry
 from voxgap.volume import Values
 
 Report = Callable[[str, str], None]
@@ -166,6 +166,8 @@ def _labelled(data: Dataset | None, manifest: dict[str, Any]) -> Dataset | None:
     part = data.part("validation")
     part = part if len(part) else data
     part = part.take(np.arange(min(len(part), _MOST)))
+    if (cut := patches_of(manifest, MANIFEST)) is not None:
+        part = part.tiled(cut[0], _MOST)
     if list(part.volumes.shape[1:]) != manifest["input"]["shape"] or data.task != manifest["task"]:
         raise VoxgapError(
             f"{data.name}: not data for this bundle, whose input is {manifest['input']['shape']}"

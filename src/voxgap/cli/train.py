@@ -187,7 +187,7 @@ def train(
     given = {name: value for name, value in overrides.items() if value is not None}
     chosen = dataclasses.replace(strategies.get(strategy), **given)
     if export:
-        check_export(export, chosen, model, dataset, architecture)
+        check_export(export, chosen, model, dataset, architecture, patch)
     with training_progress(f"{model} {strategy}") as progress:
         live = {"progress": progress, "checkpoint": out_folder / "checkpoint"}
         result = train_and_score(

@@ -22,6 +22,7 @@ from voxgap.errors import VoxgapError
 from voxgap.grid import AS_IT_IS, Grid, LabelMap, as_label_map, place_label_map
 from voxgap.io.arrays import npz_names, read_npz_arrays
 from voxgap.io.source import with_gaps
+from voxgap.patches import Patches, Size, corners
 from voxgap.resample import Record
 from voxgap.volume import Values, Volume, as_batch, as_real, as_values, channel_names, times
 
@@ -172,6 +173,21 @@ class Dataset:
     def with_volumes(self, volumes: Any) -> Dataset:
         """Return the same samples with other volumes, such as with gaps simulated or filled."""
         return replace(self, volumes=volumes)
+
+    def tiled(self, size: Size, most: int) -> Dataset:
+        """Return the patches that tile the volumes, each a sample of its own, with what is said of its volume.
+
+        Args:
+            size: `(depth, height, width)` of a patch; see `voxgap.patches.corners`.
+            most: patches; no more volumes are read than they need.
+        """
+        each = len(corners(self.volumes.shape[1:4], size))
+        volumes = np.repeat(np.arange(len(self)), each)[:most]
+        whole, tiles = self.take(volumes), slice(0, len(volumes))
+        cut = Patches(self.volumes, size)[tiles]
+        maps = None if self.label_maps is None else Patches(self.label_maps, size)[tiles]
+        targets: Any = maps if self.task == "segmentation" else whole.targets
+        return replace(whole, volumes=cut, targets=targets, label_maps=maps, records=None)
 
     @property
     def missing_rate(self) -> float:
