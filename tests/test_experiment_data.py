@@ -14,6 +14,7 @@ from voxgap.dataset.splits import make_folds
 from voxgap.errors import VoxgapError
 from voxgap.experiment.data import NotPossibleError, content_key, divide, missing_units, with_gaps
 from voxgap.experiment.plan import Run
+from voxgap.missingness import simulate
 
 DATA = tiny.dataset(count=72)
 GROUPED = dataclasses.replace(DATA, groups=np.array([f"patient {i // 4}" for i in range(72)]))
@@ -88,9 +89,14 @@ def test_too_few_groups_for_the_folds_are_refused() -> None:
 def test_gaps_are_the_same_whatever_is_trained_on_them() -> None:
     base = missing_units(a_run(), DATA, 0.5)
     assert base is not None
-    changes = {"strategy": "knn", "model": "unet3d", "seed": 5, "fold": 2, "repeat": 1, "train_rate": 0.1}
+    changes = {"strategy": "knn", "model": "unet3d", "seed": 5, "fold": 2, "train_rate": 0.1}
     assert np.array_equal(base, missing_units(a_run(**changes), DATA, 0.5))
-    assert not np.array_equal(base, missing_units(a_run(split_seed=1), DATA, 0.5))
+    for other in (a_run(split_seed=1), a_run(repeat=1), a_run(repeat=2)):
+        assert not np.array_equal(base, missing_units(other, DATA, 0.5))
+    np.testing.assert_array_equal(
+        np.isnan(with_gaps(a_run(), DATA, np.arange(len(DATA)), 0.5).volumes),
+        np.isnan(simulate(DATA.volumes, pattern="slices", missing_rate=0.5, seed=0)),
+    )
     assert missing_units(a_run(), DATA, 0.0) is None
 
 

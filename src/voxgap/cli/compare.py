@@ -105,7 +105,9 @@ def compare(
     folds: Annotated[
         int, typer.Option(help="Parts, each the test part once; 1 takes the data's own split.")
     ] = 5,
-    repeats: Annotated[int, typer.Option(help="How often the folds are dealt anew.")] = 1,
+    repeats: Annotated[
+        int, typer.Option(help="How often the folds are dealt, and the gaps drawn, anew.")
+    ] = 1,
     seeds: Annotated[int, typer.Option(help="Trainings of each run, with other weights and batches.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of splits and gaps.")] = 0,
     epochs: Annotated[int, typer.Option(help="At most so many.", rich_help_panel=TRAINING)] = 40,

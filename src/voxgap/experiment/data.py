@@ -136,8 +136,9 @@ def missing_units(
 ) -> NDArray[np.bool_] | None:
     """Where gaps are simulated at one rate, over the whole data set; None where there are none.
 
-    They depend on the data, the pattern, the mechanism, the rate and the seed of splits, and on nothing else: each
-    strategy, model, fold and repeat meets the same ones.
+    They depend on the data, the pattern, the mechanism, the rate, the seed of splits and the repeat, and on nothing
+    else: each strategy, model and fold meets the same ones, and a verdict over several repeats is one over several
+    draws. Those of the first repeat are what `simulate` makes with the seed of splits.
 
     Returns:
         `(samples, d, h, w, c)`, True = goes missing; a size is 1 where a gap spans the axis.
@@ -147,7 +148,8 @@ def missing_units(
     options = run.options("gap_options")
 
     def draw() -> NDArray[np.bool_]:
-        gaps = sample_gaps(dataset.volumes, run.pattern, rate, run.mechanism, seed=run.split_seed, **options)
+        stream = np.random.default_rng(np.random.SeedSequence(run.split_seed, spawn_key=_anew(run)))
+        gaps = sample_gaps(dataset.volumes, run.pattern, rate, run.mechanism, seed=stream, **options)
         return gaps.missing
 
     return kept(cache, f"gaps-{gaps_key(run, rate)}", draw)
@@ -155,7 +157,12 @@ def missing_units(
 
 def gaps_key(run: Run, rate: float) -> str:
     """What the simulated gaps at one rate are known by."""
-    return digest([run.data_key, run.pattern, run.mechanism, run.gap_options, rate, run.split_seed])
+    given = [run.data_key, run.pattern, run.mechanism, run.gap_options, rate, run.split_seed]
+    return digest([*given, *_anew(run)])
+
+
+def _anew(run: Run) -> tuple[int, ...]:
+    return (run.repeat,) if run.repeat else ()
 
 
 def with_gaps(

@@ -71,7 +71,7 @@ def compare(
         test_rates: the same for test volumes; each trained network is scored at each. By default each is scored at
             the rate that it was trained at.
         folds: parts of the data, each of which is the test part once. 1 takes the data's own split.
-        repeats: how often the data are divided into folds anew.
+        repeats: how often the data are divided into folds, and gaps drawn, anew.
         seeds: how many seeds of weights each run is done with, or which ones.
         split_seed: of splits and gaps.
         metric, rope, reference: how the verdict is found; see `Comparison.from_outcomes`.
