@@ -110,7 +110,7 @@ def demo(
     ranked = sorted(results.values(), key=lambda r: -r.scores["test"]["accuracy"])
     best = max(
         (r for r in results.values() if r.network == "resnet3d"),
-        key=lambda r: r.scores["validation"]["accuracy"],
+        key=lambda r: (r.scores["validation"]["accuracy"], -r.history.best["val_loss"]),
     )
     _print_table(ranked, best)
     bundle = _save(best, data, plan, seed, out_folder)

@@ -156,3 +156,11 @@ def print_entries(bundle: Path, entries: dict[str, dict[str, Any]]) -> None:
                     "have them",
                     soft_wrap=True,
                 )
+            if kind != "container" and _in_patches(bundle):
+                out.print("  it takes single patches: unlike voxgap.load, it cuts no volume", soft_wrap=True)
+
+
+def _in_patches(bundle: Path) -> bool:
+    from voxgap.runtime.manifest import MANIFEST, patches_of, read_manifest
+
+    return patches_of(read_manifest(bundle), MANIFEST) is not None

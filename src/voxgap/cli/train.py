@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -233,7 +234,8 @@ def print_scores(scores: dict[str, dict[str, float]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("split")
-    names = list(next(iter(scores.values()), {}))
+    # What can't be had from these data, such as the score on missing voxels where none are, has no column.
+    names = [n for n in next(iter(scores.values()), {}) if any(not math.isnan(v[n]) for v in scores.values())]
     for name in names:
         table.add_column(name.replace("_", " "), justify="right")
     for split, values in scores.items():

@@ -73,7 +73,10 @@ class Loaded:
 
     def takes(self) -> str:
         """What the network takes, for messages."""
-        return f"{times(self.shape)} (depth, height, width, channels: {', '.join(self.channels)})"
+        size = times(self.shape)
+        if self.predictor.manifest["input"].get("patches"):
+            size = f"any size ×{self.shape[3]}"
+        return f"{size} (depth, height, width, channels: {', '.join(self.channels)})"
 
 
 class Live:

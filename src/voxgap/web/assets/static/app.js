@@ -24,7 +24,8 @@ async function start() {
   at("title").textContent = `${network} · ${data?.name ?? task}`;
   document.title = `${network} · voxgap`;
   const kinds = classes.length ? ` Classes: ${classes.join(", ")}.` : "";
-  at("about").textContent = `Takes volumes of ${times(input.shape)} (depth, height, width, channels: ${input.channels.join(", ")}).${kinds}`;
+  const taken = engine.can.cut ? `any size, in patches of ${times(input.shape)}` : times(input.shape);
+  at("about").textContent = `Takes volumes of ${taken} (depth, height, width, channels: ${input.channels.join(", ")}).${kinds}`;
   at("formats").textContent = engine.formats.join("  ");
   at("privacy").textContent = engine.note;
   showFacts(at("facts").tBodies[0], engine.manifest);

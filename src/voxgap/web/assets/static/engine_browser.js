@@ -21,7 +21,7 @@ export class BrowserEngine {
     this.manifest = manifest;
     this.samples = samples;
     this.formats = SUFFIXES;
-    this.can = { filled: false, occlusion: manifest.task !== "segmentation" };
+    this.can = { filled: false, cut: false, occlusion: manifest.task !== "segmentation" };
     this.note = "Files are read and predicted in this browser: nothing leaves this machine.";
     this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.waiting = new Map();

@@ -13,7 +13,7 @@ export class ServerEngine {
     this.formats = card.formats;
     const titled = samples.map(({ name, url, note }) => ({ name, url: url.replace(/^\//, ""), title: note || name }));
     this.samples = titled.filter(({ title }, index) => titled.findIndex((other) => other.title === title) === index);
-    this.can = { filled: true, occlusion: card.manifest.task !== "segmentation" };
+    this.can = { filled: true, cut: Boolean(card.manifest.input.patches), occlusion: card.manifest.task !== "segmentation" };
     this.note = "Files are sent to the server that this page comes from, and kept there no longer than the answer takes.";
   }
 
