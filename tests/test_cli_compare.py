@@ -218,7 +218,7 @@ def test_what_is_asked_reaches_the_plan(data: Path, tmp_path: Path, voxgap, aske
     training = json.loads(plan.training)
     assert (training["epochs"], training["patience"], training["batch_size"]) == (5, 2, 8)
     assert "384 networks to train" in done.err
-    assert "About 2 min to 17 min on this machine, by how early they stop." in done.err
+    assert "About 2 min to 17 min, by how early they stop, on this machine." in done.err
 
 
 @pytest.mark.parametrize(

@@ -229,7 +229,7 @@ def compare(
         retry=retry,
         runner=_runner(ray, cpus_per_run, gpus_per_run),
         processes=processes,
-        estimated=ray is None,
+        where="this machine" if ray is None else "one machine like this; the cluster shares it",
     )
 
 
@@ -281,7 +281,7 @@ def _run(
     retry: bool,
     runner: Callable[..., None],
     processes: int | None,
-    estimated: bool,
+    where: str,
 ) -> None:
     from voxgap.cli.board import watching
     from voxgap.experiment import open_store
@@ -292,7 +292,7 @@ def _run(
     with open_store(database, create=True) as store:
         experiment = begun(experiment, dataset, store, command, retry=retry)
         before = store.outcomes(experiment)
-        _say_what_is_ahead(experiment, dataset, len(before), estimated)
+        _say_what_is_ahead(experiment, dataset, len(before), where)
         metric = question.metric or deciding_metric(dataset.task)
         try:
             with watching(experiment, before, metric) as tell:
@@ -408,19 +408,19 @@ def _check_question(question: Question, names: Sequence[str], dataset: Dataset) 
             )
 
 
-def _say_what_is_ahead(experiment: Experiment, dataset: Dataset, ended: int, estimated: bool) -> None:
+def _say_what_is_ahead(experiment: Experiment, dataset: Dataset, ended: int, where: str) -> None:
     from voxgap.cli.board import duration
     from voxgap.experiment.cost import estimate
 
     total = len(experiment.runs())
     err.print(f"{total} networks to train" + (f", {ended} of them done before" if ended else "") + ".")
-    if ended == total or not estimated:
+    if ended == total:
         return
     least, most = (seconds * (1 - ended / total) for seconds in estimate(experiment, dataset))
     short, long = duration(least), duration(most)
-    span = f"About {short} on this machine."
+    span = f"About {short} on {where}."
     if short != long:
-        span = f"About {short} to {long} on this machine, by how early they stop."
+        span = f"About {short} to {long}, by how early they stop, on {where}."
     err.print(span, soft_wrap=True)
 
 
