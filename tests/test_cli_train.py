@@ -49,6 +49,13 @@ def test_training_leaves_a_bundle_and_no_checkpoint(bundle: Path) -> None:
     assert not (bundle / "checkpoint").exists()
 
 
+def test_named_devices_share_the_training(data: Path, tmp_path: Path, voxgap) -> None:
+    done = voxgap("train", data, "--out", tmp_path / "b", *QUICK, "--devices", "CPU:0")
+    assert done.code == 0, done.err
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    assert manifest["arguments"]["training"]["distribute"] == ["CPU:0"]
+
+
 def test_evaluating_gives_the_scores_that_training_wrote(bundle: Path, data: Path, voxgap) -> None:
     done = voxgap("evaluate", bundle, data, "--json")
     assert done.code == 0
@@ -135,6 +142,7 @@ def test_bad_data_is_one_line_and_leaves_nothing(tmp_path: Path, voxgap) -> None
         (("--class-weight", "heavy"), "--class-weight"),
         (("--pattern", "holes"), "pattern 'holes'"),
         (("--epochs", "0"), "epochs"),
+        (("--devices", "CPU:0,GPU:7"), "no device 'GPU:7'"),
     ],
 )
 def test_a_bad_argument_is_one_line(

@@ -59,6 +59,9 @@ def train(
     ] = None,
     monitor: Annotated[str, typer.Option(help="val_loss, val_accuracy, val_mae or val_dice.")] = "val_loss",
     precision: Annotated[str, typer.Option(help="Of training: auto, float32 or bfloat16.")] = "auto",
+    devices: Annotated[
+        str | None, typer.Option(help="Share each batch among GPU:0,GPU:1, say; all: every GPU.")
+    ] = None,
     seed: Seed = 0,
     augment: Annotated[
         str,
@@ -173,6 +176,7 @@ def train(
         "augment_kind": augment_kind,
         "precision": precision,
         "patch_size": patch,
+        "distribute": devices == "all" or (devices.split(",") if devices else False),
     }
     err.print(dataset.summary(), soft_wrap=True)
     import_keras()
