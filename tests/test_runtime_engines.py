@@ -17,7 +17,7 @@ from voxgap.bundle import export
 from voxgap.errors import VoxgapError
 from voxgap.files import cache_folder
 from voxgap.runtime import choice
-from voxgap.runtime.engines import PACKAGES, _powers_of_two, open_engine
+from voxgap.runtime.engines import PACKAGES, _pieces, open_engine
 from voxgap.runtime.manifest import read_manifest, verified
 from voxgap.strategies import get
 from voxgap.training import adapt_model
@@ -198,10 +198,12 @@ def test_an_engine_that_is_not_installed_is_named(bundle: Path, monkeypatch: pyt
 
 def test_batches_are_cut_into_few_sizes() -> None:
     for count in range(1, 70):
-        sizes = _powers_of_two(count)
+        sizes = _pieces(count, 16**3)
         assert sum(sizes) == count
         assert set(sizes) <= {1, 2, 4, 8, 16}
-    assert _powers_of_two(21) == [16, 4, 1]
+    assert _pieces(21, 16**3) == [16, 4, 1]
+    assert _pieces(21, 28**3) == [8, 8, 4, 1]
+    assert _pieces(3, 128**3) == [1, 1, 1]
 
 
 def test_an_onnx_file_serves_openvino(bundle: Path, expected: np.ndarray, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ Engine = Callable[[Values], Values]
 Precision = Literal["float32", "fast"]
 
 PRECISIONS = ("float32", "fast")
+_PIECE_VOXELS = 2**18
 
 
 def open_engine(
@@ -135,7 +136,7 @@ def _openvino(file: Path, threads: int | None, precision: str) -> Engine:
     def run_all(batch: Values) -> Values:
         batch = np.ascontiguousarray(batch, np.float32)
         answers, start = [], 0
-        for size in _powers_of_two(len(batch)):
+        for size in _pieces(len(batch), int(np.prod(batch.shape[1:4]))):
             answers.append(run(batch[start : start + size]))
             start += size
         return answers[0] if len(answers) == 1 else np.concatenate(answers)
@@ -143,8 +144,10 @@ def _openvino(file: Path, threads: int | None, precision: str) -> Engine:
     return run_all
 
 
-def _powers_of_two(count: int, largest: int = 16) -> list[int]:
+def _pieces(count: int, voxels: int) -> list[int]:
     """Cut a batch into pieces of few different sizes, so that few programs serve every batch: 21 = 16 + 4 + 1."""
+    # Beyond the caches, larger pieces are slower: 16 of 28³ at once by a sixth.
+    largest = 1 << max(0, min(16, _PIECE_VOXELS // voxels).bit_length() - 1)
     sizes = [largest] * (count // largest)
     sizes += [1 << bit for bit in range(largest.bit_length(), -1, -1) if (count % largest) >> bit & 1]
     return sizes
