@@ -103,15 +103,16 @@ def _model(run: Run, dataset: Dataset) -> keras.Model:
 
 
 def _try(run: Run, dataset: Dataset, batch: int, policy: str) -> tuple[float, float, float]:
-    """Seconds of building a network, of compiling it, and of one of its training steps."""
+    """Seconds of making a network that predicts, of compiling it for training, and of one of its steps."""
     started = time.perf_counter()
     model = network_alone(_model(run, dataset))
+    values = np.random.default_rng(0).normal(size=(batch, *model.input_shape[1:])).astype("float32")
+    targets = np.zeros((batch, 1), "float32")
+    model.predict_on_batch(values)
     building = time.perf_counter() - started
     if policy == "bfloat16":
         model = precision.with_policy(model, "mixed_bfloat16")
     model.compile("adam", _sum, jit_compile=False)
-    values = np.random.default_rng(0).normal(size=(batch, *model.input_shape[1:])).astype("float32")
-    targets = np.zeros((batch, 1), "float32")
     model.train_on_batch(values, targets)
     compiling = time.perf_counter() - started - building
     times = []
