@@ -4,7 +4,7 @@ A stock script loads the volumes with gaps from a file, fills them with scikit-l
 network in Keras, in float32, with Keras's own early stopping: same folds, same gaps, same epochs, same batches. It is
 told the folds and given batch normalisation with a momentum of 0.9: with Keras's 0.99 it would still be at chance.
 
-It takes every third volume, with which both together need about twenty minutes.
+It takes every third volume, with which both together need about half an hour.
 `VOXGAP_BENCH_QUICK=1` takes an eighth of the volumes, a small network and two epochs: a try, not a measurement.
 """
 
