@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 
@@ -67,15 +68,26 @@ def test_a_cached_fill_changes_nothing(strategy: str, tmp_path: Path) -> None:
                 assert ours[name] == pytest.approx(theirs[name], rel=1e-4)
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.full)])
-def test_a_network_compiled_by_another_run_begins_as_a_new_one(precision: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("task", "precision"),
+    [
+        ("classification", "float32"),
+        pytest.param("classification", "bfloat16", marks=pytest.mark.full),
+        pytest.param("regression", "float32", marks=pytest.mark.full),
+    ],
+)
+def test_a_network_compiled_by_another_run_begins_as_a_new_one(
+    task: str, precision: str, tmp_path: Path
+) -> None:
+    data = tiny.dataset(task, 60)
     compiled = Compiled()
     architecture = canonical({"filters": [4], "dropout": 0.3})
     training = QUICK | {"precision": precision}
     for strategy, seed, fold in (("mean", 0, 0), ("zero", 0, 1), ("mask_channel", 0, 0), ("mean", 7, 0)):
-        run = a_run(strategy, training=training, seed=seed, fold=fold, architecture=architecture)
-        shared = execute(run, DATA, cache=tmp_path, compiled=compiled)
-        alone = execute(run, DATA, cache=tmp_path)
+        run = a_run(strategy, data, training=training, seed=seed, fold=fold, architecture=architecture)
+        shared = execute(run, data, cache=tmp_path, compiled=compiled)
+        keras.utils.clear_session()  # as a worker does between runs
+        alone = execute(run, data, cache=tmp_path)
         assert shared.status == "done", shared.reason
         assert shared.scores == alone.scores
         for ours, theirs in zip(shared.history, alone.history, strict=True):
