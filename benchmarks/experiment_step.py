@@ -52,15 +52,20 @@ def experiment(data):
     )
 
 
+def expected() -> tuple[float, float]:
+    """The seconds that `voxgap compare` says at its start that the experiment will take."""
+    from voxgap.experiment.cost import estimate, settled
+
+    data = dataset()
+    return estimate(settled(experiment(data), data), data)
+
+
 def prepare(folder: Path) -> None:
     """Write down what the stock scripts are given: volumes with and without gaps, classes, and who is where."""
-    from voxgap.experiment.cost import estimate, settled
     from voxgap.experiment.data import divide, with_gaps
 
     data = dataset()
-    planned = experiment(data)
-    (folder / "estimate.json").write_text(json.dumps(estimate(settled(planned, data), data)))
-    runs = [run for run in planned.runs() if run.strategy == "mean"]
+    runs = [run for run in experiment(data).runs() if run.strategy == "mean"]
     np.save(folder / "complete.npy", data.volumes)
     np.save(folder / "gaps.npy", with_gaps(runs[0], data, np.arange(len(data)), RATE).volumes)
     np.save(folder / "targets.npy", data.targets)
@@ -173,12 +178,12 @@ def measure() -> dict[str, object]:
     """Time both, and compare the order that they put the strategies in."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        estimated = expected()
         prepare(folder)
         ours = timed("voxgap", folder)
         scripts = {strategy: timed("stock", folder, strategy) for strategy in STRATEGIES}
         found = json.loads((folder / "voxgap.json").read_text())
         stock_found = {s: json.loads((folder / f"stock-{s}.json").read_text()) for s in STRATEGIES}
-        estimated = json.loads((folder / "estimate.json").read_text())
         sizes = [len(part) for part in np.load(folder / "fold-0.npz").values()]
     stock_accuracy = {strategy: answer["accuracy"] for strategy, answer in stock_found.items()}
     decided, against = order(found["accuracy"], stock_accuracy, sizes[0], sizes[2])

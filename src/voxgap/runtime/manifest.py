@@ -75,6 +75,21 @@ def patches_of(manifest: dict[str, Any], where: str) -> tuple[tuple[int, int, in
     return (size[0], size[1], size[2]), float(overlap)
 
 
+def fits(manifest: dict[str, Any], shape: tuple[int, ...]) -> bool:
+    """Whether the network takes volumes of this shape; one that works in patches takes any size."""
+    wanted = tuple(manifest["input"]["shape"])
+    if patches_of(manifest, MANIFEST) is None:
+        return shape == wanted
+    return len(shape) == len(wanted) and shape[-1] == wanted[-1]
+
+
+def takes(manifest: dict[str, Any]) -> str:
+    """What the network takes, for messages."""
+    shape, channels = manifest["input"]["shape"], ", ".join(manifest["input"]["channels"])
+    size = times(shape) if patches_of(manifest, MANIFEST) is None else f"any size ×{shape[-1]}"
+    return f"{size} (depth, height, width, channels: {channels})"
+
+
 def verified(folder: Path, manifest: dict[str, Any], kind: str) -> Path:
     """The path of one of the bundle's models, once every part of it is what the manifest says.
 

@@ -20,7 +20,7 @@ from voxgap.runtime import answer as answers
 from voxgap.runtime.answer import Answer
 from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.engines import Engine
-from voxgap.runtime.manifest import MANIFEST, patches_of
+from voxgap.runtime.manifest import MANIFEST, fits, patches_of, takes
 from voxgap.runtime.profile import Profile, drift
 from voxgap.volume import Values, Volume, as_batch, times
 
@@ -235,11 +235,5 @@ class Predictor:
         return batch
 
     def _check(self, shape: tuple[int, ...], where: str) -> None:
-        fits = shape == self.input_shape if self._patches is None else shape[-1:] == self.input_shape[-1:]
-        if not fits:
-            channels = ", ".join(self.manifest["input"]["channels"])
-            size = times(self.input_shape) if self._patches is None else f"any size ×{self.input_shape[-1]}"
-            raise VoxgapError(
-                f"{where}: shape {times(shape)}, but this network takes {size} "
-                f"(depth, height, width, channels: {channels})"
-            )
+        if not fits(self.manifest, shape):
+            raise VoxgapError(f"{where}: shape {times(shape)}, but this network takes {takes(self.manifest)}")

@@ -17,10 +17,9 @@ from voxgap.errors import VoxgapError
 from voxgap.files import sha256
 from voxgap.runtime import MANIFEST
 from voxgap.runtime.calibration import Calibration
-from voxgap.runtime.manifest import digest
+from voxgap.runtime.manifest import digest, fits, takes
 from voxgap.runtime.profile import Profile
 from voxgap.server.metrics import Metrics
-from voxgap.volume import times
 
 log = logging.getLogger("voxgap.server")
 
@@ -66,17 +65,12 @@ class Loaded:
         return list(self.predictor.manifest["input"]["channels"])
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the network takes volumes of this shape; one that works in patches takes any size."""
-        if self.predictor.manifest["input"].get("patches"):
-            return len(shape) == 4 and shape[3] == self.shape[3]
-        return shape == self.shape
+        """Whether the network takes volumes of this shape."""
+        return fits(self.predictor.manifest, shape)
 
     def takes(self) -> str:
         """What the network takes, for messages."""
-        size = times(self.shape)
-        if self.predictor.manifest["input"].get("patches"):
-            size = f"any size ×{self.shape[3]}"
-        return f"{size} (depth, height, width, channels: {', '.join(self.channels)})"
+        return takes(self.predictor.manifest)
 
 
 class Live:

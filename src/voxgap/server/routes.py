@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
-from pathlib import Path
+from io import BytesIO
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
-from voxgap import io
+from voxgap.io.medical import write_nifti_gz
 from voxgap.resample import Record
 from voxgap.runtime.answer import calibrated, decide
 from voxgap.server.answers import Answer, Failure, JsonVolumes, Model, ModelCard, Prediction, Sample, Timing
@@ -69,20 +68,19 @@ _REASONS = {
 _FAILURES: dict[int | str, dict[str, Any]] = {
     status: {"model": Failure, "description": reason} for status, reason in _REASONS.items()
 }
+_BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ARRAY: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "Little-endian values; the header X-Shape says their shape.",
-        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+        "content": {"application/octet-stream": _BINARY},
         "headers": {"X-Shape": {"schema": {"type": "string"}, "description": "D,H,W,C or D,H,W"}},
     }
 }
 _MAP: dict[int | str, dict[str, Any]] = {
-    200: {
+    200: _ARRAY[200]
+    | {
         "description": "int16, little-endian, its shape in the header X-Shape; or a NIfTI file.",
-        "content": {
-            name: {"schema": {"type": "string", "format": "binary"}}
-            for name in ("application/octet-stream", "application/gzip")
-        },
+        "content": _ARRAY[200]["content"] | {"application/gzip": _BINARY},
     }
 }
 
@@ -318,11 +316,9 @@ def _array(values: Values | np.ndarray[Any, np.dtype[np.int16]]) -> Response:
 
 
 def _nifti(loaded: Loaded, output: Values, volume: Volume, records: list[Record]) -> bytes:
-    labels = loaded.predictor.label_map(output, volume, records)
-    with tempfile.TemporaryDirectory(prefix="voxgap-") as folder:
-        file = Path(folder, "labels.nii.gz")
-        io.write(file, labels)
-        return file.read_bytes()
+    stream = BytesIO()
+    write_nifti_gz(stream, loaded.predictor.label_map(output, volume, records))
+    return stream.getvalue()
 
 
 def _predictions(loaded: Loaded, read: Read, outcome: Outcome) -> list[Prediction]:
