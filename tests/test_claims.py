@@ -59,7 +59,7 @@ def test_the_wheel_tells_the_demo_in_an_empty_environment(tmp_path: Path) -> Non
         capture_output=True,
     )
     (wheel,) = tmp_path.glob("*.whl")
-    assert wheel.stat().st_size < 6 * 2**20  # of which 3.5 are the runtime of the web page
+    assert wheel.stat().st_size < 5 * 2**20
     venv.create(tmp_path / "venv", with_pip=True)
     scripts = tmp_path / "venv" / "bin"
     subprocess.run([scripts / "python", "-m", "pip", "install", "--quiet", f"{wheel}[train]"], check=True)
