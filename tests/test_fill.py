@@ -126,7 +126,10 @@ def test_survives_saving(name: str, suffix: str, tmp_path: Path) -> None:
     model, x = functional(adapted(name)), hard_volumes()
     model.save(tmp_path / f"model{suffix}")
     restored = keras.models.load_model(tmp_path / f"model{suffix}")
-    assert_array_equal(restored.predict(x, verbose=0), model.predict(x, verbose=0))
+    for before, after in zip(model.get_weights(), restored.get_weights(), strict=True):
+        assert_array_equal(before, after)
+    # TensorFlow may sum in another order in the other graph: the last bit is its own.
+    assert_allclose(restored.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-6)
     assert restored.layers[-1].get_config() == model.layers[-1].get_config()
 
 
