@@ -14,7 +14,17 @@ PAGES = sorted(
 )
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+# These train or export nothing that another page, or a test of their subject, does not.
+SLOW = ("segmentation.md", "3d-convolution.md", "early-stopping.md", "augmentation.md")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        pytest.param(page, id=page.name, marks=[pytest.mark.full] if page.name in SLOW else [])
+        for page in PAGES
+    ],
+)
 def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = page.read_text()

@@ -159,6 +159,7 @@ def test_dependence_on_another_channel() -> None:
     assert "t1 is" in next(test.answer for test in within.tests if test.question == question)
 
 
+@pytest.mark.full
 def test_how_many_radiologists_outlined_a_nodule_tells_about_it() -> None:
     data = load_data("sample:nodules")
     # A sixteenth of the voxels says as much about what is missing.

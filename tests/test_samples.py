@@ -80,7 +80,7 @@ def test_unknown_name() -> None:
         samples.load("heart")
 
 
-@pytest.mark.parametrize("name", ["motion", "brain"])
+@pytest.mark.parametrize("name", [pytest.param("motion", marks=pytest.mark.full), "brain"])
 def test_loading_again_gives_the_same(request: pytest.FixtureRequest, name: str) -> None:
     for key, value in samples.load(name).items():
         np.testing.assert_array_equal(value, request.getfixturevalue(name)[key])
