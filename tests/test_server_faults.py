@@ -147,6 +147,37 @@ def test_killing_the_parsing_processes_costs_only_the_requests_in_them(tmp_path:
         assert f"voxgap_parsers_lost_total {float(kills)}" in httpx.get(f"{server.url}/metrics").text
 
 
+@pytest.mark.parametrize(
+    "start",
+    [
+        b"GET /",
+        b"GET / HTTP/1.1\r\nX-Long: ",
+        b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1;",
+        b"POST /v1/predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\nX-Long: ",
+    ],
+    ids=["path", "header", "chunk extension", "trailer"],
+)
+def test_a_request_of_headers_without_end_is_cut_off(start: bytes, tmp_path: Path) -> None:
+    with running(cases.make_bundle(tmp_path / "b")) as server:
+        wait(lambda: len(server.parsers()) == 2)
+        assert httpx.post(f"{server.url}/v1/predict", **raw(cases.volume())).status_code == 200
+        before, sent, answer = server.memory(), len(start), b""
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(start)
+            with contextlib.suppress(ConnectionError):
+                while sent < 64 * 2**20:
+                    connection.sendall(b"a" * 2**14)
+                    sent += 2**14
+            with contextlib.suppress(ConnectionError):
+                while block := connection.recv(2**16):
+                    answer += block
+        assert sent < 16 * 2**20  # most of it still lay in the sockets
+        assert server.memory() - before < 8 * 2**20
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 4")
+        long = {"X-Long": "a" * 2**15}
+        assert httpx.get(f"{server.url}/healthz", headers=long).json() == {"status": "alive"}
+
+
 def test_a_file_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
     with running(cases.make_bundle(tmp_path / "b"), parsers=1, parse_timeout=5.0) as server:
         (parser,) = server.parsers()

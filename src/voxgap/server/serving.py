@@ -11,10 +11,14 @@ from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from voxgap.server.service import Service
 
 log = logging.getLogger("voxgap.server")
+
+_HEAD = 2**16
+"""Most bytes of a request's head, and of what else in it is no body."""
 
 
 def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8080) -> None:
@@ -36,14 +40,33 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8080) -> None:
         host=host,
         port=port,
         log_config=_logging(),
-        # Whatever else is installed: it bounds the headers of a request.
-        http="h11",
+        http=_Bounded,
         access_log=False,
         server_header=False,
         timeout_keep_alive=30,
         timeout_graceful_shutdown=int(service.settings.timeout) + 5,
     )
     _Server(config, service).run()
+
+
+class _Bounded(HttpToolsProtocol):
+    """llhttp, which takes headers, trailers and chunk extensions without end, with an end."""
+
+    _unread = 0
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += len(data)
+        super().data_received(data)
+        if self._unread > _HEAD and not self.transport.is_closing():
+            self.send_400_response(f"Headers over {_HEAD // 1024} KiB.")
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unread = 0
+        super().on_message_complete()
 
 
 class _Server(uvicorn.Server):
