@@ -20,7 +20,7 @@ import numpy as np
 from protocol import serve
 
 SHAPE = (16, 24, 24, 1)
-REQUESTS = 8
+REQUESTS = 32
 VOXGAP = str(Path(sys.executable).parent / "voxgap")
 
 

@@ -159,7 +159,7 @@ def _finite_or_missing(array: NDArray[Any], where: str) -> Values:
     with np.errstate(over="ignore"):
         values = array.astype(np.float32, copy=False)
     # Slab by slab: a whole boolean copy of a large volume is memory for nothing.
-    infinite = sum(int(np.isinf(slab).sum()) for slab in values)
+    infinite = sum(int(np.count_nonzero(np.isinf(slab))) for slab in values)
     if infinite:
         raise VoxgapError(
             f"{where}: {infinite} infinite value{'s' * (infinite > 1)} (or beyond float32); "

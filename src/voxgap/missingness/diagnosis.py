@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -124,7 +125,7 @@ def describe(
     by_axis = [np.concatenate(counts) for counts in zip(*map(_axis_counts, _chunks(batch)), strict=True)]
     by_channel = by_axis[0].sum(axis=1)  # (batch, channels)
     per_volume = by_channel.sum(axis=1)
-    voxels = int(np.prod(batch.shape[1:4]))
+    voxels = math.prod(batch.shape[1:4])
     absent = by_channel == voxels
     shares, planes = _shares(batch, by_axis, absent)
     never = np.logical_and.reduce([np.isnan(chunk).all(axis=0) for chunk in _chunks(batch)])
@@ -134,7 +135,7 @@ def describe(
         missing_rate=float(per_volume.sum() / batch.size),
         with_gaps=int((per_volume > 0).sum()),
         wholly_missing=int(absent.all(axis=1).sum()),
-        never_observed=int(never.sum()),
+        never_observed=int(np.count_nonzero(never)),
         per_axis={
             axis: (counts.sum(axis=(0, 2)) / (batch.size / batch.shape[1 + index])).tolist()
             for index, (axis, counts) in enumerate(zip(AXES, by_axis, strict=True))
@@ -160,7 +161,7 @@ def pattern_of(batch: Values) -> str:
         batch: `(n, depth, height, width, channels)`, NaN = missing.
     """
     by_axis = [np.concatenate(counts) for counts in zip(*map(_axis_counts, _chunks(batch)), strict=True)]
-    absent = by_axis[0].sum(axis=1) == int(np.prod(batch.shape[1:4]))
+    absent = by_axis[0].sum(axis=1) == math.prod(batch.shape[1:4])
     return next(iter(_shares(batch, by_axis, absent)[0]), "none")
 
 
@@ -173,7 +174,7 @@ def bars(rates: Sequence[float], width: int = 56) -> str:
 
 def _chunks(batch: Values) -> Iterator[Values]:
     """Yield a few volumes at a time, so that temporary arrays stay small, and data on disk stays there."""
-    step = max(1, CHUNK_VOXELS // int(np.prod(batch.shape[1:])))
+    step = max(1, CHUNK_VOXELS // math.prod(batch.shape[1:]))
     return (batch[start : start + step] for start in range(0, len(batch), step))
 
 
@@ -189,26 +190,26 @@ def _shares(
     batch: Values, by_axis: list[NDArray[np.int_]], absent: NDArray[np.bool_]
 ) -> tuple[dict[str, float], dict[str, int]]:
     """Return each pattern's share of the missing voxels, and the wholly missing slices along each axis."""
-    voxels = int(np.prod(batch.shape[1:4]))
+    voxels = math.prod(batch.shape[1:4])
     missing = int(by_axis[0].sum())
     whole = absent.all(axis=1)
     found = {
-        "whole volumes": int(whole.sum()) * batch.shape[-1] * voxels,
-        "channels": int(absent[~whole].sum()) * voxels,
+        "whole volumes": int(np.count_nonzero(whole)) * batch.shape[-1] * voxels,
+        "channels": int(np.count_nonzero(absent[~whole])) * voxels,
     }
     planes = [
         (counts == voxels // counts.shape[1]) & ~absent[:, np.newaxis] & (counts.shape[1] > 1)
         for counts in by_axis
     ]
-    in_planes = [int(plane.sum()) * (voxels // plane.shape[1]) for plane in planes]
-    best = int(np.argmax(in_planes))
+    in_planes = [int(np.count_nonzero(plane)) * (voxels // plane.shape[1]) for plane in planes]
+    best = in_planes.index(max(in_planes))
     found[f"slices along {AXES[best]}"] = in_planes[best]
     rest = missing - sum(found.values())
     if rest:
         found["blocks" if _clustering(batch, absent, planes[best], best) >= CLUSTERED else "voxels"] = rest
     largest_first = sorted(found.items(), key=lambda item: -item[1])
     shares = {name: count / missing for name, count in largest_first if count}
-    return shares, {axis: int(plane.sum()) for axis, plane in zip(AXES, planes, strict=True)}
+    return shares, {axis: int(np.count_nonzero(plane)) for axis, plane in zip(AXES, planes, strict=True)}
 
 
 def _clustering(batch: Values, absent: NDArray[np.bool_], planes: NDArray[np.bool_], along: int) -> float:

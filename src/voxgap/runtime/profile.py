@@ -102,7 +102,8 @@ def drift(volume: Values, known: Profile | None) -> tuple[str, ...]:
         values outside of the training data's, gaps of a pattern that the training data hardly had.
     """
     missing = np.isnan(volume)
-    if missing.all():
+    gaps = np.count_nonzero(missing)
+    if gaps == missing.size:
         return ("no observed voxel: the answer is what the network says of nothing",)
     if known is None:
         return ()
@@ -112,7 +113,7 @@ def drift(volume: Values, known: Profile | None) -> tuple[str, ...]:
         rate = 1 - values.size / missing[..., index].size
         said = _rate(name, rate, channel) or _values(name, values, channel)
         found += [said] if said else []
-    return (*found, *_pattern(volume, float(missing.mean()), known))
+    return (*found, *_pattern(volume, gaps / missing.size, known))
 
 
 def _rate(name: str, rate: float, known: Channel) -> str | None:
@@ -129,13 +130,16 @@ def _values(name: str, values: Values, known: Channel) -> str | None:
         return None
     low, high = known.values
     slack = (high - low) / 2
-    outside = float(((values < low - slack) | (values > high + slack)).mean())
+    least, most = values.min(), values.max()
+    outside = 0.0
+    if least < low - slack or most > high + slack:
+        outside = float(((values < low - slack) | (values > high + slack)).mean())
     spread = float(values.std(dtype=np.float64))
     flat, rough = known.deviation
     if outside <= OUTSIDE and flat / 10 <= spread <= rough * 10:
         return None
     return (
-        f"channel {name}: values from {values.min():.4g} to {values.max():.4g}, in the training data {low:.4g} "
+        f"channel {name}: values from {least:.4g} to {most:.4g}, in the training data {low:.4g} "
         f"to {high:.4g}; check the units"
     )
 

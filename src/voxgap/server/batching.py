@@ -51,6 +51,7 @@ class Batcher:
         self._metrics = metrics
         self._waiting: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
+        self._wanted = 1
         # One thread: batches follow each other, and each has all cores. The loop stays free for requests.
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="network")
         self._task: asyncio.Task[None] | None = None
@@ -84,10 +85,10 @@ class Batcher:
         Returns:
             Their outputs, in order.
         """
+        if len(volumes) <= self._max_batch:
+            return await self._enqueue(loaded, volumes)
         parts = [volumes[i : i + self._max_batch] for i in range(0, len(volumes), self._max_batch)]
         outcomes = await asyncio.gather(*(self._enqueue(loaded, part) for part in parts))
-        if len(outcomes) == 1:
-            return outcomes[0]
         return Outcome(
             np.concatenate([outcome.outputs for outcome in outcomes]),
             outcomes[0].queue_seconds,
@@ -98,7 +99,8 @@ class Batcher:
     def _enqueue(self, loaded: Loaded, volumes: Values) -> asyncio.Future[Outcome]:
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(loaded, volumes, future, time.perf_counter()))
-        self._arrived.set()
+        if not self._arrived.is_set() and self._enough():
+            self._arrived.set()
         return future
 
     async def _run(self) -> None:
@@ -133,16 +135,22 @@ class Batcher:
 
     async def _gather(self, expected: int) -> None:
         """Wait for a first request, and a moment for as many as the last batch held."""
-        while not self._waiting:
+        await self._until(1, None)
+        with contextlib.suppress(TimeoutError):
+            await self._until(expected, self._max_wait)
+
+    async def _until(self, count: int, seconds: float | None) -> None:
+        # Woken once, not by each request on the way.
+        self._wanted = count
+        if not self._enough():
             self._arrived.clear()
-            await self._arrived.wait()
-        deadline = time.perf_counter() + self._max_wait
-        while len(self._waiting) < expected and (left := deadline - time.perf_counter()) > 0:
-            if sum(len(entry.volumes) for entry in self._waiting) >= self._max_batch:
-                return
-            self._arrived.clear()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._arrived.wait(), left)
+            async with asyncio.timeout(seconds):
+                await self._arrived.wait()
+
+    def _enough(self) -> bool:
+        """Whether as many requests wait as are waited for, or a whole batch."""
+        held = len(self._waiting)
+        return held >= self._wanted or sum(len(entry.volumes) for entry in self._waiting) >= self._max_batch
 
     def _take(self) -> list[_Waiting]:
         """The next batch: requests for one bundle and of one shape, in the order in which they came."""

@@ -76,7 +76,7 @@ async def read_volumes(request: Request, loaded: Loaded, parsers: Parsers, setti
 
 def _examined(values: Values, loaded: Loaded, files: list[Parsed]) -> Read:
     values = as_batch(values, "body")
-    rates = [float(np.isnan(volume).mean()) for volume in values]
+    rates = [np.count_nonzero(np.isnan(volume)) / volume.size for volume in values]
     return Read(values, rates, [drift(volume, loaded.profile) for volume in values], files)
 
 
