@@ -122,7 +122,7 @@ def describe(
     """
     batch = as_batch(volumes)
     names = channel_names(channels, batch.shape[-1], "channels")
-    by_axis = [np.concatenate(counts) for counts in zip(*map(_axis_counts, _chunks(batch)), strict=True)]
+    by_axis = _axis_counts(batch)
     by_channel = by_axis[0].sum(axis=1)  # (batch, channels)
     per_volume = by_channel.sum(axis=1)
     voxels = math.prod(batch.shape[1:4])
@@ -160,7 +160,7 @@ def pattern_of(batch: Values) -> str:
     Args:
         batch: `(n, depth, height, width, channels)`, NaN = missing.
     """
-    by_axis = [np.concatenate(counts) for counts in zip(*map(_axis_counts, _chunks(batch)), strict=True)]
+    by_axis = _axis_counts(batch)
     absent = by_axis[0].sum(axis=1) == math.prod(batch.shape[1:4])
     return next(iter(_shares(batch, by_axis, absent)[0]), "none")
 
@@ -178,12 +178,16 @@ def _chunks(batch: Values) -> Iterator[Values]:
     return (batch[start : start + step] for start in range(0, len(batch), step))
 
 
-def _axis_counts(chunk: Values) -> tuple[NDArray[np.int_], ...]:
+def _axis_counts(batch: Values) -> list[NDArray[np.int_]]:
     """Return the number of missing voxels at each position along each axis, `(batch, position, channels)`."""
-    missing = np.isnan(chunk)
-    depth = missing.sum(axis=(2, 3))
-    rows = missing.sum(axis=1)
-    return depth, rows.sum(axis=2), rows.sum(axis=1)
+    found: list[tuple[NDArray[np.int_], ...]] = []
+    for chunk in _chunks(batch):
+        missing = np.isnan(chunk)
+        rows = missing.sum(axis=1)
+        found.append((missing.sum(axis=(2, 3)), rows.sum(axis=2), rows.sum(axis=1)))
+    if len(found) == 1:
+        return list(found[0])
+    return [np.concatenate(counts) for counts in zip(*found, strict=True)]
 
 
 def _shares(
@@ -197,10 +201,9 @@ def _shares(
         "whole volumes": int(np.count_nonzero(whole)) * batch.shape[-1] * voxels,
         "channels": int(np.count_nonzero(absent[~whole])) * voxels,
     }
-    planes = [
-        (counts == voxels // counts.shape[1]) & ~absent[:, np.newaxis] & (counts.shape[1] > 1)
-        for counts in by_axis
-    ]
+    present = ~absent[:, np.newaxis]
+    planes = [(counts == voxels // counts.shape[1]) & present for counts in by_axis]
+    planes = [plane if plane.shape[1] > 1 else np.zeros_like(plane) for plane in planes]
     in_planes = [int(np.count_nonzero(plane)) * (voxels // plane.shape[1]) for plane in planes]
     best = in_planes.index(max(in_planes))
     found[f"slices along {AXES[best]}"] = in_planes[best]
