@@ -142,6 +142,21 @@ def test_sentinels_are_missing_when_told(tmp_path: Path) -> None:
     assert json.loads(output(str(tmp_path / "data.npz"), "--json"))["description"]["missing_rate"] == 0
 
 
+def test_the_command_that_is_suggested_reads_the_data_in_the_same_way(tmp_path: Path) -> None:
+    from voxgap.cli.compare import _read_again
+
+    path = tmp_path / "a set.npz"
+    volumes = np.where(np.isnan(values()), -7.5, values())
+    np.savez(path, volumes=volumes, labels=["well", "ill"] * 10)
+    text = output(str(path), "--missing-values", "-7.5", "--size", "6,6,6")
+    (command,) = (line[2:] for line in text.splitlines() if line.startswith("$ "))
+    assert command.startswith("voxgap compare ")
+    data = _read_again(command, "")
+    assert data.volumes.shape == (20, 6, 6, 6, 1)
+    assert np.isnan(data.volumes).any()
+    assert not (data.volumes == -7.5).any()
+
+
 def test_what_is_not_there() -> None:
     for name in ("none.npz", "none.nii", "none"):
         with pytest.raises(VoxgapError, match=f"{name}: no such file"):

@@ -46,6 +46,7 @@ class Inspection:
     found: Description
     evidence: Evidence
     advice: list[Advice]
+    grid: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain dictionaries, lists and numbers."""
@@ -59,9 +60,14 @@ class Inspection:
         """Return the command that tries what is advised; empty for one volume, which can't be learned from."""
         from voxgap.missingness.advice import to_compare
 
-        strategies = ",".join(to_compare(self.advice))
-        is_set = "task" in self.facts
-        return f"voxgap compare {shlex.quote(self.name)} --strategies {strategies}" if is_set else ""
+        if "task" not in self.facts:
+            return ""
+        words = ["voxgap", "compare", self.name, "--strategies", ",".join(to_compare(self.advice))]
+        for name in ("size", "spacing", "crop", "missing_values"):
+            if given := self.grid[name]:
+                text = given if isinstance(given, str) else ",".join(f"{number:g}" for number in given)
+                words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
+        return shlex.join(words)
 
     def rows(self) -> list[tuple[str, str]]:
         """Return what is there and what is missing, as pairs of name and text."""
@@ -145,7 +151,7 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
             channels=channels,
             seed=seed,
         )
-    return Inspection(data, volumes, channels, facts, found, evidence, advise(found, evidence))
+    return Inspection(data, volumes, channels, facts, found, evidence, advise(found, evidence), grid)
 
 
 def is_one_volume(data: str) -> bool:
