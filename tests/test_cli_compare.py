@@ -18,9 +18,12 @@ from rich.console import Console
 import planted
 import tiny
 from voxgap.cli import board
+from voxgap.cli.compare import _read_again
 from voxgap.dataset import Dataset
 from voxgap.experiment import Event, Experiment, Outcome, Store, open_store
+from voxgap.io import write
 from voxgap.missingness import simulate
+from voxgap.volume import Volume
 
 QUICK = ("--models", "cnn3d", "--filters", "4", "--epochs", "1", "--folds", "2", "--processes", "1")
 STRATEGIES = ("--strategies", "mean,linear", "--precision", "float32")
@@ -226,8 +229,8 @@ def test_what_is_asked_reaches_the_plan(data: Path, tmp_path: Path, voxgap, aske
     [
         (("--strategies", "mean,magic"), "no strategy 'magic'"),
         (("--metric", "dice"), "--metric dice is unknown for classification: choose one of accuracy"),
-        (("--reference", "knn"), "--reference knn is not compared: choose one of mean, linear"),
-        (("--reference", "complete"), "--reference complete is not compared"),
+        (("--against", "knn"), "--against knn is not compared: choose one of mean, linear"),
+        (("--against", "complete"), "--against complete is not compared"),
         (("--rope", "-1"), "--rope -1 is no width"),
         (("--rates", "lots"), "--rates takes numbers"),
         (("--rates", "1.5"), "1.5 is out of range"),
@@ -338,3 +341,19 @@ def test_the_board_counts_what_happens() -> None:
 @pytest.mark.parametrize(("seconds", "text"), [(40.4, "40 s"), (600, "10 min"), (9000, "2.5 h")])
 def test_durations(seconds: float, text: str) -> None:
     assert board.duration(seconds) == text
+
+
+@pytest.mark.parametrize(("option", "depth"), [("", 8), (" --reference flair", 4)])
+def test_patients_on_two_grids_are_read_again_as_they_were(option: str, depth: int, tmp_path: Path) -> None:
+    lines = ["t1,flair,label"]
+    for patient in range(6):
+        names = []
+        for channel, slices in (("t1", 8), ("flair", 4)):
+            values = np.random.default_rng(patient).normal(size=(slices, 6, 6, 1))
+            affine = np.diag([1.0, 1.0, 8 / slices, 1.0])
+            names.append(f"{channel}{patient}.nii")
+            write(tmp_path / names[-1], Volume(values, affine=affine, channels=(channel,)))
+        lines.append(",".join([*names, "ab"[patient % 2]]))
+    (tmp_path / "patients.csv").write_text("\n".join(lines) + "\n")
+    found = _read_again(f"voxgap compare {tmp_path / 'patients.csv'} --folds 2{option}", "")
+    assert sorted(found.volumes.shape[1:4]) == sorted((depth, 6, 6))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import decimals, err, import_keras, numbers, one_or_three, out
-from voxgap.cli.data import Crop, MissingValues, Size, Spacing, grid_arguments, load
+from voxgap.cli.data import Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ Rope = Annotated[
     float | None,
     typer.Option(help="Differences up to this one don't matter; by default 0.01.", rich_help_panel=VERDICT),
 ]
-Reference = Annotated[
+Against = Annotated[
     str | None,
     typer.Option(help="Compare all with this strategy, not with the best.", rich_help_panel=VERDICT),
 ]
@@ -130,7 +130,7 @@ def compare(
     kernel_size: Annotated[str, typer.Option(help="One or three numbers.", rich_help_panel=TRAINING)] = "3",
     metric: Metric = None,
     rope: Rope = None,
-    reference: Reference = None,
+    against: Against = None,
     out_folder: Annotated[
         Path, typer.Option("--out", help="Folder for compare.db, report.html, results.csv and results.json.")
     ] = Path("compare"),
@@ -165,6 +165,7 @@ def compare(
     spacing: Spacing = None,
     crop: Crop = None,
     missing_values: MissingValues = None,
+    reference: Reference = None,
 ) -> None:
     """Find out which way of handling gaps works best: train with each, on the same splits with the same gaps.
 
@@ -177,13 +178,13 @@ def compare(
 
       voxgap compare sample:brain --pattern slices --rates 0.1,0.5 --strategies mean,knn,masked_conv,complete
 
-      voxgap compare scans.npz --rates 0.3 --test-rates 0.1,0.3,0.5 --folds 5 --repeats 2 --reference mean
+      voxgap compare scans.npz --rates 0.3 --test-rates 0.1,0.3,0.5 --folds 5 --repeats 2 --against mean
 
       voxgap compare scans.csv --size 32,32,32 --models resnet3d,resnet2d --seeds 2 --out runs/2d-or-3d
     """
-    dataset = load(data, **grid_arguments(size, spacing, crop, missing_values))
+    dataset = load(data, **grid_arguments(size, spacing, crop, missing_values, reference))
     err.print(dataset.summary(), soft_wrap=True, markup=False)
-    question = Question(metric, rope, reference)
+    question = Question(metric, rope, against)
     gaps = _gaps(dataset, patterns, rates)
     names = _names(strategies) if strategies else _default_strategies(gaps["train_rates"])
     _check_question(question, names, dataset)
@@ -245,7 +246,7 @@ def report(
     ] = None,
     metric: Metric = None,
     rope: Rope = None,
-    reference: Reference = None,
+    against: Against = None,
     key: Annotated[
         str | None, typer.Option("--experiment", help="Which one, where the file holds several.")
     ] = None,
@@ -258,7 +259,7 @@ def report(
 
       voxgap report compare
 
-      voxgap report compare/compare.db --metric auc --reference mean --out auc.html
+      voxgap report compare/compare.db --metric auc --against mean --out auc.html
     """
     from voxgap.experiment import open_store
 
@@ -266,7 +267,7 @@ def report(
     with open_store(path) as store:
         experiment = _chosen(store, key)
         written = _write(
-            experiment, store, page or path.with_name("report.html"), Question(metric, rope, reference)
+            experiment, store, page or path.with_name("report.html"), Question(metric, rope, against)
         )
     out.print(written.summary(), soft_wrap=True, markup=False)
 
@@ -392,7 +393,7 @@ def _check_question(question: Question, names: Sequence[str], dataset: Dataset) 
     ranked = [name for name in names if name not in YARDSTICKS]
     if question.reference is not None and question.reference not in ranked:
         raise VoxgapError(
-            f"--reference {question.reference} is not compared: choose one of {', '.join(ranked)}"
+            f"--against {question.reference} is not compared: choose one of {', '.join(ranked)}"
         )
     if question.rope is not None and not 0 <= question.rope < math.inf:
         raise VoxgapError(f"--rope {question.rope:g} is no width: give 0 or more, in the unit of the metric")
@@ -440,7 +441,7 @@ def _read_again(command: str, name: str) -> Dataset:
     app = typer.Typer()
     app.command()(compare)
     asked = typer.main.get_command(app).make_context("compare", words[2:], resilient_parsing=True).params
-    grid = (asked.get(option) for option in ("size", "spacing", "crop", "missing_values"))
+    grid = (asked.get(option) for option in ("size", "spacing", "crop", "missing_values", "reference"))
     return load(asked["data"], **grid_arguments(*grid))
 
 

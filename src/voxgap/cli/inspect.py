@@ -63,7 +63,7 @@ class Inspection:
         if "task" not in self.facts:
             return ""
         words = ["voxgap", "compare", self.name, "--strategies", ",".join(to_compare(self.advice))]
-        for name in ("size", "spacing", "crop", "missing_values"):
+        for name in ("size", "spacing", "crop", "missing_values", "reference"):
             if given := self.grid[name]:
                 text = given if isinstance(given, str) else ",".join(f"{number:g}" for number in given)
                 words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
