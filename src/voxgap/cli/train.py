@@ -233,15 +233,16 @@ def load_with_gaps(
 
 
 def print_scores(scores: dict[str, dict[str, float]]) -> None:
-    """Print metrics, one row a split."""
+    """Print metrics, a row each, and a column for each split."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("split")
-    # What can't be had from these data, such as the score on missing voxels where none are, has no column.
-    names = [n for n in next(iter(scores.values()), {}) if any(not math.isnan(v[n]) for v in scores.values())]
-    for name in names:
-        table.add_column(name.replace("_", " "), justify="right")
-    for split, values in scores.items():
-        table.add_row(split, *(f"{values[name]:.4f}" for name in names))
+    table.add_column("metric")
+    for split in scores:
+        table.add_column(split, justify="right")
+    for name in next(iter(scores.values()), {}):
+        values = [of_split[name] for of_split in scores.values()]
+        # What can't be had from these data, such as the score on missing voxels where none are, has no row.
+        if not all(map(math.isnan, values)):
+            table.add_row(name.replace("_", " "), *(f"{value:.4f}" for value in values))
     out.print(table)
