@@ -65,7 +65,7 @@ class Inspection:
         words = ["voxgap", "compare", self.name, "--strategies", ",".join(to_compare(self.advice))]
         for name in ("size", "spacing", "crop", "missing_values", "reference"):
             if given := self.grid[name]:
-                text = given if isinstance(given, str) else ",".join(f"{number:g}" for number in given)
+                text = given if isinstance(given, str) else ",".join(map(str, given))
                 words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
         return shlex.join(words)
 
