@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from voxgap.cli.compare import _read_again
 from voxgap.cli.inspect import inspect
 from voxgap.errors import VoxgapError
 from voxgap.io import write
@@ -143,8 +144,6 @@ def test_sentinels_are_missing_when_told(tmp_path: Path) -> None:
 
 
 def test_the_command_that_is_suggested_reads_the_data_in_the_same_way(tmp_path: Path) -> None:
-    from voxgap.cli.compare import _read_again
-
     path = tmp_path / "a set.npz"
     volumes = np.where(np.isnan(values()), -7.5, values())
     np.savez(path, volumes=volumes, labels=["well", "ill"] * 10)

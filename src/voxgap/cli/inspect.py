@@ -63,8 +63,8 @@ class Inspection:
         if "task" not in self.facts:
             return ""
         words = ["voxgap", "compare", self.name, "--strategies", ",".join(to_compare(self.advice))]
-        for name in ("size", "spacing", "crop", "missing_values", "reference"):
-            if given := self.grid[name]:
+        for name, given in self.grid.items():
+            if given:
                 text = given if isinstance(given, str) else ",".join(map(str, given))
                 words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
         return shlex.join(words)

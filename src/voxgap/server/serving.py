@@ -52,20 +52,20 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8080) -> None:
 class _Bounded(HttpToolsProtocol):
     """llhttp, which takes headers, trailers and chunk extensions without end, with an end."""
 
-    _unread = 0
+    _beside_body = 0
 
     def data_received(self, data: bytes) -> None:
-        self._unread += len(data)
+        self._beside_body += len(data)
         super().data_received(data)
-        if self._unread > _HEAD and not self.transport.is_closing():
+        if self._beside_body > _HEAD and not self.transport.is_closing():
             self.send_400_response(f"Headers over {_HEAD // 1024} KiB.")
 
     def on_body(self, body: bytes) -> None:
-        self._unread = 0
+        self._beside_body = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._unread = 0
+        self._beside_body = 0
         super().on_message_complete()
 
 
