@@ -1,4 +1,4 @@
-"""An array that lies in a file as plain bytes, perhaps compressed: NPY, NIfTI, NRRD, MetaImage, plain TIFF.
+"""An array that lies in files as plain bytes, perhaps compressed, or as text: NPY, NIfTI, NRRD, MetaImage.
 
 Only the blocks that a box touches are read, each into memory of a known size, so that neither a lying header
 nor a compressed bomb is ever expanded.
@@ -21,22 +21,24 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io.source import Box, kept
-from voxgap.volume import Values
+from voxgap.volume import Values, times
 
 CHUNK = 2**22
 DEFLATE_LIMIT = 1040
 """Deflate can't expand more than 1032-fold: a header that claims more is lying."""
 BZIP2_LIMIT = 100_000
 """bzip2 turns 900 kB of zeros into some 40 bytes."""
-MAX_TRAILING = 2**26
+MAX_WORD = 1000
 
-_LIMITS = {"": 1, "gzip": DEFLATE_LIMIT, "zlib": DEFLATE_LIMIT, "bzip2": BZIP2_LIMIT}
+# How many bytes one byte of the file can become: a digit is a whole number in text.
+_LIMITS = {"": 1, "gzip": DEFLATE_LIMIT, "zlib": DEFLATE_LIMIT, "bzip2": BZIP2_LIMIT, "text": 8, "hex": 1}
 
 
 class Block(NamedTuple):
     """Where an array lies: its place in the file, and its shape in C order, the fastest axis last.
 
-    `offset` counts in the uncompressed stream. `start` is where the stream begins in the file.
+    `offset` counts in the uncompressed stream. `start` is where the stream begins in the file. `parts` are the
+    places of equal parts, one after another, where it is spread over several files.
     """
 
     path: Path
@@ -45,11 +47,17 @@ class Block(NamedTuple):
     dtype: np.dtype[Any]
     packing: str = ""
     start: int = 0
+    parts: tuple[Block, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the whole array, uncompressed."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def one_more(self) -> int:
+        """Bytes of the smallest slab of it: what the file holds beyond, if its header says one too few."""
+        return max(1, self.nbytes // max(self.shape))
 
 
 def read_block(
@@ -67,8 +75,10 @@ def read_block(
         The values in the box, float32.
 
     Raises:
-        VoxgapError: The file is shorter, or a compressed one goes on far longer, than its header says.
+        VoxgapError: The file is shorter than its header says, or longer by so much that it has another shape.
     """
+    if block.parts:
+        return _read_parts(block, box, convert, dtype)
     held = (block.path.stat().st_size - block.start) * _LIMITS[block.packing]
     if min(block.start, block.offset) < 0 or block.offset + block.nbytes > held:
         raise VoxgapError(
@@ -77,11 +87,45 @@ def read_block(
     with block.path.open("rb") as file:
         file.seek(block.start)
         if not block.packing:
+            check_end(block, held)
             return read_box(file, block._replace(offset=block.start + block.offset), box, convert, dtype)
-        stream = _unpacked(file, block.packing)
+        stream = _unpacked(file, block)
         values = read_box(stream, block, box, convert, dtype)
         if values.size == math.prod(block.shape):
-            _drain(stream, block.path)
+            _drain(stream, block)
+    return values
+
+
+def check_end(block: Block, held: int) -> None:
+    """Raise a `VoxgapError` if a file holds so much more than the array that its header can't be right.
+
+    A few bytes of padding are none of its values; one more row or slice is.
+    """
+    if held - block.offset - block.nbytes >= block.one_more:
+        raise VoxgapError(
+            f"{block.path}: goes on far beyond what its header claims ({times(block.shape)} values, the fastest "
+            "axis last); repair the header, or copy it again"
+        )
+
+
+def _read_parts(block: Block, box: Box, convert: Callable[[NDArray[Any]], Any] | None, dtype: Any) -> Values:
+    shape, count = block.shape, len(block.parts)
+    # The axis along which files follow each other; each holds so many of its places.
+    axis = next(k for k in range(len(shape)) if math.prod(shape[: k + 1]) >= count)
+    rows = math.prod(shape[: axis + 1]) // count
+    values = np.empty([part.stop - part.start for part in box], dtype)
+    for outer in product(*(range(part.start, part.stop) for part in box[:axis])):
+        target = values[tuple(i - part.start for i, part in zip(outer, box[:axis], strict=True))]
+        place = 0
+        for index, size in zip(outer, shape[:axis], strict=True):
+            place = place * size + index
+        first, last = (place * shape[axis] + end for end in (box[axis].start, box[axis].stop))
+        for number in range(first // rows, -(-last // rows)):
+            begin = number * rows
+            inside = slice(max(first, begin) - begin, min(last, begin + rows) - begin)
+            part = block.parts[number]._replace(shape=(rows, *shape[axis + 1 :]))
+            piece = read_block(part, (inside, *box[axis + 1 :]), convert, dtype)
+            target[begin + inside.start - first :][: len(piece)] = piece
     return values
 
 
@@ -159,38 +203,84 @@ def inflated_size(data: bytes, limit: int, wbits: int = zlib.MAX_WBITS | 32) -> 
     return size
 
 
-class _Zlib(io.RawIOBase):
-    """A zlib stream without the gzip header, as MetaImage stores it; it seeks forward only."""
+def _inflated(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield a zlib stream without the gzip header, as MetaImage stores it."""
+    unpacker, data = zlib.decompressobj(), b""
+    while not unpacker.eof:
+        data = data or file.read(2**16)
+        if not data:
+            raise EOFError("the compressed data ends early")
+        yield unpacker.decompress(data, CHUNK)
+        data = unpacker.unconsumed_tail
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file, self._unpacker, self._pending, self._place = file, zlib.decompressobj(), b"", 0
+
+def _numbers(file: IO[bytes], dtype: np.dtype[Any]) -> Iterator[bytes]:
+    """Yield numbers that stand as text, with blanks, commas or both between them."""
+    text = b""
+    more = b" "
+    while more:
+        more = file.read(2**16)
+        text += more.replace(b",", b" ")
+        end = len(text) if not more else 1 + max(map(text.rfind, (b" ", b"\t", b"\r", b"\n")))
+        if len(text) - end > MAX_WORD:
+            raise ValueError("a number of its text has no end")
+        found = np.array([float(word) for word in text[:end].split()], np.float64)
+        with np.errstate(all="ignore"):
+            stored = found.astype(dtype)
+        if dtype.kind != "f" and not (stored.astype(np.float64) == found).all():
+            raise ValueError(f"its text holds numbers that are no {dtype.name}")
+        yield stored.tobytes()
+        text = text[end:]
+
+
+def _digits(file: IO[bytes]) -> Iterator[bytes]:
+    """Yield bytes that stand as pairs of hexadecimal digits, with blanks anywhere."""
+    text = b""
+    while more := file.read(2**16):
+        text += b"".join(more.split())
+        even = len(text) // 2 * 2
+        yield bytes.fromhex(text[:even].decode("ascii"))
+        text = text[even:]
+
+
+class _Pieces(io.RawIOBase):
+    """A stream of the pieces that a generator yields; it seeks forward only."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces, self._left, self._place = pieces, memoryview(b""), 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        data = b""
-        while not data and not self._unpacker.eof:
-            self._pending = self._pending or self._file.read(2**16)
-            if not self._pending:
-                raise EOFError("the compressed data ends early")
-            data = self._unpacker.decompress(self._pending, len(buffer))
-            self._pending = self._unpacker.unconsumed_tail
-        buffer[: len(data)] = data
-        self._place += len(data)
-        return len(data)
+        while not self._left:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._left = memoryview(piece)
+        size = min(len(buffer), len(self._left))
+        buffer[:size] = self._left[:size]
+        self._left = self._left[size:]
+        self._place += size
+        return size
 
     def seek(self, offset: int, whence: int = 0) -> int:
         # Only asked where it stands: `_Forward` does the seeking.
         return self._place
 
 
-def _unpacked(file: IO[bytes], packing: str) -> IO[bytes]:
-    if packing == "gzip":
+def _unpacked(file: IO[bytes], block: Block) -> IO[bytes]:
+    if block.packing == "gzip":
         return cast(IO[bytes], gzip.GzipFile(fileobj=file))
-    if packing == "bzip2":
+    if block.packing == "bzip2":
         return cast(IO[bytes], bz2.BZ2File(file))
-    return cast(IO[bytes], _Forward(_Zlib(file)))
+    if block.packing == "zlib":
+        pieces = _inflated(file)
+    elif block.packing == "hex":
+        pieces = _digits(file)
+    else:
+        pieces = _numbers(file, block.dtype)
+    return cast(IO[bytes], _Forward(_Pieces(pieces)))
 
 
 class _Forward(io.BufferedReader):
@@ -210,10 +300,9 @@ def _pieces(view: memoryview) -> Iterator[memoryview]:
     return (view[start : start + CHUNK] for start in range(0, len(view), CHUNK))
 
 
-def _drain(stream: IO[bytes], path: Path) -> None:
+def _drain(stream: IO[bytes], block: Block) -> None:
     # The end of a compressed stream is where its checksum is compared.
-    trailing = 0
-    while block := stream.read(CHUNK):
-        trailing += len(block)
-        if trailing > MAX_TRAILING:
-            raise VoxgapError(f"{path}: goes on far beyond what its header claims; copy it again")
+    held = block.offset + block.nbytes
+    while piece := stream.read(CHUNK):
+        held += len(piece)
+        check_end(block, held)
