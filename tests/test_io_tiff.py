@@ -55,7 +55,7 @@ def test_imagej_hyperstack(tmp_path: Path) -> None:
     )
     volume = read(tmp_path / "v.tif")
     assert np.array_equal(volume.values, values.transpose(0, 2, 3, 1))
-    assert volume.spacing == (3.5, 0.25, 0.5)
+    assert volume.spacing == pytest.approx((3.5e-3, 2.5e-4, 5e-4))  # In mm.
 
 
 def test_ome_names_sizes_and_times(tmp_path: Path) -> None:
@@ -72,7 +72,7 @@ def test_ome_names_sizes_and_times(tmp_path: Path) -> None:
         read(tmp_path / "v.ome.tif")
     volume = read(tmp_path / "v.ome.tif", at={"t": 1})
     assert np.array_equal(volume.values, values[1].transpose(0, 2, 3, 1))
-    assert volume.spacing == (2.0, 0.25, 0.5)
+    assert volume.spacing == pytest.approx((2e-3, 2.5e-4, 5e-4))  # In mm: OME counts in µm.
     assert volume.channels == ("DAPI", "GFP")
     over_time = read(tmp_path / "v.ome.tif", axes=("t", "y", "x", "c"), at={"z": 2})
     assert np.array_equal(over_time.values, values[:, 2].transpose(0, 2, 3, 1))

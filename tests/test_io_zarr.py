@@ -96,10 +96,10 @@ def test_ome_zarr_takes_the_finest_level_its_scale_and_names(tmp_path: Path) -> 
         group.create_array(name, shape=level.shape, dtype="u2")[...] = level
     volume = read(tmp_path / "v.ome.zarr")
     assert np.array_equal(volume.values, values[0].transpose(1, 2, 3, 0))
-    assert (volume.spacing, volume.channels) == ((2.0, 0.5, 0.5), ("DAPI", "GFP"))
+    assert (volume.spacing, volume.channels) == ((2e-3, 5e-4, 5e-4), ("DAPI", "GFP"))  # In mm.
     coarse = read(f"{tmp_path}/v.ome.zarr::1")
     assert np.array_equal(coarse.values, values[0, :, :, ::2, ::2].transpose(1, 2, 3, 0))
-    assert coarse.spacing == (2.0, 1.0, 1.0)
+    assert coarse.spacing == (2e-3, 1e-3, 1e-3)
 
 
 def test_what_is_written_here_is_read_by_zarr(tmp_path: Path) -> None:

@@ -14,14 +14,16 @@ from typing import Any, BinaryIO, NamedTuple
 
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing
-from voxgap.io import arrays, dicom, hdf5, images, medical, netcdf, tiff, video, zarr
+from voxgap.io import arrays, dicom, hdf5, medical, metaimage, netcdf, nrrd, tiff, video, zarr
 from voxgap.io.folders import replacing_folder
+from voxgap.io.rules import RULES
 from voxgap.io.source import MAX_BYTES, Options, Region, Source, one_line
 from voxgap.volume import Volume, times
 
 __all__ = [
     "FORMATS",
     "MAX_BYTES",
+    "RULES",
     "Format",
     "Source",
     "check_file",
@@ -52,8 +54,8 @@ _TIFF = Format(tiff.scan_tiff, tiff.write_tiff, like=tiff.write_tiff_like)
 _NETCDF = Format(netcdf.scan_netcdf, netcdf.write_netcdf, like=netcdf.write_netcdf_like)
 _HDF5 = Format(hdf5.scan_hdf5, hdf5.write_hdf5, like=hdf5.write_hdf5_like)
 _ZARR = Format(zarr.scan_zarr, write_folder=zarr.write_zarr, like=zarr.write_zarr_like)
-_NRRD = Format(images.scan_nrrd, images.write_nrrd, like=images.write_nrrd_like)
-_META = Format(images.scan_metaimage, images.write_metaimage, like=images.write_metaimage_like)
+_NRRD = Format(nrrd.scan_nrrd, nrrd.write_nrrd, like=nrrd.write_nrrd_like)
+_META = Format(metaimage.scan_metaimage, metaimage.write_metaimage, like=metaimage.write_metaimage_like)
 _CLIP = Format(video.scan_video)
 
 FORMATS = {
@@ -62,9 +64,9 @@ FORMATS = {
     ".nii": Format(medical.scan_nifti, medical.write_nifti, like=medical.write_nifti_like),
     ".nii.gz": Format(medical.scan_nifti, medical.write_nifti_gz, like=medical.write_nifti_gz_like),
     ".nrrd": _NRRD,
-    ".nhdr": Format(images.scan_nrrd),
+    ".nhdr": Format(nrrd.scan_nrrd),
     ".mha": _META,
-    ".mhd": Format(images.scan_metaimage),
+    ".mhd": Format(metaimage.scan_metaimage),
     ".dcm": Format(dicom.scan_dicom),
     ".dicom": Format(dicom.scan_dicom, write_folder=dicom.write_dicom, like=dicom.write_dicom_like),
     ".tif": _TIFF,
@@ -117,6 +119,7 @@ def scan(
     at: Mapping[str | int, int] | None = None,
     missing_values: Sequence[float] = (),
     max_bytes: int = MAX_BYTES,
+    rules: int = RULES,
 ) -> Source:
     """Describe one volume without reading its values; `scan(path).read(region)` reads a part of it.
 
@@ -131,6 +134,7 @@ def scan(
         at: One index of each axis that a volume has no place for: `{"time": 0}`.
         missing_values: Values that stand for missing: they become NaN.
         max_bytes: Refuse a volume that would take more memory than this, before it takes any.
+        rules: Version of the rules of reading: see `voxgap.io.rules.RULES`.
 
     Returns:
         What is there: `shape`, `dtype`, `spacing`, `affine`, `channels`, and `read(region)`.
@@ -139,7 +143,7 @@ def scan(
         VoxgapError: There is no such file, its format is unknown, or it is damaged or too large.
     """
     path, named = split_item(Path(path))
-    options = Options(item or named, tuple(axes), dict(at or {}), tuple(missing_values), max_bytes)
+    options = Options(item or named, tuple(axes), dict(at or {}), tuple(missing_values), max_bytes, rules)
     with one_line(path):
         if path.is_dir():
             return (zarr.scan_zarr if zarr.is_zarr(path) else dicom.scan_dicom)(path, options)

@@ -27,10 +27,23 @@ ATTRIBUTES = (
 )
 """Those that `decode` understands."""
 
-_X = ("longitude", "projection_x_coordinate", "grid_longitude")
-_Y = ("latitude", "projection_y_coordinate", "grid_latitude")
-_X_UNITS = ("degrees_east", "degree_east", "degrees_e", "degree_e", "degreese")
-_Y_UNITS = ("degrees_north", "degree_north", "degrees_n", "degree_n", "degreesn")
+DEFAULT_FILLS = {
+    "i2": -32767,
+    "u2": 65535,
+    "i4": -2147483647,
+    "u4": 4294967295,
+    "i8": -9223372036854775806,
+    "u8": 18446744073709551614,
+    "f4": 9.969209968386869e36,
+    "f8": 9.969209968386869e36,
+}
+"""What the NetCDF library puts where nothing was written, by type; single bytes need all of their values."""
+
+
+def with_default_fill(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return the attributes of a NetCDF variable that is filled by default where it names no value for that."""
+    fill = DEFAULT_FILLS.get(dtype.str[1:])
+    return {**({} if fill is None else {"_FillValue": fill}), **attributes}
 
 
 def decode(stored: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any]:
@@ -43,8 +56,8 @@ def decode(stored: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any]:
     Returns:
         The same shape: floating point where an attribute had a say, as stored otherwise.
     """
-    if str(attributes.get("_Unsigned", "")).lower() == "true" and stored.dtype.kind == "i":
-        stored = stored.view(stored.dtype.str.replace("i", "u"))
+    meant = _meant(stored.dtype, attributes)
+    stored = stored if meant == stored.dtype else stored.view(meant)
     sentinels = [
         *_numbers(attributes, "_FillValue", stored.dtype),
         *_numbers(attributes, "missing_value", stored.dtype),
@@ -61,24 +74,19 @@ def decode(stored: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any]:
     if high is not None:
         missing |= stored > high
     with np.errstate(over="ignore"):
-        unpacked = stored * (scale or [1.0])[0] + (offset or [0.0])[0] if scale or offset else stored
-        values = unpacked.astype(np.float32)
+        if scale or offset:
+            stored = stored.astype(np.float64) * (scale or [1.0])[0] + (offset or [0.0])[0]
+        values = stored.astype(np.float32)
     values[missing] = np.nan
     return values
 
 
-def kind_of(attributes: Mapping[str, Any]) -> str:
-    """Return `x`, `y` or `z` (vertical or time) where a coordinate says so, else an empty string."""
-    standard = str(attributes.get("standard_name", "")).lower()
-    units = str(attributes.get("units", "")).lower()
-    axis = str(attributes.get("axis", "")).upper()
-    if axis == "X" or standard in _X or units in _X_UNITS:
-        return "x"
-    if axis == "Y" or standard in _Y or units in _Y_UNITS:
-        return "y"
-    if axis in ("Z", "T") or standard == "time" or " since " in units or "positive" in attributes:
-        return "z"
-    return ""
+def _meant(dtype: np.dtype[Any], attributes: Mapping[str, Any]) -> np.dtype[Any]:
+    """Return the type of whole numbers that `_Unsigned` says are meant by those of the other sign."""
+    kind = {"true": "u", "false": "i"}.get(str(attributes.get("_Unsigned", "")).lower(), "")
+    if not kind or dtype.kind not in "iu":
+        return dtype
+    return np.dtype(dtype.str.replace(dtype.kind, kind))
 
 
 def _valid(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> tuple[float | None, float | None]:
@@ -111,9 +119,13 @@ def _numbers(attributes: Mapping[str, Any], name: str, dtype: np.dtype[Any] | No
     if dtype is not None and dtype.kind == "f":
         with np.errstate(over="ignore"):
             found = found.astype(dtype)
-    if dtype is not None and dtype.kind == "u":  # Attributes know no unsigned types in NetCDF 3.
-        found = np.where(found < 0, found + 2.0 ** (8 * dtype.itemsize), found)
-    return [number for number in found.tolist() if number == number]
+    numbers = [number for number in found.tolist() if number == number]
+    if dtype is not None and dtype.kind in "iu" and "_Unsigned" in attributes:
+        # Written with the sign that the type in the file has, meant with the other one.
+        highest, span = np.iinfo(dtype).max, 2 ** (8 * dtype.itemsize)
+        whole = [n % span if isinstance(n, int) else n for n in numbers]
+        numbers = [n - span if isinstance(n, int) and n > highest else n for n in whole]
+    return numbers
 
 
 def _from_text(value: bytes | str) -> Any:

@@ -1,11 +1,14 @@
-"""HDF5: one dataset of a file, of which only the chunks that a region touches are read."""
+"""HDF5: one dataset of a file, of which only the chunks that a region touches are read.
+
+A chunk that was never written is missing, whatever value the library puts in its place.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,6 +21,7 @@ from voxgap.io import cf
 from voxgap.io.isolated import isolated
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
+from voxgap.io.rules import MAX_PLACES, Axis
 from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size, kept, too_large
 from voxgap.volume import Volume, times
 
@@ -33,19 +37,19 @@ def scan_hdf5(path: Path, options: Options) -> Source:
     need("h5py", path)
     found = isolated(describe, path, item=options.item)
     attributes = found["attributes"]
-    names = tuple(found["names"])
 
     def load(box: Box) -> NDArray[Any]:
-        ends = [[part.start, part.stop] for part in box]
-        stored = isolated(
-            read_dataset,
-            path,
-            size=box_size(box) * np.dtype(found["dtype"]).itemsize,
-            name=found["name"],
-            box=ends,
-            max_bytes=options.max_bytes,
+        return np.asarray(
+            isolated(
+                read_dataset,
+                path,
+                size=box_size(box) * np.dtype(found["dtype"]).itemsize,
+                name=found["name"],
+                box=[[part.start, part.stop] for part in box],
+                attributes=attributes,
+                max_bytes=options.max_bytes,
+            )
         )
-        return cf.decode(stored, attributes)
 
     affine = attributes.get("affine")
     spacing = attributes.get("spacing")
@@ -54,7 +58,8 @@ def scan_hdf5(path: Path, options: Options) -> Source:
             tuple(found["shape"]),
             np.dtype(found["dtype"]),
             load,
-            names if all(names) and len(set(names)) == len(names) else (),
+            # Bundles from before 2 were trained on what no coordinate had turned.
+            said=tuple(Axis(**axis) if options.rules > 1 else Axis(axis["name"]) for axis in found["axes"]),
         ),
         path,
         options,
@@ -75,20 +80,64 @@ def describe(path: Path, item: str | None) -> dict[str, Any]:
             "name": name,
             "shape": list(dataset.shape),
             "dtype": dataset.dtype.str,
-            "names": [_axis_name(dataset, axis) for axis in range(len(dataset.shape))],
+            "axes": [_axis(h5py, dataset, axis) for axis in range(len(dataset.shape))],
             "attributes": plain({key: _attribute(dataset, key) for key in _KEPT if key in dataset.attrs}),
         }
 
 
-def read_dataset(path: Path, name: str, box: list[list[int]], max_bytes: int) -> NDArray[Any]:
-    """Return the values in a box, as stored."""
+def read_dataset(
+    path: Path, name: str, box: list[list[int]], attributes: dict[str, Any], max_bytes: int
+) -> NDArray[Any]:
+    """Return the values in a box, NaN where the file says that they are missing."""
     import h5py
 
     parts = tuple(slice(start, stop) for start, stop in box)
     with h5py.File(path, "r") as file:
-        dataset = _dataset(h5py, file, name, path)
-        refuse_bombs(dataset, parts, path, max_bytes)
-        return np.asarray(dataset[parts])
+        return read_part(_dataset(h5py, file, name, path), parts, attributes, path, max_bytes)
+
+
+def read_part(
+    dataset: Any, box: Box, attributes: Mapping[str, Any], path: Path, max_bytes: int
+) -> NDArray[Any]:
+    """Return the values of an open dataset in a box, NaN where they are missing or were never written."""
+    refuse_bombs(dataset, box, path, max_bytes)
+    values = cf.decode(np.asarray(dataset[box]), attributes)
+    holes = list(_never_written(dataset, box))
+    if holes:
+        values = values.astype(np.float32, copy=False)
+    for hole in holes:
+        values[hole] = np.nan
+    return values
+
+
+def _never_written(dataset: Any, box: Box) -> Iterator[Box]:
+    """Yield the parts of a box, counted from its start, that lie in chunks nobody has written."""
+    if dataset.chunks is None:
+        # Without chunks there is one block of storage, taken when the first value is written.
+        if dataset.id.get_storage_size() == 0:
+            yield tuple(slice(None) for _ in box)
+        return
+    shape, chunks = dataset.shape, dataset.chunks
+    if dataset.id.get_num_chunks() == math.prod(
+        -(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)
+    ):
+        return
+    for start in _chunks(dataset, box):
+        if dataset.id.get_chunk_info_by_coord(start).byte_offset is None:
+            yield tuple(
+                slice(max(first - part.start, 0), min(first + chunk, part.stop) - part.start)
+                for first, chunk, part in zip(start, chunks, box, strict=True)
+            )
+
+
+def _chunks(dataset: Any, box: Box) -> Iterator[tuple[int, ...]]:
+    """Yield where each chunk starts that a box touches."""
+    ranges = (
+        range(part.start // chunk, -(-part.stop // chunk))
+        for part, chunk in zip(box, dataset.chunks, strict=True)
+    )
+    for place in product(*ranges):
+        yield tuple(index * chunk for index, chunk in zip(place, dataset.chunks, strict=True))
 
 
 def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -123,10 +172,11 @@ def write_hdf5(stream: BinaryIO, volume: Volume) -> None:
 def write_hdf5_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
     """Write a copy of the original file with other values in the dataset that was read."""
     h5py = need("h5py", "HDF5")
-    name = isolated(describe, source.path, item=source.options.item)["name"]
+    found = isolated(describe, source.path, item=source.options.item)
     copy_file(source.path, stream)
     with h5py.File(stream, "r+") as file:
-        replace_values(_dataset(h5py, file, name, Path(file.filename)), source.restore(volume.values))
+        dataset = _dataset(h5py, file, found["name"], Path(file.filename))
+        replace_values(dataset, source.restore(volume.values), found["attributes"])
 
 
 def copy_file(path: Path, stream: BinaryIO) -> None:
@@ -137,14 +187,20 @@ def copy_file(path: Path, stream: BinaryIO) -> None:
     stream.seek(0)
 
 
-def replace_values(dataset: Any, values: NDArray[Any]) -> None:
+def replace_values(dataset: Any, values: NDArray[Any], attributes: Mapping[str, Any]) -> None:
     """Put values into a dataset of an open file; it becomes float32 if its own type can't hold them."""
-    attributes = plain({key: _attribute(dataset, key) for key in cf.ATTRIBUTES if key in dataset.attrs})
     stored = dataset[...]
     decoded = cf.decode(stored, attributes)
+    holes = np.zeros(stored.shape, bool)
+    for hole in _never_written(dataset, tuple(slice(0, size) for size in stored.shape)):
+        holes[hole] = True
     plainly = stored.dtype.kind == "f" and not {"scale_factor", "add_offset"} & set(attributes)
-    new = kept(stored, decoded, values)
-    if plainly or new is stored:
+    new = kept(stored, np.where(holes, np.nan, decoded) if holes.any() else decoded, values)
+    if new is stored:
+        return
+    if plainly:
+        # What nobody wrote stays missing once its chunk is there.
+        new[holes & np.isnan(values)] = np.nan
         dataset[...] = new
         return
     # Whole numbers have no room for what lies between them.
@@ -179,12 +235,7 @@ def refuse_bombs(dataset: Any, box: Box, path: Path, max_bytes: int) -> None:
         raise VoxgapError(too_large(f"{path}: one chunk of {dataset.name}", size, max_bytes))
     if dataset.compression is None:
         return
-    ranges = (
-        range(part.start // chunk, -(-part.stop // chunk))
-        for part, chunk in zip(box, dataset.chunks, strict=True)
-    )
-    for place in product(*ranges):
-        start = tuple(index * chunk for index, chunk in zip(place, dataset.chunks, strict=True))
+    for start in _chunks(dataset, box):
         held = dataset.id.get_chunk_info_by_coord(start).size
         if held is None or held * DEFLATE_LIMIT <= UNCHECKED:
             continue
@@ -268,8 +319,18 @@ def _attribute(dataset: Any, key: str) -> Any:
         return None
 
 
-def _axis_name(dataset: Any, axis: int) -> str:
+def _axis(h5py: Any, dataset: Any, axis: int) -> dict[str, Any]:
+    """Return what the file says of an axis, by its label or its scale, as arguments of `Axis`."""
     dimension = dataset.dims[axis]
-    if dimension.label or not len(dimension):
-        return str(dimension.label)
-    return str(dimension[0].name or "").rpartition("/")[2]
+    scale = dimension[0] if len(dimension) else None
+    about: dict[str, Any] = {"name": str(dimension.label)}
+    if not isinstance(scale, h5py.Dataset):
+        return about
+    about["name"] = about["name"] or str(scale.name or "").rpartition("/")[2]
+    attributes = plain({key: _attribute(scale, key) for key in scale.attrs})
+    size = dataset.shape[axis]
+    if scale.shape == (size,) and size <= MAX_PLACES and scale.dtype.kind in "iuf" and not scale.external:
+        # A dimension without coordinates is a scale that nobody wrote to.
+        written = scale.id.get_storage_size() > 0
+        about["places"] = cf.decode(scale[...], attributes).tolist() if written else None
+    return about | {"attributes": attributes}

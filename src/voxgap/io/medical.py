@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io.raw import Block, read_block, rewritten
+from voxgap.io.rules import millimetres
 from voxgap.io.source import Box, Options, Source, Stored, arrange, oriented, placed
 from voxgap.volume import Volume, times
 
@@ -44,6 +45,8 @@ def scan_nifti(path: Path, options: Options) -> Source:
 
     stored = Stored(block.shape, block.dtype, load, kinds=names)
     affine = np.asarray(header.get_best_affine(), np.float64)[:, _REVERSED]
+    if options.rules > 1:
+        affine[:3] *= millimetres(header.get_xyzt_units()[0])
     return oriented(arrange(stored, path, options, affine=affine))
 
 

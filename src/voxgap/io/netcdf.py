@@ -1,7 +1,6 @@
 """NetCDF through xarray: which variables and axes, by CF names; what is missing, by CF attributes.
 
-Variables on one grid become the channels of one volume. Latitude and longitude are turned to ascend, so that
-two files of one kind have the same side in the same place.
+Variables on one grid become the channels of one volume.
 """
 
 from __future__ import annotations
@@ -17,14 +16,12 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
-from voxgap.io.hdf5 import all_datasets, copy_file, plain, refuse_bombs, refuse_foreign, replace_values
+from voxgap.io.hdf5 import all_datasets, copy_file, plain, read_part, refuse_foreign, replace_values
 from voxgap.io.isolated import isolated
 from voxgap.io.optional import need
+from voxgap.io.rules import MAX_PLACES, Axis
 from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size, kept
 from voxgap.volume import Volume, times
-
-MAX_PLACES = 1_000_000
-_TOLERANCE = 1e-3
 
 
 def scan_netcdf(path: Path, options: Options) -> Source:
@@ -87,13 +84,13 @@ def write_netcdf_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
         copy_file(path, stream)
         with h5py.File(stream, "r+") as file:
             for name, values in new.items():
-                replace_values(file[name], values)
+                replace_values(file[name], values, header[name]["attributes"])
         return
     with _opened(path) as data:
         data = data.load()
     for name, values in new.items():
         stored = data[name].variable
-        attributes = plain(stored.attrs)
+        attributes = header[name]["attributes"]
         packed = stored.dtype.kind != "f" or {"scale_factor", "add_offset"} & set(attributes)
         found = kept(stored.values, cf.decode(stored.values, attributes), values)
         if packed and found is not stored.values:
@@ -107,29 +104,48 @@ def write_netcdf_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
 
 def describe(path: Path) -> dict[str, Any]:
     """Return dimensions, types and attributes of all variables, and coordinates, as JSON can say them."""
+    filled = _filled(path)
     with _opened(path) as data:
         return {
             str(name): {
                 "dims": list(map(str, variable.dims)),
                 "shape": list(variable.shape),
                 "dtype": variable.dtype.str,
-                "attributes": plain(variable.attrs),
+                "attributes": cf.with_default_fill(plain(variable.attrs), variable.dtype)
+                if filled is None or name in filled
+                else plain(variable.attrs),
                 "places": _places(variable) if variable.dims == (name,) else None,
             }
             for name, variable in data.variables.items()
         }
 
 
-def read_variable(path: Path, name: str, box: list[list[int]], max_bytes: int) -> NDArray[Any]:
-    """Return the values in a box, as stored."""
+def read_variable(
+    path: Path, name: str, box: list[list[int]], attributes: dict[str, Any], max_bytes: int
+) -> NDArray[Any]:
+    """Return the values in a box, NaN where the file says that they are missing."""
     parts = tuple(slice(start, stop) for start, stop in box)
     if _is_hdf5(path):
         import h5py
 
         with h5py.File(path, "r") as file:
-            refuse_bombs(file[name], parts, path, max_bytes)
+            return read_part(file[name], parts, attributes, path, max_bytes)
     with _opened(path) as data:
-        return np.asarray(data[name].variable[parts].values)
+        return cf.decode(np.asarray(data[name].variable[parts].values), attributes)
+
+
+def _filled(path: Path) -> set[str] | None:
+    """Return the variables that the library filled before anything was written to them; None for all."""
+    if not _is_hdf5(path):
+        return None
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return {
+            dataset.name.lstrip("/")
+            for dataset in all_datasets(file)
+            if dataset.id.get_create_plist().fill_value_defined() == h5py.h5d.FILL_VALUE_USER_DEFINED
+        }
 
 
 def _call(task: Callable[..., Any], path: Path, size: int = 0, **arguments: Any) -> Any:
@@ -147,7 +163,7 @@ def _is_hdf5(path: Path) -> bool:
 def _places(variable: Any) -> list[float] | None:
     if variable.dtype.kind not in "iuf" or variable.size > MAX_PLACES:
         return None
-    return [float(place) for place in variable.values]
+    return [float(place) for place in cf.decode(variable.values, plain(variable.attrs))]
 
 
 def _opened(path: Path) -> Any:
@@ -214,41 +230,28 @@ def _variable(header: dict[str, Any], name: str, path: Path, options: Options) -
     dims, shape, dtype = tuple(variable["dims"]), tuple(variable["shape"]), np.dtype(variable["dtype"])
     if len(dims) < 3 or dtype.kind not in "biuf":
         raise VoxgapError(f"{path}: {name} holds {len(dims)} axes of {dtype}; name another")
-    axes = [_coordinate(header.get(dim)) for dim in dims]
-    turned = [kind in ("x", "y") and falling for kind, _, falling in axes]
 
     def load(box: Box) -> NDArray[Any]:
-        ends = [
-            [size - part.stop, size - part.start] if turn else [part.start, part.stop]
-            for part, size, turn in zip(box, shape, turned, strict=True)
-        ]
-        size = box_size(box) * dtype.itemsize
-        stored = _call(read_variable, path, size, name=name, box=ends, max_bytes=options.max_bytes)
-        return np.flip(cf.decode(stored, attributes), tuple(axis for axis, turn in enumerate(turned) if turn))
+        ends = [[part.start, part.stop] for part in box]
+        size, about = (
+            box_size(box) * dtype.itemsize,
+            {"attributes": attributes, "max_bytes": options.max_bytes},
+        )
+        return np.asarray(_call(read_variable, path, size, name=name, box=ends, **about))
 
     geometry: dict[str, Any] = {}
     if "affine" in attributes:
         geometry["affine"] = np.asarray(attributes["affine"], np.float64).reshape(4, 4)
     if "spacing" in attributes:
         geometry["spacing"] = tuple(np.asarray(attributes["spacing"], np.float64).tolist())
-    kinds = tuple(kind for kind, _, _ in axes)
-    steps = tuple(step for _, step, _ in axes)
-    stored = Stored(shape, dtype, load, dims, steps, kinds if {"x", "y"} <= set(kinds) else ())
-    laid = arrange(stored, path, options, **geometry)
-    falling = tuple(axis for axis, turn in enumerate(turned) if turn)
-    source = replace(laid, restore=lambda values: np.flip(laid.restore(values), falling))
+    axes = tuple(_axis(dim, header.get(dim)) for dim in dims)
+    source = arrange(Stored(shape, dtype, load, said=axes), path, options, **geometry)
     names = tuple(map(str, json.loads(attributes.get("channels", "[]"))))
     return replace(source, channels=names) if len(names) == source.shape[3] else source
 
 
-def _coordinate(variable: dict[str, Any] | None) -> tuple[str, float | None, bool]:
-    """Return which axis a coordinate says it is, its step where regular, and whether it descends."""
-    if variable is None or variable["places"] is None:
-        return "", None, False
-    kind = cf.kind_of(variable["attributes"])
-    steps = np.diff(variable["places"])
-    if not len(steps) or not np.isfinite(steps).all() or not steps.all():
-        return kind, None, False
-    mean = float(steps.mean())
-    regular = bool(np.allclose(steps, mean, rtol=_TOLERANCE))
-    return kind, abs(mean) if regular else None, mean < 0
+def _axis(dim: str, variable: dict[str, Any] | None) -> Axis:
+    """Return what the coordinates of a dimension say of it, where it has some."""
+    if variable is None:
+        return Axis(dim)
+    return Axis(dim, places=variable["places"], attributes=variable["attributes"])

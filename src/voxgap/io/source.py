@@ -1,8 +1,8 @@
 """A volume that lies in a file: described by its header, read as a whole or by region.
 
-Every format ends here. It says how its array is stored (`Stored`), `arrange` finds which stored axis is
-which, `oriented` turns a scan to canonical orientation, and `Source.read` does the rest for all of them: the
-bound on memory, sentinels to NaN, the geometry of the region.
+Every format ends here. It says how its array is stored (`Stored`), `arrange` finds which stored axis is which
+by the rules of `voxgap.io.rules`, `oriented` turns a scan to canonical orientation, and `Source.read` does the
+rest for all of them: the bound on memory, sentinels to NaN, the geometry of the region.
 """
 
 from __future__ import annotations
@@ -18,10 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
+from voxgap.io import rules
+from voxgap.io.rules import RULES, Axis
 from voxgap.volume import AXES, Volume, times
 
 MAX_BYTES = 16 * 2**30
 """Largest volume that is read, as float32 in memory, unless told otherwise: 16 GiB."""
+
+MAX_FIRST = 8
+"""Of four axes without names the last are the channels, unless it is longer than this and the first is not."""
 
 Box = tuple[slice, ...]
 """One slice per axis, with start and stop inside the axis and a step of 1."""
@@ -37,6 +42,11 @@ class Options(NamedTuple):
     at: Mapping[str | int, int] = {}
     missing_values: tuple[float, ...] = ()
     max_bytes: int = MAX_BYTES
+    rules: int = RULES
+
+
+class UnknownAxisError(VoxgapError):
+    """A file has no axis of that name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +61,7 @@ class Source:
             says that they are missing.
         restore: Takes values `(depth, height, width, channels)` of the whole, returns them along the file's own
             axes, for writing others in their place.
+        turned: Whether coordinates fall along `(depth, height, width)` as stored, and values were turned round.
         affine, spacing, channels, axes: As for `Volume`.
         options: What the caller said.
     """
@@ -65,6 +76,7 @@ class Source:
     axes: tuple[str, str, str] = AXES
     options: Options = field(default_factory=Options)
     restore: Callable[[NDArray[Any]], NDArray[Any]] = field(default=lambda values: values, repr=False)
+    turned: tuple[bool, bool, bool] = (False, False, False)
 
     def read(self, region: Region | None = None) -> Volume:
         """Read the volume, or the part of it that lies in a region.
@@ -95,11 +107,7 @@ class Source:
 
 
 class Stored(NamedTuple):
-    """An array as a file stores it.
-
-    `names` are the axes' own names, where it has some, and `steps` the size of a voxel along each. `kinds`
-    says `z`, `y`, `x` or `c` for axes that the format itself tells; `_kind` guesses the others by name.
-    """
+    """An array as a file stores it, and what the file says of each of its axes."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -107,6 +115,16 @@ class Stored(NamedTuple):
     names: tuple[str, ...] = ()
     steps: tuple[float | None, ...] = ()
     kinds: tuple[str, ...] = ()
+    said: tuple[Axis, ...] = ()
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """One for each axis of the array, whatever the file says or leaves open."""
+        if self.said:
+            return self.said
+        rank = len(self.shape)
+        names, kinds = self.names or ("",) * rank, self.kinds or ("",) * rank
+        return tuple(map(Axis, names, kinds, self.steps or (None,) * rank))
 
 
 def arrange(
@@ -120,6 +138,16 @@ def arrange(
 ) -> Source:
     """Find which stored axis is depth, height, width and channels, and return the volume they make.
 
+    Latitude and longitude come out ascending, and steps in mm or seconds: see `voxgap.io.rules`.
+
+    Args:
+        stored: The array.
+        path: The file that it lies in.
+        options: What the caller said.
+        affine: Where the voxels lie, in mm; it stands above what the coordinates of the axes say.
+        spacing: The same for the size of a voxel.
+        channels: Names of the channels.
+
     Raises:
         VoxgapError: It can't be told from names and rank, or the caller's `axes` and `at` don't fit.
     """
@@ -127,18 +155,22 @@ def arrange(
         raise VoxgapError(f"{path}: shape {times(stored.shape)} holds no voxel; check its source")
     if stored.dtype.kind not in "biuf":
         raise VoxgapError(f"{path}: dtype {stored.dtype} is not a real number; convert it to float32")
+    axes = stored.axes
     fixed = {_axis(stored, name, path): _index(stored, name, at, path) for name, at in options.at.items()}
     spatial, channel = _roles(stored, fixed, options.axes, path)
     order = [*spatial, *([] if channel is None else [channel])]
+    turned = tuple(affine is None and rules.falls(axes[axis], options.rules) for axis in spatial)
+    backwards = tuple(place for place in range(3) if turned[place])
 
     def load(box: Box) -> NDArray[Any]:
         picked = [slice(fixed.get(i, 0), fixed.get(i, 0) + 1) for i in range(len(stored.shape))]
-        for part, axis in zip(box, order, strict=False):
-            picked[axis] = part
+        for place, (part, axis) in enumerate(zip(box, order, strict=False)):
+            size = stored.shape[axis]
+            picked[axis] = slice(size - part.stop, size - part.start) if place in backwards else part
         values = stored.load(tuple(picked))
         rest = [axis for axis in range(values.ndim) if axis not in order]
         shape = tuple(part.stop - part.start for part in box)
-        return values.transpose(order + rest).reshape(shape)
+        return np.flip(values.transpose(order + rest).reshape(shape), backwards)
 
     def restore(values: NDArray[Any]) -> NDArray[Any]:
         rest = [axis for axis in range(len(stored.shape)) if axis not in order]
@@ -146,15 +178,16 @@ def arrange(
             raise VoxgapError(
                 f"{path}: the volume is a part of this file, which can't be written alone; write .npz"
             )
-        axes = [*order, *rest]
-        laid = values.reshape([stored.shape[axis] for axis in axes])
-        return laid.transpose(np.argsort(axes))
+        whole = [*order, *rest]
+        laid = np.flip(values, backwards).reshape([stored.shape[axis] for axis in whole])
+        return laid.transpose(np.argsort(whole))
 
-    if stored.steps and spacing is None and affine is None:
-        steps = [stored.steps[axis] for axis in spatial]
+    if spacing is None and affine is None:
+        steps = [rules.step(axes[axis], options.rules) for axis in spatial]
         if all(steps):
-            spacing = tuple(abs(float(step or 0)) for step in steps)  # type: ignore[assignment]
-    names = tuple(stored.names[axis] for axis in spatial) if stored.names else AXES
+            spacing = tuple(float(step or 0) for step in steps)  # type: ignore[assignment]
+    names = tuple(axes[axis].name for axis in spatial)
+    names = names if all(names) and len(set(names)) == 3 else AXES
     return Source(
         path,
         (*(stored.shape[axis] for axis in spatial), 1 if channel is None else stored.shape[channel]),
@@ -166,6 +199,7 @@ def arrange(
         (names[0], names[1], names[2]),
         options,
         restore,
+        (turned[0], turned[1], turned[2]),
     )
 
 
@@ -289,31 +323,6 @@ def with_gaps(values: NDArray[Any], missing_values: Sequence[float]) -> NDArray[
     return found
 
 
-_KINDS = {
-    "x": ("x", "lon", "longitude", "width", "column", "columns", "easting"),
-    "y": ("y", "lat", "latitude", "height", "row", "rows", "northing"),
-    "z": (
-        "z",
-        "depth",
-        "slice",
-        "slices",
-        "frame",
-        "frames",
-        "t",
-        "time",
-        "lev",
-        "level",
-        "plev",
-        "altitude",
-    ),
-    "c": ("c", "s", "channel", "channels", "band", "bands", "sample", "samples"),
-}
-
-
-def _kind(name: str) -> str:
-    return next((kind for kind, names in _KINDS.items() if name.lower() in names), "")
-
-
 def _roles(
     stored: Stored, fixed: Mapping[int, int], axes: tuple[str | int, ...], path: Path
 ) -> tuple[list[int], int | None]:
@@ -326,11 +335,18 @@ def _roles(
         _refuse_leftover(stored, left, path)
         return found[:3], found[3] if len(found) == 4 else None
     free = [axis for axis in range(len(stored.shape)) if axis not in fixed]
-    kinds = stored.kinds or tuple(map(_kind, stored.names)) or ("",) * len(stored.shape)
+    kinds = [rules.kind(axis) for axis in stored.axes]
     named = {kind: [axis for axis in free if kinds[axis] == kind] for kind in "xyc"}
     channel = named["c"][0] if len(named["c"]) == 1 else None
     others = [axis for axis in free if axis != channel]
-    if channel is None and len(others) == 4 and not any(kinds[axis] for axis in others):
+    if (
+        channel is None
+        and len(others) == 4
+        and not any(stored.axes[axis].name or kinds[axis] for axis in others)
+    ):
+        # An array without names is (depth, height, width, channels), unless its shape says otherwise.
+        if stored.shape[others[0]] <= MAX_FIRST < stored.shape[others[3]]:
+            _refuse_leftover(stored, others, path, always=True)
         channel, others = others[3], others[:3]
     for axis in list(others):  # Axes of size 1 go until three are left.
         if len(others) > 3 and stored.shape[axis] == 1 and kinds[axis] not in ("x", "y"):
@@ -347,21 +363,30 @@ def _refuse_leftover(stored: Stored, left: list[int], path: Path, always: bool =
     large = [axis for axis in left if stored.shape[axis] > 1]
     if not (large or always):
         return
-    names = stored.names or tuple(map(str, range(len(stored.shape))))
+    names = _names(stored)
     held = ", ".join(f"{name} {size}" for name, size in zip(names, stored.shape, strict=True))
+    remedy = f"--axes {','.join(names[-3:])}"
+    rest = "".join(f" --at {name}=0" for name in names[:-3])
     raise VoxgapError(
         f"{path}: has the axes {held}; say which are depth, height, width (and channels) with axes=(...), "
-        "and pick one index of any other with at={...}"
+        f"and pick one index of any other with at={{...}}, on the command line as in {remedy}{rest}"
     )
 
 
+def _names(stored: Stored) -> list[str]:
+    """Return what each axis can be called by: its name, or its number where names lack or repeat."""
+    names = [axis.name for axis in stored.axes]
+    return [name if name and names.count(name) == 1 else str(index) for index, name in enumerate(names)]
+
+
 def _axis(stored: Stored, name: str | int, path: Path) -> int:
-    if isinstance(name, str) and name in stored.names:
-        return stored.names.index(name)
-    if isinstance(name, int) and 0 <= name < len(stored.shape):
-        return name
-    known = ", ".join(stored.names) or f"0 to {len(stored.shape) - 1}"
-    raise VoxgapError(f"{path}: has no axis {name!r}; its axes are {known}")
+    names = _names(stored)
+    if str(name) in names:
+        return names.index(str(name))
+    # Numbers count the axes as they are stored; the command line knows text only.
+    if str(name).isdecimal() and int(name) < len(stored.shape):
+        return int(name)
+    raise UnknownAxisError(f"{path}: has no axis {name!r}; its axes are {', '.join(names)}")
 
 
 def _index(stored: Stored, name: str | int, index: int, path: Path) -> int:

@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
+from voxgap.io import cf
 from voxgap.io.optional import need
+from voxgap.io.rules import Axis
 from voxgap.io.source import Box, Options, Source, Stored, arrange, too_large
 from voxgap.volume import AXES, Volume, times
 
@@ -26,6 +28,8 @@ from voxgap.volume import AXES, Volume, times
 _EXPANSION = {1: 1.01, 8: 1040, 32946: 1040}
 _MAX_EXPANSION = 50_000
 _KINDS = {"Z": "z", "T": "z", "I": "z", "Y": "y", "X": "x", "C": "c", "S": "c"}
+# Where OME keeps sizes, and in which unit they are where it doesn't say (OME schema 2016-06).
+_OME_SIZES = {axis: (f"PhysicalSize{axis}", "µm") for axis in "XYZ"} | {"T": ("TimeIncrement", "s")}
 
 
 def scan_tiff(path: Path, options: Options) -> Source:
@@ -37,19 +41,14 @@ def scan_tiff(path: Path, options: Options) -> Source:
         shape, axes = tuple(series.shape), str(series.axes)
         dtype = np.dtype(series.dtype)
         page = series.keyframe
-        steps, channels, kept = _ome_facts(file, index, axes) or _other_facts(file, page, axes)
-        nodata = page.nodata if 42113 in page.tags else None
+        said, channels, kept = _ome_facts(file, index, axes) or _other_facts(file, axes, shape)
+        sentinels = {"_FillValue": page.nodata} if 42113 in page.tags else {}
 
     def load(box: Box) -> NDArray[Any]:
         with _opened(tifffile, path) as file:
-            values = _planes(file.series[index], box, path, options.max_bytes)
-        if nodata is not None:
-            values[values == np.float32(nodata)] = np.nan
-        return values
+            return _planes(file.series[index], box, path, sentinels, options.max_bytes)
 
-    stored = Stored(
-        shape, dtype, load, tuple(axes.lower()), steps, tuple(_KINDS.get(axis, "") for axis in axes)
-    )
+    stored = Stored(shape, dtype, load, said=said)
     if len(shape) < 3:
         raise VoxgapError(f"{path}: holds one plane of {times(shape)}; voxgap reads stacks of three axes")
     source = arrange(stored, path, options, channels=channels)
@@ -181,19 +180,22 @@ def _chosen(file: Any, path: Path, item: str | None) -> int:
     raise VoxgapError(f"{path}: holds {count} series: {held}; choose one with {path.name}::1")
 
 
-def _planes(series: Any, box: Box, path: Path, max_bytes: int) -> NDArray[np.float32]:
+def _planes(
+    series: Any, box: Box, path: Path, sentinels: dict[str, Any], max_bytes: int
+) -> NDArray[np.float32]:
     page = series.keyframe
     inner = tuple(page.shape)
     outer = tuple(series.shape[: len(series.shape) - len(inner)])
     if tuple(series.shape[len(outer) :]) != inner or math.prod(outer) not in (len(series), len(series.pages)):
-        return _whole(series, path, max_bytes)[box]
+        whole = cf.decode(_whole(series, path, max_bytes)[box], sentinels)
+        return np.asarray(whole.astype(np.float32, copy=False))
     values = np.full([part.stop - part.start for part in box], np.nan, np.float32)
     for place in product(*(range(part.start, part.stop) for part in box[: len(outer)])):
         plane = series.pages[int(np.ravel_multi_index(place, outer)) if outer else 0]
         target = tuple(index - part.start for index, part in zip(place, box, strict=False))
         if plane is not None:
             _check_page(plane, path, max_bytes)
-            values[target] = plane.asarray().reshape(inner)[box[len(outer) :]]
+            values[target] = cf.decode(plane.asarray().reshape(inner)[box[len(outer) :]], sentinels)
     return values
 
 
@@ -207,7 +209,7 @@ def _whole(series: Any, path: Path, max_bytes: int) -> NDArray[Any]:
     for page in series.pages:
         if page is not None:
             _check_page(page, path, max_bytes)
-    return np.asarray(series.asarray()).astype(np.float32)
+    return np.asarray(series.asarray())
 
 
 def _check_page(page: Any, path: Path, max_bytes: int) -> None:
@@ -219,8 +221,8 @@ def _check_page(page: Any, path: Path, max_bytes: int) -> None:
         raise VoxgapError(f"{path}: a page claims {page.nbytes} bytes, more than it holds; copy it again")
 
 
-Facts = tuple[tuple[float | None, ...], tuple[str, ...], dict[str, Any]]
-"""The step along each axis, the names of the channels, and what `write_tiff` kept for itself."""
+Facts = tuple[tuple[Axis, ...], tuple[str, ...], dict[str, Any]]
+"""What is said of each axis, the names of the channels, and what `write_tiff` kept for itself."""
 
 
 def _ome_facts(file: Any, index: int, axes: str) -> Facts | None:
@@ -234,13 +236,15 @@ def _ome_facts(file: Any, index: int, axes: str) -> Facts | None:
     images = header.get("Image", {})
     image = images[index] if isinstance(images, list) else images
     pixels = image.get("Pixels", {})
-    names = {"Z": "PhysicalSizeZ", "Y": "PhysicalSizeY", "X": "PhysicalSizeX", "T": "TimeIncrement"}
-    steps = tuple(_positive(pixels.get(names.get(axis, ""))) for axis in axes)
+    said = tuple(
+        _axis(axis, _positive(pixels.get(key)), str(pixels.get(f"{key}Unit", unit)))
+        for axis, (key, unit) in ((axis, _OME_SIZES.get(axis, ("", ""))) for axis in axes)
+    )
     found = pixels.get("Channel", [])
     channels = [str(c.get("Name", "")) for c in (found if isinstance(found, list) else [found])]
     counts = [pixels.get("SizeC"), len(set(channels))]
     named = all(channels) and counts[0] == counts[1] == len(channels)
-    return steps, tuple(channels) if named else (), _kept(header.get("StructuredAnnotations", {}))
+    return said, tuple(channels) if named else (), _kept(header.get("StructuredAnnotations", {}))
 
 
 def _kept(annotations: Any) -> dict[str, Any]:
@@ -258,15 +262,30 @@ def _kept(annotations: Any) -> dict[str, Any]:
     return kept
 
 
-def _other_facts(file: Any, page: Any, axes: str) -> Facts:
-    """Return what ImageJ, or the resolution tags, say of the steps."""
-    imagej = file.imagej_metadata or {}
+def _other_facts(file: Any, axes: str, shape: tuple[int, ...]) -> Facts:
+    """Return what ImageJ, the resolution tags, or those of GeoTIFF say of the axes."""
+    imagej, page = file.imagej_metadata or {}, file.series[0].keyframe
     depth = _positive(imagej.get("spacing"))
-    plane = [_per_unit(page.tags.get(name)) for name in ("YResolution", "XResolution")]
     if depth is None:
-        return (None,) * len(axes), (), {}
+        places = {"Y": [-float(row) for row in range(shape[axes.index("Y")])]} if _southward(page) else {}
+        return tuple(_axis(axis, None)._replace(places=places.get(axis)) for axis in axes), (), {}
+    plane = [_per_unit(page.tags.get(name)) for name in ("YResolution", "XResolution")]
     known = {"Z": depth, "Y": plane[0], "X": plane[1]}
-    return tuple(known.get(axis) for axis in axes), (), {}
+    # ImageJ writes the Greek letter of micrometres as Java does.
+    unit = str(imagej.get("unit", "")).replace("\\u00B5", "µ")
+    return tuple(_axis(axis, known.get(axis), unit) for axis in axes), (), {}
+
+
+def _axis(letter: str, step: float | None, unit: str = "") -> Axis:
+    return Axis(letter.lower(), _KINDS.get(letter, ""), step, unit)
+
+
+def _southward(page: Any) -> bool:
+    """Tell whether rows run from north to south, as in nearly every GeoTIFF (ModelPixelScaleTag, OGC 19-008r4)."""
+    scale, matrix = (page.tags.get(code) for code in (33550, 34264))
+    if matrix is not None:
+        return len(matrix.value) == 16 and matrix.value[5] < 0
+    return scale is not None and len(scale.value) == 3 and scale.value[1] > 0
 
 
 def _per_unit(tag: Any) -> float | None:

@@ -15,6 +15,7 @@ from voxgap.errors import VoxgapError
 from voxgap.io import cf
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
+from voxgap.io.rules import MAX_PLACES, Axis
 from voxgap.io.source import Box, Options, Source, Stored, arrange, kept, too_large
 from voxgap.volume import Volume, times
 
@@ -31,9 +32,7 @@ class _Level(NamedTuple):
     """An array of a store, and what an OME header says of it."""
 
     item: str
-    names: tuple[str, ...] = ()
-    steps: tuple[float | None, ...] = ()
-    kinds: tuple[str, ...] = ()
+    axes: tuple[Axis, ...] = ()
     channels: tuple[str, ...] = ()
 
 
@@ -53,22 +52,19 @@ def scan_zarr(path: Path, options: Options) -> Source:
     attributes = dict(array.attrs)
     own = attributes.get("voxgap", {})
     sentinels = _sentinels(array, attributes)
-    names = level.names or _names(array, attributes)
 
     def load(box: Box) -> NDArray[Any]:
         array = _array(zarr, path, level.item, options)
         return cf.decode(np.asarray(array[box]), sentinels)
 
     affine, spacing = own.get("affine"), own.get("spacing")
-    rank = len(array.shape)
+    axes = level.axes or _axes(zarr, path, level.item, array, options)
     return arrange(
         Stored(
             tuple(array.shape),
             np.dtype(array.dtype),
             load,
-            names if len(names) == rank else (),
-            level.steps if len(level.steps) == rank else (),
-            level.kinds if len(level.kinds) == rank else (),
+            said=axes if len(axes) == len(array.shape) else (),
         ),
         path,
         options,
@@ -87,7 +83,8 @@ def write_zarr(folder: Path, volume: Volume) -> None:
     types = [("time" if over_time else "space", "space", "space", "channel")[axis] for axis in order]
     scale = [(*(volume.spacing or (1.0, 1.0, 1.0)), 1.0)[axis] for axis in order]
     level = {"path": "0", "coordinateTransformations": [{"type": "scale", "scale": scale}]}
-    axes = [{"name": name, "type": kind} for name, kind in zip(names, types, strict=True)]
+    units = {"time": {"unit": "second"}, "space": {"unit": "millimeter"}} if volume.spacing else {}
+    axes = [{"name": n, "type": t, **units.get(t, {})} for n, t in zip(names, types, strict=True)]
     labels = [{"label": name, "active": True} for name in volume.channels]
     ome = {
         "version": "0.5",
@@ -215,20 +212,40 @@ def _ome_level(scales: Any, ome: Any, item: str | None) -> _Level:
     for axis in axes:
         known = {"space": lambda: next(space, ""), "time": lambda: "z", "channel": lambda: "c"}
         kinds.append(known.get(str(axis.get("type")), lambda: "")())
+    found = tuple(
+        Axis(str(axis["name"]), kind if all(kinds) else "", step, str(axis.get("unit", "")))
+        for axis, kind, step in zip(axes, kinds, steps.tolist(), strict=True)
+    )
     labels = tuple(str(c.get("label", "")) for c in ome.get("omero", {}).get("channels", ()))
-    return _Level(
-        wanted,
-        tuple(str(axis["name"]) for axis in axes),
-        tuple(steps.tolist()),
-        tuple(kinds) if all(kinds) else (),
-        labels if all(labels) and len(set(labels)) == len(labels) else (),
+    return _Level(wanted, found, labels if all(labels) and len(set(labels)) == len(labels) else ())
+
+
+def _axes(zarr: Any, path: Path, item: str, array: Any, options: Options) -> tuple[Axis, ...]:
+    """Return the axes of an array with the names that Zarr 3, or xarray in Zarr 2, keeps, and their coordinates."""
+    attributes = dict(array.attrs)
+    names = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS") or ()
+    group = item.rpartition("/")[0]
+    return tuple(
+        _axis(zarr, path, f"{group}/{name}".lstrip("/"), size, options) if name else Axis()
+        for name, size in zip(names, array.shape, strict=False)
     )
 
 
-def _names(array: Any, attributes: dict[str, Any]) -> tuple[str, ...]:
-    """Return the names of the axes, as Zarr 3 or xarray in Zarr 2 keeps them."""
-    names = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS") or ()
-    return tuple(map(str, names)) if all(names) and len(set(names)) == len(names) else ()
+def _axis(zarr: Any, path: Path, item: str, size: int, options: Options) -> Axis:
+    """Return an axis by the array of its name beside the values, where there is one of the right length."""
+    name = item.rpartition("/")[2]
+    # Bundles from before 2 were trained on what no coordinate had turned.
+    if options.rules == 1 or size > MAX_PLACES or not is_zarr(path / item):
+        return Axis(name)
+    try:
+        array = _array(zarr, path, item, options)
+    except VoxgapError:  # A group, or text: it says nothing of the axis.
+        return Axis(name)
+    attributes = dict(array.attrs)
+    if array.shape != (size,):
+        return Axis(name, attributes=attributes)
+    places = cf.decode(np.asarray(array[...]), _sentinels(array, attributes))
+    return Axis(name, places=places.tolist(), attributes=attributes)
 
 
 def _sentinels(array: Any, attributes: dict[str, Any]) -> dict[str, Any]:
