@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from fuzz import ONE_FOLDER, mutate, write_and_read
 from voxgap.errors import VoxgapError
-from voxgap.io import FORMATS, read, write
+from voxgap.io import FORMATS, read, scan, write
 from voxgap.volume import Volume
 
 NATIVE = (".npy", ".npz", ".nii", ".nii.gz")
@@ -97,6 +97,98 @@ def test_any_orientation_becomes_canonical(kind: type, dtype: str, codes: str, t
     volume = read(tmp_path / "v.nii")
     assert np.allclose(volume.values.transpose(2, 1, 0, 3), wanted.get_fdata(), rtol=1e-6)
     assert np.allclose(volume.affine[:, [2, 1, 0, 3]], wanted.affine)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize(
+    ("stored", "wanted"),
+    [
+        ((3, 4, 5, 1), (5, 4, 3, 1)),
+        ((3, 4, 5, 2, 1), (5, 4, 3, 2)),
+        ((3, 4, 5, 1, 1), (5, 4, 3, 1)),
+        ((3, 4, 5, 1, 2), (5, 4, 3, 2)),
+        ((3, 4, 1, 2), (1, 4, 3, 2)),
+        ((3, 4, 1, 1, 1, 6, 1), (1, 4, 3, 6)),
+        ((1, 1, 5, 2, 1, 1, 1), (5, 1, 1, 2)),
+    ],
+)
+def test_further_axes_of_length_1_go(
+    kind: type, stored: tuple[int, ...], wanted: tuple[int, ...], tmp_path: Path
+) -> None:
+    data = np.random.default_rng(0).normal(size=stored).astype(np.float32)
+    kind(data, np.eye(4)).to_filename(tmp_path / "v.nii.gz")
+    volume = read(tmp_path / "v.nii.gz")
+    assert volume.shape == wanted
+    kept = nibabel.load(tmp_path / "v.nii.gz").get_fdata().reshape(*stored[:3], -1)
+    assert np.array_equal(volume.values, kept.transpose(2, 1, 0, 3))
+    write(tmp_path / "w.nii.gz", volume, like=tmp_path / "v.nii.gz")
+    assert np.array_equal(nibabel.load(tmp_path / "w.nii.gz").get_fdata(), data)
+
+
+def test_a_nifti_over_time_with_vectors_says_how_to_pick_one(tmp_path: Path) -> None:
+    data = np.random.default_rng(0).normal(size=(3, 4, 5, 2, 6)).astype(np.float32)
+    nibabel.Nifti1Image(data, np.eye(4)).to_filename(tmp_path / "v.nii")
+    with pytest.raises(VoxgapError, match="has the axes c 6, t 2, z 5, y 4, x 3; say which"):
+        read(tmp_path / "v.nii")
+    vectors = read(tmp_path / "v.nii", at={"t": 1})
+    assert np.array_equal(vectors.values, data[:, :, :, 1].transpose(2, 1, 0, 3))
+    series = read(tmp_path / "v.nii", at={"c": 5}, axes=("z", "y", "x", "t"))
+    assert np.array_equal(series.values, data[..., 5].transpose(2, 1, 0, 3))
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Pair, nibabel.Nifti2Pair])
+@pytest.mark.parametrize("packed", ["", ".gz"])
+def test_a_nifti_in_two_files(kind: type, packed: str, tmp_path: Path) -> None:
+    data = np.random.default_rng(0).integers(0, 99, (3, 4, 5)).astype(np.int16)
+    image = kind(data, np.diag([2.0, 3, 4, 1]))
+    image.header.set_slope_inter(0.5, 7)
+    image.to_filename(tmp_path / f"v.img{packed}")
+    volume = read(tmp_path / f"v.hdr{packed}")
+    wanted = nibabel.load(tmp_path / f"v.hdr{packed}")
+    assert np.allclose(volume.values[..., 0], wanted.get_fdata().transpose(2, 1, 0))
+    assert volume.spacing == (4, 3, 2)
+    write(tmp_path / "w.nii", volume, like=tmp_path / f"v.hdr{packed}")
+    assert np.allclose(nibabel.load(tmp_path / "w.nii").get_fdata(), wanted.get_fdata())
+    (tmp_path / f"v.img{packed}").unlink()
+    with pytest.raises(VoxgapError, match=r"keeps its voxels in v\.img, which is not beside it"):
+        read(tmp_path / f"v.hdr{packed}")
+
+
+def test_analyze_is_refused_since_it_has_no_sides(tmp_path: Path) -> None:
+    nibabel.AnalyzeImage(np.zeros((3, 4, 5), np.int16), np.eye(4)).to_filename(tmp_path / "v.hdr")
+    with pytest.raises(VoxgapError, match=r"left from right; convert it to \.nii"):
+        read(tmp_path / "v.hdr")
+
+
+@pytest.mark.parametrize("names", ["RGB", "RGBA"])
+def test_the_colours_of_a_nifti_are_channels(names: str, tmp_path: Path) -> None:
+    colours = np.random.default_rng(0).integers(0, 255, (3, 4, 5, len(names))).astype("u1")
+    stored = colours.view([(name, "u1") for name in names])[..., 0]
+    nibabel.Nifti1Image(stored, np.eye(4)).to_filename(tmp_path / "v.nii")
+    volume = read(tmp_path / "v.nii")
+    assert np.array_equal(volume.values, colours.transpose(2, 1, 0, 3))
+    assert np.array_equal(scan(tmp_path / "v.nii").read([(1, 2)]).values, volume.values[1:2])
+    with pytest.raises(VoxgapError, match="holds colours"):
+        write(tmp_path / "w.nii", volume, like=tmp_path / "v.nii")
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8", "f4", "f8"])
+@pytest.mark.parametrize("scaling", [(0, 5), (np.nan, 5), (2, 5), (1, 0), (np.inf, 0)])
+def test_scaling_is_that_of_nibabel(dtype: str, scaling: tuple[float, float], tmp_path: Path) -> None:
+    image = nibabel.Nifti1Image(np.arange(60).reshape(3, 4, 5).astype(dtype), np.eye(4), dtype=dtype)
+    header = image.header
+    header["scl_slope"], header["scl_inter"], header["vox_offset"] = *scaling, 352
+    (tmp_path / "v.nii").write_bytes(header.binaryblock + bytes(4) + np.asarray(image.dataobj).tobytes("F"))
+    wanted = nibabel.load(tmp_path / "v.nii").get_fdata()
+    assert np.allclose(read(tmp_path / "v.nii").values[..., 0], wanted.transpose(2, 1, 0))
+
+
+def test_what_is_packed_tells_the_bytes_and_not_the_name(tmp_path: Path) -> None:
+    write(tmp_path / "v.nii", example())
+    (tmp_path / "w.nii.gz").write_bytes((tmp_path / "v.nii").read_bytes())
+    (tmp_path / "x.nii").write_bytes(gzip.compress((tmp_path / "v.nii").read_bytes()))
+    for name in ("w.nii.gz", "x.nii"):
+        assert np.array_equal(read(tmp_path / name).values, read(tmp_path / "v.nii").values, equal_nan=True)
 
 
 def test_large_axes_are_written_as_nifti_2(tmp_path: Path) -> None:
@@ -182,7 +274,9 @@ HOSTILE: dict[str, tuple[str, bytes, str]] = {
     "NaN offset": ("v.nii", nifti_bytes(vox_offset=np.nan), "can't be read"),
     "affine": ("v.nii", nifti_bytes(srow_x=[np.nan] * 4), "affine is not finite"),
     "flat affine": ("v.nii", nifti_bytes(srow_x=[0] * 4, srow_y=[0] * 4), "no direction"),
-    "rgb": ("v.nii", nifti_bytes(datatype=128, bitpix=24), "not a real number"),
+    "complex": ("v.nii", nifti_bytes(datatype=32, bitpix=64), "not a real number"),
+    "one slice more": ("v.nii", nifti_bytes(dim=[3, 3, 4, 4, 1, 1, 1, 1]), "goes on far beyond"),
+    "one row more": ("v.npy", npy_header("(2, 3, 4)") + bytes(4 * 36), "goes on far beyond"),
 }
 
 

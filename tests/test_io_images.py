@@ -158,6 +158,194 @@ def test_skips_and_other_packings(tmp_path: Path) -> None:
         assert np.array_equal(values, STORED[:, ::-1, ::-1])
 
 
+TEXT = " ".join(map(str, STORED.ravel().tolist())).encode() + b"\n"
+ROWS = [f"row{i}.raw" for i in range(12)]
+SLICES = [f"slice{i:02d}.raw" for i in (1, 2, 3)]
+DOWN = "(1,0,0) (0,2,0) (0,0,3)"
+
+
+def list_of(names: list[str], each: str = "") -> str:
+    return "\n".join([f"LIST{each}", *names])
+
+
+@pytest.fixture
+def pieces(tmp_path: Path) -> Path:
+    """A folder with the whole array, its slices and its rows as files."""
+    (tmp_path / "sub").mkdir()
+    for name in ("whole.raw", "sub/whole.raw"):
+        (tmp_path / name).write_bytes(STORED.tobytes())
+    for name, part in [*zip(SLICES, STORED, strict=True), *zip(ROWS, STORED.reshape(12, 5), strict=True)]:
+        (tmp_path / name).write_bytes(part.tobytes())
+    return tmp_path
+
+
+META: dict[str, tuple[bytes, dict[str, str]]] = {
+    **{word: (STORED.tobytes(), {"ElementDataFile": word}) for word in ("LOCAL", "Local", "local")},
+    "long": (STORED.astype(">i4").tobytes(), {"ElementType": "MET_LONG"}),
+    "ulong": (STORED.astype(">u4").tobytes(), {"ElementType": "MET_ULONG"}),
+    "long long": (STORED.astype(">i8").tobytes(), {"ElementType": "MET_LONG_LONG"}),
+    "ulong long": (STORED.astype(">u8").tobytes(), {"ElementType": "MET_ULONG_LONG"}),
+    "ascii char": (STORED.astype("u1").tobytes(), {"ElementType": "MET_ASCII_CHAR"}),
+    "double": (STORED.astype(">f8").tobytes(), {"ElementType": "MET_DOUBLE"}),
+    "text": (TEXT, {"BinaryData": "False", "BinaryDataByteOrderMSB": "False"}),
+    "file": (b"", {"ElementDataFile": "whole.raw"}),
+    "dot": (b"", {"ElementDataFile": "./whole.raw"}),
+    "below": (b"", {"ElementDataFile": "sub/whole.raw"}),
+    "list": (b"", {"ElementDataFile": list_of(SLICES)}),
+    "list 2": (b"", {"ElementDataFile": list_of(SLICES, " 2")}),
+    "list 2D": (b"", {"ElementDataFile": list_of(["./" + SLICES[0], *SLICES[1:]], " 2D") + "\n"}),
+    "list 1": (b"", {"ElementDataFile": list_of(ROWS, " 1")}),
+    "pattern": (b"", {"ElementDataFile": "slice%02d.raw 1 3 1"}),
+    "only a pattern": (b"", {"ElementDataFile": "slice%02d.raw"}),
+    "geometry": (
+        STORED.tobytes(),
+        {
+            "ElementSpacing": "0.5 2 3",
+            "Offset": "7 8 9",
+            "TransformMatrix": "0 1 0 1 0 0 0 0 1",
+            "CenterOfRotation": "1 2 3",
+            "AnatomicalOrientation": "RAI",
+            "DistanceUnits": "mm",
+        },
+    ),
+    "old words": (STORED.tobytes(), {"ElementSize": "1 2 3", "Position": "7 8 9"}),
+}
+NRRD: dict[str, tuple[bytes, dict[str, str]]] = {
+    **{word: (TEXT, {"encoding": word}) for word in ("ascii", "text", "txt", "ASCII")},
+    "commas": (TEXT.replace(b" ", b", "), {"encoding": "ascii"}),
+    "hex": (STORED.tobytes().hex().encode(), {"encoding": "hex"}),
+    "file": (b"", {"data file": "whole.raw"}),
+    "dot": (b"", {"datafile": "./whole.raw"}),
+    "below": (b"", {"data file": "sub/whole.raw"}),
+    "list": (b"", {"data file": list_of(SLICES)}),
+    "list 2": (b"", {"data file": list_of(SLICES, " 2")}),
+    "list 1": (b"", {"data file": list_of(["./" + ROWS[0], *ROWS[1:]], " 1")}),
+    "list 3": (b"", {"data file": list_of(SLICES, " 3")}),
+    "pattern": (b"", {"data file": "slice%02d.raw 1 3 1"}),
+    "pattern 2": (b"", {"data file": "./slice%02d.raw 1 3 1 2"}),
+    "backwards": (b"", {"data file": "slice%02d.raw 3 1 -1"}),
+    "spacings": (STORED.tobytes(), {"spacings": "1 2 3", "units": '"mm" "mm" "mm"'}),
+    **{
+        space: (
+            STORED.tobytes(),
+            {"space": space, "space directions": DOWN, "space origin": "(7,8,9)", "kinds": kinds},
+        )
+        for space, kinds in {
+            "right-anterior-superior": "space space space",
+            "LPS": "domain domain domain",
+            "left-anterior-superior": "none none none",
+            "scanner-xyz": "??? ??? ???",
+            "3D-right-handed": "space space space",
+        }.items()
+    },
+    "turned": (
+        STORED.tobytes(),
+        {
+            "space dimension": "3",
+            "space directions": "(0,1,0) (2,0,0) (0,0,-3)",
+            "space origin": "(7,8,9)",
+            "measurement frame": "(0,1,0) (1,0,0) (0,0,1)",
+        },
+    ),
+    **{
+        kind: (
+            STORED.astype("u1").repeat(3).tobytes(),
+            {"type": "uchar", "dimension": "4", "sizes": "3 5 4 3", "kinds": f"{kind} {rest}"},
+        )
+        for kind, rest in {
+            "RGB-color": "domain domain domain",
+            "3-vector": "space space space",
+            "vector": "none none none",
+        }.items()
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("make", "case"),
+    [*((mha, case) for case in META), *((nrrd, case) for case in NRRD)],
+    ids=lambda value: value if isinstance(value, str) else value.__name__,
+)
+def test_what_people_write_is_read_as_simpleitk_reads_it(make: object, case: str, pieces: Path) -> None:
+    data, fields = (META if make is mha else NRRD)[case]
+    path = make(pieces, data, **fields)  # type: ignore[operator]
+    if make is nrrd and "LIST" in path.read_text("latin-1"):  # Names go to the end of the file.
+        path.write_bytes(path.read_bytes().replace(b"\n# a comment\n\n", b"\n"))
+    volume = read(path)
+    image = sitk.ReadImage(str(path))
+    if volume.affine is not None:
+        assert_same_world(volume, image)
+        turned = volume.affine[:3, :3] / volume.spacing
+        stored = np.array(image.GetDirection()).reshape(3, 3) * TO_LPS[:, np.newaxis]
+        assert np.allclose(np.abs(turned[:, ::-1]), np.abs(stored)[:, np.abs(stored).argmax(1)])
+    else:
+        assert np.array_equal(
+            volume.values, sitk.GetArrayFromImage(image).reshape(volume.shape).astype(np.float32)
+        )
+        assert volume.spacing in (None, image.GetSpacing()[::-1])
+    part = scan(path).read([(1, 3), (1, 4), (2, 4)])
+    assert np.array_equal(part.values, volume.values[1:3, 1:4, 2:4])
+
+
+@pytest.mark.parametrize("unit", ["um", "cm", "m"])
+def test_lengths_are_in_mm_whatever_their_unit(unit: str, tmp_path: Path) -> None:
+    each = {"um": 1e-3, "cm": 10.0, "m": 1000.0}[unit]
+    three = " ".join([f'"{unit}"'] * 3)
+    directions = {"space": "LPS", "space_directions": DOWN, "space_origin": "(7,8,9)"}
+    for make, fields in (
+        (mha, {"DistanceUnits": unit, "ElementSpacing": "1 2 3", "Offset": "7 8 9"}),
+        (nrrd, {"space_units": three, **directions}),
+        (nrrd, {"units": three, "spacings": "1 2 3"}),
+    ):
+        volume = read(make(tmp_path, STORED.tobytes(), **fields))
+        assert volume.spacing is not None
+        assert np.allclose(volume.spacing, np.array([3, 2, 1]) * each)
+        if volume.affine is not None:
+            last = volume.affine @ [0, 3, 4, 1]
+            assert np.allclose(last[:3] * TO_LPS, np.array([7, 8, 9]) * each)
+
+
+def test_packed_slices_are_read_one_by_one(tmp_path: Path) -> None:
+    for name, part in zip(SLICES, STORED, strict=True):
+        (tmp_path / name).write_bytes(gzip.compress(part.tobytes()))
+    path = nrrd(tmp_path, b"", encoding="gzip", data_file="slice%02d.raw 1 3 1")
+    assert np.array_equal(read(path).values[..., 0], STORED)
+    write(tmp_path / "w.nrrd", read(path), like=path)
+    assert np.array_equal(read(tmp_path / "w.nrrd").values[..., 0], STORED)
+    (tmp_path / SLICES[1]).write_bytes(gzip.compress(STORED[:2].tobytes()))
+    with pytest.raises(VoxgapError, match=r"slice02\.raw: goes on far beyond"):
+        read(path)
+    (tmp_path / SLICES[1]).write_bytes(gzip.compress(STORED[1].tobytes()[:-2]))
+    with pytest.raises(VoxgapError, match=r"slice02\.raw: ends after 38 of 40"):
+        read(path)
+
+
+def test_a_list_of_files_leads_nowhere_else(pieces: Path) -> None:
+    folder = pieces / "sub"
+    (folder / "linked").symlink_to("..")
+    for name in ("../whole.raw", "linked/whole.raw", str(pieces / "whole.raw"), "none.raw", ""):
+        names = list_of([name] * 3)
+        for path in (
+            mha(folder, b"", ElementDataFile=names),
+            nrrd(folder, b"", **{"data file": names + "\n"}),
+        ):
+            with pytest.raises(VoxgapError, match=r"beside it|in the same folder"):
+                read(path)
+
+
+def test_text_may_hold_what_its_type_can_hold(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(30, 40, 50)).astype("f4")
+    values[3] = np.nan
+    text = "\n".join(map(repr, values.ravel().tolist())).encode()
+    fields = {"sizes": "50 40 30", "type": "float", "encoding": "ascii"}
+    assert np.array_equal(read(nrrd(tmp_path, text, **fields)).values[..., 0], values, equal_nan=True)
+    for number in (b"40000", b"1.5", b"nan", b"x", b"1" * 5000):
+        with pytest.raises(VoxgapError, match="can't be read"):
+            read(nrrd(tmp_path, TEXT.replace(b" 7 ", b" " + number + b" "), encoding="ascii"))
+    with pytest.raises(VoxgapError, match="ends after 118 of 120 bytes"):
+        read(nrrd(tmp_path, TEXT.rpartition(b" ")[0], encoding="ascii"))
+
+
 def test_a_data_file_must_stand_beside_its_header(tmp_path: Path) -> None:
     folder = tmp_path / "inner"
     folder.mkdir()
@@ -181,7 +369,16 @@ def test_a_data_file_must_stand_beside_its_header(tmp_path: Path) -> None:
         (nrrd, {"sizes": "5 4 -3"}, "holds no voxel"),
         (nrrd, {"sizes": "5 4"}, "2 sizes for dimension 3"),
         (nrrd, {"sizes": "1" * 40}, "sizes is"),
-        (nrrd, {"encoding": "ascii"}, "raw, gzip or bzip2"),
+        (nrrd, {"encoding": "zrl"}, "raw, gzip or bzip2"),
+        (nrrd, {"encoding": "ascii"}, "can't be read"),
+        (nrrd, {"endian": "middle"}, "in which order its bytes are"),
+        (nrrd, {"sizes": "5 4 2"}, "goes on far beyond"),
+        (nrrd, {"data_file": "v%03d.raw 1 9"}, "write it like slice%03d.raw 1 10 1"),
+        (nrrd, {"data_file": "v%03d.raw 1 999999999 1"}, "at most 100000"),
+        (nrrd, {"data_file": "v%03d.raw 1 3 0"}, "at most 100000"),
+        (nrrd, {"data_file": "v%03d.raw 3 1 1"}, "repair the header"),
+        (nrrd, {"data_file": "v%03d.raw 1 2 1"}, "names 2 data files for 3 parts"),
+        (nrrd, {"data_file": "LIST 7"}, "repair the header"),
         (nrrd, {"type": "block"}, "raw, gzip or bzip2"),
         (nrrd, {"byte_skip": "-7"}, "byte skip -7"),
         (nrrd, {"space_directions": "(1,0,0) (0,1,0)"}, "2 space directions for 3 axes"),
@@ -190,7 +387,11 @@ def test_a_data_file_must_stand_beside_its_header(tmp_path: Path) -> None:
         (mha, {"DimSize": "100000 100000 100000"}, "the limit is 16"),
         (mha, {"DimSize": "1000 1000 1000"}, "more than it holds"),
         (mha, {"ElementType": "MET_OTHER"}, "axes of numbers"),
-        (mha, {"BinaryData": "False"}, "as text"),
+        (mha, {"BinaryData": "False"}, "can't be read"),
+        (mha, {"DimSize": "5 4 2"}, "goes on far beyond"),
+        (mha, {"DimSize": "5 12"}, "is one slice of 5×12; list the files"),
+        (mha, {"ElementDataFile": "v%03d.raw 1 9 1"}, "names 9 data files for 3 parts"),
+        (mha, {"ElementDataFile": "LIST 9"}, "repair the header"),
         (mha, {"ElementSpacing": "1 2"}, "holds 2 of 3 numbers"),
         (mha, {"CompressedData": "True"}, "can't be read"),
         (mha, {"HeaderSize": "-5"}, "HeaderSize is -5"),

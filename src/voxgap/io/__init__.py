@@ -17,7 +17,7 @@ from voxgap.files import replacing
 from voxgap.io import arrays, dicom, hdf5, medical, metaimage, netcdf, nrrd, tiff, video, zarr
 from voxgap.io.folders import replacing_folder
 from voxgap.io.rules import RULES
-from voxgap.io.source import MAX_BYTES, Options, Region, Source, one_line
+from voxgap.io.source import MAX_BYTES, Options, Region, Source, UnknownAxisError, one_line
 from voxgap.volume import Volume, times
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "RULES",
     "Format",
     "Source",
+    "UnknownAxisError",
     "check_file",
     "check_volume",
     "is_volume",
@@ -63,6 +64,8 @@ FORMATS = {
     ".npz": Format(arrays.scan_npz, arrays.write_npz),
     ".nii": Format(medical.scan_nifti, medical.write_nifti, like=medical.write_nifti_like),
     ".nii.gz": Format(medical.scan_nifti, medical.write_nifti_gz, like=medical.write_nifti_gz_like),
+    ".hdr": Format(medical.scan_nifti),
+    ".hdr.gz": Format(medical.scan_nifti),
     ".nrrd": _NRRD,
     ".nhdr": Format(nrrd.scan_nrrd),
     ".mha": _META,
@@ -152,7 +155,7 @@ def scan(
 
 
 def write(
-    path: str | os.PathLike[str], volume: Volume, *, like: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str], volume: Volume, *, like: str | os.PathLike[str] | Source | None = None
 ) -> None:
     """Write one volume; the file or folder appears whole or not at all.
 
@@ -168,15 +171,15 @@ def write(
         path: A file with one of these suffixes; one that exists is replaced. A folder of any name where `like`
             is a DICOM series.
         volume: What to write.
-        like: The file of the same format that the volume was read from, with `::item` if it was; of the same
-            shape.
+        like: The file of the same format that the volume was read from, with `::item` if it was, or what `scan`
+            gave for it; of the same shape.
 
     Raises:
         VoxgapError: The format is unknown or can't hold this volume, `like` is of another format or shape, or
             the place can't be written to.
     """
     path = Path(path)
-    source = None if like is None else scan(like)
+    source = like if like is None or isinstance(like, Source) else scan(like)
     form = _format_like(path, volume, source) if source else FORMATS[suffix(path)]
     try:
         # A link stays a link: what it points to is replaced.

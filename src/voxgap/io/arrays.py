@@ -12,7 +12,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.io.raw import DEFLATE_LIMIT, Block, read_box, read_exactly
+from voxgap.io.raw import DEFLATE_LIMIT, Block, check_end, read_box, read_exactly
 from voxgap.io.source import Box, Options, Source, Stored, arrange, too_large
 from voxgap.volume import AXES, Volume, times
 
@@ -29,6 +29,7 @@ def scan_npy(path: Path, options: Options) -> Source:
         held = path.stat().st_size - offset
         if block.nbytes > held:
             raise VoxgapError(_short(str(path), shape, block.nbytes, held))
+        check_end(block, offset + held)
         with path.open("rb") as stream:
             if fortran_order:
                 return read_box(stream, block, box[::-1]).T
@@ -121,7 +122,8 @@ def read_npz_arrays(path: Path, max_bytes: int, names: Any = None) -> dict[str, 
                 )
             with archive.open(info) as stream:
                 found[name] = _read_array(stream, info.file_size, f"{path}: {name}", max_bytes)
-                stream.read(1)  # The end of a member is where its checksum is compared.
+                if stream.read(1):  # The end of a member is where its checksum is compared.
+                    raise VoxgapError(f"{path}: {name} goes on beyond its shape; save it again")
     return found
 
 

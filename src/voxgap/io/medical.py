@@ -1,8 +1,9 @@
-"""Medical images: NIfTI-1 and NIfTI-2 in one file, `.nii` or `.nii.gz`.
+"""Medical images: NIfTI-1 and NIfTI-2 in one file, `.nii` or `.nii.gz`, or in two, `.hdr` and `.img`.
 
 NIfTI stores `(x, y, z[, c])` with x fastest, which is a C-ordered `([c,] z, y, x)`: depth = z, height = y,
-width = x, channels = the fourth axis. On reading, the axes are turned to the closest canonical orientation
-(x to the right, y to the front, z up), so that two scans of one kind have the same side in the same place.
+width = x, channels = the one further axis that is longer than 1, or the colours of a voxel. On reading, the axes
+are turned to the closest canonical orientation (x to the right, y to the front, z up), so that two scans of one
+kind have the same side in the same place.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io.raw import Block, read_block, rewritten
-from voxgap.io.rules import millimetres
+from voxgap.io.rules import Axis, millimetres
 from voxgap.io.source import Box, Options, Source, Stored, arrange, oriented, placed
 from voxgap.volume import Volume, times
 
@@ -38,12 +39,12 @@ def scan_nifti(path: Path, options: Options) -> Source:
     with cast(IO[bytes], gzip.open(path)) if _is_gzip(path) else path.open("rb") as stream:
         header = _header(stream, path)
     block = _block(path, header)
-    names = ("c", "z", "y", "x")[-len(block.shape) :]
+    scaling = None if header.get_data_dtype().names else _scaling(header)
 
     def load(box: Box) -> NDArray[Any]:
-        return read_block(block, box, _scaling(header))
+        return read_block(block, box, scaling)
 
-    stored = Stored(block.shape, block.dtype, load, kinds=names)
+    stored = Stored(block.shape, block.dtype, load, said=_axes(header, path))
     affine = np.asarray(header.get_best_affine(), np.float64)[:, _REVERSED]
     if options.rules > 1:
         affine[:3] *= millimetres(header.get_xyzt_units()[0])
@@ -77,10 +78,16 @@ def write_nifti_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
     with cast(IO[bytes], gzip.open(path)) if _is_gzip(path) else path.open("rb") as original:
         header = _header(original, path)
         original.seek(header.sizeof_hdr)
-        extensions = original.read(int(header.get_data_offset()) - header.sizeof_hdr)
+        extensions = original.read(max(0, int(header.get_data_offset()) - header.sizeof_hdr))
+    if header.get_data_dtype().names:
+        raise VoxgapError(f"{path}: holds colours, which have no room for other values; leave out like=")
     values = rewritten(_block(path, header), source.restore(volume.values))
+    if not extensions:  # The header of a pair becomes that of one file.
+        extensions = bytes(4)
+        header["magic"] = bytes(header["magic"]).replace(b"ni", b"n+")
     if header.get_slope_inter() not in ((None, None), (1.0, 0.0)):
         values = values.astype(np.float32, copy=False)
+    header.set_data_offset(header.sizeof_hdr + len(extensions))
     header.set_data_dtype(values.dtype.newbyteorder(header.endianness))
     header.set_slope_inter(1, 0)
     stream.write(header.binaryblock + extensions)
@@ -105,32 +112,64 @@ def _header(stream: IO[bytes], path: Path) -> Nifti1Header:
 
     block = stream.read(Nifti2Header.sizeof_hdr)
     declared = {int.from_bytes(block[:4], order) for order in ("little", "big")}
+    if _is_pair(path) and block[344:347] not in (b"ni1", b"n+1") and 348 in declared:
+        raise VoxgapError(f"{path}: is Analyze 7.5, which doesn't tell left from right; convert it to .nii")
     for kind in (Nifti1Header, Nifti2Header):
         if kind.sizeof_hdr in declared and len(block) >= kind.sizeof_hdr:
             header = kind(block[: kind.sizeof_hdr], check=True)
             break
     else:
         raise VoxgapError(f"{path}: is not a NIfTI file; check its name and source")
-    if not bytes(header["magic"]).startswith(b"n+"):
-        raise VoxgapError(f"{path}: keeps its voxels in a second file (.img); save it as one .nii")
+    if not bytes(header["magic"]).startswith(b"n+") and not _is_pair(path):
+        raise VoxgapError(
+            f"{path}: keeps its voxels in a second file (.img); name its header .hdr, or save it as one .nii"
+        )
     return header
 
 
+def _is_pair(path: Path) -> bool:
+    return path.name.lower().removesuffix(".gz").endswith(".hdr")
+
+
+def _voxels(path: Path, header: Nifti1Header) -> Path:
+    """Return the file that holds the voxels: the one itself, or the `.img` beside its `.hdr`."""
+    if bytes(header["magic"]).startswith(b"n+"):
+        return path
+    stem = path.name[: path.name.lower().rindex(".hdr")]
+    names = [stem + suffix for suffix in (".img", ".img.gz", ".IMG")]
+    found = next((path.with_name(name) for name in names if path.with_name(name).is_file()), None)
+    if found is None:
+        raise VoxgapError(f"{path}: keeps its voxels in {names[0]}, which is not beside it; copy it there")
+    return found
+
+
 def _block(path: Path, header: Nifti1Header) -> Block:
-    shape, offset = _shape(header, path), int(header.get_data_offset())
-    if offset < header.sizeof_hdr:
+    shape, offset = tuple(size for _, size in _sizes(header, path)), int(header.get_data_offset())
+    place = _voxels(path, header)
+    if place == path and offset < header.sizeof_hdr:
         raise VoxgapError(f"{path}: its voxels start inside its header, damaged; copy it again")
-    packing = "gzip" if _is_gzip(path) else ""
-    return Block(path, offset, shape[::-1], header.get_data_dtype(), packing)
+    dtype = header.get_data_dtype()
+    if dtype.names:  # The colours of a voxel.
+        shape, dtype = (len(dtype.names), *shape), np.dtype(np.uint8)
+    return Block(place, offset, shape[::-1], dtype, "gzip" if _is_gzip(place) else "")
 
 
-def _shape(header: Nifti1Header, path: Path) -> tuple[int, ...]:
+def _axes(header: Nifti1Header, path: Path) -> tuple[Axis, ...]:
+    """Return the axes as stored, the slowest first."""
+    further = [name for name, _ in _sizes(header, path)[3:]]
+    colours = ["colour"] if header.get_data_dtype().names else []
+    if len(further) + len(colours) < 2:
+        return tuple(Axis(kind=kind) for kind in (*"c" * len(further), *"zyx", *"c" * len(colours)))
+    return (*map(Axis, (*further[::-1], "z", "y", "x")), *(Axis(name, "c") for name in colours))
+
+
+def _sizes(header: Nifti1Header, path: Path) -> list[tuple[str, int]]:
+    """Return name and size of each axis, the fastest first, without further ones of size 1."""
     shape = tuple(int(size) for size in header.get_data_shape())
-    if len(shape) == 5 and shape[3] == 1:  # A vector image: its unused time axis stands before the channels.
-        shape = (*shape[:3], shape[4])
-    if len(shape) not in (3, 4) or min(shape) < 1:
+    if len(shape) < 3 or min(shape) < 1:
         raise VoxgapError(f"{path}: shape {times(shape)}; voxgap reads (x, y, z) or (x, y, z, channels)")
-    return shape
+    named = list(zip("xyztcuv", shape, strict=False))
+    return named[:3] + [(name, size) for name, size in named[3:] if size > 1]
 
 
 def _scaling(header: Nifti1Header) -> Callable[[NDArray[Any]], Any] | None:

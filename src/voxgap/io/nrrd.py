@@ -238,7 +238,7 @@ def _names(value: str, path: Path, listed: list[str], rank: int) -> tuple[list[s
     if words[0] == "LIST":
         each, names = words[1:2], listed
     elif len(words) > 1 and is_numbered(value):
-        found = re.fullmatch(r"(.*\S)\s+(\d+)\s+(\d+)\s+(-?\d+)(?:\s+(\d+))?", value)
+        found = re.fullmatch(r"(.*?\S)\s+(\d+)\s+(\d+)\s+(-?\d+)(?:\s+(\d+))?", value)
         if not found:
             raise VoxgapError(f"{path}: data file {value!r}; write it like slice%03d.raw 1 10 1")
         names = numbered(path, found[1], int(found[2]), int(found[3]), int(found[4]))
