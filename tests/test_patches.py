@@ -172,3 +172,13 @@ def test_layers_adapt_to_what_is_on_disk_in_little_memory(
     assert peak < values.nbytes / 1.5, f"{peak / values.nbytes:.2f} of the data in memory"
     for found, wanted in zip(layer.get_weights(), expected.get_weights(), strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_outside_a_volume_of_whole_numbers_is_missing_too() -> None:
+    volumes = np.full((1, 2, 2, 2, 1), 255, np.uint8)
+    patch = patches.read_patch(volumes, 0, (-1, 0, 0), (3, 2, 2))
+    assert np.isnan(patch[0]).all()
+    assert (patch[1:] == 255).all()
+    labels = patches.read_patch(volumes[..., 0], 0, (-1, 0, 0), (3, 2, 2))
+    assert (labels[0] == -1).all()
+    assert (labels[1:] == 255).all()

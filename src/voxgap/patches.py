@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
 
 Corner = tuple[int, int, int]
@@ -90,10 +91,12 @@ def read_patch(volumes: Any, index: int, corner: Corner, size: Size) -> NDArray[
         slice(min(length, max(0, start)), max(0, min(length, start + edge)))
         for start, edge, length in zip(corner, size, volumes.shape[1:4], strict=True)
     ]
-    found = np.asarray(volumes[(index, *inside)])
+    found = as_real(volumes[(index, *inside)], "volumes", allow_empty=True)
     if found.shape[:3] == size:
         return found
-    patch = np.full((*size, *found.shape[3:]), np.nan if found.dtype.kind == "f" else -1, found.dtype)
+    values = found.dtype.kind == "f" or len(volumes.shape) == 5
+    dtype = np.result_type(found.dtype, np.float16 if values else np.int8)  # that NaN, or -1, fits into
+    patch = np.full((*size, *found.shape[3:]), np.nan if values else -1, dtype)
     where = tuple(
         slice(part.start - start, part.stop - start) for part, start in zip(inside, corner, strict=True)
     )

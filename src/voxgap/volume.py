@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.arrays import as_real as as_real  # they belong to a volume's words, too
+from voxgap.arrays import times as times
 from voxgap.errors import VoxgapError
 
 Values = NDArray[np.float32]
@@ -122,22 +124,6 @@ def as_batch(volumes: Any, where: str = "volumes", *, allow_empty: bool = False)
     return _finite_or_missing(array, where)
 
 
-def as_real(values: Any, where: str, *, allow_empty: bool = False) -> NDArray[Any]:
-    """Return an array of real numbers of any rank; the masked entries of a `numpy.ma` array become NaN."""
-    if isinstance(values, np.ma.MaskedArray):
-        # `np.asarray` would reveal whatever lies under the masked entries.
-        values = np.ma.filled(values.astype(np.promote_types(values.dtype, np.float32)), np.nan)
-    try:
-        array = np.asarray(values)
-    except ValueError as error:
-        raise VoxgapError(f"{where}: not one array ({error}); give volumes of one shape") from error
-    if array.dtype.kind not in "biuf":
-        raise VoxgapError(f"{where}: dtype {array.dtype} is not a real number; convert to float32 first")
-    if array.size == 0 and not allow_empty:
-        raise VoxgapError(f"{where}: shape {times(array.shape)} holds no voxel; give at least one")
-    return array
-
-
 def channel_names(names: Any, count: int, where: str) -> tuple[str, ...]:
     """Return one name per channel, numbered ones when none are given."""
     given = tuple(str(name) for name in names)
@@ -148,11 +134,6 @@ def channel_names(names: Any, count: int, where: str) -> tuple[str, ...]:
     if len(set(given)) != count:
         raise VoxgapError(f"{where}: channel names {', '.join(given)} repeat; give each its own")
     return given
-
-
-def times(shape: tuple[int, ...]) -> str:
-    """Write a shape as people do: 28×28×28×1."""
-    return "×".join(map(str, shape)) or "()"
 
 
 def _finite_or_missing(array: NDArray[Any], where: str) -> Values:

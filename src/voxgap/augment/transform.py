@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from voxgap.augment.resample import Border, Geometry, Size, resample, resample_labels
 from voxgap.augment.threads import share
 from voxgap.errors import VoxgapError
-from voxgap.volume import Values, times
+from voxgap.volume import Values, as_real, times
 
 Record = dict[str, Any]
 """The drawn parameters of one transform, JSON-able: `{"transform": "scale", "factors": [1.1, 1.1, 1.1]}`."""
@@ -147,7 +147,8 @@ class Transform:
         Returns:
             New volumes, or `(volumes, labels)` when labels are given.
         """
-        shape = np.shape(volumes)
+        volumes = as_real(volumes, "volumes")
+        shape = volumes.shape
         if len(shape) == 5:
             drawn: Record | list[Record] = self.sample_batch(shape[0], shape[1:], seed, spacing)
         else:
@@ -240,13 +241,13 @@ def apply(
     Raises:
         VoxgapError: Shapes or records don't fit each other.
     """
-    values = np.asarray(volumes, dtype=np.float32)
+    values = as_real(volumes, "volumes").astype(np.float32, copy=False)
     if values.ndim not in (4, 5):
         raise VoxgapError(
             f"volumes of {times(values.shape)} can't be augmented; "
             "give (depth, height, width, channels), or a batch of them"
         )
-    maps = None if labels is None else np.asarray(labels)
+    maps = None if labels is None else as_real(labels, "labels")
     leading = values.shape[:-1]
     if maps is not None and maps.shape[: len(leading)] != leading:
         raise VoxgapError(f"labels of {times(maps.shape)} don't fit volumes of {times(values.shape)}")

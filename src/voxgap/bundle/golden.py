@@ -17,7 +17,7 @@ from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.missingness import simulate
 from voxgap.patches import Size, random_corner, read_patch
-from voxgap.volume import Values
+from voxgap.volume import Values, as_batch
 
 _KEPT, _DRAWN = 2, 6  # inputs of each kind of gap, and how many they are chosen from
 _LARGE = 2**24  # values of one volume; of larger ones, one of two is kept
@@ -88,6 +88,8 @@ def make(model: Any, dataset: Dataset, volumes: Values | None = None) -> Golden:
     if volumes is None:
         part = dataset.part("validation")
         volumes = (part if len(part) else dataset.part("train")).volumes
+    else:
+        volumes = as_batch(volumes, "golden_volumes", allow_empty=True)
     if not len(volumes):
         raise VoxgapError("a bundle needs a training volume, or golden_volumes=, to prove its exports with")
     size = tuple(model.input_shape[1:4])

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.arrays import as_array
 from voxgap.dataset.splits import completed_split, make_split
 from voxgap.errors import VoxgapError
 from voxgap.volume import times
@@ -44,8 +45,8 @@ def learnable(
 
 def _numbers(targets: Any, name: str) -> NDArray[np.float32]:
     try:
-        numbers = np.asarray(targets).astype(np.float32)
-    except ValueError as error:
+        numbers = as_array(targets, f"{name}: targets").astype(np.float32)
+    except (ValueError, TypeError) as error:
         raise VoxgapError(f"{name}: targets are not numbers ({error}); give classes as labels") from error
     return numbers[:, 0] if numbers.ndim == 2 and numbers.shape[1] == 1 else numbers
 
@@ -54,7 +55,7 @@ def _labels(
     labels: Any, classes: Sequence[str] | None, name: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
     """Return class indices and class names."""
-    array = np.asarray(labels)
+    array = as_array(labels, f"{name}: labels")
     array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
     if array.ndim != 1 or array.dtype.kind not in "biufUS":
         raise VoxgapError(

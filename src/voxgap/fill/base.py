@@ -8,9 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
 from voxgap.fill.statistics import LARGEST, check_volumes
-from voxgap.layers import split_missing
+from voxgap.layers.missing import as_input, split_missing
 
 # In units of the data's spread: far beyond any datum, and its square far below float32's limit.
 FARTHEST = 1e6
@@ -61,7 +62,7 @@ class FillLayer(keras.layers.Layer):
             VoxgapError: wrong shape, a value that is infinite or beyond ±1e30, or no observed voxel at all.
         """
         if not hasattr(volumes, "shape"):
-            volumes = np.asanyarray(volumes)
+            volumes = as_real(volumes, "volumes")
         check_volumes(volumes)
         if not self.built:
             self.build((None, *volumes.shape[1:]))
@@ -75,6 +76,7 @@ class FillLayer(keras.layers.Layer):
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
         # Inside a graph the weights can't be read; there an unadapted layer answers from its initial weights.
+        x = as_input(x)
         if isinstance(x, np.ndarray) and self.learns and not self._adapted():
             raise VoxgapError(f"{self.name} has learnt nothing yet: call adapt(training volumes) first")
         return super().__call__(x, *args, **kwargs)

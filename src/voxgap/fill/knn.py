@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
+from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
 from voxgap.fill import statistics
 from voxgap.fill.base import FARTHEST, FillLayer, deviations
@@ -71,7 +72,9 @@ class KNN(FillLayer):
         scale = statistics.spread(volumes, mean)
         donors = np.zeros(self.donors.shape, dtype=np.float32)
         for row, index in enumerate(self._choose(volumes)):
-            deviation = (np.asarray(volumes[index], np.float32) - mean).ravel() / np.float32(scale)
+            deviation = (as_real(volumes[index], "volumes").astype(np.float32) - mean).ravel() / np.float32(
+                scale
+            )
             deviation[deviation == 0] = _OBSERVED_ZERO
             donors[row] = np.nan_to_num(np.clip(deviation, -FARTHEST, FARTHEST))
         self.mean.assign(mean)

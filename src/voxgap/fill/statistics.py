@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import numpy.typing as npt
 
+from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
 
 Array = npt.NDArray[np.float32]
@@ -21,7 +22,7 @@ def sample_blocks(volumes: npt.NDArray[np.floating]) -> Iterator[Array]:
     for start in range(0, len(volumes), step):
         # A float64 value beyond float32 becomes infinite here, and check_volumes says so.
         with np.errstate(over="ignore"):
-            yield np.asarray(volumes[start : start + step], dtype=np.float32)
+            yield as_real(volumes[start : start + step], "volumes").astype(np.float32, copy=False)
 
 
 def voxel_blocks(volumes: npt.NDArray[np.floating]) -> Iterator[tuple[int, slice, Array]]:
@@ -35,9 +36,9 @@ def voxel_blocks(volumes: npt.NDArray[np.floating]) -> Iterator[tuple[int, slice
             block = (
                 volumes[:, plane, rows]
                 if isinstance(volumes, np.ndarray)
-                else np.stack([volumes[i, plane, rows] for i in range(count)])
+                else [volumes[i, plane, rows] for i in range(count)]
             )
-            yield plane, rows, np.asarray(block, dtype=np.float32)
+            yield plane, rows, as_real(block, "volumes").astype(np.float32, copy=False)
 
 
 def check_volumes(volumes: npt.NDArray[np.floating]) -> None:

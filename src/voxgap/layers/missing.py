@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
 
 
@@ -26,6 +27,13 @@ def split_missing(x: Any) -> tuple[Any, Any]:
     return values, 1.0 - ops.cast(missing, "float32")
 
 
+def as_input(x: Any) -> Any:
+    """Leave tensors of Keras's backend as they are, and read any other array: Keras forgets what is masked."""
+    if ops.is_tensor(x) or isinstance(x, keras.KerasTensor | keras.Variable):
+        return x
+    return as_real(x, "volumes").astype(np.float32, copy=False)
+
+
 @keras.saving.register_keras_serializable(package="voxgap")
 class SplitMissing(keras.layers.Layer):
     """Turn a volume with NaN into `[values, observed]`.
@@ -38,6 +46,9 @@ class SplitMissing(keras.layers.Layer):
     def __init__(self, **kwargs: Any) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(autocast=False, **kwargs)
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(as_input(x), *args, **kwargs)
 
     def call(self, x: Any) -> list[Any]:
         return list(split_missing(x))
@@ -92,6 +103,9 @@ class GapDropout(keras.layers.Layer):
         self.block_size = block_size
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(as_input(x), *args, **kwargs)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         if not training or self.rate == 0:

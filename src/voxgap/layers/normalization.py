@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
 
 _CHUNK = 2**20
@@ -47,6 +48,8 @@ class ObservedNormalization(keras.layers.Layer):
         Raises:
             VoxgapError: no voxel is observed.
         """
+        if not hasattr(volumes, "shape"):
+            volumes = as_real(volumes, "volumes")
         if not self.built:
             self.build(volumes.shape)
         count, mean, squares = (np.zeros(volumes.shape[-1]) for _ in range(3))
@@ -86,7 +89,7 @@ class ObservedNormalization(keras.layers.Layer):
 def _chunks(volumes: Any) -> Iterator[np.ndarray]:
     """All values as float64 `(some, channels)`, a bounded number at a time: copies of everything would not fit."""
     for volume in volumes:
-        values = np.asarray(volume).reshape(-1, volumes.shape[-1])
+        values = as_real(volume, "volumes").reshape(-1, volumes.shape[-1])
         for start in range(0, len(values), _CHUNK):
             yield values[start : start + _CHUNK].astype(np.float64)
 

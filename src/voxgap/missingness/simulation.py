@@ -273,7 +273,7 @@ def _window(
 
 
 def _covariate(given: Any, shape: tuple[int, ...], single: bool) -> NDArray[np.float64]:
-    covariate = np.asarray(given, dtype=np.float64)
+    covariate = as_real(given, "given").astype(np.float64)
     if single and covariate.shape != (1,):
         covariate = covariate[np.newaxis]
     if covariate.shape == shape[:4]:

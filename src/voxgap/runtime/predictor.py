@@ -22,7 +22,7 @@ from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.engines import Engine
 from voxgap.runtime.manifest import MANIFEST, fits, patches_of, takes
 from voxgap.runtime.profile import Profile, drift
-from voxgap.volume import Values, Volume, as_batch, times
+from voxgap.volume import Values, Volume, as_batch, as_real, times
 
 BATCH_VOXELS = 2**19
 MAX_BATCH = 64
@@ -229,7 +229,7 @@ class Predictor:
             for i, volume in enumerate(volumes):
                 self._check(volume.shape, f"volume {i}")
             volumes = np.stack([v.values for v in volumes])
-        array = np.asarray(volumes)
+        array = volumes if getattr(volumes, "checked", False) else as_real(volumes, "volumes")
         batch = as_batch(array[np.newaxis] if array.ndim == 4 else array)
         self._check(batch.shape[1:], "volumes")
         return batch

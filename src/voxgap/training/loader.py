@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import keras
 import numpy as np
 
+from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
 from voxgap.patches import Size, corners, random_corner, read_patch
 
@@ -140,7 +141,7 @@ class Loader(keras.utils.PyDataset):
         rng = np.random.default_rng((self.seed or 0, epoch, index, 1))
         # One by one: lazy arrays differ in what they allow between brackets, but all have single items.
         pairs = [self._sample(int(i), rng) for i in chosen]
-        volumes = np.stack([np.asarray(volume, np.float32) for volume, _ in pairs])
+        volumes = as_real([volume for volume, _ in pairs], "volumes").astype(np.float32, copy=False)
         targets = np.stack([target for _, target in pairs])
         if self.augment is not None:
             volumes, targets = self._augmented(self.augment, volumes, targets, (self.seed or 0, epoch, index))
