@@ -9,10 +9,10 @@ demo: .venv/base          ## train on embedded real data with gaps, see what doe
 	$(BIN)/voxgap demo --out demo
 
 test: .venv/dev           ## one representative case per contract
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --durations=10
 
 check: lint .venv/dev     ## the full matrices, fuzzing, kill and load tests
-	$(BIN)/python -m pytest -m ""
+	$(BIN)/python -m pytest -m "" --durations=10
 
 lint: .venv/dev           ## style and types
 	$(BIN)/ruff check .

@@ -50,7 +50,7 @@ def test_serving_does_what_training_was_told(scans: Path, tmp_path: Path) -> Non
     voxgap("train", scans / "scans.csv", "--out", bundle, *QUICK, *options)
     manifest = json.loads((bundle / "manifest.json").read_text())
     grid = {"size": [6, 6, 6], "spacing": None, "crop": "observed", "missing_values": [-3024.0, -1000.0]}
-    grid["reference"] = None
+    grid |= {"reference": None, "axes": [], "at": {}, "rules": 2}
     assert manifest["input"]["grid"] == grid
     assert manifest["input"]["shape"] == [6, 6, 6, 1]
     assert manifest["data"]["missingness"]["missing_rate"] == 0
@@ -78,7 +78,12 @@ def test_options_that_are_no_numbers() -> None:
         "crop": "observed",
         "missing_values": (-3024,),
         "reference": None,
+        "axes": (),
+        "at": {},
     }
+    found = grid_arguments(None, None, None, None, None, "time, lat,lon", "lev=0,ens=2")
+    assert found["axes"] == ("time", "lat", "lon")
+    assert found["at"] == {"lev": 0, "ens": 2}
     for given, words in (
         (("3,4,x", None, None, None), "--size takes integers"),
         ((None, "1;1;1", None, None), "--spacing takes numbers"),

@@ -79,12 +79,15 @@ def test_a_spacing_has_a_size_once_volumes_are_on_it() -> None:
         Grid((4, 5, 6), (1, 0.5, 2), "observed", (-3024, 0.5), "flair"),
         Grid(missing_values=(float("inf"), 1e300, -1)),
         Grid(size=np.array([3, 4, 5])),  # type: ignore[arg-type]
+        Grid(axes=("time", "lat", 3), at={"lev": 2}, rules=1),
     ],
 )
 def test_json_keeps_it(grid: Grid) -> None:
     text = json.dumps(grid.to_json(), allow_nan=False)
     assert Grid.from_json(json.loads(text), "x") == grid
-    assert Grid.from_json(None, "x") == AS_IT_IS
+    # What knows no version of the rules is from before there were two.
+    assert Grid.from_json(None, "x") == Grid(rules=1)
+    assert Grid.from_json({"size": [1, 2, 3]}, "x") == Grid((1, 2, 3), rules=1)
 
 
 @pytest.mark.parametrize(
@@ -102,6 +105,15 @@ def test_json_keeps_it(grid: Grid) -> None:
         ({"missing_values": 7}, "list of numbers"),
         ({"missing_values": [None]}, "list of numbers"),
         ({"reference": 3}, "name of a channel"),
+        ({"axes": "zyx"}, "three names or numbers"),
+        ({"axes": ["z", "y"]}, "three names or numbers"),
+        ({"axes": [None, "y", "x"]}, "three names or numbers"),
+        ({"axes": 3}, "three names or numbers"),
+        ({"at": [1]}, "an index for each name"),
+        ({"at": {"lev": -1}}, "an index for each name"),
+        ({"at": {"lev": True}}, "an index for each name"),
+        ({"rules": 99}, "update voxgap"),
+        ({"rules": "2"}, "update voxgap"),
         ({"order": 3}, "must hold size, spacing, crop, missing_values"),
         ([], "must hold"),
         ("size", "must hold"),

@@ -25,6 +25,8 @@ NUMPY_SIDE = {
     "shapes": BASE,
     "volume": BASE,
     "io": {"volume", *BASE},
+    "table": {"io", *BASE},
+    "paths": {"io", *BASE},
     "align": {"volume", *BASE},
     "resample": {"align", "volume", *BASE},
     "missingness": {"volume", *BASE},
@@ -32,7 +34,7 @@ NUMPY_SIDE = {
     "patches": BASE,
     "grid": {"io", "resample", "volume", *BASE},
     "samples": {"missingness", "augment", "volume", *BASE},
-    "dataset": {"grid", "samples", "missingness", "augment", "patches", "resample", "volume", "io", *BASE},
+    "dataset": {"grid", "table", "paths", "samples", "missingness", "augment", "patches", "resample", "volume", "io", *BASE},
     "evaluate": {"volume", *BASE},
 }
 KERAS_SIDE = {
@@ -40,7 +42,7 @@ KERAS_SIDE = {
     "fill": {"layers", *BASE},
     "strategies": {"fill", "layers", *BASE},
     "models": {"strategies", "fill", "layers", "shapes", *BASE},
-    "history": BASE,
+    "history": {"table", *BASE},
     # What is augmented are arrays: training knows no Volume.
     "training": {"patches", "models", "history", "augment", "strategies", "fill", "layers", *BASE},
 }
@@ -49,6 +51,8 @@ MEETING = {
     "runtime": {
         "cluster",
         "patches",
+        "table",
+        "paths",
         "missingness",
         "grid",
         "volume",
@@ -60,7 +64,7 @@ MEETING = {
     },
     "cluster": BASE,
     "distributed": {"cluster", "experiment", "dataset", *BASE},
-    "experiment": {*KERAS_SIDE, "patches", "dataset", "missingness", "evaluate", "volume", *BASE},
+    "experiment": {*KERAS_SIDE, "table", "patches", "dataset", "missingness", "evaluate", "volume", *BASE},
     # It tries an export before training: it builds, and adapts, the untrained network.
     "bundle": {
         *KERAS_SIDE,

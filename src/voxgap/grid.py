@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from voxgap import io
 from voxgap.errors import VoxgapError
 from voxgap.resample import Record, crop_or_pad, crop_to_observed, onto, replay, resample
-from voxgap.volume import Volume, times
+from voxgap.volume import Volume, as_real, times
 
 LabelMap = NDArray[np.int16]
 
@@ -60,6 +61,9 @@ class Grid:
         missing_values: Values that stand for missing in the files.
         reference: Of several files a patient, the channel onto whose grid the others are brought, where it is
             there; the first one that is there by default.
+        axes: Which axes of the files are depth, height, width, and perhaps channels, by name or number.
+        at: One index of each axis that a volume has no place for: `{"lev": 0}`.
+        rules: Version of the rules by which files are read; see `voxgap.io.rules.RULES`.
 
     Raises:
         VoxgapError: An argument is not such a value.
@@ -70,6 +74,9 @@ class Grid:
     crop: Literal["observed"] | None = None
     missing_values: tuple[float, ...] = ()
     reference: str | None = None
+    axes: tuple[str | int, ...] = ()
+    at: Mapping[str, int] = field(default_factory=dict)
+    rules: int = io.RULES
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -81,6 +88,40 @@ class Grid:
         if not (self.reference is None or (isinstance(self.reference, str) and self.reference)):
             raise VoxgapError(f"reference {self.reference!r}: give the name of a channel, or leave it out")
         object.__setattr__(self, "missing_values", _numbers(self.missing_values, "missing_values"))
+        self._check_axes()
+
+    def _check_axes(self) -> None:
+        plain = isinstance(self.axes, Sequence) and not isinstance(self.axes, str)
+        if not plain or len(self.axes) not in (0, 3, 4) or not all(type(a) in (str, int) for a in self.axes):
+            raise VoxgapError(f"axes {self.axes!r}: give three names or numbers, and a fourth for channels")
+        object.__setattr__(self, "axes", tuple(self.axes))
+        at = {} if self.at is None else self.at
+        if not isinstance(at, Mapping) or not all(type(index) is int and index >= 0 for index in at.values()):
+            raise VoxgapError(f'at {at!r}: give an index for each name of an axis, such as {{"time": 0}}')
+        object.__setattr__(self, "at", {str(name): index for name, index in at.items()})
+        if type(self.rules) is not int or not 1 <= self.rules <= io.RULES:
+            raise VoxgapError(
+                f"rules {self.rules!r}: this version of voxgap knows 1 to {io.RULES}; update voxgap"
+            )
+
+    def scan(self, path: Path, max_bytes: int = io.MAX_BYTES) -> io.Source:
+        """Describe a file as `voxgap.io.scan` does, by what this grid says of axes and missing values.
+
+        Warns:
+            UserWarning: The rules of today would read the file otherwise than those of this grid.
+        """
+        options: dict[str, Any] = {"axes": self.axes, "at": self.at, "max_bytes": max_bytes}
+        source = io.scan(path, missing_values=self.missing_values, rules=self.rules, **options)
+        if self.rules < io.RULES:
+            _say_what_changed(source, io.scan(path, **options))
+        return source
+
+    def scan_label_map(self, path: Path, max_bytes: int = io.MAX_BYTES) -> io.Source:
+        """Describe a label map; the axes of the volumes are its own as far as it has them."""
+        try:
+            return replace(self, missing_values=()).scan(path, max_bytes)
+        except io.UnknownAxisError:
+            return Grid(rules=self.rules).scan(path, max_bytes)
 
     @property
     def moves(self) -> bool:
@@ -133,21 +174,26 @@ class Grid:
             "crop": self.crop,
             "missing_values": missing,
             "reference": self.reference,
+            "axes": list(self.axes),
+            "at": dict(self.at),
+            "rules": self.rules,
         }
 
     @classmethod
     def from_json(cls, data: Any, where: str) -> Grid:
         """Rebuild what `to_json` gave; None is the grid that does nothing.
 
+        Where no rules are named, they are those from before there was more than one version.
+
         Raises:
             VoxgapError: It is something else; `where` is what the message calls it.
         """
         if data is None:
-            return cls()
+            return cls(rules=1)
         if not isinstance(data, dict) or not set(data) <= set(cls.__dataclass_fields__):
             raise VoxgapError(f"{where} must hold {', '.join(cls.__dataclass_fields__)} and nothing else")
         try:
-            return cls(**data | {"missing_values": data.get("missing_values") or ()})
+            return cls(**{"rules": 1, **data, "missing_values": data.get("missing_values") or ()})
         except (VoxgapError, TypeError) as error:
             raise VoxgapError(f"{where}: {error}") from None
 
@@ -208,17 +254,14 @@ def scan_sample(
         files: One file, or one per channel, None where that channel is missing.
         channels: Their names, where there is one file per channel.
         label_map: A file that says for each voxel what it is, or None.
-        grid: For its missing values and its reference.
+        grid: For its missing values, axes and reference.
         max_bytes: Refuse a file that would take more memory than this.
 
     Raises:
         VoxgapError: A file can't be read; or files differ in shape, and don't say where they lie.
     """
-    sources = tuple(
-        None if file is None else io.scan(file, missing_values=grid.missing_values, max_bytes=max_bytes)
-        for file in files
-    )
-    drawn = None if label_map is None else io.scan(label_map, max_bytes=max_bytes)
+    sources = tuple(None if file is None else grid.scan(file, max_bytes) for file in files)
+    drawn = None if label_map is None else grid.scan_label_map(label_map, max_bytes)
     sample = Sample(sources, tuple(channels), drawn, _reference(sources, channels, grid))
     for source in filter(None, sources if channels else ()):
         _check_fits(source, sample.first, "each channel file")
@@ -244,6 +287,26 @@ def read_sample(sample: Sample, grid: Grid, max_bytes: int = io.MAX_BYTES) -> Pl
     return Placed(volume, records, place_label_map(labels, records), moved)
 
 
+def _say_what_changed(source: io.Source, today: io.Source) -> None:
+    """Warn where a file is read by older rules, since a network was trained so, and today's differ."""
+    turned = [
+        name for name, was, now in zip(source.axes, source.turned, today.turned, strict=True) if was != now
+    ]
+    changes = [f"{' and '.join(turned)} would be turned to ascend"] if turned else []
+    sizes, sizes_now = source.spacing or (), today.spacing or ()
+    if len(sizes) != len(sizes_now) or not np.allclose(sizes, sizes_now, rtol=1e-3):
+        was, now = (" × ".join(f"{size:.4g}" for size in of) or "unknown size" for of in (sizes, sizes_now))
+        changes.append(f"a voxel of {was} would be {now} (mm, s)")
+    if source.dtype != today.dtype:
+        changes.append(f"values of {source.dtype} would be {today.dtype}")
+    if changes:
+        warnings.warn(
+            f"{source.path}: is read by the rules of the data that this network was trained on "
+            f"(rules {source.options.rules}); by today's {', '.join(changes)}: train again to change that",
+            stacklevel=3,
+        )
+
+
 def place_label_map(label_map: LabelMap, records: Sequence[Record]) -> LabelMap:
     """Take a label map the way that its volume went; what lies outside it is unlabelled."""
     if not records:
@@ -258,7 +321,7 @@ def as_label_map(values: Any, where: str) -> LabelMap:
     Raises:
         VoxgapError: They are not whole numbers from 0 to 32,767; `where` is what the message calls them.
     """
-    values = np.asarray(values)
+    values = as_real(values, where)
     labels = np.where(np.isnan(values), UNLABELLED, values)
     if (
         (labels != np.rint(labels)).any()

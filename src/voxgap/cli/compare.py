@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import decimals, err, import_keras, numbers, one_or_three, out
-from voxgap.cli.data import Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
+from voxgap.cli.data import At, Axes, Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
@@ -166,6 +166,8 @@ def compare(
     crop: Crop = None,
     missing_values: MissingValues = None,
     reference: Reference = None,
+    axes: Axes = None,
+    at: At = None,
 ) -> None:
     """Find out which way of handling gaps works best: train with each, on the same splits with the same gaps.
 
@@ -182,7 +184,7 @@ def compare(
 
       voxgap compare scans.csv --size 32,32,32 --models resnet3d,resnet2d --seeds 2 --out runs/2d-or-3d
     """
-    dataset = load(data, **grid_arguments(size, spacing, crop, missing_values, reference))
+    dataset = load(data, **grid_arguments(size, spacing, crop, missing_values, reference, axes, at))
     err.print(dataset.summary(), soft_wrap=True, markup=False)
     question = Question(metric, rope, against)
     gaps = _gaps(dataset, patterns, rates)
@@ -441,8 +443,8 @@ def _read_again(command: str, name: str) -> Dataset:
     app = typer.Typer()
     app.command()(compare)
     asked = typer.main.get_command(app).make_context("compare", words[2:], resilient_parsing=True).params
-    grid = (asked.get(option) for option in ("size", "spacing", "crop", "missing_values", "reference"))
-    return load(asked["data"], **grid_arguments(*grid))
+    options = ("size", "spacing", "crop", "missing_values", "reference", "axes", "at")
+    return load(asked["data"], **grid_arguments(*map(asked.get, options)))
 
 
 def _delete(database: Path) -> None:

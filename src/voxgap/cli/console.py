@@ -65,6 +65,14 @@ def _parts(text: str, option: str, kind: Callable[[str], T], what: str, example:
         ) from None
 
 
+def indices(text: str, option: str) -> dict[str, int]:
+    """Parse `lev=0,ens=2`."""
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and index.strip().isdecimal() for name, _, index in pairs):
+        raise VoxgapError(f"{option} takes an index for each axis, such as lev=0,ens=2; got {text!r}")
+    return {name.strip(): int(index) for name, _, index in pairs}
+
+
 def one_or_three(text: str, option: str) -> int | tuple[int, ...]:
     """Parse `3` or `1,3,3`."""
     values = numbers(text, option)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import decimals, err, numbers
+from voxgap.cli.console import decimals, err, indices, numbers
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -44,6 +44,19 @@ Reference = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+Axes = Annotated[
+    str | None,
+    typer.Option(
+        help="Which axes of the files are depth,height,width (and channels), by name or number.",
+        rich_help_panel=PANEL,
+    ),
+]
+At = Annotated[
+    str | None,
+    typer.Option(
+        help="One index of each axis that a volume has no place for: lev=0,ens=2.", rich_help_panel=PANEL
+    ),
+]
 
 
 def grid_arguments(
@@ -52,11 +65,13 @@ def grid_arguments(
     crop: str | None,
     missing_values: str | None,
     reference: str | None = None,
+    axes: str | None = None,
+    at: str | None = None,
 ) -> dict[str, Any]:
     """Parse the options into arguments of `load_data`.
 
     Raises:
-        VoxgapError: one of them is not a list of numbers.
+        VoxgapError: one of them can't be understood.
     """
     return {
         "size": None if size is None else numbers(size, "--size"),
@@ -64,6 +79,8 @@ def grid_arguments(
         "crop": crop,
         "missing_values": () if missing_values is None else decimals(missing_values, "--missing-values"),
         "reference": reference,
+        "axes": () if axes is None else tuple(axis.strip() for axis in axes.split(",")),
+        "at": {} if at is None else indices(at, "--at"),
     }
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 
 from voxgap.cli.console import err, import_keras, out
-from voxgap.cli.data import MissingValues, grid_arguments, load
+from voxgap.cli.data import At, Axes, MissingValues, grid_arguments, load
 from voxgap.cli.filled import Sample, plain, plan, target_of, write_manifest
 from voxgap.errors import VoxgapError
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from voxgap.dataset import Dataset
+    from voxgap.grid import Grid
     from voxgap.volume import Values, Volume
 
 RECORD = "fill.json"
@@ -44,13 +45,19 @@ class Job:
     strategy: str
     options: dict[str, Any]
     fit_on: str
-    missing_values: tuple[float, ...]
+    grid: Grid
     overwrite: bool
 
     def record(self) -> dict[str, Any]:
         """Return what the values of a filled file depend on."""
         fields = ("data", "strategy", "options", "fit_on")
-        return {name: getattr(self, name) for name in fields} | {"missing_values": list(self.missing_values)}
+        grid = self.grid.to_json()
+        asked = {name: grid[name] for name in ("axes", "at") if grid[name]}
+        return (
+            {name: getattr(self, name) for name in fields}
+            | {"missing_values": grid["missing_values"]}
+            | asked
+        )
 
 
 def fill(
@@ -71,6 +78,8 @@ def fill(
         typer.Option(help="What statistics are learnt from: train (all, where there is no split) or all."),
     ] = "train",
     missing_values: MissingValues = None,
+    axes: Axes = None,
+    at: At = None,
     overwrite: Annotated[bool, typer.Option(help="Replace filled files that are there already.")] = False,
 ) -> None:
     """Fill the gaps and write files of the same names, formats and geometry; observed voxels stay as they are.
@@ -86,10 +95,11 @@ def fill(
       voxgap fill scan.nii.gz --strategy linear --option axis=depth --out filled
     """
     from voxgap.cli.inspect import is_one_volume
+    from voxgap.grid import Grid
     from voxgap.io import is_volume
 
-    options, missing = _options(option or []), grid_arguments(None, None, None, missing_values)
-    job = Job(data, folder, strategy, options, fit_on, tuple(missing["missing_values"]), overwrite)
+    grid = Grid(**grid_arguments(None, None, None, missing_values, None, axes, at))
+    job = Job(data, folder, strategy, _options(option or []), fit_on, grid, overwrite)
     _check(job)
     if data.startswith(EMBEDDED):
         _fill_arrays(job)
@@ -147,7 +157,7 @@ def _fill_arrays(job: Job) -> None:
     if target.exists() and not job.overwrite:
         out.print(f"{target} is there already; --overwrite replaces it", soft_wrap=True)
         return
-    dataset = load(job.data, missing_values=job.missing_values)
+    dataset = load(job.data, missing_values=job.grid.missing_values, axes=job.grid.axes, at=job.grid.at)
     volumes = dataset.volumes
     has_split = source is None or "split" in npz_names(source)
     learn = volumes[dataset.split == "train"] if has_split and job.fit_on == "train" else volumes
@@ -217,7 +227,7 @@ def _fill_files(job: Job) -> None:
     learn = [sample for sample in samples if sample.train or job.fit_on == "all" or not has_split]
 
     def fitted() -> Fill:
-        if job.strategy in ANY_SIZE and not _of_one_shape(samples):
+        if job.strategy in ANY_SIZE and not _of_one_shape(job, samples):
             apply = _of_any_size(job, learn)
         else:
             apply = _fitted(job.strategy, job.options, _stack(job, learn))
@@ -270,18 +280,17 @@ def _fill_sample(job: Job, sample: Sample, apply: Fill) -> None:
         place = split_item(target)[0]
         # A channel that was never acquired is no copy of another; but a folder of DICOM slices needs a patient.
         needed = None if place.name.lower().endswith(tuple(FORMATS)) else present
-        write(place, whole, like=source or needed)
+        original = source or needed
+        write(place, whole, like=None if original is None else job.grid.scan(original))
         if volume is not None:
-            _check_written(target, volume)
+            _check_written(job, target, volume)
 
 
-def _check_written(target: Path, volume: Volume) -> None:
+def _check_written(job: Job, target: Path, volume: Volume) -> None:
     """Refuse a format that did not keep what is observed: one with 8 bits, say."""
     import numpy as np
 
-    from voxgap.io import read
-
-    written, observed = read(target).values, volume.observed
+    written, observed = job.grid.scan(target).read().values, volume.observed
     if written.shape != volume.shape or not np.array_equal(written[observed], volume.values[observed]):
         _remove(target)
         raise VoxgapError(
@@ -302,11 +311,7 @@ def _remove(target: Path) -> None:
 
 
 def _read(job: Job, sample: Sample) -> list[Volume | None]:
-    from voxgap.io import read
-
-    return [
-        None if file is None else read(file, missing_values=job.missing_values) for file in sample.sources
-    ]
+    return [None if file is None else job.grid.scan(file).read() for file in sample.sources]
 
 
 def _joined(volumes: Sequence[Volume | None]) -> Values:
@@ -371,11 +376,9 @@ def _fitted(strategy: str, options: dict[str, Any], volumes: np.ndarray) -> Fill
     return lambda values: keras.ops.convert_to_numpy(layer(values[None], training=False))[0]
 
 
-def _of_one_shape(samples: Sequence[Sample]) -> bool:
+def _of_one_shape(job: Job, samples: Sequence[Sample]) -> bool:
     """Tell from the headers, by the first file of each sample."""
-    from voxgap.io import scan
-
-    return len({scan(next(filter(None, sample.sources))).shape for sample in samples}) == 1
+    return len({job.grid.scan(next(filter(None, sample.sources))).shape for sample in samples}) == 1
 
 
 def _of_any_size(job: Job, samples: Sequence[Sample]) -> Fill:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import err, out
-from voxgap.cli.data import Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
+from voxgap.cli.data import At, Axes, Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -65,7 +65,10 @@ class Inspection:
         words = ["voxgap", "compare", self.name, "--strategies", ",".join(to_compare(self.advice))]
         for name, given in self.grid.items():
             if given:
-                text = given if isinstance(given, str) else ",".join(map(str, given))
+                pairs = (
+                    [f"{key}={index}" for key, index in given.items()] if isinstance(given, dict) else given
+                )
+                text = given if isinstance(given, str) else ",".join(map(str, pairs))
                 words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
         return shlex.join(words)
 
@@ -101,6 +104,8 @@ def inspect(
     crop: Crop = None,
     missing_values: MissingValues = None,
     reference: Reference = None,
+    axes: Axes = None,
+    at: At = None,
     seed: Annotated[int, typer.Option(help="Seed of the permutation tests.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
@@ -114,7 +119,9 @@ def inspect(
 
       voxgap inspect scan.nii.gz --json
     """
-    inspection = _inspect(data, grid_arguments(size, spacing, crop, missing_values, reference), seed)
+    inspection = _inspect(
+        data, grid_arguments(size, spacing, crop, missing_values, reference, axes, at), seed
+    )
     if as_json:
         typer.echo(json.dumps(inspection.to_json()))
     else:
@@ -127,13 +134,13 @@ def inspect(
 
 def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
     from voxgap.grid import Grid
-    from voxgap.io import read
     from voxgap.missingness.advice import advise
     from voxgap.missingness.diagnosis import describe
     from voxgap.missingness.mechanism import examine
 
     if is_one_volume(data):
-        volume = Grid(**grid).place(read(data, missing_values=grid["missing_values"]))[0]
+        wanted = Grid(**grid)
+        volume = wanted.place(wanted.scan(Path(data)).read())[0]
         facts: dict[str, Any] = {"name": data, "spacing": volume.spacing}
         volumes, channels = volume.values[None], volume.channels
         found, evidence = describe(volumes, channels=channels), examine(volumes, channels=channels)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import err, import_keras, numbers, one_or_three, out, training_progress
-from voxgap.cli.data import Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
+from voxgap.cli.data import At, Axes, Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
 from voxgap.cli.export import check_export, export_bundle
 from voxgap.errors import VoxgapError
 
@@ -103,6 +103,8 @@ def train(
     crop: Crop = None,
     missing_values: MissingValues = None,
     reference: Reference = None,
+    axes: Axes = None,
+    at: At = None,
     task: Task = None,
     patch_size: Annotated[
         str | None,
@@ -146,7 +148,7 @@ def train(
     check_free(out_folder, overwrite)
     if class_weight not in ("none", "balanced"):
         raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
-    grid = grid_arguments(size, spacing, crop, missing_values, reference)
+    grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at)
     patch = (
         None
         if patch_size is None

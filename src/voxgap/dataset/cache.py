@@ -101,7 +101,8 @@ def _load(folder: Path, key: str) -> Samples:
     maps = OnDisk.npy(folder / f"{key}.maps.npy") if about["maps"] else None
     if volumes.ndim != 5 or volumes.dtype != np.float32 or (maps is not None and maps.dtype != np.int16):
         raise ValueError(f"{key}: is no entry of this cache")
-    os.utime(folder / f"{key}.json")
+    # The file system's own clock may stand still for some milliseconds.
+    os.utime(folder / f"{key}.json", ns=(time.time_ns(), time.time_ns()))
     spacing = None if about["spacing"] is None else tuple(about["spacing"])
     first = Volume(volumes[0], spacing=spacing, channels=tuple(about["channels"]))
     return Samples(volumes, first, tuple(about["records"]), maps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap import io
+from voxgap.arrays import as_array
 from voxgap.dataset import medmnist
 from voxgap.dataset.cache import cached_samples
 from voxgap.dataset.lazy import OnDisk
@@ -87,7 +88,7 @@ class Dataset:
             object.__setattr__(self, field, value)
 
     def _one_each(self, field: str, values: Any, count: int) -> NDArray[Any]:
-        array = np.asarray(values)
+        array = as_array(values, f"{self.name}: {field}")
         if array.shape[:1] != (count,):
             held = len(array) if array.ndim else "one"
             raise VoxgapError(f"{self.name}: {held} {field} for {count} volumes; give one for each volume")
@@ -106,7 +107,7 @@ class Dataset:
         return wanted
 
     def _checked_label_maps(self, maps: Any, wanted: tuple[int, ...]) -> LabelMap:
-        label_maps: Any = maps if isinstance(maps, OnDisk) else np.asarray(maps)
+        label_maps: Any = maps if isinstance(maps, OnDisk) else as_real(maps, self.name, allow_empty=True)
         if label_maps.shape != wanted:
             raise VoxgapError(
                 f"{self.name}: label maps of {times(label_maps.shape)} for volumes of {times(wanted)}; give one "
@@ -296,6 +297,9 @@ def load_data(
     crop: Literal["observed"] | None = None,
     missing_values: Sequence[float] = (),
     reference: str | None = None,
+    axes: Sequence[str | int] = (),
+    at: Mapping[str, int] | None = None,
+    rules: int = io.RULES,
     seed: int = 0,
     max_bytes: int = io.MAX_BYTES,
     cache: str | os.PathLike[str] | None = None,
@@ -316,6 +320,11 @@ def load_data(
         missing_values: Values that stand for missing in files: they become NaN.
         reference: Of several files a patient, the channel onto whose grid the others are brought by where they
             lie in the world; the first one that is there by default.
+        axes: Which axes of the files are depth, height, width, and perhaps channels, by name or number: for files
+            with other names than those that are known.
+        at: One index of each axis that a volume has no place for: `{"lev": 0}`.
+        rules: Version of the rules by which files are read: see `voxgap.io.rules.RULES`. Only for data that is to
+            be read as an older bundle read its own.
         seed: For the split, where the data has none.
         max_bytes: Refuse data that would take more memory than this.
         cache: A folder in which the volumes of a manifest or a folder are kept, decoded and on the grid, and read
@@ -330,7 +339,8 @@ def load_data(
     Raises:
         VoxgapError: It isn't there, is damaged, or can't be trained on; all problems of a manifest at once.
     """
-    grid = Grid(size, spacing, crop, missing_values, reference)  # type: ignore[arg-type]  # checked there
+    wanted: Any = (size, spacing, crop, missing_values, reference, axes, at, rules)
+    grid = Grid(*wanted)
     if task not in (None, "segmentation"):
         raise VoxgapError(f"task must be segmentation or left out, got {task!r}")
     if isinstance(data, Dataset):
@@ -418,6 +428,10 @@ def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:
     """Bring volumes that are in memory onto a grid."""
     if grid in (AS_IT_IS, data.grid):
         return data
+    if grid.axes or grid.at:
+        raise VoxgapError(
+            f"{data.name}: axes and at are for files; these volumes are (samples, depth, height, width, channels)"
+        )
     if data.grid != AS_IT_IS:
         raise VoxgapError(f"{data.name}: its volumes are on a grid already; load them from their files again")
     if grid.missing_values:

@@ -366,7 +366,7 @@ def _refuse_leftover(stored: Stored, left: list[int], path: Path, always: bool =
     names = _names(stored)
     held = ", ".join(f"{name} {size}" for name, size in zip(names, stored.shape, strict=True))
     remedy = f"--axes {','.join(names[-3:])}"
-    rest = "".join(f" --at {name}=0" for name in names[:-3])
+    rest = f" --at {','.join(f'{name}=0' for name in names[:-3])}" if names[:-3] else ""
     raise VoxgapError(
         f"{path}: has the axes {held}; say which are depth, height, width (and channels) with axes=(...), "
         f"and pick one index of any other with at={{...}}, on the command line as in {remedy}{rest}"
