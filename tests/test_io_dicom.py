@@ -13,7 +13,7 @@ from pydicom.data import get_testdata_file
 
 from test_io_images import TO_LPS, assert_same_world, rotation
 from voxgap.errors import VoxgapError
-from voxgap.io import dicom_header, is_volume, read, scan, write
+from voxgap.io import dicom_files, is_volume, read, scan, write
 from voxgap.volume import Volume
 
 AFFINE = np.array([[0, 0, 0.75, -10], [0, 0.5, 0, 20], [2.5, 0, 0, -30], [0, 0, 0, 1.0]])
@@ -195,6 +195,8 @@ def test_a_copy_of_a_slice_counts_once_and_an_odd_one_is_named(tmp_path: Path) -
     shutil.copy(files[2], tmp_path / "v.dicom" / "copy.dcm")
     assert read(tmp_path / "v.dicom").shape == (6, 4, 5, 1)
     edit(tmp_path / "v.dicom" / "copy.dcm", SOPInstanceUID="1.2.3")
+    assert read(tmp_path / "v.dicom").shape == (6, 4, 5, 1)
+    edit(tmp_path / "v.dicom" / "copy.dcm", PixelData=pydicom.dcmread(files[3]).PixelData)
     with pytest.raises(VoxgapError, match="lie at one place"):
         read(tmp_path / "v.dicom")
     (tmp_path / "v.dicom" / "copy.dcm").unlink()
@@ -306,7 +308,7 @@ def test_files_that_lie(tmp_path: Path) -> None:
 
 
 def test_a_deflated_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dicom_header, "MAX_HEADER", 2**24)
+    monkeypatch.setattr(dicom_files, "MAX_HEADER", 2**24)
     packer = zlib.compressobj(9, wbits=-15)
     body = b"".join(packer.compress(bytes(2**20)) for _ in range(20)) + packer.flush()
     uid = b"1.2.840.10008.1.2.1.99"

@@ -7,9 +7,8 @@ says how many images it has (ImagesInAcquisition). DICOM counts to the left and 
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
-from itertools import groupby, islice
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,16 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.io.dicom_header import TELLING_APART, Clamped, Frame, is_dicom, read_frames
+from voxgap.io.dicom_files import is_dicom, is_series
+from voxgap.io.dicom_header import Frame
+from voxgap.io.dicom_pixels import decoded, fill_in
+from voxgap.io.dicom_series import SAME_PLACE, all_series, chosen
 from voxgap.io.dicom_write import new_series, numbered, write_dicom, write_slice_like
 from voxgap.io.grid import Grid, regular_grid
-from voxgap.io.optional import need
 from voxgap.io.source import Box, Options, Source, Stored, arrange, oriented
-from voxgap.volume import Values, Volume
+from voxgap.volume import Volume
 
-__all__ = ["is_series", "scan_dicom", "write_dicom", "write_dicom_like"]
+__all__ = ["is_dicom", "is_series", "scan_dicom", "write_dicom", "write_dicom_like"]
 
-MAX_FILES = 100_000
 MAX_PADDING = 10_000
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
 
@@ -44,13 +44,15 @@ class Stack(NamedTuple):
 def write_dicom_like(folder: Path, volume: Volume, source: Source) -> None:
     """Write a series with patient, study and acquisition of the original; see `write_slice_like`."""
     path = source.path
-    stack = _stacked(_chosen(_groups(_frames(path)), path, source.options.item), path)
+    stack = _stacked(chosen(all_series(path), path, source.options.item), path)
     values = source.restore(volume.values)
     places = stack.places.tolist()
     if (
         len({frame.file for frame in stack.frames}) < len(places)
         or values.shape[3] != 1
         or stack.affine is None
+        or stack.frames[0].encoded.keyword != "PixelData"
+        or stack.frames[0].encoded.table
     ):
         raise VoxgapError(f"{path}: is no series of grey slices in files of their own; write .nii.gz")
     numbers = dict(zip(places, (frame.instance for frame in stack.frames), strict=True))
@@ -58,16 +60,10 @@ def write_dicom_like(folder: Path, volume: Volume, source: Source) -> None:
     for place in np.flatnonzero(~np.isnan(values).all(axis=(1, 2, 3))).tolist():
         nearest = min(places, key=lambda other: abs(other - place))
         frame = stack.frames[places.index(nearest)]
-        stored = _stored(frame) if place == nearest else None
+        cells = next(iter(decoded([frame]))) if place == nearest else None
         corner = (stack.affine[:3, 3] + stack.affine[:3, 0] * place) * _TO_RAS
         number = numbered(place, numbers)
-        write_slice_like(folder, frame, stored, values[place, ..., 0], series, number, corner)
-
-
-def is_series(path: Path) -> bool:
-    """True for a folder of which the first files are DICOM, and none is anything else."""
-    first = list(islice(_files(path), 3))
-    return bool(first) and all(is_dicom(file) for file in first)
+        write_slice_like(folder, frame, cells, values[place, ..., 0], series, number, corner)
 
 
 def scan_dicom(path: Path, options: Options) -> Source:
@@ -81,16 +77,17 @@ def scan_dicom(path: Path, options: Options) -> Source:
         VoxgapError: There is no image, more than one series and none is chosen, or its slices can't be put
             in order.
     """
-    frames = _frames(path)
-    stack = _stacked(_chosen(_groups(frames), path, options.item), path)
+    stack = _stacked(chosen(all_series(path), path, options.item), path)
     rows, columns, samples = stack.frames[0].size
-    place_to_frame = dict(zip(stack.places.tolist(), stack.frames, strict=True))
+    frames = sorted(zip(stack.frames, stack.places.tolist(), strict=True), key=lambda pair: pair[0][:2])
 
     def load(box: Box) -> NDArray[Any]:
         values = np.full([part.stop - part.start for part in box], np.nan, np.float32)
-        for target, place in zip(values, range(box[0].start, box[0].stop), strict=True):
-            if place in place_to_frame:
-                target[...] = _pixels(place_to_frame[place])[box[1:]]
+        wanted = [(frame, place) for frame, place in frames if box[0].start <= place < box[0].stop]
+        for _, group in groupby(wanted, lambda pair: pair[0].file):
+            of_file = list(group)
+            targets = [values[place - box[0].start] for _, place in of_file]
+            fill_in([frame for frame, _ in of_file], targets, box[1:])
         return values
 
     shape = (stack.depth, rows, columns, samples)
@@ -104,82 +101,6 @@ def scan_dicom(path: Path, options: Options) -> Source:
             channels=("red", "green", "blue") if samples == 3 else (),
         )
     )
-
-
-def _files(path: Path) -> Iterator[Path]:
-    count = 0
-    for folder, folders, names in os.walk(path, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(names):
-            file = Path(folder, name)
-            if name.startswith(".") or name == "DICOMDIR" or not file.is_file():
-                continue
-            count += 1
-            if count > MAX_FILES:
-                raise VoxgapError(f"{path}: holds more than {MAX_FILES} files; name the folder of one series")
-            yield file
-
-
-def _frames(path: Path) -> list[Frame]:
-    if not path.is_dir():
-        return list(read_frames(path))
-    frames: dict[str, Frame] = {}
-    for file in _files(path):
-        if is_dicom(file):
-            # A copy of the same image counts once.
-            frames.update((frame.uid, frame) for frame in read_frames(file))
-    if not frames:
-        raise VoxgapError(f"{path}: is a folder without DICOM images; name one file in it")
-    return list(frames.values())
-
-
-def _groups(frames: list[Frame]) -> list[list[Frame]]:
-    """Part the frames into series, and those that lie otherwise or differ in size from the others."""
-
-    def key(frame: Frame) -> tuple[Any, ...]:
-        turned = tuple(np.round(frame.orientation, 3).tolist())
-        return frame.number, frame.series, turned, frame.size, tuple(np.round(frame.spacing, 4).tolist())
-
-    groups = [list(group) for _, group in groupby(sorted(frames, key=key), key)]
-    return [part for group in groups for part in _told_apart(group)]
-
-
-def _told_apart(frames: list[Frame]) -> list[list[Frame]]:
-    """Part images that lie at one place by echo, time or b-value, if one of these tells them apart."""
-    if _all_apart(frames):
-        return [frames]
-    for index in range(len(TELLING_APART)):
-        parts_by_value: dict[str, list[Frame]] = {}
-        for frame in frames:
-            parts_by_value.setdefault(frame.apart[index], []).append(frame)
-        parts = [parts_by_value[value] for value in sorted(parts_by_value)]
-        if len(parts) > 1 and all(map(_all_apart, parts)):
-            return parts
-    return [frames]
-
-
-def _all_apart(frames: list[Frame]) -> bool:
-    if not all(frame.position for frame in frames):
-        return True
-    return len({tuple(np.round(frame.position, 3)) for frame in frames}) == len(frames)
-
-
-def _chosen(groups: list[list[Frame]], path: Path, item: str | None) -> list[Frame]:
-    if item is None and len(groups) == 1:
-        return groups[0]
-    held = ", ".join(
-        f"{number} = {group[0].label} ({len(group)} image{'s' * (len(group) > 1)})"
-        for number, group in enumerate(groups[:20], 1)
-    )
-    if item is None:
-        raise VoxgapError(f"{path}: holds {len(groups)} series: {held}; choose one with {path.name}::1")
-    matches = [group for group in groups if item in (group[0].series, group[0].label)]
-    if item.isdecimal() and 1 <= int(item) <= len(groups):
-        matches = [groups[int(item) - 1]]
-    if len(matches) != 1:
-        what = "no" if not matches else "more than one"
-        raise VoxgapError(f"{path}: {what} series is {item!r}; it holds {held}")
-    return matches[0]
 
 
 def _stacked(frames: list[Frame], path: Path) -> Stack:
@@ -224,11 +145,11 @@ def _grid(frames: list[Frame], heights: NDArray[np.float64], path: Path) -> Grid
     if len(frames) == 1:
         return Grid(first.between or first.thickness or 1.0, np.zeros(1, int))
     distances = np.diff(heights)
-    if distances.min() < 1e-3:
-        same = frames[int(distances.argmin())]
+    if distances.min() < SAME_PLACE:
+        at = int(distances.argmin())
         raise VoxgapError(
-            f"{path}: two images of {first.label!r} lie at one place ({same.file.name}); "
-            "keep those of one acquisition in the folder"
+            f"{path}: {_name(frames[at])} and {_name(frames[at + 1])} of {first.label!r} lie at one place and "
+            "differ, and no tag tells all images apart; keep those of one acquisition in a folder"
         )
     step = None
     if _numbered_step(frames, heights) and np.isclose(first.between, _numbered_step(frames, heights), 0.01):
@@ -265,34 +186,5 @@ def _lost_ends(frames: list[Frame], grid: Grid) -> tuple[int, int]:
     return 0, 0
 
 
-def _stored(frame: Frame) -> NDArray[Any]:
-    """Decode one frame: scaled, with NaN where it is padding, `(rows, columns, samples)`."""
-    pydicom = need("pydicom", frame.file)
-    pixels = need("pydicom.pixels", frame.file)
-    with Clamped(frame.file) as stream:
-        # A deflated file has no place where its pixels start: it was measured, and is expanded whole.
-        source = pydicom.dcmread(stream) if frame.deflated else stream
-        try:
-            stored = pixels.pixel_array(source, index=frame.part)
-        except (RuntimeError, NotImplementedError) as error:
-            raise VoxgapError(
-                f"{frame.file}: can't be decompressed ({_last(error)}); "
-                "save it uncompressed, or: pip install pylibjpeg[all] pyjpegls"
-            ) from error
-    if stored.shape[:2] != frame.size[:2]:
-        raise VoxgapError(f"{frame.file}: decodes to {stored.shape}, not {frame.size[:2]}; copy it again")
-    return np.asarray(stored)
-
-
-def _pixels(frame: Frame) -> Values:
-    """Return one frame in its own units, padding as NaN."""
-    stored = _stored(frame)
-    values = (stored * np.float64(frame.slope) + frame.intercept).astype(np.float32)
-    if frame.padding is not None:
-        low, high = frame.padding
-        values[(stored >= low) & (stored <= high)] = np.nan
-    return values.reshape(frame.size)
-
-
-def _last(error: Exception) -> str:
-    return " ".join(str(error).split())[:160]
+def _name(frame: Frame) -> str:
+    return f"frame {frame.part + 1} of {frame.file.name}" if frame.encoded.frames > 1 else frame.file.name

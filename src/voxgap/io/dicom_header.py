@@ -2,67 +2,79 @@
 
 from __future__ import annotations
 
-import io
-import zlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 
 from voxgap.errors import VoxgapError
+from voxgap.io.dicom_files import is_dicom, opened, read_header
+from voxgap.io.dicom_pixels import IMAGE_PIXEL, Encoded, Padding, encoding
 from voxgap.io.optional import need
-from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
 
-DEFLATED = "1.2.840.10008.1.2.1.99"
-MAX_FRAMES = 2**17
-MAX_HEADER = 2**28
-MIN_FRAME = 4
-"""Fewer bytes than this can't hold a frame, however compressed."""
 
-_TAGS = (
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "SeriesDescription",
-    "SeriesNumber",
-    "Modality",
-    "InstanceNumber",
-    "ImagesInAcquisition",
-    "EchoNumbers",
-    "EchoTime",
-    "TemporalPositionIdentifier",
-    "DiffusionBValue",
-    "AcquisitionNumber",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-    "FrameTime",
-    "GridFrameOffsetVector",
-    "DoseGridScaling",
-    "Rows",
-    "Columns",
-    "SamplesPerPixel",
-    "BitsAllocated",
-    "PixelRepresentation",
-    "PhotometricInterpretation",
-    "NumberOfFrames",
-    "RescaleSlope",
-    "RescaleIntercept",
-    "PixelPaddingValue",
-    "PixelPaddingRangeLimit",
-    "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
-)
+class Telling(NamedTuple):
+    """One thing that may tell images at one place apart: words for it, and the fields that say it."""
+
+    words: str
+    fields: tuple[str, ...]
+    in_time: bool = False
+    """Whether it grows from image to image, so that its order counts and not its values."""
+
+
 TELLING_APART = (
-    "EchoNumbers",
-    "EchoTime",
-    "TemporalPositionIdentifier",
-    "DiffusionBValue",
-    "AcquisitionNumber",
+    Telling("stack {}", ("StackID",)),
+    Telling("segment {}", ("ReferencedSegmentNumber",)),
+    Telling("echo {} ms", ("EffectiveEchoTime", "EchoTime")),
+    Telling("echo {}", ("EchoNumbers",)),
+    Telling("inversion {} ms", ("InversionTimes", "InversionTime")),
+    Telling("repetition {} ms", ("RepetitionTime",)),
+    Telling("flip angle {}°", ("FlipAngle",)),
+    Telling("b {} s/mm²", ("DiffusionBValue",)),
+    Telling("direction {}", ("DiffusionGradientOrientation",)),
+    Telling("diffusion {}", ("DiffusionDirectionality",)),
+    Telling("{}", ("ComplexImageComponent",)),
+    Telling("{}", ("FrameType", "ImageType")),
+    Telling("contrast {}", ("AcquisitionContrast",)),
+    Telling("bolus {}", ("ContrastBolusAgentPhase",)),
+    Telling("{} kV", ("KVP",)),
+    Telling("{} keV", ("MonoenergeticEnergyEquivalent",)),
+    Telling("kernel {}", ("ConvolutionKernel",)),
+    Telling("velocity direction {}", ("VelocityEncodingDirection",)),
+    Telling("velocity {} cm/s", ("VelocityEncodingMaximumValue",)),
+    Telling("time point {}", ("TemporalPositionIndex", "TemporalPositionIdentifier")),
+    Telling("phase {}", ("PhaseNumber",)),
+    Telling("{} % of the heart beat", ("NominalPercentageOfCardiacPhase",)),
+    Telling("trigger {} ms", ("NominalCardiacTriggerDelayTime", "TriggerTime"), True),
+    Telling("breath {} ms", ("NominalRespiratoryTriggerDelayTime",), True),
+    Telling("time {} s", ("TemporalPositionTimeOffset",), True),
+    Telling("reference time {} ms", ("FrameReferenceTime",), True),
+    Telling("acquisition {}", ("FrameAcquisitionNumber", "AcquisitionNumber")),
+    Telling("optical path {}", ("OpticalPathIdentifier",)),
+    Telling("acquired {}", ("FrameAcquisitionDateTime", "AcquisitionDateTime"), True),
+    Telling("acquired {}", ("AcquisitionTime",), True),
+    Telling("content time {}", ("ContentTime",), True),
 )
-"""What tells images at one position apart."""
+"""In the order in which they are tried."""
+
+_FILE = """SOPInstanceUID SeriesInstanceUID SeriesDescription SeriesNumber Modality InstanceNumber
+    ImagesInAcquisition FrameTime GridFrameOffsetVector DoseGridScaling PixelPaddingValue PixelPaddingRangeLimit
+    FloatPixelPaddingValue FloatPixelPaddingRangeLimit DoubleFloatPixelPaddingValue
+    DoubleFloatPixelPaddingRangeLimit NumberOfFrames""".split()  # noqa: SIM905
+_PER_FRAME = """ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness SpacingBetweenSlices
+    RescaleSlope RescaleIntercept DimensionIndexValues""".split()  # noqa: SIM905
+_PER_FRAME += [name for telling in TELLING_APART for name in telling.fields]
+_GROUPS = """PlanePositionSequence PlaneOrientationSequence PixelMeasuresSequence FrameContentSequence
+    PixelValueTransformationSequence MREchoSequence MRDiffusionSequence DiffusionGradientDirectionSequence
+    MRTimingAndRelatedParametersSequence MRModifierSequence MRVelocityEncodingSequence
+    MRImageFrameTypeSequence CTImageFrameTypeSequence PETFrameTypeSequence ParametricMapFrameTypeSequence
+    CTXRayDetailsSequence CTReconstructionSequence MultienergyCTProcessingSequence TemporalPositionSequence
+    CardiacSynchronizationSequence RespiratorySynchronizationSequence SegmentIdentificationSequence
+    ContrastBolusUsageSequence OpticalPathIdentificationSequence""".split()  # noqa: SIM905
+_SEQUENCES = ["SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "DimensionIndexSequence"]
+_TAGS = [*_FILE, *_PER_FRAME, *_SEQUENCES, *IMAGE_PIXEL]
 
 
 class Frame(NamedTuple):
@@ -70,16 +82,18 @@ class Frame(NamedTuple):
 
     file: Path
     part: int
-    deflated: bool
+    encoded: Encoded
     uid: str
+    """Of the instance and the frame in it; empty where the file gives none."""
     series: str
     label: str
     number: int
     instance: int | None
     total: int
-    apart: tuple[str, ...]
+    apart: Mapping[str, str]
+    """What may tell it from others at its place: a value for the words of each `Telling`, where there is one."""
     size: tuple[int, int, int]
-    """Rows, columns, samples per pixel."""
+    """Rows, columns, channels."""
     position: tuple[float, ...]
     orientation: tuple[float, ...]
     spacing: tuple[float, ...]
@@ -89,22 +103,7 @@ class Frame(NamedTuple):
     frame_time: float
     slope: float
     intercept: float
-    padding: tuple[float, float] | None
-    """Lowest and highest stored value that is padding."""
-
-
-class Clamped(io.FileIO):
-    """A file that never tries to read beyond its end: a length that lies takes no memory."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        left = max(0, Path(self.name).stat().st_size - self.tell())
-        return super().read(left if size is None or size < 0 else min(size, left)) or b""
-
-
-def is_dicom(path: Path) -> bool:
-    """True for a file that starts as DICOM files do."""
-    with path.open("rb") as stream:
-        return stream.read(132)[128:] == b"DICM"
+    padding: Padding | None
 
 
 def read_frames(path: Path) -> Iterator[Frame]:
@@ -113,51 +112,108 @@ def read_frames(path: Path) -> Iterator[Frame]:
     Raises:
         VoxgapError: It isn't DICOM, holds no image, or claims more frames than it can hold.
     """
-    pydicom = need("pydicom", path)
     if not is_dicom(path):
         raise VoxgapError(f"{path}: is not a DICOM file; check its name and source")
-    _refuse_bomb(path, pydicom)
-    with Clamped(path) as stream:
-        header = pydicom.dcmread(stream, stop_before_pixels=True, specific_tags=list(_TAGS))
-    if "Rows" not in header or "Columns" not in header:
-        raise VoxgapError(f"{path}: is DICOM, but no image ({header.get('Modality', 'no modality')})")
-    count = int(header.get("NumberOfFrames") or 1)
-    _check_size(path, header, count, pydicom)
+    pydicom = need("pydicom", path)
+    with opened(path) as stream:
+        header = read_header(stream, path, _TAGS)
+        if "Rows" not in header or "Columns" not in header:
+            raise NoImageError(f"{path}: is DICOM, but no image ({header.get('Modality', 'no modality')})")
+        count = int(header.get("NumberOfFrames") or 1)
+        encoded = encoding(stream, path, header, count)
+    tags = _Tags(pydicom)
+    of_file = {name: header.get(name) for name in (*_FILE, *_PER_FRAME) if name in header}
+    shared = header.get("SharedFunctionalGroupsSequence") or []
+    own = list(header.get("PerFrameFunctionalGroupsSequence") or [])
+    enhanced = bool(shared or own)
+    for group in shared[:1]:
+        tags.collect(group, of_file)
+    dimensions = _dimensions(pydicom, header)
+    del header, shared
     for index in range(count):
-        yield _frame(path, index, count, _Groups(header, index))
+        values = dict(of_file)
+        if index < len(own):
+            tags.collect(own[index], values)
+            own[index] = None  # What is parsed of one takes far more memory than the frame that it describes.
+        get = _Values(path, values, enhanced)
+        yield _frame(get, index, count, encoded, dimensions)
 
 
-class _Groups:
+class NoImageError(VoxgapError):
+    """A DICOM object of another kind: a report, a plan, the index of a disc."""
+
+
+class _Tags:
+    """Finds the fields that are wanted in functional groups; only these are parsed."""
+
+    def __init__(self, pydicom: Any) -> None:
+        tag = pydicom.datadict.tag_for_keyword
+        self._sequences = {tag(name) for name in _GROUPS}
+        self._fields = {tag(name): name for name in _PER_FRAME}
+
+    def collect(self, group: Any, found: dict[str, Any]) -> None:
+        for tag in group.keys():  # noqa: SIM118 - a data set yields its elements, not their tags
+            if tag in self._sequences:
+                for item in reversed(group[tag].value or []):
+                    self.collect(item, found)
+            elif tag in self._fields:
+                found[self._fields[tag]] = group[tag].value
+
+
+class _Values:
     """The values that hold for one frame: its own, the shared ones of an enhanced image, or the file's."""
 
-    def __init__(self, header: Any, index: int) -> None:
-        self._header = header
-        shared = header.get("SharedFunctionalGroupsSequence") or []
-        own = header.get("PerFrameFunctionalGroupsSequence") or []
-        self._groups = [*own[index : index + 1], *shared[:1]]
-        self.enhanced = bool(self._groups)
-        self.deflated = str(header.file_meta.get("TransferSyntaxUID")) == DEFLATED
+    def __init__(self, path: Path, values: Mapping[str, Any], enhanced: bool) -> None:
+        self.path, self.enhanced = path, enhanced
+        self.get = values.get
 
-    def __call__(self, name: str, sequence: str = "") -> Any:
-        for group in self._groups if sequence else ():
-            for inner in group.get(sequence) or []:
-                if name in inner:
-                    return inner.get(name)
-        return self._header.get(name)
-
-    def number(self, name: str, default: float, sequence: str = "") -> float:
-        value = self(name, sequence)
+    def number(self, name: str, default: float) -> float:
+        value = self.get(name)
         return default if value in (None, "") else float(value)
 
-    def numbers(self, name: str, count: int, sequence: str = "") -> tuple[float, ...]:
-        value = self(name, sequence)
-        found = () if value in (None, "") else tuple(float(part) for part in np.atleast_1d(value))
-        return found if len(found) == count and np.isfinite(found).all() else ()
+    def numbers(self, name: str, count: int) -> tuple[float, ...]:
+        value = self.get(name)
+        if value in (None, ""):
+            return ()
+        found = tuple(map(float, value)) if _is_list(value) else (float(value),)
+        return found if len(found) == count and all(map(math.isfinite, found)) else ()
 
 
-def _position(get: _Groups, index: int, count: int) -> tuple[float, ...]:
+def _is_list(value: Any) -> TypeGuard[Iterable[Any]]:
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes)
+
+
+def _dimensions(pydicom: Any, header: Any) -> list[str]:
+    """Return words for the dimensions by which the frames of an enhanced image are indexed."""
+    pointers = [item.get("DimensionIndexPointer") for item in header.get("DimensionIndexSequence") or []]
+    names = [pydicom.datadict.keyword_for_tag(pointer) if pointer else "" for pointer in pointers]
+    return [f"{name or f'dimension {index}'} {{}}" for index, name in enumerate(names, 1)]
+
+
+def _apart(get: _Values, dimensions: list[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for telling in TELLING_APART:
+        text = next((text for name in telling.fields if (text := _text(get.get(name)))), "")
+        if text:
+            found.setdefault(telling.words, text)
+    value: Any = get.get("DimensionIndexValues")
+    indices = list(value) if _is_list(value) else [value] if isinstance(value, int) else []
+    for number, index in enumerate(indices, 1):
+        words = dimensions[number - 1] if number <= len(dimensions) else f"dimension {number} {{}}"
+        found.setdefault(words, _text(index))
+    return found
+
+
+def _text(value: Any) -> str:
+    if _is_list(value):
+        return "\\".join(map(_text, value))
+    # Times of day are text, and stay as they are.
+    return f"{value:.6g}" if isinstance(value, int | float) else " ".join(str(value or "").split())[:80]
+
+
+def _position(get: _Values, index: int, count: int) -> tuple[float, ...]:
     """Return where the first voxel of a frame lies, or nothing where the file doesn't say."""
-    position = get.numbers("ImagePositionPatient", 3, "PlanePositionSequence")
+    position = get.numbers("ImagePositionPatient", 3)
     if get.enhanced or count == 1 or not position:
         return position
     # Older files with many frames have one position for all of them: dose grids say how far each is from it.
@@ -168,76 +224,62 @@ def _position(get: _Groups, index: int, count: int) -> tuple[float, ...]:
     return tuple((np.array(position) + np.cross(turn[:3], turn[3:]) * (offsets[index] - offsets[0])).tolist())
 
 
-def _frame(path: Path, index: int, count: int, get: _Groups) -> Frame:
-    instance = get("InstanceNumber")
-    measures, scaling = "PixelMeasuresSequence", "PixelValueTransformationSequence"
-    spacing = get.numbers("PixelSpacing", 2, measures)
+def _frame(get: _Values, index: int, count: int, encoded: Encoded, dimensions: list[str]) -> Frame:
+    instance = get.get("InstanceNumber")
+    uid = str(get.get("SOPInstanceUID") or "")
+    spacing = get.numbers("PixelSpacing", 2)
+    slope, intercept = (
+        get.number("RescaleSlope", get.number("DoseGridScaling", 1)),
+        get.number("RescaleIntercept", 0),
+    )
+    if not slope or not math.isfinite(slope) or not math.isfinite(intercept):
+        raise VoxgapError(
+            f"{get.path}: scales its values by {slope:g} and {intercept:g}; repair RescaleSlope, RescaleIntercept"
+        )
     return Frame(
-        path,
+        get.path,
         index,
-        get.deflated,
-        f"{get('SOPInstanceUID')} {index}",
-        str(get("SeriesInstanceUID") or ""),
-        " ".join(str(get("SeriesDescription") or get("Modality") or "series").split())[:40],
+        encoded,
+        f"{uid} {index}" if uid else "",
+        str(get.get("SeriesInstanceUID") or ""),
+        " ".join(str(get.get("SeriesDescription") or get.get("Modality") or "series").split())[:40],
         int(get.number("SeriesNumber", 0)),
         None if get.enhanced or instance in (None, "") else int(instance),
         int(get.number("ImagesInAcquisition", 0)),
-        tuple(str(get(name)) for name in TELLING_APART),
-        (int(get("Rows")), int(get("Columns")), int(get("SamplesPerPixel") or 1)),
+        _apart(get, dimensions),
+        encoded.size,
         _position(get, index, count),
-        get.numbers("ImageOrientationPatient", 6, "PlaneOrientationSequence"),
+        get.numbers("ImageOrientationPatient", 6),
         spacing if all(size > 0 for size in spacing) else (),
-        get.number("SliceThickness", 0, measures),
-        abs(get.number("SpacingBetweenSlices", 0, measures)),
+        get.number("SliceThickness", 0),
+        abs(get.number("SpacingBetweenSlices", 0)),
         get.number("FrameTime", 0),
-        get.number("RescaleSlope", get.number("DoseGridScaling", 1), scaling),
-        get.number("RescaleIntercept", 0, scaling),
-        _padding(get),
+        slope,
+        intercept,
+        _padding(get, encoded),
     )
 
 
-def _padding(get: _Groups) -> tuple[float, float] | None:
-    value = get("PixelPaddingValue")
-    if not isinstance(value, int):
+def _padding(get: _Values, encoded: Encoded) -> Padding | None:
+    # Only grey values are padded: PS3.3, C.7.5.1.1.2.
+    if not encoded.grey:
         return None
-    limit = get("PixelPaddingRangeLimit")
-    ends = [_signed(end, get) for end in (value, limit if isinstance(limit, int) else value)]
-    return float(min(ends)), float(max(ends))
+    name = encoded.keyword.removesuffix("Data")
+    first, limit = (_single(get, f"{name}Padding{end}", encoded) for end in ("Value", "RangeLimit"))
+    if first is None:
+        return None
+    return encoded.padding(first, first if limit is None else limit)
 
 
-def _signed(value: int, get: _Groups) -> int:
-    # Writers disagree on the sign of this value: what counts is how the pixels are stored.
-    bits = int(get("BitsAllocated") or 16)
-    value %= 1 << bits
-    return value - (1 << bits) if get("PixelRepresentation") == 1 and value >= 1 << (bits - 1) else value
-
-
-def _check_size(path: Path, header: Any, count: int, pydicom: Any) -> None:
-    rows, columns, samples = (int(header.get(n) or 1) for n in ("Rows", "Columns", "SamplesPerPixel"))
-    held = path.stat().st_size
-    syntax = pydicom.uid.UID(str(header.file_meta.get("TransferSyntaxUID", "")))
-    packed = syntax.is_valid and (syntax.is_deflated or syntax.is_compressed)
-    needed = count * (MIN_FRAME if packed else rows * columns * samples * int(header.BitsAllocated) // 8)
-    lies = needed > held * (DEFLATE_LIMIT if packed else 1)
-    if lies or not 1 <= count <= MAX_FRAMES or min(rows, columns, samples) < 1:
-        raise VoxgapError(
-            f"{path}: claims {count} frames of {rows}×{columns}, more than it can hold; copy it again"
-        )
-    if str(header.get("PhotometricInterpretation")) == "PALETTE COLOR":
-        raise VoxgapError(f"{path}: its values are colours of a palette, not measurements; convert it to RGB")
-
-
-def _refuse_bomb(path: Path, pydicom: Any) -> None:
-    """Refuse a deflated file that would expand beyond bounds: the library expands it whole."""
-    with Clamped(path) as stream:
-        stream.seek(132)
-        meta = pydicom.filereader.read_dataset(
-            stream, False, True, stop_when=lambda tag, vr, length: tag.group != 2
-        )
-        if meta.get("TransferSyntaxUID") != DEFLATED:
-            return
-        if "FileMetaInformationGroupLength" in meta:
-            # Behind preamble, magic, and the element that holds the length of the others.
-            stream.seek(144 + int(meta.FileMetaInformationGroupLength))
-        if inflated_size(stream.read(), MAX_HEADER, -zlib.MAX_WBITS) > MAX_HEADER:
-            raise VoxgapError(f"{path}: expands beyond {MAX_HEADER >> 20} MiB; save it without deflation")
+def _single(get: _Values, name: str, encoded: Encoded) -> float | None:
+    value = get.get(name)
+    if value in (None, "", b""):
+        return None
+    if isinstance(value, bytes):  # Of a VR that doesn't say what it holds.
+        value = int.from_bytes(value, "little" if encoded.little else "big")
+    if _is_list(value):
+        # A repeated value says one thing.
+        value = next(iter(value)) if len(set(value)) == 1 else None
+    if not isinstance(value, int | float):
+        raise VoxgapError(f"{get.path}: its {name} is not one number; repair or remove it")
+    return value

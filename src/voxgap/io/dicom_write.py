@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io.dicom_header import Frame
+from voxgap.io.dicom_pixels import is_padding, scaled, stored_values
 from voxgap.io.optional import need
 from voxgap.io.source import placed
 from voxgap.volume import Values, Volume
@@ -68,7 +69,7 @@ def numbered(place: int, numbers: dict[int, int | None]) -> int:
 def write_slice_like(
     folder: Path,
     frame: Frame,
-    stored: NDArray[Any] | None,
+    cells: NDArray[Any] | None,
     values: Values,
     series: str,
     number: int,
@@ -79,8 +80,8 @@ def write_slice_like(
     Args:
         folder: Where to.
         frame: Of the original, or of the neighbour of a slice that was lost.
-        stored: The pixels of the original as stored, None for a slice that was lost.
-        values: `(rows, columns)`, in the units of the frame. Where `stored` says the same, it stays; others are
+        cells: The pixels of the original as stored, None for a slice that was lost.
+        values: `(rows, columns)`, in the units of the frame. Where `cells` say the same, it stays; others are
             rounded to what the frame's bits hold.
         series: UID of the new series.
         number: Of the instance.
@@ -89,8 +90,8 @@ def write_slice_like(
     pydicom = need("pydicom", folder)
     from pydicom.valuerep import DSfloat
 
-    ds = pydicom.dcmread(frame.file)
-    pixels = _as_stored(ds, frame, stored, values)
+    ds = pydicom.dcmread(frame.file, force=True)
+    pixels = _as_stored(ds, frame, cells, values)
     ds.SeriesInstanceUID = series
     ds.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[series, str(number), str(corner.tolist())])
     ds.ImageType = ["DERIVED", *list(ds.get("ImageType") or ["", "SECONDARY"])[1:]]
@@ -98,7 +99,7 @@ def write_slice_like(
     for name in ("SmallestImagePixelValue", "LargestImagePixelValue"):
         if name in ds:
             delattr(ds, name)
-    if stored is None:
+    if cells is None:
         ds.InstanceNumber = number
         ds.ImagePositionPatient = [DSfloat(float(place), auto_format=True) for place in corner]
         if "SliceLocation" in ds:
@@ -106,7 +107,11 @@ def write_slice_like(
             ds.SliceLocation = DSfloat(float(np.cross(turn[:3], turn[3:]) @ corner), auto_format=True)
     ds.PixelData = pixels.tobytes()
     ds["PixelData"].VR = "OW"
+    ds.HighBit = ds.BitsStored - 1
+    if "SOPClassUID" not in ds:
+        ds.SOPClassUID = pydicom.uid.SecondaryCaptureImageStorage
     ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
     ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPInstanceUID
     pydicom.dcmwrite(
         folder / f"{number:05d}-{ds.SOPInstanceUID[-6:]}.dcm",
@@ -117,7 +122,7 @@ def write_slice_like(
     )
 
 
-def _as_stored(ds: Any, frame: Frame, stored: NDArray[Any] | None, values: Values) -> NDArray[Any]:
+def _as_stored(ds: Any, frame: Frame, cells: NDArray[Any] | None, values: Values) -> NDArray[Any]:
     """Return values as the frame stores them."""
     bits, signed = int(ds.BitsStored), int(ds.PixelRepresentation) == 1
     low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
@@ -126,16 +131,16 @@ def _as_stored(ds: Any, frame: Frame, stored: NDArray[Any] | None, values: Value
         new = np.rint((values.astype(np.float64) - frame.intercept) / frame.slope).clip(low, high)
     if frame.padding is not None:
         # What is filled must not read as padding.
-        first, last = frame.padding
-        padded = padded if stored is None else (stored >= first) & (stored <= last)
+        first, last, _ = frame.padding
+        padded = padded if cells is None else is_padding(frame, cells)
         beside = last + 1 if last < high else first - 1
         new = np.where((new >= first) & (new <= last), beside, new)
         new = np.where(missing, first, new)
     elif missing.any():
         raise VoxgapError(f"{frame.file}: has no PixelPaddingValue for what is still missing; write .nii.gz")
-    if stored is not None:
-        before = (stored * np.float64(frame.slope) + frame.intercept).astype(np.float32)
-        new = np.where(np.where(padded, missing, before == values), stored, new)
+    if cells is not None:
+        before = scaled(frame, stored_values(frame, cells))
+        new = np.where(np.where(padded, missing, before == values), stored_values(frame, cells), new)
     return new.astype(f"<{'i' if signed else 'u'}{int(ds.BitsAllocated) // 8}")
 
 
