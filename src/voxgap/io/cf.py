@@ -28,6 +28,8 @@ ATTRIBUTES = (
 """Those that `decode` understands."""
 
 DEFAULT_FILLS = {
+    "i1": -127,
+    "u1": 255,
     "i2": -32767,
     "u2": 65535,
     "i4": -2147483647,
@@ -37,12 +39,13 @@ DEFAULT_FILLS = {
     "f4": 9.969209968386869e36,
     "f8": 9.969209968386869e36,
 }
-"""What the NetCDF library puts where nothing was written, by type; single bytes need all of their values."""
+"""What the NetCDF library puts where nothing was written, by type."""
 
 
 def with_default_fill(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
-    """Return the attributes of a NetCDF variable that is filled by default where it names no value for that."""
-    fill = DEFAULT_FILLS.get(dtype.str[1:])
+    """Return the attributes of a NetCDF variable, with what the library fills with where they name no value."""
+    # The library compares its own fill value with what `_Unsigned` has made of the values: never alike.
+    fill = None if "_Unsigned" in attributes else DEFAULT_FILLS.get(dtype.str[1:])
     return {**({} if fill is None else {"_FillValue": fill}), **attributes}
 
 
@@ -131,10 +134,11 @@ def _numbers(attributes: Mapping[str, Any], name: str, dtype: np.dtype[Any] | No
 def _from_text(value: bytes | str) -> Any:
     """Return the number in a text; xarray keeps the fill values of Zarr 3 as base64."""
     text = value.decode("latin-1") if isinstance(value, bytes) else value
-    try:
-        return float(text)
-    except ValueError:
-        pass
+    for number in (int, float):  # Whole numbers of 64 bits are more than a float can hold.
+        try:
+            return number(text)
+        except ValueError:
+            continue
     try:
         return struct.unpack("<d", base64.b64decode(text, validate=True))[0]
     except (binascii.Error, struct.error, ValueError):

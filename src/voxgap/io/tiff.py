@@ -42,7 +42,7 @@ def scan_tiff(path: Path, options: Options) -> Source:
         dtype = np.dtype(series.dtype)
         page = series.keyframe
         said, channels, kept = _ome_facts(file, index, axes) or _other_facts(file, axes, shape)
-        sentinels = {"_FillValue": page.nodata} if 42113 in page.tags else {}
+        sentinels = {"_FillValue": page.tags[42113].value} if 42113 in page.tags else {}
 
     def load(box: Box) -> NDArray[Any]:
         with _opened(tifffile, path) as file:
