@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing
-from voxgap.io import arrays, dicom, hdf5, medical, metaimage, netcdf, nrrd, tiff, video, zarr
+from voxgap.io import arrays, dicom, hdf5, matlab, medical, metaimage, netcdf, nrrd, tiff, video, zarr
 from voxgap.io.folders import replacing_folder
 from voxgap.io.rules import RULES
 from voxgap.io.source import MAX_BYTES, Options, Region, Source, UnknownAxisError, one_line
@@ -58,6 +58,7 @@ _ZARR = Format(zarr.scan_zarr, write_folder=zarr.write_zarr, like=zarr.write_zar
 _NRRD = Format(nrrd.scan_nrrd, nrrd.write_nrrd, like=nrrd.write_nrrd_like)
 _META = Format(metaimage.scan_metaimage, metaimage.write_metaimage, like=metaimage.write_metaimage_like)
 _CLIP = Format(video.scan_video)
+_DICOM = (".dcm", ".dicom")
 
 FORMATS = {
     ".npy": Format(arrays.scan_npy, arrays.write_npy),
@@ -77,6 +78,7 @@ FORMATS = {
     ".zarr": _ZARR,
     ".h5": _HDF5,
     ".hdf5": _HDF5,
+    ".mat": Format(matlab.scan_mat),
     ".nc": _NETCDF,
     ".nc4": _NETCDF,
     ".mkv": Format(video.scan_video, video.write_video),
@@ -130,7 +132,7 @@ def scan(
         path: A file of a format in `FORMATS`, a folder with a DICOM series, or a Zarr store;
             `file.h5::images/ct` names one item of several in it.
         item: The same without the `::`: a dataset of an HDF5 file, variables of a NetCDF file (`sst` or
-            `sst,airt`), an array of a Zarr or `.npz` file, a series of a DICOM folder or TIFF file (its
+            `sst,airt`), an array of a Zarr, MATLAB or `.npz` file, a series of a DICOM folder or TIFF file (its
             number from 1, or its UID), `grey` or `rgb` of a video.
         axes: Which of the file's axes, by name or number, are depth, height, width, and perhaps channels.
             By default found from their names.
@@ -221,9 +223,14 @@ def _format_like(path: Path, volume: Volume, source: Source) -> Format:
 
 
 def suffix(path: Path) -> str:
-    """Return the registered suffix that the name ends with, or raise a `VoxgapError` that lists them."""
+    """Return the registered suffix that the name ends with, or raise a `VoxgapError` that lists them.
+
+    Scanners name DICOM files by number: they are known by what they hold.
+    """
     name = path.name.lower()
     found = [known for known in FORMATS if name.endswith(known) and len(name) > len(known)]
+    if not found and path.is_file() and dicom.is_dicom(path):
+        return ".dcm"
     if not found:
         raise VoxgapError(f"{path}: unknown format; voxgap reads and writes {', '.join(FORMATS)}")
     return max(found, key=len)
@@ -238,12 +245,12 @@ def split_item(path: Path) -> tuple[Path, str | None]:
 
 
 def is_volume(path: Path) -> bool:
-    """True for a file with a known suffix, a Zarr store, and a folder that holds DICOM files only."""
+    """True for a file of a known format, a Zarr store, and a folder with DICOM and no volume of another format."""
     if path.name.startswith("."):
         return False
     if path.is_dir():
-        return zarr.is_zarr(path) or dicom.is_series(path)
-    return path.is_file() and path.name.lower().endswith(tuple(FORMATS))
+        return zarr.is_zarr(path) or dicom.is_series(path, [name for name in FORMATS if name not in _DICOM])
+    return path.is_file() and (path.name.lower().endswith(tuple(FORMATS)) or dicom.is_dicom(path))
 
 
 def check_volume(path: Path) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from voxgap.io.source import one_line
 
-ALLOWED = ("voxgap.io.hdf5", "voxgap.io.netcdf")
+ALLOWED = ("voxgap.io.hdf5", "voxgap.io.matlab", "voxgap.io.netcdf")
 LIBRARIES = 4 * 2**30
 """Address space that the libraries and their caches take."""
 
