@@ -10,6 +10,7 @@ import netCDF4
 import numpy as np
 import pytest
 import tifffile
+import xarray
 
 from voxgap.io import cf, read, write
 
@@ -96,7 +97,18 @@ def test_sentinels_of_eight_bytes_are_compared_exactly() -> None:
     assert cf.decode(np.array([255, 1], "u1"), {"_FillValue": -1}).tolist() == [255, 1]
 
 
-def test_a_library_that_fills_nothing_calls_nothing_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("engine", ["h5netcdf", "netcdf4"])
+def test_who_wrote_a_file_says_whether_it_has_fill_values(dtype: str, engine: Any, tmp_path: Path) -> None:
+    data = xarray.Dataset({"v": (("time", "lat", "lon"), _values(dtype))})
+    data.to_netcdf(tmp_path / "v.nc", engine=engine, encoding={"v": {"_FillValue": None}})
+    with netCDF4.Dataset(tmp_path / "v.nc") as file:
+        wanted = np.ma.asarray(file["v"][:]).astype("f8").filled(np.nan).astype("f4")
+    assert np.isnan(wanted).any() == (engine == "netcdf4" or dtype not in ("i1", "u1"))
+    assert np.array_equal(read(tmp_path / "v.nc").values[..., 0], wanted, equal_nan=True)
+
+
+def test_a_file_that_was_never_filled_is_as_netcdf4_has_it(tmp_path: Path) -> None:
     with netCDF4.Dataset(tmp_path / "v.nc", "w") as file:
         file.set_fill_off()
         for name, size in zip(("time", "lat", "lon"), SHAPE, strict=True):

@@ -104,13 +104,16 @@ def write_netcdf_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
 
 def describe(path: Path) -> dict[str, Any]:
     """Return dimensions, types and attributes of all variables, and coordinates, as JSON can say them."""
+    filled = _filled(path)
     with _opened(path) as data:
         return {
             str(name): {
                 "dims": list(map(str, variable.dims)),
                 "shape": list(variable.shape),
                 "dtype": variable.dtype.str,
-                "attributes": cf.with_default_fill(plain(variable.attrs), variable.dtype),
+                "attributes": cf.with_default_fill(plain(variable.attrs), variable.dtype)
+                if filled is None or name in filled
+                else plain(variable.attrs),
                 "places": _places(variable) if variable.dims == (name,) else None,
             }
             for name, variable in data.variables.items()
@@ -129,6 +132,24 @@ def read_variable(
             return read_part(file[name], parts, attributes, path, max_bytes)
     with _opened(path) as data:
         return cf.decode(np.asarray(data[name].variable[parts].values), attributes)
+
+
+def _filled(path: Path) -> set[str] | None:
+    """Return the variables that were filled before anything was written to them; None for all of them.
+
+    The NetCDF library has its fill values even where nothing was filled, but for bytes: 255 may be one of theirs.
+    """
+    if not _is_hdf5(path):
+        return None
+    import h5py
+
+    known = h5py.h5d.FILL_VALUE_USER_DEFINED
+    with h5py.File(path, "r") as file:
+        return {
+            dataset.name.lstrip("/")
+            for dataset in all_datasets(file)
+            if dataset.dtype.itemsize > 1 or dataset.id.get_create_plist().fill_value_defined() == known
+        }
 
 
 def _call(task: Callable[..., Any], path: Path, size: int = 0, **arguments: Any) -> Any:
