@@ -1,15 +1,18 @@
-"""A bundle and a predictor for the server's tests: NumPy only, and as slow or as broken as a test wants it."""
+"""A bundle and a predictor for the server's tests: NumPy only, as slow or broken as a test wants; and a client."""
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 
 from voxgap.errors import VoxgapError
@@ -18,6 +21,9 @@ from voxgap.io import write
 from voxgap.runtime.predictor import Predictor, Running
 from voxgap.server import Settings, create_app, serve
 from voxgap.volume import Volume
+
+if TYPE_CHECKING:
+    from starlette.testclient import TestClient
 
 SHAPE = (4, 6, 8, 1)
 CLASSES = ("dim", "bright")
@@ -101,6 +107,60 @@ def files(folder: Path, values: np.ndarray) -> dict[str, Path]:
         spacing = (0.04, 1.0, 1.0) if suffix == ".mkv" else (2.0, 1.0, 1.0)
         write(found[suffix], Volume(values, spacing=spacing))
     return found
+
+
+HERE = "http://localhost"
+RAW = {"Content-Type": "application/octet-stream"}
+
+
+def client(folder: Path, **settings: Any) -> TestClient:
+    from starlette.testclient import TestClient
+
+    return TestClient(create_app(folder, Settings(**settings), load=load), HERE)
+
+
+def raw(values: np.ndarray, **headers: str) -> dict[str, Any]:
+    shape = ",".join(map(str, values.shape))
+    return {"content": values.astype("<f4").tobytes(), "headers": RAW | {"X-Shape": shape} | headers}
+
+
+def upload(name: str, data: bytes, field: str = "file") -> tuple[str, tuple[str, bytes]]:
+    return field, (name, data)
+
+
+def predictions(response: httpx.Response) -> list[dict[str, Any]]:
+    assert response.status_code == 200, response.text
+    found: list[dict[str, Any]] = response.json()["predictions"]
+    return found
+
+
+def refused(response: httpx.Response, status: int, *said: str) -> None:
+    assert response.status_code == status, response.text
+    answer = response.json()
+    assert set(answer) == {"detail", "request_id"}
+    assert "\n" not in answer["detail"]
+    assert "/tmp" not in answer["detail"], "a path of the server's"
+    for words in said:
+        assert words in answer["detail"]
+
+
+def expected(values: np.ndarray) -> np.ndarray:
+    bright = 1 / (1 + np.exp((100 - np.nanmean(values)) / 50))
+    return np.array([1 - bright, bright])
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
+
+
+def np_bytes(values: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, values)
+    return stream.getvalue()
 
 
 if __name__ == "__main__":

@@ -5,13 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -19,51 +15,15 @@ from starlette.testclient import TestClient
 import server_cases as cases
 from voxgap import strategies
 from voxgap.io import read, write
-from voxgap.server import Settings, create_app
+from voxgap.server import create_app
 from voxgap.server.occlusion import blocks
 from voxgap.volume import Volume
-
-RAW = {"Content-Type": "application/octet-stream"}
-
-
-def client(folder: Path, **settings: Any) -> TestClient:
-    return TestClient(create_app(folder, Settings(**settings), load=cases.load))
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
-    with client(cases.make_bundle(tmp_path_factory.mktemp("server") / "lamp")) as running:
+    with cases.client(cases.make_bundle(tmp_path_factory.mktemp("server") / "lamp")) as running:
         yield running
-
-
-def raw(values: np.ndarray, **headers: str) -> dict[str, Any]:
-    shape = ",".join(map(str, values.shape))
-    return {"content": values.astype("<f4").tobytes(), "headers": RAW | {"X-Shape": shape} | headers}
-
-
-def upload(name: str, data: bytes, field: str = "file") -> tuple[str, tuple[str, bytes]]:
-    return field, (name, data)
-
-
-def predictions(response: httpx.Response) -> list[dict[str, Any]]:
-    assert response.status_code == 200, response.text
-    found: list[dict[str, Any]] = response.json()["predictions"]
-    return found
-
-
-def refused(response: httpx.Response, status: int, *said: str) -> None:
-    assert response.status_code == status, response.text
-    answer = response.json()
-    assert set(answer) == {"detail", "request_id"}
-    assert "\n" not in answer["detail"]
-    assert "/tmp" not in answer["detail"], "a path of the server's"
-    for words in said:
-        assert words in answer["detail"]
-
-
-def expected(values: np.ndarray) -> np.ndarray:
-    bright = 1 / (1 + np.exp((100 - np.nanmean(values)) / 50))
-    return np.array([1 - bright, bright])
 
 
 # --- one volume, in every form --------------------------------------------------------------------------------
@@ -71,11 +31,11 @@ def expected(values: np.ndarray) -> np.ndarray:
 
 def test_raw_values_are_answered_in_full(server: TestClient) -> None:
     values = cases.volume()
-    response = server.post("/v1/predict", **raw(values, **{"X-Request-ID": "mine-1"}))
-    (prediction,) = predictions(response)
+    response = server.post("/v1/predict", **cases.raw(values, **{"X-Request-ID": "mine-1"}))
+    (prediction,) = cases.predictions(response)
     assert list(prediction["probabilities"]) == list(cases.CLASSES)
-    np.testing.assert_allclose(list(prediction["probabilities"].values()), expected(values), rtol=1e-6)
-    assert prediction["class"] == cases.CLASSES[int(expected(values).argmax())]
+    np.testing.assert_allclose(list(prediction["probabilities"].values()), cases.expected(values), rtol=1e-6)
+    assert prediction["class"] == cases.CLASSES[int(cases.expected(values).argmax())]
     assert prediction["missing_rate"] == 0.25
     assert prediction["warnings"] == []
     answer = response.json()
@@ -92,12 +52,14 @@ def test_every_format_json_and_raw_get_the_same_answer(server: TestClient, tmp_p
     values = cases.volume()
     nested = np.where(np.isnan(values), None, values.astype(object)).tolist()
     answers = {
-        "raw": server.post("/v1/predict", **raw(values)),
+        "raw": server.post("/v1/predict", **cases.raw(values)),
         "json": server.post("/v1/predict", json={"volume": nested}),
     }
     for suffix, path in cases.files(tmp_path, values).items():
-        answers[suffix] = server.post("/v1/predict", files=[upload(f"Scan One{suffix}", path.read_bytes())])
-    found = {name: predictions(response)[0] for name, response in answers.items()}
+        answers[suffix] = server.post(
+            "/v1/predict", files=[cases.upload(f"Scan One{suffix}", path.read_bytes())]
+        )
+    found = {name: cases.predictions(response)[0] for name, response in answers.items()}
     for name, prediction in found.items():
         assert prediction == found["raw"], name
 
@@ -105,7 +67,7 @@ def test_every_format_json_and_raw_get_the_same_answer(server: TestClient, tmp_p
 def test_what_a_view_shows_is_what_was_sent(server: TestClient, tmp_path: Path) -> None:
     values = cases.volume()
     for path in cases.files(tmp_path, values).values():
-        response = server.post("/v1/view", files=[upload(path.name, path.read_bytes())])
+        response = server.post("/v1/view", files=[cases.upload(path.name, path.read_bytes())])
         assert response.headers["x-shape"] == "4,6,8,1"
         shown = np.frombuffer(response.content, "<f4").reshape(cases.SHAPE)
         np.testing.assert_array_equal(shown, values, path.name)
@@ -113,24 +75,16 @@ def test_what_a_view_shows_is_what_was_sent(server: TestClient, tmp_path: Path) 
 
 def test_a_batch_in_each_form(server: TestClient, tmp_path: Path) -> None:
     two = np.stack([cases.volume(1), cases.volume(2) / 2])
-    wanted = [predictions(server.post("/v1/predict", **raw(values)))[0] for values in two]
+    wanted = [cases.predictions(server.post("/v1/predict", **cases.raw(values)))[0] for values in two]
     assert wanted[0] != wanted[1]
-    assert predictions(server.post("/v1/predict", **raw(two))) == wanted
+    assert cases.predictions(server.post("/v1/predict", **cases.raw(two))) == wanted
     nested = [np.where(np.isnan(values), None, values.astype(object)).tolist() for values in two]
-    assert predictions(server.post("/v1/predict", json={"volumes": nested})) == wanted
+    assert cases.predictions(server.post("/v1/predict", json={"volumes": nested})) == wanted
     uploads = []
     for number, values in enumerate(two):
         write(tmp_path / "one.npy", Volume(values))
-        uploads.append(upload(f"{number}.npy", (tmp_path / "one.npy").read_bytes()))
-    assert predictions(server.post("/v1/predict", files=uploads)) == wanted
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return stream.getvalue()
+        uploads.append(cases.upload(f"{number}.npy", (tmp_path / "one.npy").read_bytes()))
+    assert cases.predictions(server.post("/v1/predict", files=uploads)) == wanted
 
 
 def folder_bytes(folder: Path) -> dict[str, bytes]:
@@ -148,165 +102,60 @@ def test_a_series_as_files_as_an_archive_and_a_zarr_store(server: TestClient, tm
     slices = folder_bytes(tmp_path / "s.dicom")
     # Names as scanners give them: no suffix, folders, and a hidden file beside them.
     unnamed = {f"../study/IM{i}": data for i, data in enumerate(slices.values()) if data}
-    wanted = predictions(server.post("/v1/predict", **raw(values)))
+    wanted = cases.predictions(server.post("/v1/predict", **cases.raw(values)))
     for sent in (
-        [upload(name, data) for name, data in slices.items() if data],
-        [upload(name, data) for name, data in unnamed.items()],
-        [upload("series.zip", zipped(slices))],
-        [upload("series.zip", zipped(unnamed | {"__MACOSX/._IM1": b"x"}))],
-        [upload("store.zip", zipped(folder_bytes(tmp_path / "z.zarr")))],
-        [upload("one.zip", zipped({"any/scan.npy": np_bytes(values)}))],
+        [cases.upload(name, data) for name, data in slices.items() if data],
+        [cases.upload(name, data) for name, data in unnamed.items()],
+        [cases.upload("series.zip", cases.zipped(slices))],
+        [cases.upload("series.zip", cases.zipped(unnamed | {"__MACOSX/._IM1": b"x"}))],
+        [cases.upload("store.zip", cases.zipped(folder_bytes(tmp_path / "z.zarr")))],
+        [cases.upload("one.zip", cases.zipped({"any/scan.npy": cases.np_bytes(values)}))],
     ):
-        assert predictions(server.post("/v1/predict", files=sent)) == wanted
-
-
-def np_bytes(values: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, values)
-    return stream.getvalue()
+        assert cases.predictions(server.post("/v1/predict", files=sent)) == wanted
 
 
 def test_one_file_per_channel_and_a_channel_that_is_missing(tmp_path: Path) -> None:
     shape = (*cases.SHAPE[:3], 2)
     inputs = {"shape": list(shape), "channels": ["t1", "flair"], "grid": {"missing_values": [-1.0]}}
     values = cases.volume(shape=shape)
-    with client(cases.make_bundle(tmp_path / "b", input=inputs)) as server:
+    with cases.client(cases.make_bundle(tmp_path / "b", input=inputs)) as server:
         sent = [
-            upload(f"{name}.npy", np_bytes(values[..., i]), name) for i, name in enumerate(inputs["channels"])
+            cases.upload(f"{name}.npy", cases.np_bytes(values[..., i]), name)
+            for i, name in enumerate(inputs["channels"])
         ]
-        wanted = predictions(server.post("/v1/predict", **raw(values)))
-        assert predictions(server.post("/v1/predict", files=sent)) == wanted
-        assert predictions(server.post("/v1/predict", files=[upload("both.npy", np_bytes(values))])) == wanted
-        (alone,) = predictions(server.post("/v1/predict", files=sent[:1]))
+        wanted = cases.predictions(server.post("/v1/predict", **cases.raw(values)))
+        assert cases.predictions(server.post("/v1/predict", files=sent)) == wanted
+        assert (
+            cases.predictions(
+                server.post("/v1/predict", files=[cases.upload("both.npy", cases.np_bytes(values))])
+            )
+            == wanted
+        )
+        (alone,) = cases.predictions(server.post("/v1/predict", files=sent[:1]))
         assert alone["missing_rate"] == 1 - 0.5 * 0.75
         # What the training data called missing is missing here.
         with_sentinel = np.where(np.isnan(values), -1.0, values)
-        sentinel = [upload("both.npy", np_bytes(with_sentinel))]
-        assert predictions(server.post("/v1/predict", files=sentinel)) == wanted
-        refused(server.post("/v1/predict", files=[sent[0], sent[0]]), 422, "t1", "one a channel")
-        refused(server.post("/v1/predict", files=[sent[0], upload("a.npy", b"x")]), 422, "t1, flair")
+        sentinel = [cases.upload("both.npy", cases.np_bytes(with_sentinel))]
+        assert cases.predictions(server.post("/v1/predict", files=sentinel)) == wanted
+        cases.refused(server.post("/v1/predict", files=[sent[0], sent[0]]), 422, "t1", "one a channel")
+        cases.refused(
+            server.post("/v1/predict", files=[sent[0], cases.upload("a.npy", b"x")]), 422, "t1, flair"
+        )
 
 
 def test_a_file_comes_to_the_networks_grid(tmp_path: Path) -> None:
     inputs = {"shape": [4, 6, 8, 1], "channels": ["t1"], "grid": {"size": [4, 6, 8]}}
-    with client(cases.make_bundle(tmp_path / "b", input=inputs)) as server:
+    with cases.client(cases.make_bundle(tmp_path / "b", input=inputs)) as server:
         large = np.full((8, 12, 16, 1), 200, np.float32)
-        response = server.post("/v1/view", files=[upload("large.npy", np_bytes(large))])
+        response = server.post("/v1/view", files=[cases.upload("large.npy", cases.np_bytes(large))])
         assert response.headers["x-shape"] == "4,6,8,1"
         np.testing.assert_array_equal(np.frombuffer(response.content, "<f4"), 200)
 
 
 def test_nothing_observed_is_said(server: TestClient) -> None:
-    (prediction,) = predictions(server.post("/v1/predict", **raw(np.full(cases.SHAPE, np.nan))))
+    (prediction,) = cases.predictions(server.post("/v1/predict", **cases.raw(np.full(cases.SHAPE, np.nan))))
     assert prediction["missing_rate"] == 1
     assert "no observed voxel" in prediction["warnings"][0]
-
-
-# --- what is refused ------------------------------------------------------------------------------------------
-
-
-def test_each_mistake_has_its_status_and_its_line(server: TestClient) -> None:
-    values = cases.volume()
-    good = np_bytes(values)
-
-    def post(**request: Any) -> httpx.Response:
-        return server.post("/v1/predict", **request)
-
-    refused(post(), 415, "multipart/form-data")
-    refused(post(content=b"x", headers={"Content-Type": "text/plain"}), 415)
-    refused(post(content=b"x", headers=RAW), 422, "X-Shape")
-    refused(post(content=b"x", headers=RAW | {"X-Shape": "4,6,8,0"}), 422, "4×6×8×1")
-    refused(post(content=b"x", headers=RAW | {"X-Shape": "9999999,4,6,8,1"}), 422, "1 to 64")
-    refused(post(content=b"x", headers=RAW | {"X-Shape": "4,6,8,1"}), 422, "768 bytes", "holds 1")
-    refused(post(content=b"x" * 769, headers=RAW | {"X-Shape": "4,6,8,1"}), 422, "holds more")
-    infinite = values.copy()
-    infinite[0, 0, 0] = np.inf
-    refused(post(**raw(infinite)), 422, "1 infinite value")
-    refused(post(json={"volume": [[["1"]]]}), 422, "JSON")
-    refused(post(json={"volume": [[[[1.0, 2.0], [1.0]]]]}), 422, "unequal lengths")
-    refused(post(json={"volume": [[[[1.0]]]]}), 422, "1×1×1×1", "4×6×8×1")
-    refused(post(json={}), 422, "volume", "volumes")
-    refused(post(json={"path": "/etc/passwd"}), 422, "path")
-    refused(post(content=b"[" * 10**6, headers={"Content-Type": "application/json"}), 422, "JSON")
-    refused(post(files=[upload("scan.txt", good)]), 415, "scan.txt", ".nii.gz")
-    refused(post(files=[upload("scan.mhd", good)]), 415, "scan.mhd")
-    refused(post(files=[upload("scan.nii.gz", good)]), 422, "scan.nii.gz")
-    refused(post(files=[upload("scan.npy", b"")]), 422, "scan.npy", "empty")
-    refused(post(files=[upload("scan.npy", np_bytes(values[:2]))]), 422, "2×6×8×1", "4×6×8×1")
-    refused(post(files=[upload("scan.npy", good, "pet")]), 422, "pet", "t1")
-    refused(post(files=[upload("scan.npy", good)], data={"file": "text"}), 422, "holds text")
-    refused(post(files=[upload("scan.zip", good)]), 422, "scan.zip")
-    refused(post(files=[upload("scan.zip", zipped({}))]), 422, "holds no file")
-    refused(post(content=b"--", headers={"Content-Type": "multipart/form-data; boundary=a"}), 422, "no file")
-    refused(post(content=b"--", headers={"Content-Type": "multipart/form-data"}), 400, "boundary")
-    refused(server.post("/v1/view", **raw(np.stack([values, values]))), 422, "2 volumes")
-    refused(server.get("/v1/predict"), 405)
-    refused(server.get("/v1/none"), 404)
-    refused(server.get("/v1/samples/none"), 404, "no such sample")
-    refused(server.post("/v1/occlusion?block=0", **raw(values)), 422, "block")
-    refused(server.post("/v1/occlusion?class=red", **raw(values)), 422, "dim, bright")
-    refused(server.post("/v1/label_map", **raw(values)), 404, "classification")
-    refused(server.post("/v1/fill", **raw(values)), 501, "Keras")
-
-
-def test_limits_hold_before_memory_is_taken(tmp_path: Path) -> None:
-    bundle = cases.make_bundle(tmp_path / "b")
-    with client(
-        bundle, max_upload=2**16, max_volume=2**12, max_json=100, max_files=3, max_volumes=2
-    ) as server:
-        large = b"x" * 2**17
-        refused(server.post("/v1/predict", files=[upload("a.npy", large)]), 413)
-
-        def chunks() -> Iterator[bytes]:  # without Content-Length
-            yield from (large[:1000] for _ in range(100))
-
-        headers = {"Content-Type": "multipart/form-data; boundary=a"}
-        refused(server.post("/v1/predict", content=chunks(), headers=headers), 413)
-        refused(server.post("/v1/predict", json={"volume": [[[[1.0] * 100]]]}), 413, "octet-stream")
-        three = np.zeros((3, *cases.SHAPE), np.float32)
-        refused(server.post("/v1/predict", **raw(three)), 422, "1 to 2")
-        bomb = zipped({"scan.npy": b"\0" * 10**7})
-        assert len(bomb) < 2**16
-        refused(server.post("/v1/predict", files=[upload("bomb.zip", bomb)]), 422, "more than the limit")
-        many = zipped({f"IM{i}": b"x" for i in range(4)})
-        refused(server.post("/v1/predict", files=[upload("many.zip", many)]), 422, "holds 4 files")
-        # A header may promise anything.
-        huge = np_bytes(np.zeros((1, 1, 1), np.float32)).replace(b"(1, 1, 1)", b"(1<<9, 1)")
-        huge = huge.replace(b"(1<<9, 1)", b"(9999,99,99)"[:9])
-        refused(server.post("/v1/predict", files=[upload("huge.npy", huge)]), 422, "huge.npy")
-
-
-def test_names_of_clients_never_reach_the_file_system(server: TestClient, tmp_path: Path) -> None:
-    target = tmp_path / "written"
-    values = cases.volume()
-    escape = "../" * 12 + str(target).lstrip("/")
-    for name in (
-        f"{target}.npy",
-        f"{escape}.npy",
-        "..\\..\\x.npy",
-        "a\r\nX-Evil: 1.npy",
-        "x" * 500 + ".npy",
-    ):
-        assert predictions(server.post("/v1/predict", files=[upload(name, np_bytes(values))]))
-    for name in (escape, f"/{escape}", "..", f"{escape}/zarr.json"):
-        archive = zipped({name: np_bytes(values), "b": b"x"})
-        assert server.post("/v1/predict", files=[upload("a.zip", archive)]).status_code == 422
-    # A header that names another file: only what came with it can be read.
-    header = f"NRRD0004\ntype: float\ndimension: 3\nsizes: 8 6 4\nencoding: raw\ndata file: {escape}\n\n"
-    target.write_bytes(np.zeros(192, "<f4").tobytes())
-    response = server.post("/v1/view", files=[upload("a.nrrd", header.encode())])
-    assert response.status_code == 422
-    assert "same folder" in response.json()["detail"]
-    assert os.listdir(tmp_path) == ["written"]
-
-
-def test_uploads_are_gone_afterwards(
-    server: TestClient, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert predictions(server.post("/v1/predict", files=[upload("a.npy", np_bytes(cases.volume()))]))
-    refused(server.post("/v1/predict", files=[upload("a.npy", b"broken")]), 422)
-    assert os.listdir(tmp_path) == []
 
 
 # --- what else it says ----------------------------------------------------------------------------------------
@@ -316,7 +165,7 @@ def test_occlusion_finds_the_block_that_the_answer_rests_on(server: TestClient) 
     values = np.zeros(cases.SHAPE, np.float32)
     values[0:2, 2:4, 4:6] = 255
     values[:, :, 6:] = np.nan
-    response = server.post("/v1/occlusion?block=2&class=bright", **raw(values))
+    response = server.post("/v1/occlusion?block=2&class=bright", **cases.raw(values))
     found = np.frombuffer(response.content, "<f4").reshape(cases.SHAPE)
     reference = np.full(cases.SHAPE, np.nan)
     for d in range(0, 4, 2):
@@ -324,7 +173,7 @@ def test_occlusion_finds_the_block_that_the_answer_rests_on(server: TestClient) 
             for w in range(0, 6, 2):
                 without = values.copy()
                 without[d : d + 2, h : h + 2, w : w + 2] = np.nan
-                fall = expected(values)[1] - expected(without)[1]
+                fall = cases.expected(values)[1] - cases.expected(without)[1]
                 reference[d : d + 2, h : h + 2, w : w + 2] = fall
     np.testing.assert_allclose(found, reference, atol=1e-6)
     assert np.nanargmax(found) == np.argmax(values == 255)
@@ -357,39 +206,39 @@ def test_samples_are_the_golden_inputs(tmp_path: Path) -> None:
     golden = {"path": "golden.npz", "sha256": hashlib.sha256(stream.getvalue()).hexdigest()}
     folder = cases.make_bundle(tmp_path / "b", golden=golden)
     (folder / "golden.npz").write_bytes(stream.getvalue())
-    with client(folder) as server:
+    with cases.client(folder) as server:
         listed = server.get("/v1/samples").json()
         assert [sample["name"] for sample in listed] == ["slices-1", "slices-2", "complete-1"]
         assert listed[0]["note"] == "slices missing"
         response = server.get(listed[1]["url"])
         assert response.headers["x-shape"] == "4,6,8,1"
         np.testing.assert_array_equal(np.frombuffer(response.content, "<f4").reshape(cases.SHAPE), inputs[1])
-        assert predictions(server.post("/v1/predict", **raw(inputs[1])))
+        assert cases.predictions(server.post("/v1/predict", **cases.raw(inputs[1])))
     changed = cases.make_bundle(tmp_path / "changed", golden=golden)
     (changed / "golden.npz").write_bytes(b"changed")
-    with client(changed) as server:
+    with cases.client(changed) as server:
         assert server.get("/v1/samples").json() == []
 
 
 @pytest.fixture
 def segmenting(tmp_path: Path) -> Iterator[TestClient]:
     folder, load = cases.segmenter(tmp_path / "b")
-    with TestClient(create_app(folder, load=load)) as server:
+    with TestClient(create_app(folder, load=load), cases.HERE) as server:
         yield server
 
 
 def test_a_segmentation_counts_voxels_and_maps_them(segmenting: TestClient) -> None:
     values = cases.volume()
     bright = int((np.nan_to_num(values) > 100).sum())
-    (prediction,) = predictions(segmenting.post("/v1/predict", **raw(values)))
+    (prediction,) = cases.predictions(segmenting.post("/v1/predict", **cases.raw(values)))
     assert prediction["voxels"] == {"dim": values.size - bright, "bright": bright}
     assert "probabilities" not in prediction
-    response = segmenting.post("/v1/label_map", **raw(values))
+    response = segmenting.post("/v1/label_map", **cases.raw(values))
     assert response.headers["x-shape"] == "4,6,8"
     found = np.frombuffer(response.content, "<i2").reshape(cases.SHAPE[:3])
     np.testing.assert_array_equal(found, np.nan_to_num(values[..., 0]) > 100)
-    refused(segmenting.post("/v1/occlusion", **raw(values)), 404, "each voxel")
-    refused(segmenting.post("/v1/label_map?format=jpeg", **raw(values)), 422, "format")
+    cases.refused(segmenting.post("/v1/occlusion", **cases.raw(values)), 404, "each voxel")
+    cases.refused(segmenting.post("/v1/label_map?format=jpeg", **cases.raw(values)), 422, "format")
 
 
 @pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
@@ -411,7 +260,7 @@ def test_a_label_map_lies_where_the_file_does(segmenting: TestClient, tmp_path: 
 
 def test_a_label_map_of_bare_values_is_a_file_too(segmenting: TestClient, tmp_path: Path) -> None:
     values = cases.volume()
-    response = segmenting.post("/v1/label_map?format=nifti", **raw(values))
+    response = segmenting.post("/v1/label_map?format=nifti", **cases.raw(values))
     (tmp_path / "labels.nii.gz").write_bytes(response.content)
     found = read(tmp_path / "labels.nii.gz").values
     np.testing.assert_array_equal(found, np.nan_to_num(values) > 100)
@@ -420,7 +269,7 @@ def test_a_label_map_of_bare_values_is_a_file_too(segmenting: TestClient, tmp_pa
 def test_health_metrics_and_headers(server: TestClient) -> None:
     assert server.get("/healthz").json() == {"status": "alive"}
     assert server.get("/readyz").status_code == server.head("/readyz").status_code == 200
-    predictions(server.post("/v1/predict", **raw(cases.volume())))
+    cases.predictions(server.post("/v1/predict", **cases.raw(cases.volume())))
     text = server.get("/metrics").text
     assert 'voxgap_requests_total{route="/v1/predict",status="200"}' in text
     assert "voxgap_batch_volumes_count" in text
@@ -462,9 +311,9 @@ def test_a_failure_of_ours_is_a_500_with_an_id_and_no_traceback(tmp_path: Path) 
 
     folder = cases.make_bundle(tmp_path / "b")
     app = create_app(folder, load=lambda path: Broken(json.loads((path / "manifest.json").read_text())))
-    with TestClient(app, raise_server_exceptions=False) as server:
-        response = server.post("/v1/predict", **raw(cases.volume()))
-        refused(response, 500, "log")
+    with TestClient(app, cases.HERE, raise_server_exceptions=False) as server:
+        response = server.post("/v1/predict", **cases.raw(cases.volume()))
+        cases.refused(response, 500, "log")
         assert "secret" not in response.text
         assert server.get("/readyz").status_code == 200
 
@@ -481,14 +330,16 @@ def test_a_trained_bundle_answers_as_the_predictor_does(tmp_path: Path) -> None:
     folder = save_bundle(tmp_path / "bundle", model, data, strategy=strategies.get("mean"))
     predictor = load(folder)
     values = tiny.volumes(3, seed=5)
-    with TestClient(create_app(folder)) as server:
-        found = predictions(server.post("/v1/predict", **raw(values)))
+    with TestClient(create_app(folder), cases.HERE) as server:
+        found = cases.predictions(server.post("/v1/predict", **cases.raw(values)))
         for prediction, answer in zip(found, map(predictor.answer, values), strict=True):
             np.testing.assert_allclose(list(prediction["probabilities"].values()), answer.values, atol=1e-6)
             assert prediction["class"] == answer.label
             assert prediction["missing_rate"] == pytest.approx(answer.missing_rate, abs=1e-6)
             assert prediction["warnings"] == list(answer.drift)
-        filled = np.frombuffer(server.post("/v1/fill", **raw(values[0])).content, "<f4").reshape(tiny.SHAPE)
+        filled = np.frombuffer(server.post("/v1/fill", **cases.raw(values[0])).content, "<f4").reshape(
+            tiny.SHAPE
+        )
         observed = ~np.isnan(values[0])
         np.testing.assert_array_equal(filled[observed], values[0][observed])
         train = data.part("train").volumes
@@ -497,6 +348,6 @@ def test_a_trained_bundle_answers_as_the_predictor_does(tmp_path: Path) -> None:
         assert "slices-1" in names
         sample = server.get("/v1/samples/slices-1")
         again = server.post(
-            "/v1/predict", content=sample.content, headers=RAW | {"X-Shape": sample.headers["x-shape"]}
+            "/v1/predict", content=sample.content, headers=cases.RAW | {"X-Shape": sample.headers["x-shape"]}
         )
-        assert predictions(again)
+        assert cases.predictions(again)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import threading
 import time
@@ -151,20 +152,41 @@ def _raise(*_: Any, **__: Any) -> None:
 
 def test_the_door_counts_requests_and_bytes() -> None:
     door = Admission(Settings(queue=2, max_pending=100))
-    # One that is alone is taken, whatever its size.
-    with door.admit(1000), pytest.raises(RequestError, match="busy"), door.admit(1):
-        pass
-    with door.admit(40), door.admit(40), pytest.raises(RequestError) as caught, door.admit(1):
-        pass
+    with door.admit(1000) as alone:  # is taken, whatever its size
+        alone.grow(1000)
+        alone.take()
+        with pytest.raises(RequestError, match="busy"), door.admit(1):
+            pass
+    with door.admit(40) as one, door.admit(40) as two:
+        one.take()
+        two.take()
+        with pytest.raises(RequestError) as caught, door.admit(1):
+            pass
     assert caught.value.status == 503
     assert caught.value.headers == {"Retry-After": "1"}
     assert (door.requests, door.bytes) == (0, 0)
 
 
-def raw(values: np.ndarray) -> dict[str, Any]:
-    shape = ",".join(map(str, values.shape))
-    headers = {"Content-Type": "application/octet-stream", "X-Shape": shape}
-    return {"content": values.astype("<f4").tobytes(), "headers": headers}
+def test_a_body_on_its_way_holds_no_place_and_the_largest_gives_way() -> None:
+    door = Admission(Settings(queue=1, max_pending=100))
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(door.admit(1000)) for _ in range(5)]
+        for place in waiting:
+            place.grow(15)
+        waiting[2].grow(15)
+        with door.admit(20) as late:
+            late.grow(20)
+            assert [place.pushed_out for place in waiting] == [False, False, True, False, False]
+            assert door.bytes == 80
+            late.take()
+            with pytest.raises(RequestError, match="busy"):
+                waiting[0].take()
+        with pytest.raises(RequestError, match="busy"):
+            waiting[0].grow(90)  # now it is the largest itself
+        with pytest.raises(RequestError, match="busy"):
+            waiting[2].grow(1)
+        waiting[1].take()
+    assert (door.requests, door.bytes) == (0, 0)
 
 
 def served(folder: Path, seconds: float, work: Any, **settings: Any) -> Any:
@@ -175,7 +197,7 @@ def served(folder: Path, seconds: float, work: Any, **settings: Any) -> Any:
         transport = httpx.ASGITransport(app)
         async with (
             app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://a") as c,
+            httpx.AsyncClient(transport=transport, base_url=cases.HERE) as c,
         ):
             return await work(c, app)
 
@@ -184,7 +206,9 @@ def served(folder: Path, seconds: float, work: Any, **settings: Any) -> Any:
 
 def test_a_full_server_says_when_to_come_back(tmp_path: Path) -> None:
     async def crowd(client: httpx.AsyncClient, _: Any) -> list[httpx.Response]:
-        return await asyncio.gather(*(client.post("/v1/predict", **raw(cases.volume(i))) for i in range(12)))
+        return await asyncio.gather(
+            *(client.post("/v1/predict", **cases.raw(cases.volume(i))) for i in range(12))
+        )
 
     responses = served(cases.make_bundle(tmp_path / "b"), 0.1, crowd, queue=4)
     statuses = [response.status_code for response in responses]
@@ -202,8 +226,8 @@ def test_a_slow_network_and_a_slow_body_run_into_the_deadline(tmp_path: Path) ->
             yield b"x"
             await asyncio.sleep(5)
 
-        headers = raw(cases.volume())["headers"]
-        late = await client.post("/v1/predict", **raw(cases.volume()))
+        headers = cases.raw(cases.volume())["headers"]
+        late = await client.post("/v1/predict", **cases.raw(cases.volume()))
         body = await client.post("/v1/predict", content=dripping(), headers=headers)
         assert app.state.service.admission.requests == 0
         return late, body
@@ -221,7 +245,7 @@ def test_a_new_bundle_takes_over_and_a_damaged_one_does_not(tmp_path: Path) -> N
 
         async def ask() -> None:
             while not done.is_set():
-                response = await client.post("/v1/predict", **raw(cases.volume()))
+                response = await client.post("/v1/predict", **cases.raw(cases.volume()))
                 if response.status_code != 200:
                     failures.append(response.text)
                 elif (version := response.json()["model"]["sha256"][0]) not in seen[-1:]:
@@ -287,3 +311,26 @@ def test_requests_go_on_while_a_bundle_loads(tmp_path: Path) -> None:
         assert live.current.sha256 == "2" * 64
 
     asyncio.run(main())
+
+
+def test_a_volume_without_an_answer_fails_its_own_request_only() -> None:
+    class Picky(cases.Brightness):
+        def predict(self, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
+            if np.nanmax(volumes) > 1e30:
+                self.batches.append(len(volumes))
+                raise VoxgapError("volume 0: the network's answer is not finite")
+            return super().predict(volumes, batch_size)
+
+    bundle = Loaded(Picky(loaded().predictor.manifest, 0.02), "lamp", "1")
+    batcher = Batcher(16, 0.05, Metrics())
+
+    async def clients() -> list[Any]:
+        volumes = [batch(1, i) for i in range(6)]
+        volumes[4] = volumes[4] + np.float32(1e38)
+        return await asyncio.gather(
+            *(batcher.predict(bundle, volume) for volume in volumes), return_exceptions=True
+        )
+
+    outcomes = run(batcher, clients)
+    assert [isinstance(outcome, VoxgapError) for outcome in outcomes] == [i == 4 for i in range(6)]
+    assert max(bundle.predictor.batches) > 1, "they went together"

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import json
 import os
-import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,97 +19,12 @@ import numpy as np
 import pytest
 
 import server_cases as cases
+from server_process import Process, load, running, wait
 from voxgap.io import write
 from voxgap.volume import Volume
 
 pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[1]
-
-
-class Process:
-    """A server in a process of its own."""
-
-    def __init__(self, folder: Path, seconds: float = 0.0, **settings: Any) -> None:
-        self.popen = subprocess.Popen(
-            [sys.executable, str(Path(cases.__file__)), str(folder), str(seconds), json.dumps(settings)],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.popen.stderr is not None
-        self.log: list[str] = []
-        for line in self.popen.stderr:
-            self.log.append(line)
-            if found := re.search(r"(http://[\d.]+:(\d+))", line):
-                self.url, self.port = found[1], int(found[2])
-                break
-        else:
-            raise AssertionError("".join(self.log))
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def _listen(self) -> None:
-        assert self.popen.stderr is not None
-        self.log += self.popen.stderr
-
-    def parsers(self) -> list[int]:
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == self.popen.pid:
-                    found.append(int(entry.name))
-        return found
-
-    def memory(self, parsers: bool = True) -> int:
-        """Bytes of the server and its parsers, at their peak."""
-        peaks = []
-        for pid in (self.popen.pid, *(self.parsers() if parsers else ())):
-            with contextlib.suppress(OSError):
-                status = Path(f"/proc/{pid}/status").read_text()
-                peaks += [int(kib) for kib in re.findall(r"VmHWM:\s+(\d+)", status)]
-        return 1024 * sum(peaks)
-
-
-@contextlib.contextmanager
-def running(folder: Path, seconds: float = 0.0, **settings: Any) -> Iterator[Process]:
-    process = Process(folder, seconds, **settings)
-    try:
-        yield process
-    finally:
-        process.popen.kill()
-        process.popen.wait()
-
-
-@contextlib.contextmanager
-def load(clients: int, ask: Callable[[httpx.Client], bool]) -> Iterator[None]:
-    """Keep clients asking until the block ends, or `ask` says that it was the last time."""
-    stop = threading.Event()
-
-    def client() -> None:
-        while not stop.is_set() and ask(session):
-            pass
-
-    session = httpx.Client(timeout=60, limits=httpx.Limits(max_connections=None))
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-        session.close()
-
-
-def wait(until: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not until():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
-def raw(values: np.ndarray) -> dict[str, Any]:
-    headers = {"Content-Type": "application/octet-stream", "X-Shape": ",".join(map(str, values.shape))}
-    return {"content": values.astype("<f4").tobytes(), "headers": headers}
 
 
 def test_killing_the_parsing_processes_costs_only_the_requests_in_them(tmp_path: Path) -> None:
@@ -159,7 +70,7 @@ def test_killing_the_parsing_processes_costs_only_the_requests_in_them(tmp_path:
 )
 def test_a_request_of_headers_without_end_is_cut_off(start: bytes, tmp_path: Path) -> None:
     with running(cases.make_bundle(tmp_path / "b")) as server:
-        assert httpx.post(f"{server.url}/v1/predict", **raw(cases.volume())).status_code == 200
+        assert httpx.post(f"{server.url}/v1/predict", **cases.raw(cases.volume())).status_code == 200
         before, sent, answer = server.memory(parsers=False), len(start), b""
         with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
             connection.sendall(start)
@@ -193,7 +104,7 @@ def test_a_file_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
 def test_sigterm_under_load_loses_nothing(tmp_path: Path) -> None:
     results: collections.Counter[Any] = collections.Counter()
     with running(cases.make_bundle(tmp_path / "b"), 0.05, drain=1.0) as server:
-        request = raw(cases.volume())
+        request = cases.raw(cases.volume())
 
         def ask(client: httpx.Client) -> bool:
             # As a load balancer does: a replica that says goodbye gets no further request.
@@ -219,7 +130,7 @@ def test_what_is_inside_when_the_door_closes_is_answered(tmp_path: Path) -> None
         found: list[int] = []
 
         def ask(client: httpx.Client) -> bool:
-            found.append(client.post(f"{server.url}/v1/predict", **raw(cases.volume())).status_code)
+            found.append(client.post(f"{server.url}/v1/predict", **cases.raw(cases.volume())).status_code)
             return False
 
         with load(6, ask):
@@ -233,7 +144,7 @@ def test_new_bundles_under_load_fail_no_request(tmp_path: Path) -> None:
     folder = cases.make_bundle(tmp_path / "b", "0")
     seen: collections.Counter[Any] = collections.Counter()
     with running(folder, 0.01) as server:
-        request = raw(cases.volume())
+        request = cases.raw(cases.volume())
 
         def ask(client: httpx.Client) -> bool:
             response = client.post(f"{server.url}/v1/predict", **request)
@@ -433,7 +344,7 @@ def test_the_nginx_example_balances_guards_and_survives_a_replica(tmp_path: Path
 
 
 def _through_the_proxy(url: str, one: Process, two: Process) -> None:
-    request, mine = raw(cases.volume()), {"X-API-Key": "change-me"}
+    request, mine = cases.raw(cases.volume()), {"X-API-Key": "change-me"}
     request["headers"] |= mine
     with httpx.Client(base_url=url, verify=False) as client:
         for _ in range(50):
@@ -451,6 +362,11 @@ def _through_the_proxy(url: str, one: Process, two: Process) -> None:
         assert theirs.headers["access-control-allow-origin"] == "https://example.org"
         other = client.get("/v1/model", headers=mine | {"Origin": "https://evil.example"})
         assert "access-control-allow-origin" not in other.headers
+        for origin, status in ((url, 200), ("https://example.org", 200), ("https://evil.example", 403)):
+            page = {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+            sent = request | {"headers": request["headers"] | page}
+            assert client.post("/v1/predict", **sent).status_code == status, origin
+        assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 421
         assert "default-src 'self'" in client.get("/docs").headers["content-security-policy"]
         assert client.post("/v1/predict", headers=mine, content=b"x" * (257 * 2**20)).status_code == 413
         one.popen.kill()

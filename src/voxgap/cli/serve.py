@@ -53,6 +53,14 @@ def serve(
     parsers: Annotated[
         int, typer.Option(help="Processes that read files.", min=1, max=64, rich_help_panel="Limits")
     ] = 2,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name that requests may be for, besides those of this machine; repeat it. '*': any.",
+            metavar="NAME",
+            rich_help_panel="Limits",
+        ),
+    ] = None,
     drain: Annotated[
         float, typer.Option(help="Seconds to go on after SIGTERM.", min=0, rich_help_panel="Limits")
     ] = 1,
@@ -65,6 +73,8 @@ def serve(
 
       voxgap serve runs/brain --port 9000 --reload 5
 
+      voxgap serve runs/brain --host 0.0.0.0 --allow-host brain.example.org
+
       curl -F file=@scan.nii.gz http://127.0.0.1:8080/v1/predict
     """
     from voxgap.runtime import load as load_bundle
@@ -72,12 +82,17 @@ def serve(
     from voxgap.runtime.loading import LIGHT
     from voxgap.server import Settings, create_app
     from voxgap.server import serve as run
+    from voxgap.server.hosts import ANY, host_name
 
+    names = tuple(host_name(name) for name in allow_host or ())
     if host not in ("127.0.0.1", "localhost", "::1"):
-        err.print(
-            f"[yellow]Warning:[/] anyone who reaches {host}:{port} can use this server. Keys, TLS and CORS belong to a "
-            "reverse proxy in front of it: docs/serve.md",
-            soft_wrap=True,
+        _warn(
+            f"anyone who reaches {host}:{port} can use this server. Keys, TLS and CORS belong to a reverse proxy in "
+            "front of it: docs/serve.md"
+        )
+    if ANY in names:
+        _warn(
+            f"--allow-host '{ANY}': a page that names itself this server can read its answers (DNS rebinding)"
         )
     settings = Settings(
         max_upload=max_upload * 2**20,
@@ -90,6 +105,7 @@ def serve(
         max_wait=max_wait / 1000,
         reload=reload,
         drain=drain,
+        allow_hosts=names,
     )
     # What was exported to a light engine is served without Keras, which takes seconds and memory.
     if engine in _KERAS or (engine == "auto" and not set(LIGHT) & set(read_manifest(bundle)["files"])):
@@ -97,3 +113,7 @@ def serve(
     load = partial(load_bundle, engine=engine, precision=cast("Precision", precision), threads=threads)
     app = create_app(bundle, settings, load)
     run(app, host, port)
+
+
+def _warn(text: str) -> None:
+    err.print(f"[yellow]Warning:[/] {text}", soft_wrap=True)

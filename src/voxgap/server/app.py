@@ -18,7 +18,8 @@ from voxgap.errors import VoxgapError
 from voxgap.runtime import load as load_bundle
 from voxgap.server import pages, routes
 from voxgap.server.guard import Guard
-from voxgap.server.limits import RequestError, Settings
+from voxgap.server.limits import RequestError, Settings, busy
+from voxgap.server.logs import escaped
 from voxgap.server.service import Service
 
 
@@ -70,9 +71,8 @@ def create_app(
 def _failure(
     request: Request, status: int, detail: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    return JSONResponse(
-        {"detail": detail, "request_id": request.state.request_id}, status_code=status, headers=headers
-    )
+    said = {"detail": escaped(detail), "request_id": request.state.request_id}
+    return JSONResponse(said, status_code=status, headers=headers)
 
 
 def _request_error(request: Request, error: Exception) -> JSONResponse:
@@ -96,8 +96,10 @@ def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 
 def _late(request: Request, _: Exception) -> JSONResponse:
-    seconds = request.app.state.service.settings.timeout
-    if getattr(request.state, "receiving", False):
+    seconds, place = request.app.state.service.settings.timeout, request.state.place
+    if place.pushed_out:
+        return _request_error(request, busy())
+    if not place.taken:
         return _failure(request, 408, f"the body did not arrive within {seconds:g} s; send it again")
     return _failure(request, 504, f"no answer within {seconds:g} s; send fewer volumes, or try again later")
 

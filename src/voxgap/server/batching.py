@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from voxgap.errors import VoxgapError
 from voxgap.server.live import Loaded
 from voxgap.server.metrics import Metrics
 from voxgap.volume import Values
@@ -104,7 +105,6 @@ class Batcher:
         return future
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
         last = 1
         while True:
             await self._gather(last)
@@ -112,26 +112,34 @@ class Batcher:
             if not batch:
                 continue
             last = len(batch)
-            started = time.perf_counter()
-            volumes = [entry.volumes for entry in batch]
-            try:
-                outputs, seconds = await loop.run_in_executor(
-                    self._thread, _timed, batch[0].loaded.predictor, volumes
-                )
-            except Exception as error:
+            await self._serve(batch)
+
+    async def _serve(self, batch: list[_Waiting]) -> None:
+        started = time.perf_counter()
+        volumes = [entry.volumes for entry in batch]
+        try:
+            outputs, seconds = await asyncio.get_running_loop().run_in_executor(
+                self._thread, _timed, batch[0].loaded.predictor, volumes
+            )
+        except Exception as error:
+            if isinstance(error, VoxgapError) and len(batch) > 1:
+                # One volume without an answer: the requests beside it are to have theirs.
                 for entry in batch:
-                    if not entry.future.done():
-                        entry.future.set_exception(error)
-                continue
-            count = len(outputs)
-            self._metrics.batch.observe(count)
-            self._metrics.predict.observe(seconds)
-            first = 0
+                    await self._serve([entry])
+                return
             for entry in batch:
-                part = outputs[first : first + len(entry.volumes)]
-                first += len(entry.volumes)
                 if not entry.future.done():
-                    entry.future.set_result(Outcome(part, started - entry.since, seconds, count))
+                    entry.future.set_exception(error)
+            return
+        count = len(outputs)
+        self._metrics.batch.observe(count)
+        self._metrics.predict.observe(seconds)
+        first = 0
+        for entry in batch:
+            part = outputs[first : first + len(entry.volumes)]
+            first += len(entry.volumes)
+            if not entry.future.done():
+                entry.future.set_result(Outcome(part, started - entry.since, seconds, count))
 
     async def _gather(self, expected: int) -> None:
         """Wait for a first request, and a moment for as many as the last batch held."""

@@ -53,6 +53,11 @@ async def read_volumes(request: Request, loaded: Loaded, parsers: Parsers, setti
     Raises:
         RequestError: The body is none of them, is too large, or its values are not what the network takes.
     """
+    coding = request.headers.get("content-encoding", "identity")
+    if coding.strip().lower() != "identity":
+        raise RequestError(
+            415, "the body is compressed; send it without Content-Encoding, a file as .nii.gz or .zip"
+        )
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     files: list[Parsed] = []
     if kind == "application/octet-stream":
@@ -151,7 +156,6 @@ async def _uploads(request: Request, loaded: Loaded, parsers: Parsers, settings:
         request.form(max_files=settings.max_files, max_fields=16, max_part_size=2**16) as form,
         _folder() as folder,
     ):
-        request.state.receiving = False
         uploads: dict[str, list[UploadFile]] = {}
         for field, upload in form.multi_items():
             if not isinstance(upload, UploadFile):

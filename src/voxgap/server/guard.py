@@ -1,4 +1,4 @@
-"""What holds for every request: an id, a bounded body, security headers, a count, and never a traceback."""
+"""What holds for every request: who it is for, an id, a bounded body, security headers, a count, and no traceback."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from voxgap.server.limits import MIB, RequestError
+from voxgap.server.hosts import check
+from voxgap.server.limits import MIB, RequestError, too_large
+from voxgap.server.logs import escaped
 from voxgap.server.service import Service
 
 log = logging.getLogger("voxgap.server")
@@ -36,7 +38,8 @@ _HEADERS = [
 ]
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _DISCARDED = MIB
-"""Bytes of a refused body that are read on, so that the client hears the answer and keeps its connection."""
+_DISCARDING = 0.5
+"""Bytes, and seconds, of a refused body that are read on, so that the client keeps its connection."""
 
 
 class Guard:
@@ -60,21 +63,27 @@ class Guard:
         given = headers.get("x-request-id", "")
         request_id = given if _ID.fullmatch(given) else secrets.token_hex(8)
         scope.setdefault("state", {})["request_id"] = request_id
+        state = scope["state"]
         limit = self._service.settings.max_upload
-        received, complete, status = 0, False, 0
+        received, complete, status = 0, _is_bare(headers), 0
 
         async def bounded() -> Message:
             nonlocal received, complete
             message = await receive()
             if message["type"] == "http.request":
-                received += len(message.get("body", b""))
+                count = len(message.get("body", b""))
+                received += count
                 complete = not message.get("more_body", False)
                 if received > limit:
-                    raise RequestError(413, f"the body is over {limit // MIB} MiB; send less at once")
+                    raise too_large(limit)
+                if place := state.get("place"):
+                    place.grow(count)
+                    if complete:
+                        place.take()
             return message
 
         async def adorned(message: Message) -> None:
-            nonlocal status
+            nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
                 out = MutableHeaders(scope=message)
@@ -82,39 +91,50 @@ class Guard:
                 out["X-Request-ID"] = request_id
                 if scope["path"].startswith("/v1/"):
                     out.setdefault("Cache-Control", "no-store")
-                if self._service.draining:
+                if not complete and status >= 400 and status != 408:
+                    complete = await _discard(receive)
+                if self._service.draining or not complete:
                     out["Connection"] = "close"
-                if status >= 400:
-                    await _discard(receive, 0 if complete else _DISCARDED)
             await send(message)
 
         try:
+            check(scope, headers, self._service.settings.allow_hosts)
             await self._app(scope, bounded, adorned)
+        except RequestError as error:
+            if status:
+                raise
+            await _fail(adorned, request_id, error.status, error.detail)
         except Exception:
             log.exception("request %s failed", request_id)
             if status:
                 raise
-            await _fail(adorned, request_id)
+            await _fail(adorned, request_id, 500, "the server failed; its log has this request's id")
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._service.metrics.requests.labels(route, status).inc()
             self._service.metrics.seconds.labels(route).observe(time.perf_counter() - started)
 
 
-async def _discard(receive: Receive, at_most: int) -> None:
+def _is_bare(headers: Headers) -> bool:
+    """Whether a request has no body."""
+    return headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+
+
+async def _discard(receive: Receive) -> bool:
+    """Read what is left of a body, if it is not much; returns whether that was all."""
+    left = _DISCARDED
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(1):
-            while at_most > 0:
+        async with asyncio.timeout(_DISCARDING):
+            while left > 0:
                 message = await receive()
                 if message["type"] != "http.request" or not message.get("more_body", False):
-                    return
-                at_most -= len(message.get("body", b""))
+                    return message["type"] == "http.request"
+                left -= len(message.get("body", b""))
+    return False
 
 
-async def _fail(send: Send, request_id: str) -> None:
-    body = json.dumps(
-        {"detail": "the server failed; its log has this request's id", "request_id": request_id}
-    )
-    headers = [(b"content-type", b"application/json")]
-    await send({"type": "http.response.start", "status": 500, "headers": headers})
-    await send({"type": "http.response.body", "body": body.encode()})
+async def _fail(send: Send, request_id: str, status: int, detail: str) -> None:
+    body = json.dumps({"detail": escaped(detail), "request_id": request_id}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

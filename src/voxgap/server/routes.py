@@ -99,7 +99,7 @@ async def predict(request: Request) -> Response:
     started = time.perf_counter()
     async with service.admitted(request):
         loaded = service.live.current
-        read = await _read(request, service, loaded)
+        read = await read_volumes(request, loaded, service.parsers, service.settings)
         arrived = time.perf_counter()
         outcome = await service.batcher.predict(loaded, read.volumes)
     predictions = _predictions(loaded, read, outcome)
@@ -296,14 +296,8 @@ async def metrics(request: Request) -> Response:
     return Response(_service(request).metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
 
-async def _read(request: Request, service: Service, loaded: Loaded) -> Read:
-    read = await read_volumes(request, loaded, service.parsers, service.settings)
-    request.state.receiving = False
-    return read
-
-
 async def _one(request: Request, service: Service, loaded: Loaded) -> Read:
-    read = await _read(request, service, loaded)
+    read = await read_volumes(request, loaded, service.parsers, service.settings)
     if len(read.volumes) != 1:
         raise RequestError(422, f"{len(read.volumes)} volumes; send one here, several to /v1/predict")
     return read

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.requests import Request
 
 from voxgap.server.batching import Batcher
-from voxgap.server.limits import MIB, Admission, RequestError, Settings
+from voxgap.server.limits import Admission, Settings, too_large
 from voxgap.server.live import Live
 from voxgap.server.metrics import Metrics
 from voxgap.server.parsers import Parsers
@@ -78,7 +78,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def admitted(self, request: Request) -> AsyncIterator[None]:
-        """Let a request in, for as long as a request may take.
+        """Let a request in, for as long as a request may take; it takes its place when its body is here (`Guard`).
 
         Raises:
             RequestError: 503, too many are inside; or 413, its body is too large.
@@ -87,9 +87,11 @@ class Service:
         announced = request.headers.get("content-length", "")
         size = int(announced) if announced.isascii() and announced.isdecimal() else self.settings.max_upload
         if size > self.settings.max_upload:
-            limit = self.settings.max_upload // MIB
-            raise RequestError(413, f"the body is over {limit} MiB; send less at once")
-        with self.admission.admit(size):
-            request.state.receiving = True
-            async with asyncio.timeout(self.settings.timeout):
+            raise too_large(self.settings.max_upload)
+        now = asyncio.get_running_loop().time()
+        # Where the connection is ours, it knows when the first byte came.
+        deadline = request.scope["state"].get("deadline", now + self.settings.timeout)
+        with self.admission.admit(size) as place:
+            request.state.place = place
+            async with asyncio.timeout_at(deadline) as place.limit:
                 yield

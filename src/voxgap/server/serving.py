@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import ipaddress
 import logging
 import socket
 import time
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from voxgap.server.connections import Connection
+from voxgap.server.hosts import ANY
+from voxgap.server.logs import configuration
 from voxgap.server.service import Service
 
 log = logging.getLogger("voxgap.server")
 
-_HEAD = 2**16
-"""Most bytes of a request's head, and of what else in it is no body."""
+_LOOK = 0.1
+"""Seconds between looks at connections that may have been silent for too long."""
 
 
 def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8080) -> None:
@@ -39,34 +42,15 @@ def serve(app: FastAPI, host: str = "127.0.0.1", port: int = 8080) -> None:
         app,
         host=host,
         port=port,
-        log_config=_logging(),
-        http=_Bounded,
+        log_config=configuration(),
+        http=Connection,
+        # A request to speak WebSocket is one like any other: it would get past what holds for all.
+        ws="none",
         access_log=False,
         server_header=False,
-        timeout_keep_alive=30,
         timeout_graceful_shutdown=int(service.settings.timeout) + 5,
     )
     _Server(config, service).run()
-
-
-class _Bounded(HttpToolsProtocol):
-    """llhttp, which takes headers, trailers and chunk extensions without end, with an end."""
-
-    _beside_body = 0
-
-    def data_received(self, data: bytes) -> None:
-        self._beside_body += len(data)
-        super().data_received(data)
-        if self._beside_body > _HEAD and not self.transport.is_closing():
-            self.send_400_response(f"Headers over {_HEAD // 1024} KiB.")
-
-    def on_body(self, body: bytes) -> None:
-        self._beside_body = 0
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self._beside_body = 0
-        super().on_message_complete()
 
 
 class _Server(uvicorn.Server):
@@ -76,13 +60,32 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service = service
         self._stop_at = 0.0
+        self._looking: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        self._looking = asyncio.create_task(self._look())
         host, port = self.servers[0].sockets[0].getsockname()[:2]
         where = f"[{host}]" if ":" in host else host
         loaded = self._service.live.current
         log.info("serving %s at http://%s:%s, its API at /docs; Ctrl-C ends it", loaded.name, where, port)
+        allowed = self._service.settings.allow_hosts
+        if ANY not in allowed and not ipaddress.ip_address(host).is_loopback:
+            names = ", ".join(("localhost", *allowed))
+            log.info("it answers for %s and its own addresses; --allow-host NAME adds a name", names)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self._looking is not None:
+            self._looking.cancel()
+
+    async def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(_LOOK)
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, Connection):
+                    connection.check(loop.time())
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._service.draining:
@@ -105,17 +108,3 @@ def _allow_many_files() -> None:
 
         _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-
-
-def _logging() -> dict[str, Any]:
-    """One line an event on stderr, in one format for uvicorn and us."""
-    return {
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(message)s"}},
-        "handlers": {"err": {"class": "logging.StreamHandler", "formatter": "line"}},
-        "loggers": {
-            "uvicorn": {"handlers": ["err"], "level": "WARNING", "propagate": False},
-            "voxgap.server": {"handlers": ["err"], "level": "INFO", "propagate": False},
-        },
-    }
