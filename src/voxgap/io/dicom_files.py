@@ -50,8 +50,11 @@ class Clamped(io.BufferedReader):
 
 def is_dicom(path: Path) -> bool:
     """True for a file that starts as DICOM does: with its magic word, or bare with the first elements of one."""
-    with path.open("rb") as stream:
-        head = stream.read(_HEAD)
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(_HEAD)
+    except OSError:  # One that may not be read is none that can be told.
+        return False
     if head[128:132] == b"DICM":
         return True
     size = path.stat().st_size

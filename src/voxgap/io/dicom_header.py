@@ -113,6 +113,7 @@ def read_frames(path: Path) -> Iterator[Frame]:
         VoxgapError: It isn't DICOM, holds no image, or claims more frames than it can hold.
     """
     if not is_dicom(path):
+        path.open("rb").close()
         raise VoxgapError(f"{path}: is not a DICOM file; check its name and source")
     pydicom = need("pydicom", path)
     with opened(path) as stream:
