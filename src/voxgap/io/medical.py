@@ -9,6 +9,7 @@ kind have the same side in the same place.
 from __future__ import annotations
 
 import gzip
+import logging
 from collections.abc import Callable
 from io import IOBase
 from pathlib import Path
@@ -25,6 +26,10 @@ from voxgap.volume import Volume, times
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
+
+# What nibabel would print of a damaged header is said in one line by the error.
+_SILENT = logging.getLogger("voxgap.nifti")
+_SILENT.setLevel(logging.CRITICAL + 1)
 
 # Reverses the order of the three axes: (x, y, z) <-> (depth, height, width).
 _REVERSED = [2, 1, 0, 3]
@@ -116,7 +121,8 @@ def _header(stream: IO[bytes], path: Path) -> Nifti1Header:
         raise VoxgapError(f"{path}: is Analyze 7.5, which doesn't tell left from right; convert it to .nii")
     for kind in (Nifti1Header, Nifti2Header):
         if kind.sizeof_hdr in declared and len(block) >= kind.sizeof_hdr:
-            header = kind(block[: kind.sizeof_hdr], check=True)
+            header = kind(block[: kind.sizeof_hdr], check=False)
+            header.check_fix(logger=_SILENT)
             break
     else:
         raise VoxgapError(f"{path}: is not a NIfTI file; check its name and source")
