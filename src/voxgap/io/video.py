@@ -83,19 +83,19 @@ def scan_video(path: Path, options: Options) -> Source:
     av = need("av", path)
     number, colour = _said(path, options.item)
     with _opened(av, path) as container:
-        clip = _clip(container, _chosen(container, number, path), path)
+        stream = _chosen(container, number, path)
+        _check_size(stream, path, options.max_bytes)
+        clip = _clip(container, stream, path)
     first = next((frame for _, frame in _decoded(av, clip)), None)
     if first is None:
         raise VoxgapError(f"{path}: none of its frames can be decoded; copy it again")
+    _check_size(first, path, options.max_bytes)
     look = _look(first, colour, path)
     timeline = _timeline(av, clip, first.pts)
     height, width = look.shown
     channels = _GREY if look.pixels.grey else _RGB
 
     def load(box: Box) -> NDArray[Any]:
-        plane = 4 * 3 * height * width
-        if plane > options.max_bytes:
-            raise VoxgapError(too_large(f"{path}: one frame", plane, options.max_bytes))
         values = np.full([part.stop - part.start for part in box], np.nan, np.float32)
         reformatter = av.video.reformatter.VideoReformatter()
         wanted = {key for key, place in timeline.places.items() if box[0].start <= place < box[0].stop}
@@ -203,6 +203,13 @@ def _chosen(container: Any, number: int | None, path: Path) -> Any:
     if not (stream.width and stream.height):
         raise VoxgapError(f"{path}: its video has no size, damaged; copy it again")
     return stream
+
+
+def _check_size(stored: Any, path: Path, max_bytes: int) -> None:
+    """Refuse a stream, or a frame, that is too large to be decoded."""
+    plane = 4 * 3 * stored.height * stored.width
+    if plane > max_bytes:
+        raise VoxgapError(too_large(f"{path}: one frame", plane, max_bytes))
 
 
 def _clip(container: Any, stream: Any, path: Path) -> Clip:
