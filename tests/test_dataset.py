@@ -278,7 +278,7 @@ def test_all_problems_of_a_manifest_at_once_with_their_rows(tmp_path: Path) -> N
         ("path\na.npy\n", "needs either a `label`"),
         ("label\nx\n", "needs a `path` column"),
         ("path,label,label\na.npy,x,y\n", "'label' stands twice"),
-        ("path,,label\na.npy,,x\n", "a column has no name"),
+        ("path,,label\na.npy,z,x\n", "a column has no name"),
         ("path,target\na.npy,tall\n", "target 'tall' is not a number"),
         ('path,label\n"a.npy,x\n', "can't be read"),
         ("path,label\nb.gif,x\n", "unknown format"),

@@ -88,7 +88,11 @@ def test_the_index_that_pandas_stores_is_no_channel(tmp_path: Path) -> None:
 
 def test_problems_of_a_parquet_manifest_have_their_rows(tmp_path: Path) -> None:
     save_all(tmp_path, 2)
-    columns = {"path": ["0.nii.gz", "none.nii", None], "target": [1.5, float("nan"), None]}
+    columns = {
+        "path": ["0.nii.gz", "none.nii", None],
+        "target": [1.5, float("nan"), None],
+        "split": ["train", "test", "train"],  # a row with nothing in it is no row
+    }
     with pytest.raises(VoxgapError, match="4 problems") as caught:
         load_data(save_parquet(tmp_path / "d.parquet", columns))
     wheres = [line.split(":")[0].strip() for line in str(caught.value).split("\n")[1:]]
@@ -97,10 +101,10 @@ def test_problems_of_a_parquet_manifest_have_their_rows(tmp_path: Path) -> None:
 
 def test_a_damaged_or_too_large_parquet_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save_parquet(tmp_path / "d.parquet", {"path": ["a"] * 2000, "label": ["x"] * 2000})
-    from voxgap.dataset import manifest
+    from voxgap import table
 
     with monkeypatch.context() as patch:
-        patch.setattr(manifest, "MAX_ROWS", 1000)
+        patch.setattr(table, "MAX_ROWS", 1000)
         with pytest.raises(VoxgapError, match=r"2000 rows of .* are no manifest"):
             load_data(path)
     held = path.read_bytes()

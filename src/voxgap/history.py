@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import io
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from voxgap import table
 from voxgap.files import write_bytes
 
 Reason = Literal["patience", "epochs", "interrupted", "diverged"]
@@ -83,12 +83,8 @@ class History:
 
     def to_csv(self, path: str | Path) -> None:
         """Write one row an epoch, epochs counted from 1; the file appears whole."""
-        text = io.StringIO()
-        columns = ["epoch", *self.epochs[0]]
-        writer = csv.DictWriter(text, columns, restval="")
-        writer.writeheader()
-        writer.writerows({"epoch": i, **epoch} for i, epoch in enumerate(self.epochs, start=1))
-        write_bytes(path, text.getvalue().encode())
+        rows = ({"epoch": i, **epoch} for i, epoch in enumerate(self.epochs, start=1))
+        table.write(Path(path), ["epoch", *self.epochs[0]], rows)
 
     def plot(self, path: str | Path) -> None:
         """Draw the curves as a PNG, the best epoch marked and what early stopping saved shaded."""

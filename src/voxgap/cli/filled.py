@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io as streams
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -98,20 +96,21 @@ def plain(name: str) -> str:
 
 def write_manifest(path: Path, listing: Listing, samples: Sequence[Sample]) -> None:
     """Write a CSV manifest like the one that was read, with the filled files in it."""
-    from voxgap.files import write_bytes
+    from voxgap import table
 
-    row = listing.rows[0]
-    given = [name for name in ("label_map", "group", "split") if getattr(row, name)]
-    given = ["label"] * (not listing.targets) + given
-    text = streams.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(listing.channels or ("path",)), *listing.targets, *given])
+    paths = listing.channels or ("path",)
+    given = [name for name in ("label", "label_map", "group", "split") if any(_all(listing, name))]
+    rows = []
     for row, sample in zip(listing.rows, samples, strict=True):
         files = [target.relative_to(path.parent).as_posix() for target in sample.targets]
-        writer.writerow([*files, *row.targets, *(_cell(getattr(row, name), path.parent) for name in given)])
-    write_bytes(path, text.getvalue().encode())
+        drawn = None if row.label_map is None else os.path.relpath(row.label_map, path.parent)
+        cells = row._asdict() | {"label_map": drawn}  # it stays where it is
+        rows.append(
+            dict(zip((*paths, *listing.targets), (*files, *row.targets), strict=True))
+            | {name: cells[name] for name in given}
+        )
+    table.write(path, [*paths, *listing.targets, *given], rows)
 
 
-def _cell(value: Any, folder: Path) -> str:
-    """Write a cell; a label map stays where it is."""
-    return os.path.relpath(value, folder) if isinstance(value, Path) else str(value or "")
+def _all(listing: Listing, name: str) -> list[Any]:
+    return [getattr(row, name) for row in listing.rows]

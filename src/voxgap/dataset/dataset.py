@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap import io
+from voxgap import io, table
 from voxgap.arrays import as_array
 from voxgap.dataset import medmnist
 from voxgap.dataset.cache import cached_samples
@@ -28,8 +28,6 @@ from voxgap.resample import Record
 from voxgap.volume import Values, Volume, as_batch, as_real, as_values, channel_names, times
 
 Task = Literal["classification", "regression", "segmentation"]
-
-MANIFESTS = (".csv", ".parquet")
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +250,8 @@ class Dataset:
             label_maps = as_label_map(label_maps, name)
         task: Task = "regression" if labels is None else "classification"
         if labels is None and targets is None and label_maps is not None:
-            task, wanted, names = "segmentation", label_maps, voxel_classes(label_maps, classes, name)
+            task, (label_maps, names) = "segmentation", voxel_classes(label_maps, classes, name)
+            wanted = label_maps
             split = unstratified_split(len(batch), split, groups, seed, name)
         else:
             wanted, names, split = learnable(len(batch), labels, targets, classes, split, groups, seed, name)
@@ -356,7 +355,7 @@ def load_data(
         if path.is_dir():
             return _read_listing(list_folder(path), name, grid, max_bytes, seed, cache, task)
         io.check_file(path)
-        if path.suffix.lower() in MANIFESTS:
+        if path.suffix.lower() in table.SUFFIXES:
             return _read_listing(read_manifest(path), name, grid, max_bytes, seed, cache, task)
         if path.suffix.lower() != ".npz":
             raise VoxgapError(
@@ -374,8 +373,8 @@ def _for_task(data: Dataset, task: str | None) -> Dataset:
         return data
     if data.label_maps is None:
         raise VoxgapError(f"{data.name}: has no label maps; segmentation needs one for each volume")
-    names = voxel_classes(data.label_maps, None, data.name)
-    return replace(data, task="segmentation", targets=data.label_maps, classes=names)
+    maps, names = voxel_classes(data.label_maps, None, data.name)
+    return replace(data, task="segmentation", targets=maps, label_maps=maps, classes=names)
 
 
 def _read_listing(

@@ -27,13 +27,14 @@ class OnDisk:
     Args:
         block: Where the array lies, samples first.
         indices: Which samples of it, in which order; all by default.
+        lookup: What is read instead of each whole number in the file; the last one for -1.
     """
 
     checked = True
     """Its values were checked when the file was written; see `voxgap.volume.as_batch`."""
 
-    def __init__(self, block: Block, indices: Any = None) -> None:
-        self._block = block
+    def __init__(self, block: Block, indices: Any = None, lookup: NDArray[Any] | None = None) -> None:
+        self._block, self._lookup = block, lookup
         self._indices = np.arange(block.shape[0]) if indices is None else np.asarray(indices, np.intp)
         self._open()
 
@@ -41,11 +42,11 @@ class OnDisk:
         # Held open: the file may be removed, or another one put in its place, while this one is in use.
         self._file, self._lock = self._block.path.open("rb"), threading.Lock()
 
-    def __getstate__(self) -> tuple[Block, NDArray[np.intp]]:
-        return self._block, self._indices
+    def __getstate__(self) -> tuple[Block, NDArray[np.intp], NDArray[Any] | None]:
+        return self._block, self._indices, self._lookup
 
-    def __setstate__(self, state: tuple[Block, NDArray[np.intp]]) -> None:
-        self._block, self._indices = state
+    def __setstate__(self, state: tuple[Block, NDArray[np.intp], NDArray[Any] | None]) -> None:
+        self._block, self._indices, self._lookup = state
         self._open()
 
     @classmethod
@@ -118,7 +119,14 @@ class OnDisk:
 
     def take(self, indices: Any) -> OnDisk:
         """Return these samples, in this order, without reading them."""
-        return type(self)(self._block, self._indices[indices])
+        return type(self)(self._block, self._indices[indices], self._lookup)
+
+    def coded(self, lookup: NDArray[Any]) -> OnDisk:
+        """Return the same samples with other whole numbers in place of those that are read now."""
+        lookup = lookup.astype(self.dtype)
+        return type(self)(
+            self._block, self._indices, lookup if self._lookup is None else lookup[self._lookup]
+        )
 
     def _stack(self, samples: NDArray[np.intp]) -> NDArray[Any]:
         found = np.empty((len(samples), *self.shape[1:]), self.dtype)
@@ -139,7 +147,8 @@ class OnDisk:
             return np.asarray(np.empty(shape, self.dtype)[rest])
         with self._lock:
             found = read_box(self._file, self._block, (slice(sample, sample + 1), *box))
-        return found[0].astype(self.dtype, copy=False)
+        whole = found[0].astype(self.dtype, copy=False)
+        return whole if self._lookup is None else self._lookup[whole]
 
 
 class Writer:

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from voxgap import io
+from voxgap import io, paths, table
 from voxgap.dataset.splits import SPLITS, split_name
+from voxgap.dataset.targets import alike, class_name
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED, Grid, Sample, read_sample, scan_sample
-from voxgap.io.optional import need
 from voxgap.resample import Record
+from voxgap.table import is_number, is_reserved, is_target
 from voxgap.volume import Volume, times
 
 MAX_PROBLEMS = 20
-MAX_ROWS = 10_000_000
-MAX_TABLE_BYTES = 2**30
-_RESERVED = ("path", "label", "target", "label_map", "group", "split")
 
 
 class Row(NamedTuple):
@@ -66,47 +62,57 @@ def read_manifest(path: Path) -> Listing:
     """Read a manifest and check every cell of it, before any volume is read.
 
     Args:
-        path: A CSV file (comma, semicolon or tab) or Parquet file: `path` or one column per channel; `label`,
-            or `target` and further columns that begin with `target_`; perhaps `label_map`, `group` and
-            `split`. Files are relative to it.
+        path: A table that `voxgap.table.read` reads: `path` or one column per channel; `label`, or `target` and
+            further columns that begin with `target_`; perhaps `label_map`, `group` and `split`. Files are relative
+            to it.
 
     Raises:
         VoxgapError: All problems at once, with their rows: in a CSV file the line, in a Parquet file from 1.
     """
-    header, lines = (_parquet_lines if path.suffix.lower() == ".parquet" else _csv_lines)(path)
-    header = [name.lower() if _is_reserved(name.lower()) else name for name in header]
-    channels = () if "path" in header else tuple(name for name in header if not _is_reserved(name))
-    targets = tuple(name for name in header if _is_target(name))
+    header, lines, decimal_comma = table.read(path)
+    channels = () if "path" in header else tuple(name for name in header if not is_reserved(name))
+    targets = tuple(name for name in header if is_target(name))
     problems = _header_problems(header, channels)
     if not problems and not lines:
         problems = ["there is no row below the header; list one sample per row"]
     refuse(str(path), problems)
-    rows = []
-    for number, cells in lines:
-        where = f"row {number}"
-        if len(cells) != len(header):
-            problems.append(f"{where}: {len(cells)} cells for {len(header)} columns; check its commas")
+    columns = {name: [line.cells[i] for line in lines if not line.problem] for i, name in enumerate(header)}
+    columns |= {name: _decimal(columns[name], decimal_comma) for name in targets}
+    rows: list[Row] = []
+    for line in lines:
+        where = f"row {line.number}"
+        if line.problem:
+            problems.append(f"{where}: {line.problem}")
             continue
-        values = dict(zip(header, (cell.strip() for cell in cells), strict=True))
-        files = {name: _file(path.parent, values[name]) if values.get(name) else None for name in header}
-        row = Row(
-            where,
-            tuple(files[name] for name in channels or ("path",)),
-            values.get("label", ""),
-            tuple(values[name] for name in targets),
-            values.get("group", ""),
-            values.get("split", ""),
-            files.get("label_map"),
+        row = _row(
+            where, {name: cells[len(rows)] for name, cells in columns.items()}, path, channels, targets
         )
         problems += [f"{where}: {problem}" for problem in _row_problems(row, header)]
         rows.append(row)
+    for name in ("label", "group"):
+        both = alike(columns.get(name, ()))
+        problems += (
+            [f"{name} {both[0]!r} and {both[1]!r} are one number; write it in one way"] if both else []
+        )
     refuse(str(path), problems)
     return Listing(rows, channels, targets)
 
 
-def _file(folder: Path, cell: str) -> Path:
-    """Return the file that a cell names, relative to its manifest; `~/` is the user's own folder."""
-    return folder / (os.path.expanduser(cell) if cell.startswith("~/") else cell)
+def _row(
+    where: str, cells: dict[str, str], path: Path, channels: tuple[str, ...], targets: tuple[str, ...]
+) -> Row:
+    def file(name: str) -> Path | None:
+        return paths.resolve(cells[name], path.parent) if cells.get(name) else None
+
+    return Row(
+        where,
+        tuple(map(file, channels or ("path",))),
+        class_name(cells.get("label", "")),
+        tuple(cells[name] for name in targets),
+        class_name(cells.get("group", "")),
+        cells.get("split", ""),
+        file("label_map"),
+    )
 
 
 def list_folder(path: Path) -> Listing:
@@ -115,17 +121,18 @@ def list_folder(path: Path) -> Listing:
     Raises:
         VoxgapError: There is no sub-folder, or one without volumes.
     """
-    folders = _sub_folders(path)
+    folders = paths.folders(path)
     parts = {folder: split_name(folder.name) for folder in folders}
     if folders and all(parts.values()):
-        classes = [(inner, part or "") for folder, part in parts.items() for inner in _sub_folders(folder)]
+        classes = [(inner, part or "") for folder, part in parts.items() for inner in paths.folders(folder)]
     else:
         classes = [(folder, "") for folder in folders]
     if not classes:
         raise VoxgapError(f"{path}: has no sub-folder; make one per class, or give a CSV manifest")
+    paths.check_classes([folder for folder, _ in classes])
     rows = []
     for folder, part in classes:
-        files = [file for file in sorted(folder.iterdir()) if io.is_volume(file)]
+        files = paths.volumes(folder)
         if not files:
             raise VoxgapError(f"{folder}: holds no volume; voxgap reads {', '.join(io.FORMATS)}")
         rows += [Row(str(file.relative_to(path)), (file,), folder.name, split=part) for file in files]
@@ -233,61 +240,19 @@ def refuse(name: str, problems: Sequence[str]) -> None:
         raise VoxgapError("\n".join([f"{name}: {len(problems)} problems", *shown]))
 
 
-def _csv_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    with path.open("rb") as binary:
-        if binary.read(2) in (b"\xff\xfe", b"\xfe\xff"):
-            raise VoxgapError(f"{path}: is UTF-16 text; save it as CSV UTF-8")
-    # Excel writes a byte order mark, and semicolons where the comma is the decimal sign.
-    with path.open(encoding="utf-8-sig", newline="") as stream:
-        head = stream.readline()
-        stream.seek(0)
-        delimiter = max(",;\t", key=head.count)
-        reader = csv.reader(stream, delimiter=delimiter, strict=True)
-        lines = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
-    if not lines:
-        raise VoxgapError(f"{path}: holds no header; name the columns in its first row")
-    return [name.strip() for name in lines[0][1]], lines[1:]
-
-
-def _parquet_lines(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    parquet = need("pyarrow.parquet", path)
-    file = parquet.ParquetFile(path)
-    facts = file.metadata
-    size = sum(facts.row_group(index).total_byte_size for index in range(facts.num_row_groups))
-    # Encoded, a billion equal cells are a few bytes: the rows count as well.
-    if facts.num_rows > MAX_ROWS or size > MAX_TABLE_BYTES:
-        raise VoxgapError(f"{path}: {facts.num_rows} rows of {size} bytes are no manifest; leave columns out")
-    # Pandas stores the index of its rows under such names.
-    names = [name for name in file.schema_arrow.names if not name.startswith("__index_level_")]
-    table = file.read(columns=names)
-    columns = [[_cell(value) for value in table.column(name).to_pylist()] for name in names]
-    rows = zip(*columns, strict=True) if columns else ()
-    return [name.strip() for name in names], [(number, list(row)) for number, row in enumerate(rows, 1)]
-
-
-def _cell(value: Any) -> str:
-    """Write a cell as a CSV file would: nothing for null, and no `.0` after a whole number."""
-    if value is None or value != value:
-        return ""
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _is_target(column: str) -> bool:
-    return column == "target" or column.startswith("target_")
-
-
-def _is_reserved(column: str) -> bool:
-    return column in _RESERVED or _is_target(column)
+def _decimal(cells: Sequence[str], decimal_comma: bool) -> list[str]:
+    """Return the numbers of a column with a decimal point; as they are where a comma may mean something else."""
+    commas = decimal_comma and not any("." in cell or cell.count(",") > 1 for cell in cells)
+    return [cell.replace(",", ".") for cell in cells] if commas else list(cells)
 
 
 def _header_problems(header: list[str], channels: tuple[str, ...]) -> list[str]:
-    problems = [f"column {name!r} stands twice; rename one" for name in set(header) if header.count(name) > 1]
-    if "" in header:
-        problems.append("a column has no name; name it in the first row")
-    wanted = ("label" in header) + any(map(_is_target, header))
+    problems = []
+    wanted = ("label" in header) + any(map(is_target, header))
     if wanted > 1 or not (wanted or "label_map" in header):
         problems.append(
-            "needs either a `label` column (classes) or a `target` column (numbers), or a `label_map` column"
+            "needs either a `label` column (classes) or a `target` column (numbers), or a `label_map` column, "
+            "with something in it"
         )
     if "path" not in header and not channels:
         problems.append("needs a `path` column, or one column per channel")
@@ -307,24 +272,15 @@ def _row_problems(row: Row, header: list[str]) -> list[str]:
             problems.append(f"{file}: can't be read ({error})")
     for column in ("label", "group"):
         if column in header and not getattr(row, column):
-            problems.append(f"{column} is empty; fill it in")
-    for column, text in zip(filter(_is_target, header), row.targets, strict=True):
-        if not _is_number(text):
-            problems.append(f"{column} {text!r} is not a number")
+            problems.append(
+                f"{column} is empty; fill it in (NA, None and - count as empty: what is really called so is 'NA)"
+            )
+    for column, text in zip(filter(is_target, header), row.targets, strict=True):
+        if not is_number(text) or not math.isfinite(float(text)):
+            problems.append(f"{column} {text!r} is not a number, such as -3.2 or 1e-5")
     if "split" in header and split_name(row.split) is None:
         problems.append(f"split {row.split!r} is unknown; use {', '.join(SPLITS)}")
     return problems
-
-
-def _is_number(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
-
-
-def _sub_folders(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
 def check_shapes(name: str, shapes: dict[tuple[int, ...], list[str]], grid: Grid) -> None:

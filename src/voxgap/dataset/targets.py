@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.arrays import as_array
+from voxgap.dataset.lazy import OnDisk
 from voxgap.dataset.splits import completed_split, make_split
 from voxgap.errors import VoxgapError
+from voxgap.grid import UNLABELLED
+from voxgap.table import is_number
 from voxgap.volume import times
+
+_WHOLE = re.compile(r"([+-]?\d+)\.0*", re.ASCII)
+_MAX_NAMED = 12
 
 
 def learnable(
@@ -69,7 +78,7 @@ def _labels(
         if (array != np.round(array)).any():
             raise VoxgapError(f"{name}: labels are not whole numbers; give numbers to predict as targets")
     if array.dtype.kind in "US":
-        array = array.astype(np.str_)
+        array = np.array([class_name(label) for label in array.astype(np.str_).tolist()])
         if (array == "").any():
             raise VoxgapError(
                 f"{name}: label {int(np.argmax(array == ''))} is empty; give each volume a class"
@@ -89,9 +98,9 @@ def _labels(
 def _text_labels(
     labels: NDArray[np.str_], classes: Sequence[str] | None, name: str
 ) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    def by_number(label: str) -> tuple[bool, int, str]:
-        is_number = label.lstrip("-").isdecimal()
-        return not is_number, int(label) if is_number else 0, label
+    def by_number(label: str) -> tuple[bool, Decimal, str]:
+        is_whole = label.isascii() and label.removeprefix("-").isdecimal()
+        return not is_whole, Decimal(label) if is_whole else Decimal(0), label
 
     names = sorted(set(labels.tolist()), key=by_number) if classes is None else [str(c) for c in classes]
     index = {label: position for position, label in enumerate(names)}
@@ -112,23 +121,82 @@ def _check_classes(targets: NDArray[Any], classes: tuple[str, ...], name: str) -
         raise VoxgapError(f"{name}: class {lonely!r} has one sample only; add some, or leave the class out")
 
 
-def voxel_classes(label_maps: Any, classes: Sequence[str] | None, name: str) -> tuple[str, ...]:
-    """Return the names of the classes in label maps, numbers by default, or say why they can't be learnt.
+def class_name(label: str) -> str:
+    """Return the name of the class that a label means: `1` and `1.0` are one, whichever program wrote the table."""
+    whole = _WHOLE.fullmatch(label.strip())
+    return whole[1] if whole else label.strip()
+
+
+def alike(labels: Iterable[str]) -> tuple[str, str] | None:
+    """Return two labels that are one number and yet two classes, such as `1` and `01`, if there are any."""
+    seen: dict[Decimal, str] = {}
+    for label in sorted(set(map(class_name, labels))):
+        if is_number(label) and seen.setdefault(Decimal(label), label) != label:
+            return seen[Decimal(label)], label
+    return None
+
+
+def as_classes(wanted: Any, names: Sequence[str], classes: Sequence[str]) -> Any:
+    """Return class indices, `(samples,)` or label maps, that count among other classes, or None where one lacks.
+
+    Args:
+        wanted: Indices among `names`; -1 stays.
+        names: Of the classes in this data.
+        classes: All that a network knows; data that is to be scored may lack some.
+    """
+    index = {class_name(name): position for position, name in enumerate(classes)}
+    places = [index.get(class_name(name)) for name in names]
+    if None in places:
+        return None
+    if places == list(range(len(places))):
+        return wanted
+    return _looked_up(wanted, np.array([*places, UNLABELLED]))
+
+
+def voxel_classes(label_maps: Any, classes: Sequence[str] | None, name: str) -> tuple[Any, tuple[str, ...]]:
+    """Return label maps of class indices and the names of the classes, or say why they can't be learnt.
+
+    Without names, each value that occurs is a class of that name: of masks drawn with 0 and 255 there are two.
 
     Args:
         label_maps: `(samples, depth, height, width)`, -1 = nobody said; read one by one.
         classes: names, 0 first, or None.
         name: What error messages call the data.
+
+    Warns:
+        UserWarning: There are values between those that occur.
     """
-    highest = max((int(np.max(label_map)) for label_map in label_maps), default=-1)
-    if highest < 1:
+    seen = np.zeros(np.iinfo(np.int16).max + 2, bool)  # the last one is that of -1
+    for label_map in label_maps:
+        seen[np.asarray(label_map).ravel()] = True
+    values = np.flatnonzero(seen[:-1])
+    if len(values) < 2:
         raise VoxgapError(
-            f"{name}: the label maps hold {'one class' if highest == 0 else 'nothing'}; give at least two classes"
+            f"{name}: the label maps hold {'one class' if len(values) else 'nothing'}; give at least two classes"
         )
-    names = tuple(map(str, classes or range(highest + 1)))
-    if highest >= len(names):
-        raise VoxgapError(f"{name}: label maps go up to {highest}, with {len(names)} class names")
-    return names
+    if classes is not None and values[-1] >= len(classes):
+        raise VoxgapError(f"{name}: label maps go up to {values[-1]}, with {len(classes)} class names")
+    if classes is not None:
+        return label_maps, tuple(map(str, classes))
+    names = tuple(map(str, values))
+    if values[-1] == len(values) - 1:
+        return label_maps, names
+    some = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
+    warnings.warn(
+        f"{name}: label maps hold {len(names)} values from {names[0]} to {names[-1]}, so there are {len(names)} "
+        f"classes, called {some}",
+        stacklevel=2,
+    )
+    lookup = np.full(len(seen), UNLABELLED)
+    lookup[values] = np.arange(len(values))
+    return _looked_up(label_maps, lookup), names
+
+
+def _looked_up(indices: Any, lookup: NDArray[Any]) -> Any:
+    """Return other whole numbers for each, in the same type; the last one of the lookup stands for -1."""
+    if isinstance(indices, OnDisk):
+        return indices.coded(lookup)
+    return lookup.astype(indices.dtype)[indices]
 
 
 def unstratified_split(

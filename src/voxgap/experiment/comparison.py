@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -13,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from voxgap import evaluate
+from voxgap import evaluate, table
 from voxgap.errors import VoxgapError
 from voxgap.experiment.plan import YARDSTICKS, Experiment, Outcome, Run
 from voxgap.experiment.ranking import Condition, Ranking, Score, ranking
@@ -237,12 +235,7 @@ class Comparison:
 
     def to_csv(self, path: str | Path) -> None:
         """Write one row a run, test rate and metric; a run without a score has one row; the file appears whole."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-        writer.writeheader()
-        for run, outcome in self.outcomes:
-            writer.writerows(_rows(run, outcome))
-        write_bytes(path, text.getvalue().encode())
+        table.write(Path(path), COLUMNS, (row for pair in self.outcomes for row in _rows(*pair)))
 
 
 def deciding_metric(task: str) -> str:

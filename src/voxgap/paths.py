@@ -1,0 +1,92 @@
+"""Which file is meant: by a cell of a table, or by a folder that holds more than volumes."""
+
+from __future__ import annotations
+
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from voxgap import io
+from voxgap.errors import VoxgapError
+
+# What operating systems and disks put beside people's files.
+_JUNK = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
+_DRAWN = {"mask", "seg", "segmentation", "label", "labelmap", "gt", "groundtruth", "truth", "annotation"}
+_IMAGES = {"image", "img", "scan", "volume", "data"}
+
+
+def resolve(cell: str, folder: Path) -> Path:
+    """Return the file that a cell of a table names, with the `::item` in it that the cell names.
+
+    Args:
+        cell: A path relative to the folder, or from `/` or `~/`. A backslash is a slash, where there is no file
+            of that very name.
+        folder: Of the table.
+    """
+    path = _from(cell, folder)
+    if "\\" in cell and os.sep == "/" and not _exists(path):
+        slashed = _from(cell.replace("\\", "/"), folder)
+        return slashed if _exists(slashed) else path
+    return path
+
+
+def folders(folder: Path) -> list[Path]:
+    """Return the folders in a folder, by name, without hidden ones and those that no person has made."""
+    return sorted(entry for entry in folder.iterdir() if not _is_junk(entry) and entry.is_dir())
+
+
+def volumes(folder: Path) -> list[Path]:
+    """Return the volumes in a folder, by name; label maps beside others are none of them.
+
+    Warns:
+        UserWarning: Files were left out, since they are called as label maps are.
+    """
+    found = [path for path in sorted(folder.iterdir()) if not _is_junk(path) and io.is_volume(path)]
+    drawn = {path: None for path in found if _words(_stem(path)) & _DRAWN}
+    if not drawn or len(drawn) == len(found):
+        return found
+    some = ", ".join(path.name for path in list(drawn)[:3]) + (", ..." if len(drawn) > 3 else "")
+    warnings.warn(
+        f"{folder}: left out {some}, called as label maps are; a manifest with the columns path and label_map "
+        "uses them, and one with path alone takes them for volumes",
+        stacklevel=3,
+    )
+    return [path for path in found if path not in drawn]
+
+
+def check_classes(names: Sequence[Path]) -> None:
+    """Raise a `VoxgapError` where folders are no classes, but one has the images and one their label maps."""
+    drawn = [path for path in names if _words(path.name) & _DRAWN]
+    if drawn and any(_words(path.name) & _IMAGES for path in names if path not in drawn):
+        raise VoxgapError(
+            f"{drawn[0]}: holds label maps by its name, and is no class; list the samples in a manifest with the "
+            "columns path and label_map"
+        )
+
+
+def _from(cell: str, folder: Path) -> Path:
+    return folder / (os.path.expanduser(cell) if cell.startswith("~/") else cell)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return io.split_item(path)[0].exists()
+    except OSError:  # a name that is too long, say
+        return False
+
+
+def _is_junk(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in _JUNK
+
+
+def _stem(path: Path) -> str:
+    known = [len(suffix) for suffix in io.FORMATS if path.name.lower().endswith(suffix)]
+    return path.name[: len(path.name) - max(known, default=0)]
+
+
+def _words(name: str) -> set[str]:
+    """Return the words that a name is made of, in the singular: `caseMasks_01` -> case, mask."""
+    parts = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
+    return {part.removesuffix("s") for part in parts}
