@@ -9,7 +9,7 @@ import pytest
 
 from voxgap.errors import VoxgapError
 from voxgap.missingness import simulate
-from voxgap.runtime.profile import Profile, drift, profile
+from voxgap.runtime.profile import Profile, drift, far_outside, profile
 
 RNG = np.random.default_rng(0)
 COMPLETE = RNG.normal(100, 20, size=(12, 8, 8, 8, 2)).astype(np.float32)
@@ -77,3 +77,27 @@ def test_each_difference_is_said() -> None:
 def test_a_manifest_with_another_profile_is_refused(data: object) -> None:
     with pytest.raises(VoxgapError, match=r"field data\.profile"):
         Profile.of({"data": {"profile": data}, "input": {"channels": ["t1"]}}, "m")
+
+
+def test_a_value_far_outside_is_said_and_a_missing_rate_hides_no_values() -> None:
+    one, both = fresh(), fresh()
+    one[0, 0, 0, 1] = 1e20
+    both[:7, :, :, 0] = np.nan
+    both[7, :, :, 0] *= 1000
+    assert any("channel flair: values from" in said for said in drift(one, KNOWN))
+    said = " ".join(drift(both, KNOWN))
+    assert "channel t1: 88% missing" in said
+    assert "channel t1: values from" in said
+    assert far_outside(np.stack([fresh(), one]), KNOWN)[0].startswith(
+        "channel flair holds values far outside"
+    )
+    assert far_outside(TRAIN, KNOWN) == ()
+    assert far_outside(np.stack([one]), None) == ()
+
+
+def test_one_far_value_in_a_large_volume_is_said() -> None:
+    """Too few to be a share, and too few to be seen in the deviation."""
+    large = np.random.default_rng(0).normal(100, 20, (8, 64, 64, 2)).astype(np.float32)
+    large[[1, 4], :, :, 0] = np.nan
+    large[0, 0, 0, 1] = 5000
+    assert any("channel flair: values from" in said for said in drift(large, KNOWN))

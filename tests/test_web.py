@@ -397,6 +397,7 @@ def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
     manifest = cases.manifest("classification", cases.SHAPE, ["no", "yes"])
     volumes = [cases.volume(0), np.full(cases.SHAPE, np.nan), cases.volume(1) * 1000, cases.volume(2) + 30]
     volumes += [np.where([False, True], np.nan, cases.volume(3)), rng.normal(size=cases.SHAPE)]
+    volumes += [np.where(np.arange(np.prod(cases.SHAPE)).reshape(cases.SHAPE) == 2, 1e20, cases.volume(4))]
     volumes = [volume.astype(np.float32) for volume in volumes]
     p = rng.dirichlet([1, 1], 20)
     rule = {"temperature": 1.7, "threshold": 0.3}

@@ -22,6 +22,9 @@ missing voxels than this share has no pattern to speak of."""
 OUTSIDE = 0.01
 """More than this share of values outside of the training data's: other units, most likely."""
 
+FAR = 10
+"""A single value that lies outside by more than so many of the training data's ranges says the same."""
+
 Range = tuple[float, float]
 
 
@@ -111,9 +114,32 @@ def drift(volume: Values, known: Profile | None) -> tuple[str, ...]:
     for index, (name, channel) in enumerate(known.channels.items()):
         values = volume[..., index][~missing[..., index]]
         rate = 1 - values.size / missing[..., index].size
-        said = _rate(name, rate, channel) or _values(name, values, channel)
-        found += [said] if said else []
+        found += filter(None, (_rate(name, rate, channel), _values(name, values, channel)))
     return (*found, *_pattern(volume, gaps / missing.size, known))
+
+
+def far_outside(batch: Values, known: Profile | None) -> tuple[str, ...]:
+    """Say which channels of a batch hold a value far outside of the training data's: a look at the extremes only.
+
+    Args:
+        batch: `(batch, depth, height, width, channels)`, NaN = missing.
+        known: of the training data; without it, nothing is.
+    """
+    if known is None:
+        return ()
+    least, most = (extreme.reduce(batch, axis=(0, 1, 2, 3)) for extreme in (np.fmin, np.fmax))
+    return tuple(
+        f"channel {name} holds values far outside of the training data's, {channel.values[0]:.4g} to "
+        f"{channel.values[1]:.4g}; check the units"
+        for index, (name, channel) in enumerate(known.channels.items())
+        if channel.values is not None and _is_far(float(least[index]), float(most[index]), channel.values)
+    )
+
+
+def _is_far(least: float, most: float, known: Range) -> bool:
+    low, high = known
+    far = FAR * (high - low)
+    return far > 0 and (least < low - far or most > high + far)
 
 
 def _rate(name: str, rate: float, known: Channel) -> str | None:
@@ -136,7 +162,8 @@ def _values(name: str, values: Values, known: Channel) -> str | None:
         outside = float(((values < low - slack) | (values > high + slack)).mean())
     spread = float(values.std(dtype=np.float64))
     flat, rough = known.deviation
-    if outside <= OUTSIDE and flat / 10 <= spread <= rough * 10:
+    far = _is_far(float(least), float(most), known.values)
+    if not far and outside <= OUTSIDE and flat / 10 <= spread <= rough * 10:
         return None
     return (
         f"channel {name}: values from {least:.4g} to {most:.4g}, in the training data {low:.4g} "

@@ -41,6 +41,9 @@ export class BrowserEngine {
 
   async predict(volume) {
     const { output, shape, seconds } = await this.#run(volume.values);
+    if (!output.every(Number.isFinite)) {
+      throw new VoxgapError("the network's answer is not finite for such values; give them in the units of the training data");
+    }
     return this.#answer(volume, output, shape, seconds);
   }
 

@@ -6,6 +6,7 @@ import { missingRate } from "./volume.js";
 
 const RATE_SLACK = 0.05;
 const OUTSIDE = 0.01;
+const FAR = 10;
 
 const percent = (share) => `${(100 * share).toFixed(0)}%`;
 
@@ -17,14 +18,14 @@ export function doubts({ values, shape }, manifest) {
     if (!known[name]) return [];
     const observed = channelOf(values, shape[3], index).filter((value) => !Number.isNaN(value));
     const rate = 1 - observed.length / (values.length / shape[3]);
-    return rateDoubt(name, rate, known[name]) ?? valueDoubt(name, observed, known[name]) ?? [];
+    return [rateDoubt(name, rate, known[name]), valueDoubt(name, observed, known[name])].filter(Boolean);
   });
 }
 
 function rateDoubt(name, rate, { missing_rate: [low, high] }) {
   if (low - RATE_SLACK <= rate && rate <= high + RATE_SLACK) return null;
-  if (rate === 1) return [`channel ${name} is missing as a whole, which it never was in the training data`];
-  return [`channel ${name}: ${percent(rate)} missing, in the training data ${percent(low)} to ${percent(high)}`];
+  if (rate === 1) return `channel ${name} is missing as a whole, which it never was in the training data`;
+  return `channel ${name}: ${percent(rate)} missing, in the training data ${percent(low)} to ${percent(high)}`;
 }
 
 function valueDoubt(name, observed, { values, deviation }) {
@@ -34,13 +35,13 @@ function valueDoubt(name, observed, { values, deviation }) {
   const outside = observed.filter((v) => v < low - slack || v > high + slack).length / observed.length;
   const mean = observed.reduce((sum, v) => sum + v, 0) / observed.length;
   const spread = Math.sqrt(observed.reduce((sum, v) => sum + (v - mean) ** 2, 0) / observed.length);
-  if (outside <= OUTSIDE && deviation[0] / 10 <= spread && spread <= deviation[1] * 10) return null;
-  const number = (v) => Number(v.toPrecision(4));
   const least = observed.reduce((a, b) => Math.min(a, b));
   const most = observed.reduce((a, b) => Math.max(a, b));
-  return [
-    `channel ${name}: values from ${number(least)} to ${number(most)}, in the training data ${number(low)} to ${number(high)}; check the units`,
-  ];
+  const far = FAR * (high - low);
+  const isFar = far > 0 && (least < low - far || most > high + far);
+  if (!isFar && outside <= OUTSIDE && deviation[0] / 10 <= spread && spread <= deviation[1] * 10) return null;
+  const number = (v) => Number(v.toPrecision(4));
+  return `channel ${name}: values from ${number(least)} to ${number(most)}, in the training data ${number(low)} to ${number(high)}; check the units`;
 }
 
 function channelOf(values, channels, index) {
