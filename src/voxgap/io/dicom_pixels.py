@@ -45,6 +45,7 @@ _NATIVE = {
     (False, True): "1.2.840.10008.1.2.1",
     (False, False): "1.2.840.10008.1.2.2",
 }
+_VRS = (b"OB", b"OD", b"OF", b"OW", b"UN")
 _RLE = "1.2.840.10008.1.2.5"
 
 
@@ -100,6 +101,8 @@ class Encoded(NamedTuple):
     def _as_stored(self, value: int) -> int:
         # Writers disagree on the sign of this value, and on which bits say it: what counts are the pixels.
         cell = 1 << self.allocated
+        if self.signed and 2**15 <= value < 2**16 and self.allocated < 16:
+            value -= 2**16
         if not -cell // 2 <= value < cell:
             return value
         value %= cell
@@ -175,15 +178,18 @@ def encoding(stream: BinaryIO, path: Path, header: Any, count: int) -> Encoded:
 def _pixel_element(stream: BinaryIO, path: Path, implicit: bool, little: bool) -> tuple[str, str, int]:
     """Read the start of the element that holds the pixels: which it is, its VR, and its length."""
     order = "<" if little else ">"
-    head = stream.read(8 if implicit else 12)
-    if len(head) < (8 if implicit else 12):
+    head = stream.read(8)
+    vr = head[4:6] if not implicit else b""
+    if vr in _VRS:  # Some writers put an implicit data set behind the meta header of an explicit one.
+        head += stream.read(4)
+    if len(head) < (12 if vr in _VRS else 8):
         raise VoxgapError(f"{path}: has no pixels; copy it again from its source")
     group, element = struct.unpack_from(f"{order}HH", head)
     (length,) = struct.unpack_from(f"{order}I", head, len(head) - 4)
     keyword = _KEYWORDS.get(element)
     if group != 0x7FE0 or keyword is None:
         raise VoxgapError(f"{path}: has no pixels; copy it again from its source")
-    return keyword, "OW" if implicit else head[4:6].decode("ascii", "replace"), length
+    return keyword, vr.decode() if vr in _VRS else "OW", length
 
 
 def _left(stream: BinaryIO) -> int:
