@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray
 from typer.testing import CliRunner
 
 from voxgap.cli import app
@@ -124,3 +125,30 @@ def test_one_volume_and_a_data_set_are_told_apart(tmp_path: Path) -> None:
         assert not is_one_volume(str(tmp_path / name)), name
     for name in ("sample:brain", "medmnist:organmnist3d"):
         assert not is_one_volume(name)
+
+
+def test_axes_are_said_once_and_stand_in_the_bundle(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    rows = ["path,label"]
+    for index in range(16):
+        values = rng.normal(index % 2, 1, (2, 6, 5, 4)).astype("f4")
+        names = ("member", "eta_rho", "xi_rho", "s_rho")
+        xarray.Dataset({"v": (names, values)}).to_netcdf(tmp_path / f"{index}.nc", engine="h5netcdf")
+        rows.append(f"{index}.nc,{('low', 'high')[index % 2]}")
+    (tmp_path / "data.csv").write_text("\n".join(rows))
+    other = values.transpose(0, 3, 1, 2)
+    xarray.Dataset({"v": (("m", "z", "b", "a"), other)}).to_netcdf(tmp_path / "other.nc", engine="h5netcdf")
+    with pytest.raises(VoxgapError, match=r"--axes eta_rho,xi_rho,s_rho --at member=0"):
+        voxgap("train", tmp_path / "data.csv", "--out", tmp_path / "bundle", *QUICK)
+    said = ("--axes", "s_rho,eta_rho,xi_rho", "--at", "member=1")
+    facts = json.loads(voxgap("inspect", tmp_path / "0.nc", *said, "--json"))
+    assert facts["description"]["shape"][-4:] == [4, 6, 5, 1]
+    voxgap("train", tmp_path / "data.csv", "--out", tmp_path / "bundle", *said, *QUICK)
+    voxgap("evaluate", tmp_path / "bundle", tmp_path / "data.csv", "--json")
+    of_training = voxgap("predict", tmp_path / "bundle", tmp_path / "15.nc")
+    renamed = voxgap("predict", tmp_path / "bundle", tmp_path / "other.nc", "--axes", "z,b,a", "--at", "m=1")
+    first, second = (next(csv.DictReader(io.StringIO(text))) for text in (of_training, renamed))
+    assert first["p_low"] == second["p_low"]
+    voxgap("fill", tmp_path / "15.nc", "--axes", "s_rho,eta_rho,xi_rho,member", "--out", tmp_path / "filled")
+    with xarray.open_dataset(tmp_path / "filled" / "15.nc") as data:
+        assert np.array_equal(data["v"].values, values)

@@ -123,6 +123,10 @@ class Grid:
         except io.UnknownAxisError:
             return Grid(rules=self.rules).scan(path, max_bytes)
 
+    def told(self, axes: Sequence[str | int] = (), at: Mapping[str, int] | None = None) -> Grid:
+        """Return this grid for files whose axes are called otherwise, where something is said of them."""
+        return replace(self, axes=tuple(axes) or self.axes, at=at or self.at)
+
     @property
     def moves(self) -> bool:
         """Whether a volume may come out on another grid than it went in."""
@@ -301,8 +305,9 @@ def _say_what_changed(source: io.Source, today: io.Source) -> None:
         changes.append(f"values of {source.dtype} would be {today.dtype}")
     if changes:
         warnings.warn(
-            f"{source.path}: is read by the rules of the data that this network was trained on "
-            f"(rules {source.options.rules}); by today's {', '.join(changes)}: train again to change that",
+            # Without the name of the file: said once, and not for each of a thousand.
+            f"files are read by the rules of the data that this network was trained on (rules "
+            f"{source.options.rules}); by today's {', '.join(changes)}: train again to change that",
             stacklevel=3,
         )
 

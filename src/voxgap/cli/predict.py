@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import err, import_keras, out
+from voxgap.cli.data import At, Axes, grid_arguments
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
+    from voxgap.dataset import Dataset
     from voxgap.runtime import Predictor
     from voxgap.runtime.inputs import Item
     from voxgap.runtime.job import Done, Row, Source
@@ -55,6 +57,8 @@ def predict(
     ] = None,
     top_k: Annotated[int, typer.Option(help="Name so many of the most probable classes.")] = 0,
     calibrated: Annotated[bool, typer.Option(help="Calibrated probabilities as well.")] = False,
+    axes: Axes = None,
+    at: At = None,
     precision: Precision = "float32",
     engine: Engine = "auto",
     threads: Threads = None,
@@ -87,7 +91,8 @@ def predict(
     if maps and out_path is None:
         raise VoxgapError("a segmentation writes label maps: name a folder with --out")
     table = out_path / "predictions.csv" if maps and out_path is not None else out_path
-    wanted = job.Wanted(top_k, calibrated, str(out_path) if maps else None)
+    said = grid_arguments(None, None, None, None, None, axes, at)
+    wanted = job.Wanted(top_k, calibrated, str(out_path) if maps else None, said["axes"], said["at"])
     predictor = open_bundle(bundle, precision, engine, threads)
     if calibrated and not manifest.get("calibration"):
         raise VoxgapError(
@@ -143,6 +148,8 @@ def evaluate(
         str, typer.Option(help="mcar, mar or mnar (Rubin).", rich_help_panel="Gaps")
     ] = "mcar",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    axes: Axes = None,
+    at: At = None,
     precision: Precision = "float32",
     engine: Engine = "auto",
     threads: Threads = None,
@@ -164,7 +171,9 @@ def evaluate(
     from voxgap.runtime import read_manifest
 
     manifest = read_manifest(bundle)
-    grid = dataclasses.asdict(Grid.from_json(manifest["input"].get("grid"), "input.grid"))
+    said = grid_arguments(None, None, None, None, None, axes, at)
+    trained = Grid.from_json(manifest["input"].get("grid"), "input.grid")
+    grid = dataclasses.asdict(trained.told(said["axes"], said["at"]))
     task = "segmentation" if manifest["task"] == "segmentation" else None
     dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, task=task, **grid)
     part = dataset if split == "all" else dataset.part(split)
@@ -172,18 +181,26 @@ def evaluate(
         raise VoxgapError(f"{data}: no {split} volumes; choose another --split, or all")
     if dataset.task != manifest["task"]:
         raise VoxgapError(f"{data}: the data is for {dataset.task}, the bundle for {manifest['task']}")
-    if dataset.task != "regression" and list(dataset.classes) != manifest["classes"]:
-        raise VoxgapError(
-            f"{data}: classes {', '.join(dataset.classes)} are not the bundle's: {', '.join(manifest['classes'])}"
-        )
+    targets = part.targets if dataset.task == "regression" else _as_classes(data, part, manifest["classes"])
     predictor = open_bundle(bundle, precision, engine, threads)
     shown = ~np.isnan(part.volumes) if task else None
     answers = predictor.predict(part.volumes)
-    scores = {split: metrics.scores(dataset.task, part.targets, answers, observed=shown)}
+    scores = {split: metrics.scores(dataset.task, targets, answers, observed=shown)}
     if as_json:
         out.print_json(json.dumps(scores))
     else:
         print_scores(scores)
+
+
+def _as_classes(data: str, part: Dataset, classes: Sequence[str]) -> Any:
+    from voxgap.dataset.targets import as_classes
+
+    targets = as_classes(part.targets, part.classes, classes)
+    if targets is None:
+        raise VoxgapError(
+            f"{data}: classes {', '.join(part.classes)} are not the bundle's: {', '.join(classes)}"
+        )
+    return targets
 
 
 def open_bundle(bundle: Path, precision: str, engine: str, threads: int | None) -> Predictor:

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from voxgap import io
+from voxgap import io, table
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing
+from voxgap.grid import UNLABELLED
 from voxgap.io.optional import need
 from voxgap.resample import Record
 from voxgap.runtime.answer import Answer
@@ -27,6 +28,7 @@ from voxgap.volume import Volume
 Row = dict[str, Any]
 FORMATS = (".csv", ".json", ".jsonl", ".parquet")
 _READERS = 2
+_DIGITS = 5  # of the highest value of a label map
 _ROWS_AT_ONCE = 10_000
 
 
@@ -38,11 +40,14 @@ class Wanted:
         top_k: how many of the most probable classes to name in columns of their own.
         calibrated: whether the calibrated probabilities stand beside the network's own.
         maps: folder for the label maps of a segmentation.
+        axes, at: what is said of the axes of the files; see `Predictor.read`.
     """
 
     top_k: int = 0
     calibrated: bool = False
     maps: str | None = None
+    axes: tuple[str | int, ...] = ()
+    at: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -109,7 +114,7 @@ def local(predictor: Predictor, wanted: Wanted) -> Source:
 
     def rows(items: Sequence[Item]) -> Iterator[Row]:
         with ThreadPoolExecutor(_READERS) as readers:
-            for batch in _batched(_ahead(readers, predictor, items), predictor.batch_size):
+            for batch in _batched(_ahead(readers, predictor, items, wanted), predictor.batch_size):
                 yield from _answer(predictor, batch, wanted)
 
     return rows
@@ -163,21 +168,23 @@ class _Read(NamedTuple):
     error: str = ""
 
 
-def _read(predictor: Predictor, item: Item) -> _Read:
+def _read(predictor: Predictor, item: Item, wanted: Wanted) -> _Read:
     try:
-        volume, records = predictor.read(item.source)
+        volume, records = predictor.read(item.source, axes=wanted.axes, at=wanted.at)
         return _Read(item, volume, records)
     except (VoxgapError, OSError) as error:
         return _Read(item, None, [], " ".join(str(error).split()))
 
 
-def _ahead(readers: ThreadPoolExecutor, predictor: Predictor, items: Iterable[Item]) -> Iterator[_Read]:
+def _ahead(
+    readers: ThreadPoolExecutor, predictor: Predictor, items: Iterable[Item], wanted: Wanted
+) -> Iterator[_Read]:
     """Read items in their order, a batch ahead of the network and no further."""
     waiting: list[Future[_Read]] = []
     rest = iter(items)
     while True:
         waiting += [
-            readers.submit(_read, predictor, item)
+            readers.submit(_read, predictor, item, wanted)
             for item in itertools.islice(rest, predictor.batch_size + _READERS - len(waiting))
         ]
         if not waiting:
@@ -191,14 +198,15 @@ def _batched(reads: Iterator[_Read], size: int) -> Iterator[list[_Read]]:
 
 
 def _answer(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Iterator[Row]:
-    answers = iter(
-        predictor.answers([read.volume for read in batch if read.volume is not None], max(1, wanted.top_k))
-    )
+    answers = _answers(predictor, [read.volume for read in batch if read.volume is not None], wanted)
     for read in batch:
         if read.volume is None:
             yield {"path": read.item.name, "error": read.error}
             continue
         answer = next(answers)
+        if isinstance(answer, VoxgapError):
+            yield {"path": read.item.name, "error": str(answer).removeprefix("volume 0: ")}
+            continue
         row = row_of(predictor, read.item.name, answer, wanted)
         if predictor.task == "segmentation" and wanted.maps is not None:
             try:
@@ -208,16 +216,39 @@ def _answer(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Ite
         yield row
 
 
+def _answers(
+    predictor: Predictor, volumes: Sequence[Volume], wanted: Wanted
+) -> Iterator[Answer | VoxgapError]:
+    """One answer for each volume, or why there is none: a volume without one keeps no other from its own."""
+    top_k = max(1, wanted.top_k)
+    try:
+        yield from list(predictor.answers(volumes, top_k))
+    except VoxgapError:
+        for volume in volumes:
+            try:
+                yield predictor.answer(volume, top_k)
+            except VoxgapError as error:
+                yield error
+
+
 def _write_map(predictor: Predictor, read: _Read, answer: Answer, folder: Path) -> Row:
     assert read.volume is not None
     labels = predictor.label_map(answer.values, read.volume, read.records)
     file = folder / map_name(read.item.name)
-    io.write(file, labels)
+    io.write(file, _as_drawn(labels, predictor.classes))
     counts = {
         f"voxels_{name}": int(np.count_nonzero(labels.values == i))
         for i, name in enumerate(predictor.classes)
     }
     return {"label_map": str(file), **counts}
+
+
+def _as_drawn(labels: Volume, classes: Sequence[str]) -> Volume:
+    """Return a label map with the values of those it was learnt from, 0 and 255 say, where classes are called so."""
+    if not all(name.isascii() and name.isdecimal() and len(name) <= _DIGITS for name in classes):
+        return labels
+    lookup = np.array([*map(int, classes), UNLABELLED], np.float32)
+    return replace(labels, values=lookup[labels.values.astype(np.intp)])
 
 
 def map_name(name: str) -> str:
@@ -290,16 +321,13 @@ def _finish(journal: Path, items: Sequence[Item], out: Path, columns: Sequence[s
 
 def write_csv(stream: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
     """Write rows as CSV, numbers to six digits."""
-    writer = csv.DictWriter(stream, columns, lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({name: _cell(name, value) for name, value in row.items()})
+    table.write(stream, columns, ({name: _cell(name, value) for name, value in row.items()} for row in rows))
 
 
 def _cell(name: str, value: Any) -> Any:
-    if isinstance(value, float):
+    if isinstance(value, float) and math.isfinite(value):
         return f"{value:.4f}" if name == "missing_rate" else f"{value:.6g}"
-    return "" if value is None else value
+    return value
 
 
 def _csv_file(file: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from voxgap.runtime.answer import Answer
 from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.engines import Engine
 from voxgap.runtime.manifest import MANIFEST, fits, patches_of, takes
-from voxgap.runtime.profile import Profile, drift
+from voxgap.runtime.profile import Profile, drift, far_outside
 from voxgap.volume import Values, Volume, as_batch, as_real, times
 
 BATCH_VOXELS = 2**19
@@ -100,10 +100,12 @@ class Predictor:
             what calibration and thresholds make of them is in `answer`.
 
         Raises:
-            VoxgapError: the shape is not the network's, or values are infinite.
+            VoxgapError: the shape is not the network's, values are infinite, or so large that the answer is not
+                finite.
 
         Warns:
-            UserWarning: a volume has no observed voxel; its answer says nothing of it.
+            UserWarning: a volume has no observed voxel, and its answer says nothing of it; or values lie far
+                outside of the training data's.
         """
         batch = self._batch(volumes)
         empty = np.flatnonzero([np.isnan(volume).all() for volume in batch])
@@ -113,6 +115,8 @@ class Predictor:
                 f"no observed voxel in volume {which}: the answer is what the network says of nothing",
                 stacklevel=2,
             )
+        for said in far_outside(batch, self._profile):
+            warnings.warn(said, stacklevel=2)
         return self._run(batch, batch_size)
 
     def answer(self, volume: Any, top_k: int = 5) -> Answer:
@@ -138,14 +142,16 @@ class Predictor:
             VoxgapError: as for `predict`.
         """
         waiting: list[Values] = []
+        done = 0
         for volume in volumes:
             (one,) = self._batch(volume)
             if waiting and (len(waiting) == self.batch_size or one.shape != waiting[0].shape):
-                yield from self._answer_all(waiting, top_k)
+                yield from self._answer_all(waiting, top_k, done)
+                done += len(waiting)
                 waiting = []
             waiting.append(one)
         if waiting:
-            yield from self._answer_all(waiting, top_k)
+            yield from self._answer_all(waiting, top_k, done)
 
     def label_map(self, values: Values, volume: Volume, records: Sequence[Record]) -> Volume:
         """Turn an answer for each voxel into a label map on the grid of the file that it is for.
@@ -165,12 +171,19 @@ class Predictor:
         return Volume(whole, back.affine, back.spacing, back.channels, back.source, back.axes)
 
     def read(
-        self, path: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | None]
+        self,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | None],
+        *,
+        axes: Sequence[str | int] = (),
+        at: Mapping[str, int] | None = None,
     ) -> tuple[Volume, list[Record]]:
         """Read a volume from its file, as the training data was read: missing values, crop, resampling.
 
         Args:
             path: one file, or one per channel of the network, None where that channel is missing.
+            axes: which axes of this file are depth, height, width, and perhaps channels, where they are called
+                otherwise than in the training data.
+            at: one index of each axis that a volume has no place for, likewise.
 
         Returns:
             The volume for `predict`, and the records with which `voxgap.resample.inverse` maps an answer for
@@ -187,11 +200,30 @@ class Predictor:
             channels = self.manifest["input"]["channels"]
             if len(files) != len(channels):
                 raise VoxgapError(f"{len(files)} files for {len(channels)} channels; give one each, or None")
-        volume, records, *_ = read_sample(scan_sample(files, channels, grid=self.grid), self.grid)
+        grid = self.grid.told(axes, at)
+        volume, records, *_ = read_sample(scan_sample(files, channels, grid=grid), grid)
         self._check(volume.shape, str(volume.source))
         return volume, records
 
-    def _run(self, batch: Values, batch_size: int | None = None) -> Values:
+    def _run(self, batch: Values, batch_size: int | None = None, first: int = 0) -> Values:
+        outputs = self._outputs(batch, batch_size)
+        for index, (volume, output) in enumerate(zip(batch, outputs, strict=True), first):
+            if not np.isfinite(output).all():
+                raise VoxgapError(f"volume {index}: {self._why_not_finite(volume)}")
+        return outputs
+
+    def _why_not_finite(self, volume: Values) -> str:
+        said = "the network's answer is not finite"
+        if np.isnan(volume).all():
+            return f"{said}; the network is damaged: train or export it again"
+        known = [c.values for c in self._profile.channels.values() if c.values] if self._profile else []
+        trained = f", in the training data {min(known)[0]:.4g} to {max(v[1] for v in known):.4g}" if known else ""
+        return (
+            f"{said} for values from {np.nanmin(volume):.4g} to {np.nanmax(volume):.4g}{trained}; give them in the "
+            "units of the training data"
+        )
+
+    def _outputs(self, batch: Values, batch_size: int | None = None) -> Values:
         size = batch_size or self.batch_size
         if size < 1:
             raise VoxgapError(f"batch_size must be at least 1, got {batch_size}")
@@ -200,9 +232,9 @@ class Predictor:
             return np.stack(list(each_volume(self._engine, batch, edges, overlap, batch_size=size)))
         return np.concatenate([self._engine(batch[i : i + size]) for i in range(0, len(batch), size)])
 
-    def _answer_all(self, volumes: list[Values], top_k: int) -> list[Answer]:
+    def _answer_all(self, volumes: list[Values], top_k: int, first: int) -> list[Answer]:
         started = time.perf_counter()
-        outputs = self._run(np.stack(volumes))
+        outputs = self._run(np.stack(volumes), first=first)
         seconds = (time.perf_counter() - started) / len(volumes)
         return [
             self._answer(volume, values, top_k, seconds)
