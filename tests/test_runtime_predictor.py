@@ -55,9 +55,9 @@ def test_an_answer_that_is_not_finite_is_one_clear_error() -> None:
             ask()
         assert "in the training data -" in str(said.value)
         assert "units of the training data" in str(said.value)
-    maps = predictor("segmentation", lambda x: np.concatenate([np.nan_to_num(x) * 10, x * 0], -1))
+    maps = predictor("segmentation", lambda x: np.concatenate([np.nan_to_num(x) * 100, x * 0], -1))
     with pytest.raises(VoxgapError, match="volume 1: the network's answer is not finite"):
-        maps.predict(np.stack([np.nan_to_num(batch[0]), batch[0]]))
+        maps.predict(np.nan_to_num(batch[:2]))
     with pytest.raises(VoxgapError, match="the network is damaged"):
         predictor(engine=lambda x: np.full((len(x), 2), np.nan, np.float32)).answer(
             np.full(tiny.SHAPE, np.nan)
