@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing
-from voxgap.io import arrays, dicom, hdf5, matlab, medical, metaimage, netcdf, nrrd, tiff, video, zarr
+from voxgap.io import arrays, dicom, hdf5, matlab, medical, metaimage, netcdf, nrrd, planes, tiff, video, zarr
 from voxgap.io.folders import replacing_folder
 from voxgap.io.rules import RULES
 from voxgap.io.source import MAX_BYTES, Options, Region, Source, UnknownAxisError, one_line
@@ -129,11 +129,11 @@ def scan(
     """Describe one volume without reading its values; `scan(path).read(region)` reads a part of it.
 
     Args:
-        path: A file of a format in `FORMATS`, a folder with a DICOM series, or a Zarr store;
+        path: A file of a format in `FORMATS`, a Zarr store, or a folder with a DICOM series or 2D images;
             `file.h5::images/ct` names one item of several in it.
         item: The same without the `::`: a dataset of an HDF5 file, variables of a NetCDF file (`sst` or
             `sst,airt`), an array of a Zarr, MATLAB or `.npz` file, a series of a DICOM folder or TIFF file (its
-            number from 1, or its UID), `grey` or `rgb` of a video.
+            number from 1, or its UID), a stream of a video by its number, `grey`, `rgb`, or `2,grey`.
         axes: Which of the file's axes, by name or number, are depth, height, width, and perhaps channels.
             By default found from their names.
         at: One index of each axis that a volume has no place for: `{"time": 0}`.
@@ -151,7 +151,7 @@ def scan(
     options = Options(item or named, tuple(axes), dict(at or {}), tuple(missing_values), max_bytes, rules)
     with one_line(path):
         if path.is_dir():
-            return (zarr.scan_zarr if zarr.is_zarr(path) else dicom.scan_dicom)(path, options)
+            return _scanner(path)(path, options)
         check_file(path)
         return FORMATS[suffix(path)].scan(path, options)
 
@@ -205,6 +205,13 @@ def write(
         raise VoxgapError(f"{path}: can't be written ({error.strerror or error})") from error
 
 
+def _scanner(folder: Path) -> Callable[[Path, Options], Source]:
+    """Return what describes a folder: a Zarr store, a stack of 2D images, or else a DICOM series."""
+    if zarr.is_zarr(folder):
+        return zarr.scan_zarr
+    return planes.scan_planes if planes.is_planes(folder) else dicom.scan_dicom
+
+
 def _format_like(path: Path, volume: Volume, source: Source) -> Format:
     """Return the format of a file to be written like another one."""
     if volume.shape != source.shape:
@@ -212,6 +219,8 @@ def _format_like(path: Path, volume: Volume, source: Source) -> Format:
             f"{path}: a volume of {times(volume.shape)} can't be written like {source.path}, which holds "
             f"{times(source.shape)}; leave out like="
         )
+    if source.path.is_dir() and planes.is_planes(source.path):
+        return FORMATS[suffix(path)]._replace(like=None)  # Images have no header to keep.
     if source.path.is_dir() and not zarr.is_zarr(source.path):
         return FORMATS[".dicom"]
     form, original = FORMATS[suffix(path)], FORMATS[suffix(source.path)]
@@ -245,11 +254,12 @@ def split_item(path: Path) -> tuple[Path, str | None]:
 
 
 def is_volume(path: Path) -> bool:
-    """True for a file of a known format, a Zarr store, and a folder with DICOM and no volume of another format."""
+    """True for a file of a known format, and a folder that is a Zarr store, a stack of 2D images, or DICOM alone."""
     if path.name.startswith("."):
         return False
     if path.is_dir():
-        return zarr.is_zarr(path) or dicom.is_series(path, [name for name in FORMATS if name not in _DICOM])
+        others = [name for name in FORMATS if name not in _DICOM]
+        return zarr.is_zarr(path) or planes.is_planes(path) or dicom.is_series(path, others)
     return path.is_file() and (path.name.lower().endswith(tuple(FORMATS)) or dicom.is_dicom(path))
 
 
@@ -260,7 +270,7 @@ def check_volume(path: Path) -> None:
         check_file(path)
         suffix(path)
     elif not is_volume(path):
-        raise VoxgapError(f"{path}: is a folder without DICOM images; name one file in it")
+        raise VoxgapError(f"{path}: is a folder without DICOM or a stack of images; name one file in it")
 
 
 def check_file(path: Path) -> None:

@@ -21,12 +21,13 @@ from voxgap.errors import VoxgapError
 from voxgap.io import cf
 from voxgap.io.optional import need
 from voxgap.io.rules import Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, too_large
+from voxgap.io.source import Box, Options, Source, Stored, arrange, one_line, too_large
 from voxgap.volume import AXES, Volume, times
 
 # What a byte may expand to: not at all, by deflate, by anything else.
 _EXPANSION = {1: 1.01, 8: 1040, 32946: 1040}
 _MAX_EXPANSION = 50_000
+_PLANE = ("YX", "YXS", "SYX")
 _KINDS = {"Z": "z", "T": "z", "I": "z", "Y": "y", "X": "x", "C": "c", "S": "c"}
 # Where OME keeps sizes, and in which unit they are where it doesn't say (OME schema 2016-06).
 _OME_SIZES = {axis: (f"PhysicalSize{axis}", "µm") for axis in "XYZ"} | {"T": ("TimeIncrement", "s")}
@@ -54,6 +55,35 @@ def scan_tiff(path: Path, options: Options) -> Source:
     source = arrange(stored, path, options, channels=channels)
     geometry: dict[str, Any] = {"axes": _plain_axes(axes), **kept}
     return replace(source, **geometry)
+
+
+def holds_plane(path: Path) -> bool | None:
+    """Tell whether a file has one page of two axes, and perhaps samples; None where it can't be read."""
+    try:
+        with one_line(path), _opened(need("tifffile", path), path) as file:
+            images = (file.imagej_metadata or {}).get("images", 1)
+            return len(file.pages) == 1 and file.pages[0].axes in _PLANE and images == 1
+    except VoxgapError:
+        return None
+
+
+def scan_plane(path: Path, options: Options) -> Source:
+    """Describe the page of a file as a volume of one slice, whatever other files an OME header names."""
+    tifffile = need("tifffile", path)
+    with _opened(tifffile, path) as file:
+        page = file.pages[0]
+        if len(file.pages) > 1 or page.axes not in _PLANE:
+            raise VoxgapError(f"{path}: holds more than one plane; read it alone, or move it")
+        shape, axes, dtype = (1, *page.shape), f"Z{page.axes}", np.dtype(page.dtype)
+        said, _, _ = _ome_facts(file, 0, axes) or _other_facts(file, axes, shape)
+        sentinels = {"_FillValue": page.tags[42113].value} if 42113 in page.tags else {}
+
+    def load(box: Box) -> NDArray[Any]:
+        with _opened(tifffile, path) as file:
+            _check_page(file.pages[0], path, options.max_bytes)
+            return cf.decode(file.pages[0].asarray()[np.newaxis][box], sentinels)
+
+    return arrange(Stored(shape, dtype, load, said=said), path, options)
 
 
 def write_tiff(stream: BinaryIO, volume: Volume) -> None:
