@@ -19,6 +19,7 @@ from voxgap.dataset.lazy import OnDisk
 from voxgap.dataset.manifest import Listing, check_shapes, list_folder, read_manifest, read_samples, refuse
 from voxgap.dataset.splits import SPLITS, split_names
 from voxgap.dataset.targets import learnable, unstratified_split, voxel_classes
+from voxgap.dataset.twins import say_twins
 from voxgap.errors import VoxgapError
 from voxgap.grid import AS_IT_IS, Grid, LabelMap, as_label_map, place_label_map
 from voxgap.io.arrays import npz_names, read_npz_arrays
@@ -364,7 +365,9 @@ def load_data(
             )
         fields = _npz_fields(path, max_bytes, task)
         fields["volumes"] = with_gaps(fields["volumes"], grid.missing_values)
-    return _on_grid(Dataset.from_arrays(**fields, name=name, seed=seed), grid, max_bytes)
+    held = Dataset.from_arrays(**fields, name=name, seed=seed)
+    say_twins(held, "split" in fields)
+    return _on_grid(held, grid, max_bytes)
 
 
 def _for_task(data: Dataset, task: str | None) -> Dataset:
@@ -408,7 +411,7 @@ def _read_listing(
         found = read_samples(listing, name, grid, max_bytes)
     else:
         found = cached_samples(Path(cache), listing, name, grid, max_bytes)
-    return Dataset.from_arrays(
+    data = Dataset.from_arrays(
         found.volumes,
         **wanted,
         split=split,
@@ -421,6 +424,8 @@ def _read_listing(
         records=found.records if grid.moves else None,
         seed=seed,
     )
+    say_twins(data, bool(rows[0].split), [row.where for row in rows])
+    return data
 
 
 def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:

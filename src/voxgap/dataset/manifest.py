@@ -14,6 +14,7 @@ from voxgap.dataset.splits import SPLITS, split_name
 from voxgap.dataset.targets import alike, class_name
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED, Grid, Sample, read_sample, scan_sample
+from voxgap.io.planes import is_planes
 from voxgap.resample import Record
 from voxgap.table import is_number, is_reserved, is_target
 from voxgap.volume import Volume, times
@@ -132,6 +133,11 @@ def list_folder(path: Path) -> Listing:
     paths.check_classes([folder for folder, _ in classes])
     rows = []
     for folder, part in classes:
+        if is_planes(folder):
+            raise VoxgapError(
+                f"{folder}: holds single images; put those of each volume into a folder of its own: "
+                f"{folder.name}/NAME/{next(folder.glob('[!.]*.*')).name}"
+            )
         files = paths.volumes(folder)
         if not files:
             raise VoxgapError(f"{folder}: holds no volume; voxgap reads {', '.join(io.FORMATS)}")
