@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from voxgap.io.isolated import READY
 from voxgap.io.source import one_line
 
 ALLOWED = ("voxgap.io.hdf5", "voxgap.io.matlab", "voxgap.io.netcdf")
@@ -23,6 +24,8 @@ def main() -> None:
     """Answer calls, each with its length, a line of JSON, and the bytes of an array if it returns one."""
     requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # What a library prints must not be taken for an answer.
+    answers.write(READY)
+    answers.flush()
     while line := requests.readline():
         _answer(json.loads(line), answers)
         answers.flush()

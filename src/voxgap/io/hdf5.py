@@ -6,10 +6,8 @@ A chunk that was never written is missing, whatever value the library puts in it
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,11 +16,12 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
+from voxgap.io.chunks import check_chunk, check_touched, touched
 from voxgap.io.isolated import isolated
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
 from voxgap.io.rules import MAX_PLACES, Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size, kept, too_large
+from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size, kept
 from voxgap.volume import Volume, times
 
 MAX_OBJECTS = 100_000
@@ -117,27 +116,28 @@ def _never_written(dataset: Any, box: Box) -> Iterator[Box]:
         if dataset.id.get_storage_size() == 0:
             yield tuple(slice(None) for _ in box)
         return
-    shape, chunks = dataset.shape, dataset.chunks
-    if dataset.id.get_num_chunks() == math.prod(
-        -(-size // chunk) for size, chunk in zip(shape, chunks, strict=True)
-    ):
-        return
-    for start in _chunks(dataset, box):
-        if dataset.id.get_chunk_info_by_coord(start).byte_offset is None:
+    written = _written(dataset, box)
+    for start in touched(dataset.chunks, box):
+        if start not in written:
             yield tuple(
                 slice(max(first - part.start, 0), min(first + chunk, part.stop) - part.start)
-                for first, chunk, part in zip(start, chunks, box, strict=True)
+                for first, chunk, part in zip(start, dataset.chunks, box, strict=True)
             )
 
 
-def _chunks(dataset: Any, box: Box) -> Iterator[tuple[int, ...]]:
-    """Yield where each chunk starts that a box touches."""
-    ranges = (
-        range(part.start // chunk, -(-part.stop // chunk))
-        for part, chunk in zip(box, dataset.chunks, strict=True)
-    )
-    for place in product(*ranges):
-        yield tuple(index * chunk for index, chunk in zip(place, dataset.chunks, strict=True))
+def _written(dataset: Any, box: Box) -> dict[tuple[int, ...], int]:
+    """Return where each stored chunk starts that a box touches, and the bytes that it takes in the file."""
+    found = {}
+    ends = [(part.start - chunk, part.stop) for part, chunk in zip(box, dataset.chunks, strict=True)]
+
+    def note(chunk: Any) -> None:
+        start = chunk.chunk_offset
+        if all(low < place < high for place, (low, high) in zip(start, ends, strict=True)):
+            found[start] = chunk.size
+
+    # One walk over all of them: asked for one by one, HDF5 walks from the first for each.
+    dataset.id.chunk_iter(note)
+    return found
 
 
 def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
@@ -230,14 +230,13 @@ def refuse_bombs(dataset: Any, box: Box, path: Path, max_bytes: int) -> None:
     """Raise a `VoxgapError` if a chunk in the box is too large, or expands to more than it should."""
     if dataset.chunks is None:
         return
-    size = math.prod(dataset.chunks) * dataset.dtype.itemsize
-    if size > max_bytes:
-        raise VoxgapError(too_large(f"{path}: one chunk of {dataset.name}", size, max_bytes))
+    where = f"{path}: {dataset.name}"
+    size = check_chunk(where, dataset.shape, dataset.chunks, dataset.dtype.itemsize, max_bytes)
+    check_touched(where, dataset.chunks, box)
     if dataset.compression is None:
         return
-    for start in _chunks(dataset, box):
-        held = dataset.id.get_chunk_info_by_coord(start).size
-        if held is None or held * DEFLATE_LIMIT <= UNCHECKED:
+    for start, held in _written(dataset, box).items():
+        if held * DEFLATE_LIMIT <= UNCHECKED:
             continue
         if held > size + size // 8 + 2**16:
             raise VoxgapError(f"{path}: a chunk of {dataset.name} is larger than its values; copy it again")

@@ -22,11 +22,15 @@ import numpy as np
 
 from voxgap.errors import VoxgapError
 
-SECONDS = 60.0
+SECONDS = 15.0
 """Longest silence of the child, after which the file is taken for damaged."""
+STARTING = 60.0
+"""Longest time that the child may take to start, on a machine with other work."""
 SLOWEST = 10 * 2**20
 """Bytes per second that even a slow disk and decoder deliver: a large read may be silent for longer."""
 MAX_LINE = 2**28
+READY = b"voxgap\n"
+"""What the child says first."""
 
 _lock = threading.Lock()
 _child: _Child | None = None
@@ -70,7 +74,7 @@ class _Child:
 
     def __init__(self) -> None:
         self.owner = os.getpid()
-        self.seconds = SECONDS
+        self.seconds = STARTING
         self.process = subprocess.Popen(
             [sys.executable, "-m", "voxgap.io.child"],
             stdin=subprocess.PIPE,
@@ -78,6 +82,7 @@ class _Child:
             stderr=subprocess.DEVNULL,
             bufsize=0,
         )
+        self._exactly(len(READY))
 
     def ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], Any]:
         assert self.process.stdin is not None

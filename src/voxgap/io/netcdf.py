@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
+from voxgap.io.classic import check_classic
 from voxgap.io.hdf5 import all_datasets, copy_file, plain, read_part, refuse_foreign, replace_values
 from voxgap.io.isolated import isolated
 from voxgap.io.optional import need
@@ -156,6 +157,8 @@ def _call(task: Callable[..., Any], path: Path, size: int = 0, **arguments: Any)
     # NetCDF 3 is read by Python alone, which doesn't crash.
     with path.open("rb") as stream:
         classic = stream.read(4) in (b"CDF\x01", b"CDF\x02")
+    if classic:
+        check_classic(path)
     return task(path, **arguments) if classic else isolated(task, path, size=size, **arguments)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,10 +12,11 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
+from voxgap.io.chunks import check_chunk, check_touched
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
 from voxgap.io.rules import MAX_PLACES, Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, kept, too_large
+from voxgap.io.source import Box, Options, Source, Stored, arrange, kept
 from voxgap.volume import Volume, times
 
 MAX_METADATA = 2**26
@@ -55,6 +55,7 @@ def scan_zarr(path: Path, options: Options) -> Source:
 
     def load(box: Box) -> NDArray[Any]:
         array = _array(zarr, path, level.item, options)
+        check_touched(str(path), array.chunks, box)
         return cf.decode(np.asarray(array[box]), sentinels)
 
     affine, spacing = own.get("affine"), own.get("spacing")
@@ -163,9 +164,8 @@ def _array(zarr: Any, path: Path, item: str, options: Options) -> Any:
     if np.dtype(array.dtype).kind not in "biuf":
         raise VoxgapError(f"{path}: dtype {array.dtype} is not a real number; convert it to float32")
     _check_codecs(array.metadata.to_dict(), path)
-    size = math.prod(array.chunks) * np.dtype(array.dtype).itemsize
-    if size > options.max_bytes:
-        raise VoxgapError(too_large(f"{path}: one chunk", size, options.max_bytes))
+    whole = array.shards or array.chunks
+    size = check_chunk(str(path), array.shape, whole, np.dtype(array.dtype).itemsize, options.max_bytes)
     array.store_path.store.limit = size
     return array
 
@@ -243,6 +243,10 @@ def _axis(zarr: Any, path: Path, item: str, size: int, options: Options) -> Axis
         return Axis(name)
     attributes = dict(array.attrs)
     if array.shape != (size,):
+        return Axis(name, attributes=attributes)
+    try:
+        check_touched(str(path), array.chunks, (slice(0, size),))
+    except VoxgapError:
         return Axis(name, attributes=attributes)
     places = cf.decode(np.asarray(array[...]), _sentinels(array, attributes))
     return Axis(name, places=places.tolist(), attributes=attributes)
