@@ -25,6 +25,7 @@ from voxgap.errors import VoxgapError
 from voxgap.history import History
 from voxgap.runtime import load
 from voxgap.runtime.engines import open_engine
+from voxgap.runtime.golden import Golden, read_golden
 from voxgap.runtime.manifest import MANIFEST, read_manifest, verified, verified_entry
 from voxgap.strategies import get
 from voxgap.training import adapt_model
@@ -76,7 +77,7 @@ def test_the_manifest_names_each_file_and_nothing_else_is_there(original: Path) 
 
 
 def test_golden_inputs_have_every_kind_of_gap(original: Path, model: keras.Model) -> None:
-    stored = golden.read(verified_entry(original, read_manifest(original)["golden"], "golden"))
+    stored = read_golden(verified_entry(original, read_manifest(original)["golden"], "golden"))
     missing = {kind: np.isnan(stored.inputs[stored.gaps == kind]) for kind in np.unique(stored.gaps)}
     assert set(missing) == {"as_recorded", "complete", "voxels", "slices", "blocks", "everything"}
     assert not missing["complete"].any()
@@ -104,11 +105,11 @@ def test_golden_inputs_are_drawn_by_a_seed_and_stored_without_pickle(original: P
     (a, kinds), (b, _), (c, _) = (golden.draw(x, (8, 8, 8), seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(a, b)
     assert not np.array_equal(a, c, equal_nan=True)
-    stored = golden.Golden(a, np.zeros((len(a), 3), np.float32), kinds)
+    stored = Golden(a, np.zeros((len(a), 3), np.float32), kinds)
     assert golden.to_bytes(stored) == golden.to_bytes(stored)
     np.savez(tmp_path / "evil.npz", inputs=np.array([{}]), outputs=np.zeros(1), gaps=np.zeros(1))
     with pytest.raises(VoxgapError, match="not golden inputs"):
-        golden.read(tmp_path / "evil.npz")
+        read_golden(tmp_path / "evil.npz")
 
 
 def test_what_the_model_does_not_answer_twice_the_same_is_not_golden() -> None:
@@ -137,7 +138,7 @@ def test_what_the_model_does_not_answer_twice_the_same_is_not_golden() -> None:
 def test_golden_volumes_of_ones_own_keep_the_data_out(tmp_path: Path, model: keras.Model) -> None:
     own = np.full((1, *tiny.SHAPE), 7, np.float32)
     folder = save(tmp_path / "b", model, golden_volumes=own)
-    stored = golden.read(folder / read_manifest(folder)["golden"]["path"])
+    stored = read_golden(folder / read_manifest(folder)["golden"]["path"])
     assert set(np.unique(stored.inputs[~np.isnan(stored.inputs)])) == {7.0}
 
 

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 import tiny
 from voxgap.bundle import check_exportable, child, export, exporting, save_bundle
 from voxgap.bundle.formats import FORMATS, check_formats
-from voxgap.bundle.golden import read as read_golden
 from voxgap.bundle.graph import write_onnx
 from voxgap.bundle.locate import cuts, first_parting
 from voxgap.bundle.pooling import PlanarMaxPooling3D, without_pooling_3d
@@ -27,6 +26,7 @@ from voxgap.cli import app
 from voxgap.errors import VoxgapError
 from voxgap.models import build_model
 from voxgap.runtime.engines import open_engine
+from voxgap.runtime.golden import read_golden
 from voxgap.runtime.manifest import MANIFEST, read_manifest, verified
 from voxgap.strategies import PRESETS, get
 from voxgap.training import adapt_model

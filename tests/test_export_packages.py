@@ -18,10 +18,10 @@ import pytest
 import tiny
 from voxgap.bundle import export, save_bundle
 from voxgap.bundle.formats import FORMATS, PACKAGES
-from voxgap.bundle.golden import read as read_golden
 from voxgap.bundle.packages import write_wheel
 from voxgap.errors import VoxgapError
 from voxgap.runtime.engines import open_engine
+from voxgap.runtime.golden import read_golden
 from voxgap.runtime.manifest import MANIFEST, read_manifest, verified
 from voxgap.strategies import get
 from voxgap.training import adapt_model

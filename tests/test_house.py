@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import textwrap
@@ -34,7 +35,19 @@ NUMPY_SIDE = {
     "patches": BASE,
     "grid": {"io", "resample", "volume", *BASE},
     "samples": {"missingness", "augment", "volume", *BASE},
-    "dataset": {"grid", "table", "paths", "samples", "missingness", "augment", "patches", "resample", "volume", "io", *BASE},
+    "dataset": {
+        "grid",
+        "table",
+        "paths",
+        "samples",
+        "missingness",
+        "augment",
+        "patches",
+        "resample",
+        "volume",
+        "io",
+        *BASE,
+    },
     "evaluate": {"volume", *BASE},
 }
 KERAS_SIDE = {
@@ -258,3 +271,12 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Pa
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == "Error: this needs keras: pip install 'voxgap[train]'"
+
+
+def test_model_files_are_opened_at_one_place() -> None:
+    """Which checks them first; the example for a device runs without voxgap."""
+    opening = re.compile(
+        r"\b(load_model|saved_model\.load|read_model|InferenceSession|torch\.export\.load|Interpreter)\("
+    )
+    found = {file.relative_to(ROOT).as_posix() for file in FILES if opening.search(file.read_text())}
+    assert found == {"runtime/engines.py", "bundle/edge_example.py"}

@@ -14,12 +14,15 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+from fastapi.testclient import TestClient
 
 import tiny
 import voxgap as vg
+from voxgap.bundle import packages
 from voxgap.errors import VoxgapError
-from voxgap.runtime import hostile
-from voxgap.runtime.manifest import MANIFEST
+from voxgap.runtime import Predictor, hostile
+from voxgap.runtime.manifest import MANIFEST, read_manifest
+from voxgap.server import create_app
 from voxgap.strategies import get
 from voxgap.training import adapt_model
 
@@ -265,3 +268,67 @@ def test_whatever_bytes_change_it_is_one_line(folder: Path) -> None:
             data[place] = rng.integers(32, 127)
         (folder / MANIFEST).write_bytes(data)
         assert "\n" not in (said(folder) or "")
+
+
+# --- every way in ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hostile_bundle(folder: Path) -> Path:
+    """Its digest matches its manifest; only what is in the file gives it away."""
+    vouch(folder, archive_of(with_layer(members(folder), class_name="Lambda", module="keras.layers")))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "predict BUNDLE x.npy",
+        "predict BUNDLE x.npy --engine keras --out preds.csv",
+        "evaluate BUNDLE data.npz",
+        "export BUNDLE --to onnx",
+        pytest.param("export BUNDLE --to web --out site", marks=pytest.mark.full),
+        "serve BUNDLE --port 0",
+        "shapes --input 8,8,8,1 --model MODEL",
+    ],
+)
+def test_every_command_refuses_a_hostile_model(
+    command: str, hostile_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, voxgap: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = tiny.dataset()
+    np.save("x.npy", data.volumes[0])
+    np.savez("data.npz", volumes=data.volumes, labels=np.array(data.classes)[data.targets], split=data.split)
+    before = sorted(path.name for path in hostile_bundle.iterdir())
+    names = {"BUNDLE": hostile_bundle, "MODEL": model_of(hostile_bundle)}
+    done = voxgap(*(names.get(word, word) for word in command.split()))
+    assert done.code == 2
+    assert "Lambda" in done.err
+    assert "Traceback" not in done.err
+    assert sorted(path.name for path in hostile_bundle.iterdir()) == before
+
+
+def test_the_server_fills_with_no_hostile_model(hostile_bundle: Path) -> None:
+    """Predictions come from another file of the bundle, which is fine."""
+    manifest = read_manifest(hostile_bundle)
+    app = create_app(
+        hostile_bundle, load=lambda _: Predictor(manifest, lambda x: np.full((len(x), 3), 1 / 3))
+    )
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        shape = {"X-Shape": "8,8,8,1", "Content-Type": "application/octet-stream"}
+        said = client.post("/v1/fill", content=tiny.volumes(1)[0].tobytes(), headers=shape)
+    assert said.status_code == 501
+    assert "Lambda" in said.json()["detail"]
+    assert str(hostile_bundle) not in said.json()["detail"]
+
+
+def test_golden_inputs_outside_of_a_bundle_are_never_read(
+    original: Path, folder: Path, tmp_path: Path
+) -> None:
+    """Not for the samples of a page either, which anyone may download."""
+    manifest = read_manifest(folder)
+    shutil.copyfile(folder / manifest["golden"]["path"], tmp_path / "secret.npz")
+    changed = manifest | {"golden": manifest["golden"] | {"path": "../secret.npz"}}
+    with pytest.raises(VoxgapError, match="must name a file inside the bundle"):
+        packages.write("web", tmp_path / "site", folder, changed, model_of(folder))
+    assert not (tmp_path / "site").exists()

@@ -18,7 +18,7 @@ from voxgap.bundle.convert import convert
 from voxgap.bundle.locate import first_parting
 from voxgap.errors import VoxgapError
 from voxgap.fill.base import FillLayer
-from voxgap.runtime.engines import open_engine
+from voxgap.runtime.engines import load_keras, open_engine
 from voxgap.volume import Values
 
 _BATCH = 16
@@ -42,7 +42,7 @@ def main(request_file: str) -> None:
         model = _load(Path(request["model"]))
     except Exception as error:
         for job in request["jobs"]:
-            _reply(replies, job, "failed", reason=_reason(error))
+            _reply(replies, job, "failed", reason=_reason(error), loaded=False)
         return
     for job in request["jobs"]:
         try:
@@ -64,11 +64,7 @@ def _end_with_the_caller() -> None:
 
 
 def _load(file: Path) -> Any:
-    import keras
-
-    import voxgap.layers  # noqa: F401  (registers the layers that the file names)
-
-    model = keras.saving.load_model(file, compile=False, safe_mode=True)
+    model = load_keras(file)
     for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, FillLayer) and layer.learns and not layer._adapted():
             raise VoxgapError(

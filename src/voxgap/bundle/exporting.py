@@ -14,12 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from voxgap.bundle import golden, packages
+from voxgap.bundle import packages
 from voxgap.bundle.formats import FORMATS, PACKAGES, Precision, check_formats
 from voxgap.bundle.parity import TOLERANCES, Parity, differences, measure
 from voxgap.bundle.placing import place, workspace, write_manifest
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
+from voxgap.runtime.golden import Golden, read_golden
 from voxgap.runtime.manifest import MANIFEST, patches_of, read_manifest, verified, verified_entry
 from voxgap.volume import Values
 
@@ -47,7 +48,7 @@ class _Work:
 
     folder: Path
     model: Path
-    golden: golden.Golden
+    golden: Golden
     inputs: Values
     labelled: Dataset | None
     precision: Precision
@@ -152,12 +153,12 @@ def _export_files(
     return made
 
 
-def _golden(folder: Path, manifest: dict[str, Any]) -> golden.Golden:
+def _golden(folder: Path, manifest: dict[str, Any]) -> Golden:
     if not isinstance(manifest.get("golden"), dict):
         raise VoxgapError(
             f"{folder / MANIFEST}: no golden inputs to prove an export with; save the bundle again with this voxgap"
         )
-    return golden.read(verified_entry(folder, manifest["golden"], "golden"))
+    return read_golden(verified_entry(folder, manifest["golden"], "golden"))
 
 
 def _labelled(data: Dataset | None, manifest: dict[str, Any]) -> Dataset | None:
@@ -204,6 +205,8 @@ def _convert(work: _Work, kinds: list[str]) -> None:
                     answers = work.folder / f"{reply['kind']}.npy"
                     work.answers[reply["kind"]] = np.load(answers, allow_pickle=False)
                 work.report(reply["kind"], reply["state"])
+        if failed is not None and not failed.get("loaded", True):
+            raise ExportError(failed["kind"], f"{failed['reason']}; nothing was changed")
         if failed is not None:
             where = _where(work, failed["kind"], work.golden.inputs[:2], work.tolerance)
             raise ExportError(

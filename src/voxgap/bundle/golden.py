@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-import zipfile
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,26 +14,12 @@ from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.missingness import simulate
 from voxgap.patches import Size, random_corner, read_patch
+from voxgap.runtime.golden import Golden
 from voxgap.volume import Values, as_batch
 
 _KEPT, _DRAWN = 2, 6  # inputs of each kind of gap, and how many they are chosen from
 _LARGE = 2**24  # values of one volume; of larger ones, one of two is kept
 _STEADY = 2e-5
-
-
-@dataclass(frozen=True, eq=False)
-class Golden:
-    """What every export of a bundle must answer.
-
-    Args:
-        inputs: `(n, depth, height, width, channels)` float32, NaN = missing.
-        outputs: `(n, ...)` float32, the Keras model's own answers.
-        gaps: `(n,)`, the kind of gap in each input.
-    """
-
-    inputs: Values
-    outputs: Values
-    gaps: NDArray[np.str_]
 
 
 def draw(volumes: Values, size: Size, count: int = _KEPT, seed: int = 0) -> tuple[Values, NDArray[np.str_]]:
@@ -117,22 +100,6 @@ def to_bytes(golden: Golden) -> bytes:
     file = io.BytesIO()
     np.savez_compressed(file, inputs=golden.inputs, outputs=golden.outputs, gaps=golden.gaps)
     return file.getvalue()
-
-
-def read(path: Path) -> Golden:
-    """Read golden inputs; nothing in the file is executed.
-
-    Raises:
-        VoxgapError: it is not what `to_bytes` made.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            golden = Golden(stored["inputs"], stored["outputs"], stored["gaps"])
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise VoxgapError(f"{path}: not golden inputs ({error}); train the bundle again") from None
-    if golden.inputs.ndim != 5 or not len(golden.inputs) == len(golden.outputs) == len(golden.gaps):
-        raise VoxgapError(f"{path}: not golden inputs; train the bundle again")
-    return golden
 
 
 def _channel_means(volumes: Values) -> Values:

@@ -17,7 +17,8 @@ from typing import Any
 import voxgap
 from voxgap.bundle.formats import PACKAGES
 from voxgap.errors import VoxgapError
-from voxgap.runtime.manifest import MANIFEST
+from voxgap.runtime.golden import read_golden
+from voxgap.runtime.manifest import MANIFEST, verified_entry
 
 _MARK = ".voxgap-package"
 
@@ -64,6 +65,8 @@ def write(name: str, folder: Path, bundle: Path, manifest: dict[str, Any], file:
         if name == "web":
             from voxgap.web import write_web
 
+            if manifest.get("golden"):
+                read_golden(verified_entry(bundle, manifest["golden"], "golden"))
             write_web(made, bundle, manifest, file)
         elif name == "container":
             _container(made, bundle, manifest)

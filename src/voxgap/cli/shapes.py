@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import zipfile
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -151,17 +150,15 @@ def _load(model: str, shape: tuple[int, ...], outputs: int, strategy: str) -> tu
             strategy=strategy,
         )
         return from_keras(built)
-    import keras
+    from voxgap.runtime.engines import load_keras
 
     if not Path(model).is_file():
         raise VoxgapError(f"--model {model}: there is no such file")
     try:
-        return from_keras(keras.saving.load_model(model, compile=False))
-    except VoxgapError:
-        raise
-    except (ValueError, TypeError, KeyError, OSError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise VoxgapError(f"--model {model}: not a Keras model that can be loaded ({reason})") from error
+        loaded = load_keras(model)
+    except VoxgapError as error:
+        raise VoxgapError(f"--model: not a Keras model that can be loaded: {error}") from error
+    return from_keras(loaded)
 
 
 EXAMPLES = """\

@@ -60,12 +60,39 @@ def open_engine(
     if not installed(kind):
         raise VoxgapError(f"the engine {kind} needs {PACKAGES[kind]}: install it, or choose another --engine")
     file = Path(file)
-    try:
+    with _one_line(file):
         hostile.check(kind, file)
         return _OPEN[kind](file, threads, precision)
-    except VoxgapError:
+
+
+def load_keras(file: str | Path) -> Any:
+    """Load a Keras model from its file, once it was found to hold nothing that could do more than compute.
+
+    Every model of Keras that voxgap loads comes through here.
+
+    Args:
+        file: `.keras`, or `.h5`.
+
+    Returns:
+        The `keras.Model`, not compiled.
+
+    Raises:
+        VoxgapError: it holds something else, is damaged, or names a layer that is not registered.
+    """
+    file = Path(file)
+    with _one_line(file):
+        hostile.check("h5" if file.suffix == ".h5" else "keras", file)
+        return _keras_model(file)
+
+
+@contextlib.contextmanager
+def _one_line(file: Path) -> Iterator[None]:
+    """Whatever a damaged or hostile file makes an engine raise, in one line that names it."""
+    try:
+        yield
+    except (VoxgapError, ImportError):
         raise
-    except Exception as error:  # whatever a damaged or hostile file makes the engine raise
+    except Exception as error:
         lines = str(error).strip().splitlines()
         reason = lines[0][:200] if lines else type(error).__name__
         raise VoxgapError(f"{file}: can't be loaded ({reason}); train or export it again") from None
@@ -189,17 +216,21 @@ def _litert(file: Path, threads: int | None, _: str) -> Engine:
 
 
 def _keras(file: Path, threads: int | None, _: str) -> Engine:
+    _limit_threads(threads)
+    model = _keras_model(file)
+    return lambda batch: np.asarray(model.predict_on_batch(batch), np.float32)
+
+
+def _keras_model(file: Path) -> Any:
     import keras
 
     import voxgap.fill
     import voxgap.layers  # noqa: F401  (both register the layers that the file names)
 
-    _limit_threads(threads)
     # The older format warns that it is old: it is what was asked for.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = keras.saving.load_model(file, compile=False, safe_mode=True)
-    return lambda batch: np.asarray(model.predict_on_batch(batch), np.float32)
+        return keras.saving.load_model(file, compile=False, safe_mode=True)
 
 
 def _savedmodel(folder: Path, threads: int | None, _: str) -> Engine:

@@ -22,13 +22,13 @@ from voxgap.runtime.engines import (
     installed,
     open_engine,
 )
+from voxgap.runtime.golden import read_golden
 from voxgap.runtime.manifest import MANIFEST, digest, read_manifest, verified, verified_entry
 from voxgap.runtime.predictor import Predictor, Running
 from voxgap.volume import Values, times
 
 LIGHT = ("openvino", "onnx", "litert")
 """Engines whose packages are small and quick to import; the quickest of them is found by measurement."""
-_MAX_GOLDEN_BYTES = 2**31
 
 
 def load(
@@ -158,21 +158,9 @@ def _difference(run: Engine, manifest: dict[str, Any], folder: Path) -> float | 
     if not isinstance(entry, dict):
         return None
     file = verified_entry(folder, entry, "golden")
-    inputs, expected = _golden(file)
+    golden = read_golden(file)
+    inputs, expected = golden.inputs, golden.outputs
     found = np.concatenate([run(inputs[i : i + 1]) for i in range(len(inputs))])
     if found.shape != expected.shape:
         raise VoxgapError(f"{file}: not answers of this model; save the bundle again")
     return float(np.abs(found - expected).max())
-
-
-def _golden(file: Path) -> tuple[Values, Values]:
-    import zipfile
-
-    try:
-        with zipfile.ZipFile(file) as archive:
-            if sum(member.file_size for member in archive.infolist()) > _MAX_GOLDEN_BYTES:
-                raise ValueError("too large")
-        with np.load(file, allow_pickle=False) as stored:
-            return np.asarray(stored["inputs"], np.float32), np.asarray(stored["outputs"], np.float32)
-    except Exception as error:  # whatever a damaged archive makes NumPy raise
-        raise VoxgapError(f"{file}: not golden inputs ({str(error)[:100]}); save the bundle again") from None

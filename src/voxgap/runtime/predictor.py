@@ -217,7 +217,9 @@ class Predictor:
         if np.isnan(volume).all():
             return f"{said}; the network is damaged: train or export it again"
         known = [c.values for c in self._profile.channels.values() if c.values] if self._profile else []
-        trained = f", in the training data {min(known)[0]:.4g} to {max(v[1] for v in known):.4g}" if known else ""
+        trained = (
+            f", in the training data {min(known)[0]:.4g} to {max(v[1] for v in known):.4g}" if known else ""
+        )
         return (
             f"{said} for values from {np.nanmin(volume):.4g} to {np.nanmax(volume):.4g}{trained}; give them in the "
             "units of the training data"

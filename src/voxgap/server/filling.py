@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from voxgap.errors import VoxgapError
 from voxgap.runtime import verified
+from voxgap.runtime.engines import load_keras
 from voxgap.server.limits import RequestError
 from voxgap.server.live import Loaded
 from voxgap.volume import Values
@@ -33,7 +36,7 @@ async def filled(folder: Path, loaded: Loaded, volume: Values) -> Values:
         The same volume; observed values are untouched.
 
     Raises:
-        RequestError: 501, the bundle holds no Keras model, or Keras is not installed.
+        RequestError: 501, the bundle holds no Keras model, or one that is refused, or Keras is not installed.
     """
     manifest = loaded.predictor.manifest
     if "keras" not in manifest["files"]:
@@ -50,15 +53,16 @@ def _fill(file: Path, volume: Values) -> Values:
             return np.asarray(_model(file).predict_on_batch(volume[None])[0], np.float32)
     except ImportError:
         raise RequestError(501, "filling needs Keras: pip install 'voxgap[train]' on the server") from None
+    except VoxgapError as error:  # where the bundle lies is nobody's business
+        raise RequestError(501, str(error).replace(f"{file.parent}{os.sep}", "")) from None
 
 
 @functools.lru_cache(maxsize=1)
 def _model(file: Path) -> Any:
     import keras
 
-    import voxgap.layers  # noqa: F401  (registers the layers that the file names)
     from voxgap.fill.base import FillLayer
 
-    prepare = keras.saving.load_model(file, compile=False, safe_mode=True).get_layer("prepare")
+    prepare = load_keras(file).get_layer("prepare")
     layer = next(layer for layer in prepare.layers if isinstance(layer, FillLayer))
     return keras.Model(prepare.inputs, layer.output)

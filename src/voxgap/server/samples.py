@@ -6,10 +6,9 @@ import asyncio
 import functools
 from pathlib import Path
 
-import numpy as np
-
 from voxgap.errors import VoxgapError
-from voxgap.files import sha256
+from voxgap.runtime.golden import read_golden
+from voxgap.runtime.manifest import digest, verified_entry
 from voxgap.server.limits import RequestError
 from voxgap.server.live import Loaded
 from voxgap.volume import Values
@@ -44,24 +43,21 @@ async def sample(folder: Path, loaded: Loaded, name: str) -> Values:
 
 def _golden(folder: Path, loaded: Loaded) -> dict[str, Values]:
     entry = loaded.predictor.manifest.get("golden")
-    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-        return {}
-    path = folder / entry["path"]
-    if path.parent != folder or path.is_symlink() or not path.is_file():
+    if not isinstance(entry, dict):
         return {}
     try:
-        return _read(path, str(entry.get("sha256")), loaded.shape)
-    except (VoxgapError, ValueError, KeyError, OSError):
+        return _read(verified_entry(folder, entry, "golden"), digest(entry), loaded.shape)
+    except VoxgapError:
         return {}  # Without samples the server is none the worse.
 
 
 @functools.lru_cache(maxsize=1)
-def _read(path: Path, digest: str, shape: tuple[int, ...]) -> dict[str, Values]:
-    if sha256(path) != digest:
-        raise VoxgapError(f"{path}: not the file that the manifest describes")
-    with np.load(path, allow_pickle=False) as stored:
-        inputs, gaps = np.asarray(stored["inputs"], np.float32), stored["gaps"].tolist()
-    if inputs.shape[1:] != shape or len(gaps) != len(inputs):
-        raise VoxgapError(f"{path}: not golden inputs")
+def _read(path: Path, _: str, shape: tuple[int, ...]) -> dict[str, Values]:
+    golden = read_golden(path)
+    if golden.inputs.shape[1:] != shape:
+        raise VoxgapError(f"{path}: not golden inputs of this network")
+    gaps = golden.gaps.tolist()
     numbers = [gaps[: index + 1].count(gap) for index, gap in enumerate(gaps)]
-    return {f"{gap}-{number}": volume for gap, number, volume in zip(gaps, numbers, inputs, strict=True)}
+    return {
+        f"{gap}-{number}": volume for gap, number, volume in zip(gaps, numbers, golden.inputs, strict=True)
+    }
