@@ -105,6 +105,10 @@ def scan_dicom(path: Path, options: Options) -> Source:
 
 def _stacked(frames: list[Frame], path: Path) -> Stack:
     first = frames[0]
+    if "MOSAIC" in first.apart.get("FrameType", ""):
+        raise VoxgapError(
+            f"{first.file}: is a mosaic, all slices of a volume in one picture; convert it with dcm2niix"
+        )
     if not all(frame.position and frame.orientation for frame in frames):
         return _unplaced(frames)
     along, down = np.array(first.orientation[:3]), np.array(first.orientation[3:])

@@ -91,7 +91,7 @@ class Frame(NamedTuple):
     instance: int | None
     total: int
     apart: Mapping[str, str]
-    """What may tell it from others at its place: a value for the words of each `Telling`, where there is one."""
+    """What may tell it from others at its place: a value by the first field of each `Telling`, where there is one."""
     size: tuple[int, int, int]
     """Rows, columns, channels."""
     position: tuple[float, ...]
@@ -185,10 +185,9 @@ def _is_list(value: Any) -> TypeGuard[Iterable[Any]]:
 
 
 def _dimensions(pydicom: Any, header: Any) -> list[str]:
-    """Return words for the dimensions by which the frames of an enhanced image are indexed."""
+    """Return the fields by which the frames of an enhanced image are indexed."""
     pointers = [item.get("DimensionIndexPointer") for item in header.get("DimensionIndexSequence") or []]
-    names = [pydicom.datadict.keyword_for_tag(pointer) if pointer else "" for pointer in pointers]
-    return [f"{name or f'dimension {index}'} {{}}" for index, name in enumerate(names, 1)]
+    return [pydicom.datadict.keyword_for_tag(pointer) if pointer else "" for pointer in pointers]
 
 
 def _apart(get: _Values, dimensions: list[str]) -> dict[str, str]:
@@ -196,12 +195,12 @@ def _apart(get: _Values, dimensions: list[str]) -> dict[str, str]:
     for telling in TELLING_APART:
         text = next((text for name in telling.fields if (text := _text(get.get(name)))), "")
         if text:
-            found.setdefault(telling.words, text)
+            found[telling.fields[0]] = text
     value: Any = get.get("DimensionIndexValues")
     indices = list(value) if _is_list(value) else [value] if isinstance(value, int) else []
     for number, index in enumerate(indices, 1):
-        words = dimensions[number - 1] if number <= len(dimensions) else f"dimension {number} {{}}"
-        found.setdefault(words, _text(index))
+        name = dimensions[number - 1] if number <= len(dimensions) else ""
+        found.setdefault(name or f"dimension {number}", _text(index))
     return found
 
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_FRAMES = 2**17
 MIN_FRAME = 8
 """Fewer bytes than this can't hold a frame, however compressed: the header of its fragment."""
-BLOCK = 2**18
+BLOCK = 2**16
 """Values that are converted at once, so that a large frame takes little more memory than itself."""
 
 _PALETTE = "PALETTE COLOR"
@@ -172,6 +172,8 @@ def encoding(stream: BinaryIO, path: Path, header: Any, count: int) -> Encoded:
                 f"{path}: stores {stored} of {allocated} bits up to bit {encoded.high}; repair its header"
             )
         options["correct_unused_bits"] = False
+    if syntax == native and (encoded.by_cell or colour == "RGB") and allocated > 1:
+        options["view_only"] = True  # Of what was read, without a copy.
     return encoded
 
 
@@ -234,13 +236,16 @@ def decoded(frames: list[Frame]) -> Iterator[NDArray[Any]]:
             decoder = pixels.get_decoder(encoded.syntax)
             for frame in frames:
                 stream.seek(encoded.offset)
-                cells, said = decoder.as_array(stream, index=frame.part, **encoded.options)
+                cells, said = decoder.as_array(stream, index=frame.part, raw=True, **encoded.options)
                 if cells.shape[:2] != frame.size[:2]:
                     raise VoxgapError(
                         f"{file}: decodes to {cells.shape}, not {frame.size[:2]}; copy it again"
                     )
                 colour = said["photometric_interpretation"]
-                if cells.ndim == 3 and colour != "RGB":
+                if colour in ("YBR_FULL", "YBR_FULL_422"):
+                    for part in _blocks(cells):
+                        part[...] = pixels.convert_color_space(part, "YBR_FULL", "RGB")
+                elif cells.ndim == 3 and colour != "RGB":
                     raise VoxgapError(f"{file}: its colours are {colour}; convert it to RGB")
                 yield np.asarray(cells)
         except (RuntimeError, NotImplementedError) as error:
@@ -260,11 +265,14 @@ def fill_in(frames: list[Frame], targets: list[Values], box: Box) -> None:
     """
     tables = _tables(frames[0]) if frames[0].encoded.table else []
     for frame, target, cells in zip(frames, targets, decoded(frames), strict=True):
-        part = cells[box[0], box[1]]
-        step = max(1, BLOCK // max(1, math.prod(target.shape[1:])))
-        for start in range(0, len(target), step):
-            rows = part[start : start + step]
-            target[start : start + step] = _values(frame, rows, tables)[..., box[2]]
+        for part, rows in zip(_blocks(target), _blocks(cells[box[0], box[1]], target), strict=True):
+            part[...] = _values(frame, rows, tables)[..., box[2]]
+
+
+def _blocks(array: NDArray[Any], like: NDArray[Any] | None = None) -> Iterator[NDArray[Any]]:
+    """Cut an array along its rows into parts of a bounded size, as many as another one has."""
+    step = max(1, BLOCK // max(1, math.prod((array if like is None else like).shape[1:])))
+    return (array[start : start + step] for start in range(0, len(array), step))
 
 
 def is_padding(frame: Frame, cells: NDArray[Any]) -> NDArray[np.bool_]:

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io.dicom_files import files_in, is_dicom
-from voxgap.io.dicom_header import TELLING_APART, Frame, NoImageError, read_frames
-from voxgap.io.dicom_pixels import decoded
+from voxgap.io.dicom_header import TELLING_APART, Frame, NoImageError, Telling, read_frames
+from voxgap.io.dicom_pixels import fill_in
 from voxgap.io.source import one_line
 
 SAME_PLACE = 1e-3
@@ -112,9 +112,9 @@ def _without_copies(frames: list[Frame]) -> list[Frame]:
     for (place, _), indices in suspects.items():  # type: ignore[misc]
         first: dict[bytes, int] = {}
         for index in indices if len(indices) > 1 else ():
-            digest = digests.setdefault(index, b"") or _digest(frames[index])
-            digests[index] = digest
-            if first.setdefault(digest, index) != index:
+            if index not in digests:
+                digests[index] = _digest(frames[index])
+            if first.setdefault(digests[index], index) != index:
                 dropped.add(index)
         if place is None and len(first) > 1:
             one, other = (frames[index].file for index in list(first.values())[:2])
@@ -126,9 +126,9 @@ def _without_copies(frames: list[Frame]) -> list[Frame]:
 
 
 def _digest(frame: Frame) -> bytes:
-    (cells,) = decoded([frame])
-    said = (frame.slope, frame.intercept, frame.padding, frame.encoded.table and frame.uid, cells.dtype.str)
-    return hashlib.sha256(repr(said).encode() + np.ascontiguousarray(cells).tobytes()).digest()
+    values = np.empty(frame.size, np.float32)
+    fill_in([frame], [values], tuple(slice(0, size) for size in frame.size))
+    return hashlib.sha256(values.tobytes()).digest()
 
 
 def _places(frames: Sequence[Frame]) -> NDArray[np.int_] | None:
@@ -149,7 +149,7 @@ def _told_apart(frames: list[Frame]) -> list[Series]:
     label = frames[0].label
     most = 1 if places is None else int(np.bincount(places).max())
     if places is None or most == 1:
-        return [Series(frames, label)]
+        return _stacks(frames)
     codes = _codes(frames, places)
     parted = _by_values(codes, places, most) or _by_order(codes, places, most)
     if parted is None:
@@ -159,6 +159,16 @@ def _told_apart(frames: list[Frame]) -> list[Series]:
     for frame, part in zip(frames, parts.tolist(), strict=True):
         found[part].append(frame)
     return [Series(found[part], f"{label} {words_of(part)}") for part in sorted(found)]
+
+
+def _stacks(frames: list[Frame]) -> list[Series]:
+    """Part frames of an enhanced image that lie in stacks of their own, with the same direction."""
+    stacks: dict[str, list[Frame]] = defaultdict(list)
+    for frame in frames:
+        stacks[frame.apart.get("StackID", "")].append(frame)
+    if len(stacks) == 1 or min(map(len, stacks.values())) == 1:
+        return [Series(frames, frames[0].label)]
+    return [Series(stacks[name], f"{frames[0].label} stack {name}") for name in sorted(stacks, key=_in_order)]
 
 
 class _Code(NamedTuple):
@@ -174,19 +184,20 @@ _Parted = tuple[NDArray[np.int_], Callable[[int], str]]
 
 
 def _codes(frames: list[Frame], places: NDArray[np.int_]) -> list[_Code]:
-    listed = {telling.words: telling.in_time for telling in TELLING_APART}
-    unlisted = dict.fromkeys(words for frame in frames for words in frame.apart if words not in listed)
+    tellings = {telling.fields[0]: telling for telling in TELLING_APART}
+    tellings |= {
+        name: Telling(f"{name} {{}}", ()) for frame in frames for name in frame.apart if name not in tellings
+    }
     found: dict[bytes, _Code] = {}
-    for words in (*listed, *unlisted):
-        texts = [frame.apart.get(words, "") for frame in frames]
+    for name, telling in tellings.items():
+        texts = [frame.apart.get(name, "") for frame in frames]
         values = sorted(set(texts), key=_in_order)
         number_of = {text: number for number, text in enumerate(values)}
         numbers = np.array([number_of[text] for text in texts])
         if _count(places, numbers) > places.max() + 1:
             # What tells the same images apart as another does needs no second look.
-            found.setdefault(
-                _first_seen(numbers).tobytes(), _Code(words, numbers, values, listed.get(words, False))
-            )
+            code = _Code(telling.words, numbers, values, telling.in_time)
+            found.setdefault(_first_seen(numbers).tobytes(), code)
     return list(found.values())
 
 
@@ -248,7 +259,7 @@ def _by_order(codes: list[_Code], places: NDArray[np.int_], most: int) -> _Parte
                 ranks = np.empty(len(places), int)
                 ranks[order] = np.tile(np.arange(times), len(rows))
                 parts, kinds = _together([*(other.numbers for other in some), ranks])
-                name = code.words.format("").strip()
+                name = code.words.partition("{}")[0].strip()
 
                 def words(
                     part: int,
