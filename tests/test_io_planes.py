@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image, ImageOps
+from typer.testing import CliRunner
 
-from voxgap import io
+from voxgap import io, load_data
+from voxgap.cli import app
 from voxgap.errors import VoxgapError
 from voxgap.io import check_volume, is_volume, read, scan, write
 
@@ -282,6 +284,27 @@ def test_which_folder_is_a_volume(tmp_path: Path) -> None:
     assert not is_volume(beside)
     with pytest.raises(VoxgapError, match="without DICOM or a stack of images"):
         check_volume(beside)
+
+
+def test_a_stack_in_a_class_folder_a_manifest_and_a_filled_set(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    names = ("cat/p1", "cat/p2", "dog/p1", "dog/p2")
+    for index, name in enumerate(names):
+        (stack(data / name, np.roll(GREY, index, 2)) / "slice_004.png").unlink()
+    rows = [f"data/{name},{name[:3]}" for name in names]
+    (tmp_path / "data.csv").write_text("\n".join(["path,label", *rows]))
+    found = load_data(data)
+    assert found.volumes.shape == (4, 6, 8, 10, 1)
+    assert found.classes == ("cat", "dog")
+    assert np.isnan(found.volumes[:, 3]).all()
+    assert load_data(tmp_path / "data.csv").volumes.shape == (4, 6, 8, 10, 1)
+    run = CliRunner().invoke(app, ["fill", str(data), "--strategy", "linear", "--out", str(tmp_path / "out")])
+    assert run.exit_code == 0
+    filled = read(tmp_path / "out" / "cat" / "p1.tif").values
+    assert not np.isnan(filled).any()
+    assert np.array_equal(filled[[0, 1, 2, 4, 5], ..., 0], GREY[[0, 1, 2, 4, 5]])
+    with pytest.raises(VoxgapError, match=r"p1: holds single images; put .*: p1/NAME/slice_001.png"):
+        load_data(data / "cat")
 
 
 def test_what_is_written_like_a_stack_is_a_file_of_its_own(tmp_path: Path) -> None:

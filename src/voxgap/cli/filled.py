@@ -74,9 +74,13 @@ def _targets(row: Row, channels: tuple[str, ...], root: Path, folder: Path) -> t
 def target_of(file: Path, root: Path, folder: Path, ending: str = "") -> Path:
     """Return where a file goes, below the folder as it is below the root; a `VoxgapError` where it is only read."""
     from voxgap.io import FORMATS, split_item, suffix
+    from voxgap.io.planes import is_planes
 
     path, item = split_item(file)
     path = Path(os.path.abspath(path))
+    below = path.parent.relative_to(os.path.abspath(root)) if root != file else Path()
+    if path.is_dir() and is_planes(path):  # What is filled is no whole number of 8 bits, as an image needs.
+        return folder / below / f"{path.name}{ending}.tif"
     known = "" if path.is_dir() and not path.name.lower().endswith(tuple(FORMATS)) else suffix(path)
     form = FORMATS[known or ".dicom"]
     if not (form.write or form.write_folder):
@@ -84,7 +88,6 @@ def target_of(file: Path, root: Path, folder: Path, ending: str = "") -> Path:
     stem, dot = path.name[: len(path.name) - len(known)], path.name[len(path.name) - len(known) :]
     # Each item of a file gets a file of its own.
     name = f"{stem}{'-' + plain(item) if item else ''}{ending}{dot}"
-    below = path.parent.relative_to(os.path.abspath(root)) if root != file else Path()
     # A copy of the file with everything in it: the item is still one of several.
     return folder / below / (f"{name}::{item}" if item and not ending and known in COPIED else name)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -90,13 +91,20 @@ def read_manifest(path: Path) -> Listing:
         )
         problems += [f"{where}: {problem}" for problem in _row_problems(row, header)]
         rows.append(row)
+    refuse(str(path), problems + _alike(path, columns))
+    return Listing(rows, channels, targets)
+
+
+def _alike(path: Path, columns: dict[str, list[str]]) -> list[str]:
+    """Refuse one number that is written in two ways; warn of names that differ in case only, which may be meant."""
+    problems = []
     for name in ("label", "group"):
         both = alike(columns.get(name, ()))
-        problems += (
-            [f"{name} {both[0]!r} and {both[1]!r} are one number; write it in one way"] if both else []
-        )
-    refuse(str(path), problems)
-    return Listing(rows, channels, targets)
+        if both and is_number(both[0]):
+            problems.append(f"{name} {both[0]!r} and {both[1]!r} are one number; write it in one way")
+        elif both:
+            warnings.warn(f"{path}: {name} {both[0]!r} and {both[1]!r} are two, not one", stacklevel=4)
+    return problems
 
 
 def _row(
@@ -136,7 +144,7 @@ def list_folder(path: Path) -> Listing:
         if is_planes(folder):
             raise VoxgapError(
                 f"{folder}: holds single images; put those of each volume into a folder of its own: "
-                f"{folder.name}/NAME/{next(folder.glob('[!.]*.*')).name}"
+                f"{folder.name}/NAME/{min(folder.glob('[!.]*.*')).name}"
             )
         files = paths.volumes(folder)
         if not files:
@@ -277,7 +285,10 @@ def _row_problems(row: Row, header: list[str]) -> list[str]:
         except (OSError, ValueError) as error:
             problems.append(f"{file}: can't be read ({error})")
     for column in ("label", "group"):
-        if column in header and not getattr(row, column):
+        text = getattr(row, column)
+        if text.startswith("#") and text.endswith(("!", "?")):
+            problems.append(f"{column} {text!r} is a fault in a formula; mend it in the spreadsheet")
+        if column in header and not text:
             problems.append(
                 f"{column} is empty; fill it in (NA, None and - count as empty: what is really called so is 'NA)"
             )
