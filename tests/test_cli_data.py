@@ -117,7 +117,8 @@ def test_one_volume_and_a_data_set_are_told_apart(tmp_path: Path) -> None:
     for name in ("a.dicom", "a.zarr", "a.h5", "a.nii.gz", "a.npz"):
         write(tmp_path / name, volume)
         assert is_one_volume(str(tmp_path / name)), name
-    for name in ("a.h5::values", "a.zarr::values", "a.npz::values", "none.nii"):
+    next((tmp_path / "a.dicom").glob("*.dcm")).rename(tmp_path / "IM0001")
+    for name in ("a.h5::values", "a.zarr::values", "a.npz::values", "none.nii", "IM0001"):
         assert is_one_volume(str(tmp_path / name)), name
     np.savez(tmp_path / "set.npz", volumes=np.zeros((2, 3, 3, 3, 1)), labels=[0, 1])
     (tmp_path / "classes" / "sick").mkdir(parents=True)

@@ -95,7 +95,7 @@ def assert_all_can_be_picked(path: Path, pixels: np.ndarray, words: list[str]) -
         read(path)
     assert f"holds {len(words)} series: {held}; choose one with {path.name}::1" in str(error.value)
     for number, said in enumerate(words, 1):
-        for name in (f"{path}::{number}", f"{path}::T2 {said}"):
+        for name in (f"{path}::{number}", f"{path}::T2 {said}", f"{path}::{said}"):
             assert np.array_equal(read(name).values, upright(pixels[number - 1])), said
 
 

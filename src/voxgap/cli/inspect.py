@@ -173,7 +173,7 @@ def is_one_volume(data: str) -> bool:
     if item is not None or path.is_dir():
         return item is not None or is_volume(path)
     if path.suffix.lower() != ".npz":
-        return path.name.lower().endswith(tuple(FORMATS))
+        return path.name.lower().endswith(tuple(FORMATS)) or is_volume(path)
     with one_line(path):
         check_file(path)
         names = npz_names(path)

@@ -153,7 +153,8 @@ def _grid(frames: list[Frame], heights: NDArray[np.float64], path: Path) -> Grid
         at = int(distances.argmin())
         raise VoxgapError(
             f"{path}: {_name(frames[at])} and {_name(frames[at + 1])} of {first.label!r} lie at one place and "
-            "differ, and no tag tells all images apart; keep those of one acquisition in a folder"
+            "differ, and no tag tells all images apart; "
+            + ("keep those of one acquisition in a folder" if path.is_dir() else "split it by acquisition")
         )
     step = None
     if _numbered_step(frames, heights) and np.isclose(first.between, _numbered_step(frames, heights), 0.01):

@@ -35,6 +35,12 @@ class Series(NamedTuple):
     frames: list[Frame]
     words: str
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What it may be called: its words, these without the description, its UID, its description."""
+        first = self.frames[0]
+        return self.words, self.words.removeprefix(first.label).strip(), first.series, first.label
+
 
 def all_series(path: Path) -> list[Series]:
     """Read the headers of a file or folder, and part its frames into series.
@@ -72,7 +78,7 @@ def chosen(series: list[Series], path: Path, item: str | None) -> list[Frame]:
     held += f", and {len(series) - 20} more" if len(series) > 20 else ""
     if item is None:
         raise VoxgapError(f"{path}: holds {len(series)} series: {held}; choose one with {path.name}::1")
-    matches = [one for one in series if item in (one.words, one.frames[0].series, one.frames[0].label)]
+    matches = [one for one in series if item in one.names]
     if item.isdecimal() and 1 <= int(item) <= len(series):
         matches = [series[int(item) - 1]]
     if len(matches) != 1:
