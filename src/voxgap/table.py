@@ -23,8 +23,8 @@ from voxgap.io.optional import need
 SUFFIXES = (".csv", ".tsv", ".parquet")
 DELIMITERS = ",;\t|"
 
-MAX_BYTES = 2**28
-MAX_ROWS = 4_000_000
+MAX_BYTES = 2**27
+MAX_ROWS = 2_000_000
 MAX_COLUMNS = 20_000
 MAX_CELLS = 10_000_000
 MAX_LETTERS = 2**17
@@ -32,6 +32,7 @@ MAX_LETTERS = 2**17
 _RESERVED = ("path", "label", "target", "label_map", "group", "split")
 _EMPTY = {"", "None", "NaT", "-", "--", "–", "—", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN"}
 _EMPTY_IN_ANY_CASE = {"na", "n/a", "nan", "+nan", "-nan", "null", "<na>", "#n/a", "#na", "#n/a n/a"}
+_LONGEST_EMPTY = max(map(len, _EMPTY | _EMPTY_IN_ANY_CASE))
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?", re.ASCII)
 _COUNT = re.compile(r"\d{1,18}", re.ASCII)
 _FORMULA = tuple("=+-@＝＋－＠")
@@ -150,16 +151,17 @@ def _is_read_otherwise(text: str) -> bool:
 
 
 def _is_empty(text: str) -> bool:
-    return text in _EMPTY or text.lower() in _EMPTY_IN_ANY_CASE
+    return len(text) <= _LONGEST_EMPTY and (text in _EMPTY or text.lower() in _EMPTY_IN_ANY_CASE)
 
 
 def _meant_cell(cell: str) -> str:
-    if cell.startswith("'") and _is_read_otherwise(cell[1:]):
-        return cell[1:]
-    cell = cell.strip()
-    if cell.startswith("'") and _is_read_otherwise(cell[1:]):
-        return cell[1:]
-    return "" if _is_empty(cell) else cell
+    stripped = cell.strip()
+    if stripped.startswith("'"):
+        # As it stands where `write` put the apostrophe; a person may have put blanks around it.
+        for text in (cell, stripped):
+            if text.startswith("'") and _is_read_otherwise(text[1:]):
+                return text[1:]
+    return "" if _is_empty(stripped) else stripped
 
 
 def _name(cell: str) -> str:
@@ -178,7 +180,7 @@ def _text(path: Path) -> str:
     if held[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise VoxgapError(f"{path}: is UTF-16 text; save it as CSV UTF-8")
     try:
-        text = held.decode("utf-8-sig")
+        text = held.decode().lstrip("\N{ZERO WIDTH NO-BREAK SPACE}")  # Excel's byte order mark
     except UnicodeDecodeError as error:
         line = _line_at(held, error.start, b"\n", b"\r")
         raise VoxgapError(

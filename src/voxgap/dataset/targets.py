@@ -128,11 +128,12 @@ def class_name(label: str) -> str:
 
 
 def alike(labels: Iterable[str]) -> tuple[str, str] | None:
-    """Return two labels that are one number and yet two classes, such as `1` and `01`, if there are any."""
-    seen: dict[Decimal, str] = {}
+    """Return two labels that people would read as one, such as `1` and `01`, or `sick` and `Sick`, if there are any."""
+    seen: dict[Decimal | str, str] = {}
     for label in sorted(set(map(class_name, labels))):
-        if is_number(label) and seen.setdefault(Decimal(label), label) != label:
-            return seen[Decimal(label)], label
+        meaning = Decimal(label) if is_number(label) else " ".join(label.casefold().split())
+        if seen.setdefault(meaning, label) != label:
+            return seen[meaning], label
     return None
 
 
