@@ -247,6 +247,21 @@ def test_one_that_has_no_direction_among_those_that_have(tmp_path: Path) -> None
     assert found == {tuple(upright(one).astype(np.float32).ravel()) for one in pixels}
 
 
+def test_an_acquisition_is_called_by_what_is_one_in_it(tmp_path: Path) -> None:
+    directions = [[], [1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+
+    def say(ds: Dataset, volume: int, place: int) -> None:
+        ds.AcquisitionNumber, ds.DiffusionBValue = volume + 1, [0.0, 1000.0, 1000.0, 2000.0][volume]
+        if volume:
+            ds.DiffusionGradientOrientation = directions[volume]
+
+    pixels = volumes(4)
+    of_each = ["b 0 s/mm², without direction", "b 1000 s/mm², direction 1\\0\\0"]
+    of_each += ["b 1000 s/mm², direction 0\\1\\0", "b 2000 s/mm², direction 1\\0\\0"]
+    words = [f"{said}, acquisition {number}" for number, said in enumerate(of_each, 1)]
+    assert_all_can_be_picked(classic(tmp_path / "s", pixels, say), pixels, words)
+
+
 def test_times_that_differ_from_slice_to_slice_count_by_their_order(tmp_path: Path) -> None:
     def say(ds: Dataset, volume: int, place: int) -> None:
         ds.AcquisitionTime = f"1000{10 * volume + place:02d}.5"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from itertools import combinations, groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -157,14 +157,23 @@ def _told_apart(frames: list[Frame]) -> list[Series]:
     if places is None or most == 1:
         return _stacks(frames)
     codes = _codes(frames, places)
-    parted = _by_values(codes, places, most) or _by_order(codes, places, most)
-    if parted is None:
+    chosen_codes = _by_values(codes, places, most) or _by_order(codes, places, most)
+    if not chosen_codes:
         return [Series(frames, label)]
-    parts, words_of = parted
-    found: dict[int, list[Frame]] = defaultdict(list)
-    for frame, part in zip(frames, parts.tolist(), strict=True):
-        found[part].append(frame)
-    return [Series(found[part], f"{label} {words_of(part)}") for part in sorted(found)]
+    parts, rows = _together([code.numbers for code in chosen_codes])
+    # What else is one in each part says more of it: an acquisition has a b-value, too.
+    also = [code for code in codes if _count(parts, code.numbers) == len(rows)][:MAX_TOGETHER]
+    said = {id(code): code for code in (*also, *chosen_codes)}.values()
+    found: dict[int, list[int]] = defaultdict(list)
+    for index, part in enumerate(parts.tolist()):
+        found[part].append(index)
+    return [
+        Series(
+            [frames[i] for i in found[part]],
+            f"{label} {', '.join(code.text(found[part][0]) for code in said)}",
+        )
+        for part in sorted(found)
+    ]
 
 
 def _stacks(frames: list[Frame]) -> list[Series]:
@@ -185,8 +194,13 @@ class _Code(NamedTuple):
     values: list[str]
     in_time: bool
 
+    @property
+    def name(self) -> str:
+        return self.words.partition("{}")[0].strip() or "type"
 
-_Parted = tuple[NDArray[np.int_], Callable[[int], str]]
+    def text(self, index: int) -> str:
+        value = self.values[self.numbers[index]]
+        return self.words.format(value) if value else f"without {self.name}"
 
 
 def _codes(frames: list[Frame], places: NDArray[np.int_]) -> list[_Code]:
@@ -228,31 +242,26 @@ def _first_seen(numbers: NDArray[np.int_]) -> NDArray[np.int_]:
     return np.unique(numbers, return_index=True, return_inverse=True)[1][numbers]
 
 
-def _by_values(codes: list[_Code], places: NDArray[np.int_], most: int) -> _Parted | None:
-    """Part by the values of as few things as tell all images at each place apart."""
-    spare: _Parted | None = None
+def _by_values(codes: list[_Code], places: NDArray[np.int_], most: int) -> tuple[_Code, ...]:
+    """Find as few things as possible of which the values tell all images at each place apart."""
+    spare: tuple[_Code, ...] = ()
     fewest = 2 * most + 1
     for size in range(1, MAX_TOGETHER + 1):
         for some in combinations(codes[:MAX_TELLING], size):
             parts, rows = _together([code.numbers for code in some])
             if len(rows) >= fewest or _count(places, parts) < len(places):
                 continue
-
-            def words(part: int, some: tuple[_Code, ...] = some, rows: NDArray[np.int_] = rows) -> str:
-                pairs = zip(some, rows[part], strict=True)
-                return ", ".join(code.words.format(code.values[at]) for code, at in pairs if code.values[at])
-
             if len(rows) == most:
-                return parts, words
+                return some
             # More parts than images at a place: stations that overlap, and no image alone.
-            spare, fewest = (parts, words), len(rows)
+            spare, fewest = some, len(rows)
     return spare
 
 
-def _by_order(codes: list[_Code], places: NDArray[np.int_], most: int) -> _Parted | None:
-    """Part images that were taken one after another at each place, as often at each, by their order in time."""
+def _by_order(codes: list[_Code], places: NDArray[np.int_], most: int) -> tuple[_Code, ...]:
+    """Find a time by whose order images that were taken as often at each place are told apart."""
     if len(places) != most * (places.max() + 1):
-        return None
+        return ()
     still = [code for code in codes[:MAX_TELLING] if not code.in_time]
     for code in (code for code in codes if code.in_time):
         for size in range(MAX_TOGETHER):
@@ -260,22 +269,9 @@ def _by_order(codes: list[_Code], places: NDArray[np.int_], most: int) -> _Parte
                 groups, rows = _together([places, *(other.numbers for other in some)])
                 if _count(groups, code.numbers) < len(places) or len(set(np.bincount(groups))) > 1:
                     continue
-                order = np.lexsort((code.numbers, groups))
                 times = len(places) // len(rows)
                 ranks = np.empty(len(places), int)
-                ranks[order] = np.tile(np.arange(times), len(rows))
-                parts, kinds = _together([*(other.numbers for other in some), ranks])
-                name = code.words.partition("{}")[0].strip()
-
-                def words(
-                    part: int,
-                    some: tuple[_Code, ...] = some,
-                    kinds: NDArray[np.int_] = kinds,
-                    name: str = name,
-                    times: int = times,
-                ) -> str:
-                    said = [c.words.format(c.values[at]) for c, at in zip(some, kinds[part], strict=False)]
-                    return ", ".join([*filter(None, said), f"{name} {kinds[part][-1] + 1} of {times}"])
-
-                return parts, words
-    return None
+                ranks[np.lexsort((code.numbers, groups))] = np.tile(np.arange(times), len(rows))
+                of_times = [f"{number} of {times}" for number in range(1, times + 1)]
+                return *some, _Code(f"{code.name} {{}}", ranks, of_times, True)
+    return ()
