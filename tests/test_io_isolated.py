@@ -41,9 +41,9 @@ def test_a_crash_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     read(path)
     ask = isolated._Child.ask
 
-    def crashing(self: "isolated._Child", request: dict[str, object], seconds: float) -> object:
+    def crashing(self: "isolated._Child", *question: object) -> object:
         self.process.kill()
-        return ask(self, request, seconds)
+        return ask(self, *question)
 
     monkeypatch.setattr(isolated._Child, "ask", crashing)
     with pytest.raises(VoxgapError, match="its library crashed on it"):

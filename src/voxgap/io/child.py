@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import json
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,7 +35,6 @@ def main() -> None:
 
 def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
     path = Path(request["path"])
-    array: Any = None
     try:
         with one_line(path):
             if request["module"] not in ALLOWED:
@@ -41,17 +42,36 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
             _limit_memory(int(request["with"].get("max_bytes", 0)))
             task = getattr(importlib.import_module(request["module"]), request["task"])
             result = task(path, **request["with"])
-        if isinstance(result, np.ndarray):
-            array = np.ascontiguousarray(result)
-            answer: dict[str, Any] = {"shape": array.shape, "dtype": array.dtype.str}
-        else:
-            answer = {"result": result}
+            if inspect.isgenerator(result):
+                _say({"stream": True}, answers)
+                _stream(result, answers)
+                result = None
     except ValueError as error:  # A VoxgapError is one.
-        answer = {"error": str(error)}
+        _say({"error": str(error)}, answers)
+        return
+    if isinstance(result, np.ndarray):
+        array = np.ascontiguousarray(result)
+        _say({"shape": array.shape, "dtype": array.dtype.str}, answers)
+        answers.write(array.reshape(-1).view(np.uint8).data)
+    else:
+        _say({"result": result}, answers)
+
+
+def _say(answer: dict[str, Any], answers: BinaryIO) -> None:
     text = json.dumps(answer).encode()
     answers.write(len(text).to_bytes(8, "little") + text)
-    if array is not None:
-        answers.write(memoryview(array.reshape(-1).view(np.uint8)))
+
+
+def _stream(pieces: Iterator[Any], answers: BinaryIO) -> None:
+    """Send arrays one after the other, each with its length; a length of 0 stands before the last word."""
+    try:
+        for piece in pieces:
+            data = np.ascontiguousarray(piece, np.float32).reshape(-1).view(np.uint8).data
+            answers.write(len(data).to_bytes(8, "little"))
+            answers.write(data)
+            answers.flush()
+    finally:
+        answers.write(bytes(8))
 
 
 def _limit_memory(max_bytes: int) -> None:

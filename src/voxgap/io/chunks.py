@@ -1,14 +1,18 @@
-"""Chunks of Zarr and HDF5: how many a region touches and how large they are, bounded before any is opened."""
+"""Arrays that are decoded piece by piece: chunks bounded by the header before any is opened, and slabs of a region."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io.source import Box, box_size, too_large
-from voxgap.volume import times
+from voxgap.volume import Values, times
 
 FEW = 2**14
 """So many chunks are opened in seconds, however small they are."""
@@ -17,6 +21,9 @@ SMALL = 16**3 // 2
 """Values of a chunk that is worth to be opened; at the borders only half of it may be in the region."""
 SPARE = 2**26
 """Bytes that a chunk may take beyond twice its whole array: it is cut off where the array ends."""
+
+SLAB = 2**22
+"""Bytes that are decoded at a time."""
 
 
 def check_chunk(
@@ -63,3 +70,31 @@ def _places(chunks: tuple[int, ...], box: Box) -> list[range]:
     return [
         range(part.start // chunk, -(-part.stop // chunk)) for part, chunk in zip(box, chunks, strict=True)
     ]
+
+
+def slabs(box: Box, chunks: tuple[int, ...], itemsize: int) -> Iterator[Box]:
+    """Yield parts of a box that follow each other in C order, each of whole rows of chunks and some `SLAB` bytes."""
+    lengths = [part.stop - part.start for part in box]
+    each, row, axis = 1, itemsize, 0
+    for axis in range(len(box)):
+        each, row = chunks[axis], math.prod(lengths[axis + 1 :]) * itemsize
+        # Only single places of an axis can be cut further: parts of more would not follow each other.
+        if each > 1 or row <= SLAB:
+            break
+    step = max(1, SLAB // (row * each)) * each
+    for outer in product(*(range(part.start, part.stop) for part in box[:axis])):
+        start = box[axis].start
+        while start < box[axis].stop:
+            stop = min(start // each * each + step, box[axis].stop)
+            yield (*(slice(place, place + 1) for place in outer), slice(start, stop), *box[axis + 1 :])
+            start = stop
+
+
+def gathered(box: Box, pieces: Iterable[NDArray[Any]]) -> Values:
+    """Return the values in a box, float32, from those in its slabs."""
+    values = np.empty([part.stop - part.start for part in box], np.float32)
+    flat, filled = values.reshape(-1), 0
+    for piece in pieces:
+        flat[filled : filled + piece.size] = piece.reshape(-1)
+        filled += piece.size
+    return values

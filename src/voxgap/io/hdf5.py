@@ -6,6 +6,7 @@ A chunk that was never written is missing, whatever value the library puts in it
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
-from voxgap.io.chunks import check_chunk, check_touched, touched
+from voxgap.io.chunks import SLAB, check_chunk, check_touched, slabs, touched
 from voxgap.io.isolated import isolated
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
@@ -38,17 +39,18 @@ def scan_hdf5(path: Path, options: Options) -> Source:
     attributes = found["attributes"]
 
     def load(box: Box) -> NDArray[Any]:
-        return np.asarray(
-            isolated(
-                read_dataset,
-                path,
-                size=box_size(box) * np.dtype(found["dtype"]).itemsize,
-                name=found["name"],
-                box=[[part.start, part.stop] for part in box],
-                attributes=attributes,
-                max_bytes=options.max_bytes,
-            )
+        values = np.empty([part.stop - part.start for part in box], np.float32)
+        isolated(
+            read_dataset,
+            path,
+            size=box_size(box) * np.dtype(found["dtype"]).itemsize,
+            into=values,
+            name=found["name"],
+            box=[[part.start, part.stop] for part in box],
+            attributes=attributes,
+            max_bytes=options.max_bytes,
         )
+        return values
 
     affine = attributes.get("affine")
     spacing = attributes.get("spacing")
@@ -86,37 +88,65 @@ def describe(path: Path, item: str | None) -> dict[str, Any]:
 
 def read_dataset(
     path: Path, name: str, box: list[list[int]], attributes: dict[str, Any], max_bytes: int
-) -> NDArray[Any]:
-    """Return the values in a box, NaN where the file says that they are missing."""
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the values in a box slab by slab, NaN where the file says that they are missing."""
     import h5py
 
     parts = tuple(slice(start, stop) for start, stop in box)
     with h5py.File(path, "r") as file:
-        return read_part(_dataset(h5py, file, name, path), parts, attributes, path, max_bytes)
+        yield from read_slabs(_dataset(h5py, file, name, path), parts, attributes, path, max_bytes)
 
 
-def read_part(
-    dataset: Any, box: Box, attributes: Mapping[str, Any], path: Path, max_bytes: int
-) -> NDArray[Any]:
-    """Return the values of an open dataset in a box, NaN where they are missing or were never written."""
+def read_slabs(
+    dataset: Any, box: Box, attributes: Mapping[str, Any], path: Path, max_bytes: int, *, holes: bool = True
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the values of an open dataset in a box slab by slab, NaN where they are missing.
+
+    Args:
+        dataset: Of h5py.
+        box: A slice per axis.
+        attributes: What tells missing values; see `voxgap.io.cf`.
+        path: The file.
+        max_bytes: The most that one chunk may take.
+        holes: Whether chunks that nobody has written are missing.
+    """
     refuse_bombs(dataset, box, path, max_bytes)
-    values = cf.decode(np.asarray(dataset[box]), attributes)
-    holes = list(_never_written(dataset, box))
-    if holes:
-        values = values.astype(np.float32, copy=False)
-    for hole in holes:
-        values[hole] = np.nan
-    return values
+    written = _written(dataset, box) if holes and dataset.chunks else {}
+    dataset, chunks = _held_open(dataset, box)
+    for part in slabs(box, chunks, max(4, dataset.dtype.itemsize)):
+        with np.errstate(over="ignore"):
+            values = cf.decode(np.asarray(dataset[part]), attributes).astype(np.float32, copy=False)
+        for hole in _never_written(dataset, part, written) if holes else ():
+            values[hole] = np.nan
+        yield values
 
 
-def _never_written(dataset: Any, box: Box) -> Iterator[Box]:
+def _held_open(dataset: Any, box: Box) -> tuple[Any, tuple[int, ...]]:
+    """Return a dataset that keeps a row of large chunks once decoded, and the steps in which to read it."""
+    import h5py
+
+    single = (1,) * len(box)
+    if dataset.chunks is None:
+        return dataset, single
+    each = math.prod(dataset.chunks) * dataset.dtype.itemsize
+    row = each * math.prod(
+        -(-part.stop // chunk) - part.start // chunk
+        for part, chunk in zip(box[1:], dataset.chunks[1:], strict=True)
+    )
+    if row <= SLAB:
+        return dataset, dataset.chunks
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_chunk_cache(521, row + each, 0.0)
+    return h5py.Dataset(h5py.h5d.open(dataset.file.id, dataset.name.encode(), access)), single
+
+
+def _never_written(dataset: Any, box: Box, written: Mapping[tuple[int, ...], int]) -> Iterator[Box]:
     """Yield the parts of a box, counted from its start, that lie in chunks nobody has written."""
     if dataset.chunks is None:
         # Without chunks there is one block of storage, taken when the first value is written.
         if dataset.id.get_storage_size() == 0:
             yield tuple(slice(None) for _ in box)
         return
-    written = _written(dataset, box)
     for start in touched(dataset.chunks, box):
         if start not in written:
             yield tuple(
@@ -192,7 +222,8 @@ def replace_values(dataset: Any, values: NDArray[Any], attributes: Mapping[str, 
     stored = dataset[...]
     decoded = cf.decode(stored, attributes)
     holes = np.zeros(stored.shape, bool)
-    for hole in _never_written(dataset, tuple(slice(0, size) for size in stored.shape)):
+    box = tuple(slice(0, size) for size in stored.shape)
+    for hole in _never_written(dataset, box, _written(dataset, box) if dataset.chunks else {}):
         holes[hole] = True
     plainly = stored.dtype.kind == "f" and not {"scale_factor", "add_offset"} & set(attributes)
     new = kept(stored, np.where(holes, np.nan, decoded) if holes.any() else decoded, values)

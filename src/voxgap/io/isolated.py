@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 
@@ -36,14 +37,22 @@ _lock = threading.Lock()
 _child: _Child | None = None
 
 
-def isolated(task: Callable[..., Any], path: Path, *, size: int = 0, **arguments: Any) -> Any:
+def isolated(
+    task: Callable[..., Any],
+    path: Path,
+    *,
+    size: int = 0,
+    into: NDArray[np.float32] | None = None,
+    **arguments: Any,
+) -> Any:
     """Call a function in the child process.
 
     Args:
-        task: A function of a module, called with `path` and the arguments; returns what JSON can say, or one
-            array of numbers.
+        task: A function of a module, called with `path` and the arguments; returns what JSON can say, one array
+            of numbers, or yields arrays of float32, which are never in the child all at once.
         path: The file it reads.
         size: Bytes that it has to read, for how long to wait.
+        into: What the arrays that it yields fill, one after the other.
         arguments: What JSON can say.
 
     Returns:
@@ -56,7 +65,7 @@ def isolated(task: Callable[..., Any], path: Path, *, size: int = 0, **arguments
     request = {"module": task.__module__, "task": task.__qualname__, "path": place, "with": arguments}
     with _lock:
         try:
-            answer, result = _running().ask(request, SECONDS + size / SLOWEST)
+            answer, result = _running().ask(request, SECONDS + size / SLOWEST, into)
         except (OSError, EOFError, ValueError) as error:
             _stop()
             reason = str(error) if isinstance(error, TimeoutError) else "its library crashed on it"
@@ -84,24 +93,48 @@ class _Child:
         )
         self._exactly(len(READY))
 
-    def ask(self, request: dict[str, Any], seconds: float) -> tuple[dict[str, Any], Any]:
+    def ask(
+        self, request: dict[str, Any], seconds: float, into: NDArray[np.float32] | None = None
+    ) -> tuple[dict[str, Any], Any]:
         assert self.process.stdin is not None
         self.seconds = seconds
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
-        size = int.from_bytes(self._exactly(8), "little")
-        if size > MAX_LINE:
-            raise ValueError("an answer is too long")
-        answer = json.loads(self._exactly(size))
+        answer = self._line()
+        if "stream" in answer:
+            assert into is not None
+            return self._filled(into), into
         if "shape" not in answer:
             return answer, answer.get("result")
         array = np.empty(answer["shape"], np.dtype(answer["dtype"]))
-        view = array.reshape(-1).view(np.uint8).data
+        self._fill(array.reshape(-1).view(np.uint8).data)
+        return answer, array
+
+    def _filled(self, into: NDArray[np.float32]) -> dict[str, Any]:
+        """Fill an array with the pieces that come, and return what is said at their end."""
+        view, filled = into.reshape(-1).view(np.uint8).data, 0
+        while length := int.from_bytes(self._exactly(8), "little"):
+            if length > len(view) - filled:
+                raise ValueError("an answer is too long")
+            self._fill(view[filled : filled + length])
+            filled += length
+        answer = self._line()
+        if "error" not in answer and filled < len(view):
+            raise ValueError("an answer is too short")
+        return answer
+
+    def _line(self) -> dict[str, Any]:
+        size = int.from_bytes(self._exactly(8), "little")
+        if size > MAX_LINE:
+            raise ValueError("an answer is too long")
+        answer: dict[str, Any] = json.loads(self._exactly(size))
+        return answer
+
+    def _fill(self, view: memoryview) -> None:
         filled = 0
         while filled < len(view):
             block = self._read(min(2**22, len(view) - filled))
             view[filled : filled + len(block)] = block
             filled += len(block)
-        return answer, array
 
     def _exactly(self, size: int) -> bytes:
         found = bytearray()

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.io.hdf5 import MAX_OBJECTS, refuse_bombs, refuse_foreign
+from voxgap.io.chunks import slabs
+from voxgap.io.hdf5 import MAX_OBJECTS, read_slabs, refuse_foreign
 from voxgap.io.isolated import isolated
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT
@@ -49,19 +50,19 @@ def scan_mat(path: Path, options: Options) -> Source:
         )
 
     def load(box: Box) -> NDArray[Any]:
-        ends = [[part.start, part.stop] for part in box]
-        size = math.prod(shape) * dtype.itemsize
-        if new:
-            size = box_size(box) * dtype.itemsize
-            read, bound = read_new, options.max_bytes
-        elif size > 2 * options.max_bytes:
+        # What is packed into an older file may expand to more than it says: the child has no room for it.
+        whole = math.prod(shape) * dtype.itemsize
+        if not new and whole > 2 * options.max_bytes:
             raise VoxgapError(
-                too_large(f"{path}: {name}, which is read as a whole,", size, options.max_bytes)
+                too_large(f"{path}: {name}, which is read as a whole,", whole, options.max_bytes)
             )
-        else:
-            # What is packed into the file may expand to more than it says: the child has no room for it.
-            read, bound = read_old, size
-        return np.asarray(isolated(read, path, size=size, name=name, box=ends, max_bytes=bound))
+        ends = [[part.start, part.stop] for part in box]
+        lengths = [part.stop - part.start for part in box]
+        values = np.empty(lengths[::-1] if new else lengths, np.float32)
+        read, size = (read_new, box_size(box) * dtype.itemsize) if new else (read_old, whole)
+        about = {"name": name, "box": ends, "max_bytes": options.max_bytes if new else whole}
+        isolated(read, path, size=size, into=values, **about)
+        return values.T if new else values
 
     return arrange(Stored(tuple(shape), dtype, load), path, options)
 
@@ -78,16 +79,16 @@ def list_new(path: Path) -> list[tuple[str, list[int], str]]:
         ]
 
 
-def read_new(path: Path, name: str, box: list[list[int]], max_bytes: int) -> NDArray[Any]:
-    """Return the values of a variable in a box of MATLAB's axes."""
+def read_new(path: Path, name: str, box: list[list[int]], max_bytes: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the values of a variable in a box of MATLAB's axes, as stored: with the axes reversed."""
     import h5py
 
     parts = tuple(slice(start, stop) for start, stop in box)[::-1]
     with h5py.File(path, "r") as file:
         dataset = dict(_nodes(h5py, file))[name]
         refuse_foreign(dataset, path)
-        refuse_bombs(dataset, parts, path, max_bytes)
-        return np.asarray(dataset[parts]).T
+        # What nobody has written is 0 to MATLAB.
+        yield from read_slabs(dataset, parts, {}, path, max_bytes, holes=False)
 
 
 def list_old(path: Path) -> list[tuple[str, list[int], str]]:
@@ -97,14 +98,16 @@ def list_old(path: Path) -> list[tuple[str, list[int], str]]:
     return [(name, list(shape), kind) for name, shape, kind in whosmat(path, appendmat=False)]
 
 
-def read_old(path: Path, name: str, box: list[list[int]], max_bytes: int) -> NDArray[Any]:
-    """Return the same of an older file."""
+def read_old(path: Path, name: str, box: list[list[int]], max_bytes: int) -> Iterator[NDArray[np.float32]]:
+    """Yield the values of a variable of an older file in a box."""
     from scipy.io import loadmat
 
     array = np.asarray(loadmat(path, appendmat=False, variable_names=[name])[name])
     if array.dtype.kind not in "biuf" or array.ndim != len(box):
         raise VoxgapError(f"{path}: {name} holds {array.dtype}, no real numbers; save abs({name})")
-    return array[tuple(slice(start, stop) for start, stop in box)]
+    for part in slabs(tuple(slice(start, stop) for start, stop in box), (1,) * array.ndim, 4):
+        with np.errstate(over="ignore"):
+            yield array[part].astype(np.float32)
 
 
 def _is_hdf5(path: Path) -> bool:

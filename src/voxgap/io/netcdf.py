@@ -6,7 +6,7 @@ Variables on one grid become the channels of one volume.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
+from voxgap.io.chunks import gathered, slabs
 from voxgap.io.classic import check_classic
-from voxgap.io.hdf5 import all_datasets, copy_file, plain, read_part, refuse_foreign, replace_values
+from voxgap.io.hdf5 import all_datasets, copy_file, plain, read_slabs, refuse_foreign, replace_values
 from voxgap.io.isolated import isolated
 from voxgap.io.optional import need
 from voxgap.io.rules import MAX_PLACES, Axis
@@ -41,7 +42,13 @@ def scan_netcdf(path: Path, options: Options) -> Source:
 
     def load(box: Box) -> NDArray[Any]:
         inner = (*box[:3], slice(0, 1))
-        return np.concatenate([source.load(inner).astype(np.float32) for source in sources[box[3]]], axis=-1)
+        wanted = sources[box[3]]
+        if len(wanted) == 1:
+            return wanted[0].load(inner)
+        values = np.empty([part.stop - part.start for part in box], np.float32)
+        for channel, source in enumerate(wanted):
+            values[..., channel] = source.load(inner)[..., 0]
+        return values
 
     channels = first.channels if len(sources) == 1 and first.channels else tuple(names)
     return replace(first, shape=(*first.shape[:3], len(sources)), load=load, channels=channels)
@@ -123,16 +130,20 @@ def describe(path: Path) -> dict[str, Any]:
 
 def read_variable(
     path: Path, name: str, box: list[list[int]], attributes: dict[str, Any], max_bytes: int
-) -> NDArray[Any]:
-    """Return the values in a box, NaN where the file says that they are missing."""
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the values in a box slab by slab, NaN where the file says that they are missing."""
     parts = tuple(slice(start, stop) for start, stop in box)
     if _is_hdf5(path):
         import h5py
 
         with h5py.File(path, "r") as file:
-            return read_part(file[name], parts, attributes, path, max_bytes)
+            yield from read_slabs(file[name], parts, attributes, path, max_bytes)
+        return
     with _opened(path) as data:
-        return cf.decode(np.asarray(data[name].variable[parts].values), attributes)
+        variable = data[name].variable
+        for part in slabs(parts, (1,) * len(parts), max(4, variable.dtype.itemsize)):
+            with np.errstate(over="ignore"):
+                yield cf.decode(np.asarray(variable[part].values), attributes).astype(np.float32, copy=False)
 
 
 def _filled(path: Path) -> set[str] | None:
@@ -153,13 +164,19 @@ def _filled(path: Path) -> set[str] | None:
         }
 
 
-def _call(task: Callable[..., Any], path: Path, size: int = 0, **arguments: Any) -> Any:
+def _call(
+    task: Callable[..., Any],
+    path: Path,
+    size: int = 0,
+    into: NDArray[np.float32] | None = None,
+    **arguments: Any,
+) -> Any:
     # NetCDF 3 is read by Python alone, which doesn't crash.
     with path.open("rb") as stream:
         classic = stream.read(4) in (b"CDF\x01", b"CDF\x02")
     if classic:
         check_classic(path)
-    return task(path, **arguments) if classic else isolated(task, path, size=size, **arguments)
+    return task(path, **arguments) if classic else isolated(task, path, size=size, into=into, **arguments)
 
 
 def _is_hdf5(path: Path) -> bool:
@@ -244,7 +261,10 @@ def _variable(header: dict[str, Any], name: str, path: Path, options: Options) -
             box_size(box) * dtype.itemsize,
             {"attributes": attributes, "max_bytes": options.max_bytes},
         )
-        return np.asarray(_call(read_variable, path, size, name=name, box=ends, **about))
+        values = np.empty([part.stop - part.start for part in box], np.float32)
+        found = _call(read_variable, path, size, values, name=name, box=ends, **about)
+        # The child has filled them; what was read here comes in slabs.
+        return values if found is values else gathered(box, found)
 
     geometry: dict[str, Any] = {}
     if "affine" in attributes:

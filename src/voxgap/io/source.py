@@ -97,7 +97,7 @@ class Source:
             shape = times(tuple(part.stop - part.start for part in box))
             raise VoxgapError(too_large(f"{self.path}: shape {shape}", size, self.options.max_bytes))
         with one_line(self.path):
-            values = with_gaps(self.load(box), self.options.missing_values)
+            values = with_gaps(self.load(box), self.options.missing_values, own=True)
             affine = None
             if self.affine is not None:
                 affine = self.affine.copy()
@@ -310,16 +310,20 @@ def one_line(path: Path) -> Iterator[None]:
         raise VoxgapError(f"{path}: can't be read, damaged or of another format ({reason})") from error
 
 
-def with_gaps(values: NDArray[Any], missing_values: Sequence[float]) -> NDArray[Any]:
-    """Return a copy, float32, in which some values are NaN; the values themselves where none are named."""
+def with_gaps(values: NDArray[Any], missing_values: Sequence[float], *, own: bool = False) -> NDArray[Any]:
+    """Return a copy, float32, in which some values are NaN; the values themselves where none are named.
+
+    Where the values are the caller's own, no copy is made of those that are float32 already.
+    """
     if not missing_values:
         return values
     # Compared as float32: sentinels like 9.96921e36 are seldom stored in the precision they are written in.
     with np.errstate(over="ignore"):
-        found = values.astype(np.float32)
+        found = values.astype(np.float32, copy=not (own and values.flags.writeable))
         sentinels = np.asarray(missing_values, np.float64).astype(np.float32)
-    for sentinel in sentinels:
-        found[found == sentinel] = np.nan
+    for slab in found:
+        for sentinel in sentinels:
+            slab[slab == sentinel] = np.nan
     return found
 
 

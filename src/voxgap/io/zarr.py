@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
-from voxgap.io.chunks import check_chunk, check_touched
+from voxgap.io.chunks import check_chunk, check_touched, gathered, slabs
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
 from voxgap.io.rules import MAX_PLACES, Axis
@@ -56,7 +56,9 @@ def scan_zarr(path: Path, options: Options) -> Source:
     def load(box: Box) -> NDArray[Any]:
         array = _array(zarr, path, level.item, options)
         check_touched(str(path), array.chunks, box)
-        return cf.decode(np.asarray(array[box]), sentinels)
+        parts = slabs(box, array.shards or array.chunks, max(4, array.dtype.itemsize))
+        with np.errstate(over="ignore"):
+            return gathered(box, (cf.decode(np.asarray(array[part]), sentinels) for part in parts))
 
     affine, spacing = own.get("affine"), own.get("spacing")
     axes = level.axes or _axes(zarr, path, level.item, array, options)
