@@ -50,13 +50,13 @@ class Process:
                     found.append(int(entry.name))
         return found
 
-    def memory(self, parsers: bool = True) -> int:
-        """Bytes of the server and its parsers, at their peak."""
+    def memory(self, parsers: bool = True, peak: bool = True) -> int:
+        """Bytes of the server and its parsers, at their peak or now."""
         peaks = []
         for pid in (self.popen.pid, *(self.parsers() if parsers else ())):
             with contextlib.suppress(OSError):
                 status = Path(f"/proc/{pid}/status").read_text()
-                peaks += [int(kib) for kib in re.findall(r"VmHWM:\s+(\d+)", status)]
+                peaks += [int(kib) for kib in re.findall(rf"{'VmHWM' if peak else 'VmRSS'}:\s+(\d+)", status)]
         return 1024 * sum(peaks)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import math
 import re
 import shutil
@@ -13,16 +14,15 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
 from voxgap import io
 from voxgap.errors import VoxgapError
 from voxgap.runtime.profile import drift
-from voxgap.server.answers import JsonVolumes
 from voxgap.server.limits import MIB, RequestError, Settings
 from voxgap.server.live import Loaded
+from voxgap.server.nested import from_json
 from voxgap.server.parsers import Job, Parsed, Parsers, shown
 from voxgap.volume import Values, as_batch, times
 
@@ -116,28 +116,21 @@ async def _json(request: Request, loaded: Loaded, settings: Settings) -> Values:
             raise RequestError(
                 413, f"JSON over {settings.max_json // MIB} MiB; send float32 as application/octet-stream"
             )
-    values = await asyncio.to_thread(_from_json, bytes(body))
+    large = len(body) > MIB
+    try:
+        values = await asyncio.to_thread(from_json, bytes(body))
+    finally:
+        del body
+        if large:
+            await asyncio.to_thread(_give_back)
     _check_batch(values.shape, loaded, settings, "JSON")
     return values
 
 
-def _from_json(body: bytes) -> Values:
-    try:
-        given = JsonVolumes.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RequestError(422, f"JSON: {where + ': ' if where else ''}{first['msg']}") from None
-    if (given.volume is None) == (given.volumes is None):
-        raise RequestError(422, 'JSON: give either "volume" (four nested lists) or "volumes" (five)')
-    nested = [given.volume] if given.volumes is None else given.volumes
-    try:
-        with np.errstate(over="ignore"):
-            return np.array(nested, np.float32)  # None becomes NaN
-    except (ValueError, TypeError, OverflowError):
-        raise RequestError(
-            422, "JSON: the lists are of unequal lengths; give one number or null a voxel"
-        ) from None
+def _give_back() -> None:
+    """Have the C library return to the system what it keeps for next time, where it can be told to."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _check_batch(shape: tuple[int, ...], loaded: Loaded, settings: Settings, where: str) -> None:

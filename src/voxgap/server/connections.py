@@ -111,7 +111,8 @@ class Connection(HttpToolsProtocol):
             except (httptools.HttpParserError, RequestError) as error:
                 said = error if isinstance(error, RequestError) else error.__context__
                 if not isinstance(said, RequestError):
-                    said = RequestError(400, "this is no request of HTTP/1.1; see /docs")
+                    reason = "no path" if isinstance(error, httptools.HttpParserCallbackError) else error
+                    said = RequestError(400, f"this is no request of HTTP/1.1 ({reason}); see /docs")
                 self._refuse(said.status, said.detail)
 
     def pause_writing(self) -> None:
@@ -146,6 +147,11 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._count(len(self.parser.get_method()) + len(b"  HTTP/1.1\r\n\r\n"))
         self._check_framing()
+        if not self.url.startswith(b"/") and (target := httptools.parse_url(self.url)).host:
+            # A whole address says who the request is for, whatever Host says (RFC 9112, 3.2.2).
+            port = b":%d" % target.port if target.port else b""
+            self.headers[:] = [one for one in self.headers if one[0] != b"host"]
+            self.headers.append((b"host", target.host + port))
         if len(self.pipeline) >= _QUEUED:
             raise RequestError(400, "too many requests at once in one connection; wait for their answers")
         super().on_headers_complete()

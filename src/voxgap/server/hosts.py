@@ -37,15 +37,17 @@ def host_name(name: str) -> str:
     """
     if name == ANY:
         return ANY
+    given = name
     try:
-        plain = name if ":" in name else name.encode("idna").decode()
-        plain = f"[{name}]" if _address(name) and ":" in name else plain
-        host, port = _split(plain)
+        address = _address(name)
+        if address is None:
+            name = name.encode("idna").decode()
+        host, port = _split(f"[{address}]" if address and address.version == 6 else name)
     except (ValueError, UnicodeError):
         host, port = "", None
     if not host or port is not None:
         raise VoxgapError(
-            f"--allow-host {name!r}: give a name alone, without scheme or port, as in brain.example.org"
+            f"--allow-host {given!r}: give a name alone, without scheme or port, as in brain.example.org"
         )
     return host
 

@@ -38,13 +38,16 @@ class OneLine(logging.Formatter):
 
 
 def configuration() -> dict[str, Any]:
-    """One format on stderr for uvicorn and us, as `logging.config` takes it."""
+    """One format on stderr for all, as `logging.config` takes it."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": OneLine, "format": "%(asctime)s %(levelname)s %(message)s"}},
         "handlers": {"err": {"class": "logging.StreamHandler", "formatter": "line"}},
+        "root": {"handlers": ["err"], "level": "WARNING"},
         "loggers": {
+            # Says of each bad upload what the answer to it says.
+            "python_multipart": {"level": "CRITICAL"},
             "uvicorn": {"handlers": ["err"], "level": "WARNING", "propagate": False},
             "voxgap.server": {"handlers": ["err"], "level": "INFO", "propagate": False},
         },
