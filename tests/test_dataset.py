@@ -1,5 +1,7 @@
 """Dataset: splits, the four kinds of DATA, and what is refused."""
 
+import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from voxgap import dataset as module
 from voxgap.dataset import Dataset, load_data, make_split
 from voxgap.errors import VoxgapError
-from voxgap.io import write
+from voxgap.io import read, write
 from voxgap.volume import Volume
 
 SHAPE = (3, 4, 5)
@@ -322,3 +324,49 @@ def test_data_that_is_none(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(VoxgapError, match=words):
             load_data(tmp_path / name)
+
+
+# The same volume twice
+
+
+def twins(folder: Path, header: str, *rows: str) -> Path:
+    for index in range(8):
+        save(folder / f"{index}.npy", index)
+    shutil.copy(folder / "3.npy", folder / "copy.npy")
+    write(folder / "other.nii.gz", read(folder / "3.npy"))
+    return manifest(folder, "\n".join([header, *rows]))
+
+
+@pytest.mark.parametrize("twin", ["3.npy", "./../here/3.npy", "copy.npy", "other.nii.gz"])
+@pytest.mark.parametrize("options", [{}, {"cache": "kept"}])
+def test_the_same_volume_in_two_parts_is_said(twin: str, options: dict, tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    rows = [f"{i}.npy,{'ab'[i % 2]},{'train' if i < 6 else 'test'}" for i in range(8)]
+    path = twins(folder, "path,label,split", *rows, f"{twin},b,test")
+    options = {name: tmp_path / value for name, value in options.items()}
+    with pytest.warns(
+        UserWarning, match=r"row 5 and row 10 hold the same volume, in train and test; leave one out"
+    ):
+        load_data(path, **options)
+    path.write_text(path.read_text().replace("b,test", "b,train"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        load_data(path, **options)
+
+
+def test_the_same_volume_without_a_split_is_said_unless_a_group_keeps_it_together(tmp_path: Path) -> None:
+    rows = [f"{i}.npy,{'ab'[i % 2]},g{i}" for i in range(8)]
+    for group, is_said in (("g8", True), ("g3", False)):
+        path = twins(tmp_path, "path,label,group", *rows, f"copy.npy,b,{group}")
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            load_data(path)
+        assert any("nothing keeps them in one part of a split" in str(one.message) for one in said) is is_said
+    held = volumes()
+    held[7] = held[2]
+    held[9] = held[11] = np.nan
+    np.savez(tmp_path / "d.npz", volumes=held, labels=LABELS)
+    with pytest.warns(
+        UserWarning, match=r"d\.npz: volume 2 and volume 7 hold the same volume, and .* split; leave"
+    ):
+        load_data(tmp_path / "d.npz")

@@ -11,6 +11,7 @@ import pytest
 from voxgap import grid as grids
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.manifest import read_manifest
+from voxgap.dataset.targets import as_classes
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED
 from voxgap.io import write
@@ -266,3 +267,124 @@ def test_arrays_that_cannot_be_cropped_are_named() -> None:
         load_data(data, crop="observed")
     with pytest.raises(VoxgapError, match="mine: label maps of 6×4×5 for volumes of 6×4×5×6"):
         Dataset.from_arrays(volumes, [0, 1] * 3, name="mine", label_maps=volumes[..., 0] > 0)
+
+
+# Tables as people have them: how they are read is in test_table.py and test_table_doors.py
+
+
+def test_a_class_is_one_however_a_program_writes_it(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    for cells, classes in (
+        (["1", "0", "1.0", "0.0", "1.", "0", "1", "0"], ("0", "1")),
+        (["10.0", "9.0"] * 4, ("9", "10")),
+        (["-1", "+1.0", "-1.0", "+1"] * 2, ("-1", "+1")),
+        (["01", "02"] * 4, ("01", "02")),
+        (["v1.0", "1.0.0"] * 4, ("1.0.0", "v1.0")),
+    ):
+        path = save_csv(tmp_path / "d.csv", {**patients(), "label": list(cells)})
+        assert sorted(load_data(path).classes) == sorted(classes)
+        held = load_data(path)
+        np.savez(tmp_path / "d.npz", volumes=held.volumes, labels=np.array(cells))
+        assert load_data(tmp_path / "d.npz").classes == held.classes, "arrays of text as well"
+
+
+@pytest.mark.parametrize("column", ["label", "group"])
+def test_what_people_take_for_one_name_is_said(column: str, tmp_path: Path) -> None:
+    save_all(tmp_path)
+    path = save_csv(tmp_path / "d.csv", {**patients(), column: ["01", "2", "1.0", "2"] * 2})
+    with pytest.raises(VoxgapError, match=rf"{column} '01' and '1' are one number; write it in one way"):
+        load_data(path)
+    columns = {**patients(), "split": ["train"] * 8, column: ["Sick", "well", "sick", "well"] * 2}
+    path = save_csv(tmp_path / "d.csv", columns)
+    with pytest.warns(UserWarning, match=rf"{column} 'Sick' and 'sick' are two, not one"):
+        read_manifest(path)
+
+
+def test_an_empty_label_says_how_a_class_of_that_name_is_written(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    columns = {**patients(), "label": ["NA", "x"] * 4}
+    with pytest.raises(VoxgapError, match=r"row 2: label is empty; .* what is really called so is 'NA"):
+        load_data(save_csv(tmp_path / "d.csv", columns))
+    columns["label"] = ["'NA", "'None"] * 4
+    assert load_data(save_csv(tmp_path / "d.csv", columns)).classes == ("NA", "None")
+    columns["label"] = ["#REF!", "x"] * 4
+    with pytest.raises(VoxgapError, match="row 2: label '#REF!' is a fault in a formula"):
+        load_data(save_csv(tmp_path / "d.csv", columns))
+
+
+def test_a_column_with_nothing_in_it_is_none(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    nothing: list[object] = ["", "NA", None, "-", "", "", "", ""]
+    data = load_data(save_csv(tmp_path / "d.csv", {**patients(), "split": nothing, "label_map": nothing}))
+    assert len(data.part("train")) == 4
+    assert data.label_maps is None
+    only = {name: cells for name, cells in patients().items() if name in ("path", "label_map")}
+    assert load_data(save_csv(tmp_path / "d.csv", {**only, "label": nothing})).task == "segmentation"
+    with pytest.raises(VoxgapError, match=r"needs either a `label` column .* with something in it"):
+        load_data(save_csv(tmp_path / "d.csv", {"path": only["path"], "label": nothing}))
+
+
+def test_decimal_commas(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    path = tmp_path / "d.csv"
+
+    def load(delimiter: str, cells: list[str]) -> list[float]:
+        lines = [f"{i}.nii.gz{delimiter}{cells[i % len(cells)]}" for i in range(8)]
+        path.write_text("\n".join([f"path{delimiter}target", *lines]))
+        return load_data(path).targets[: len(cells)].tolist()
+
+    for delimiter in ";\t|":
+        assert load(delimiter, ["3,5", "-0,25", "7"]) == [3.5, -0.25, 7]
+    assert load(",", ["3.5", "-0.25"]) == [3.5, -0.25]
+    # A separator of thousands, or one that can't be told from one, is refused.
+    for delimiter, cells in (
+        (";", ["1.234,5", "2"]),
+        (";", ["1,234.5", "2"]),
+        (";", ["1,234,567", "2"]),
+        (";", ["3,5", "1.5"]),
+        (",", ['"3,5"', "1"]),
+        (",", ["1_000", "1"]),
+        (",", ["1 000", "1"]),
+        (",", ["1e999", "1"]),
+    ):
+        with pytest.raises(VoxgapError, match=r"is not a number, such as -3\.2 or 1e-5"):
+            load(delimiter, cells)
+
+
+def test_label_maps_of_any_values_have_the_classes_that_occur(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    rng = np.random.default_rng(5)
+    for held, classes in (
+        ([0, 255], "0, 255"),
+        ([0, 1, 2, 4], "0, 1, 2, 4"),
+        ([1, 2], "1, 2"),
+        ([7, 9], "7, 9"),
+    ):
+        drawn = [rng.choice(held, SHAPE) for _ in range(8)]
+        for index, labels in enumerate(drawn):
+            write(tmp_path / f"{index}-map.nii.gz", Volume(labels.astype(np.float32), spacing=(2, 1, 1)))
+        columns = {**patients(), "split": ["train", "test"] * 4, "group": list(range(8))}
+        path = save_csv(tmp_path / "d.csv", columns)
+        for options in ({}, {"cache": tmp_path / "cache"}):
+            with pytest.warns(
+                UserWarning, match=rf"{len(held)} values .* {len(held)} classes, called {classes}$"
+            ):
+                data = load_data(path, task="segmentation", **options)
+            assert data.classes == tuple(map(str, held))
+            assert data.label_maps is not None
+            assert (np.asarray(data.label_maps[2]) == UNLABELLED).all(), "nobody said, for the third"
+            for index in (0, 1, 3, 7):
+                assert np.array_equal(np.asarray(held)[np.asarray(data.targets[index])], drawn[index])
+            assert np.array_equal(np.asarray(data.take([3, 1]).targets), np.asarray(data.targets)[[3, 1]])
+    with pytest.raises(VoxgapError, match="the label maps hold one class"):
+        Dataset.from_arrays(np.ones((6, *SHAPE)), label_maps=np.ones((6, *SHAPE)))
+
+
+def test_label_maps_count_among_the_classes_of_a_network() -> None:
+    maps = np.array([[0, 1, -1, 1]], np.int16)
+    assert as_classes(maps, ("0", "1"), ("0", "1")) is maps
+    assert as_classes(maps, ("0", "4"), ("0", "1", "2", "4")).tolist() == [[0, 3, -1, 3]]
+    # A bundle from before, with a class for every number below.
+    assert as_classes(maps, ("0", "255"), tuple(map(str, range(256)))).tolist() == [[0, 255, -1, 255]]
+    assert as_classes(np.array([1, 0]), ("0.0", "1"), ("0", "1.0")).tolist() == [1, 0]
+    assert as_classes(maps, ("0", "3"), ("0", "1", "2")) is None
