@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import socket
 import threading
@@ -249,3 +250,11 @@ def test_a_name_to_answer_for_is_a_name() -> None:
     for wrong in ("", "http://a/", "a:80", "[::1]:80", "*.a.de", "a b"):
         with pytest.raises(VoxgapError, match="name alone"):
             host_name(wrong)
+
+
+def test_what_is_deployed_says_which_names_it_answers_for() -> None:
+    root = Path(__file__).parents[1]
+    for path in ("deploy/Dockerfile", "src/voxgap/bundle/Dockerfile"):
+        command = (root / path).read_text().rpartition("CMD ")[2]
+        assert json.loads(command)[-2:] == ["--allow-host", "localhost"]
+    assert "--allow-host=${SERVER_NAME:?" in (root / "deploy/compose.yaml").read_text()
