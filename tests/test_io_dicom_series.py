@@ -369,3 +369,14 @@ def test_other_objects_of_a_study_are_no_images(tmp_path: Path) -> None:
     assert np.array_equal(read(folder).values, upright(volumes(1)[0]))
     with pytest.raises(VoxgapError, match=r"is DICOM, but no image \(SR\)"):
         read(folder / "report")
+
+
+def test_a_damaged_slice_is_named_and_no_report(tmp_path: Path) -> None:
+    folder = classic(tmp_path / "s", volumes(1), nothing)
+    content = (folder / "002").read_bytes()
+    rows = content.index(b"\x28\x00\x10\x00US")
+    for end in range(400, len(content), 7):
+        (folder / "002").write_bytes(content[:end])
+        words = "cut off" if end < rows else "002: "
+        with pytest.raises(VoxgapError, match=words):
+            read(folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
@@ -59,7 +60,8 @@ TELLING_APART = (
 )
 """In the order in which they are tried."""
 
-_FILE = """SOPInstanceUID SeriesInstanceUID SeriesDescription SeriesNumber Modality InstanceNumber
+_OF_IMAGES = r"Image Storage|^RT Dose|^Segmentation|^Parametric Map"
+_FILE = """SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesDescription SeriesNumber Modality InstanceNumber
     ImagesInAcquisition FrameTime GridFrameOffsetVector DoseGridScaling PixelPaddingValue PixelPaddingRangeLimit
     FloatPixelPaddingValue FloatPixelPaddingRangeLimit DoubleFloatPixelPaddingValue
     DoubleFloatPixelPaddingRangeLimit NumberOfFrames""".split()  # noqa: SIM905
@@ -119,7 +121,7 @@ def read_frames(path: Path) -> Iterator[Frame]:
     with opened(path) as stream:
         header = read_header(stream, path, _TAGS)
         if "Rows" not in header or "Columns" not in header:
-            raise NoImageError(f"{path}: is DICOM, but no image ({header.get('Modality', 'no modality')})")
+            raise _no_image(path, header, pydicom)
         count = int(header.get("NumberOfFrames") or 1)
         encoded = encoding(stream, path, header, count)
     tags = _Tags(pydicom)
@@ -142,6 +144,15 @@ def read_frames(path: Path) -> Iterator[Frame]:
 
 class NoImageError(VoxgapError):
     """A DICOM object of another kind: a report, a plan, the index of a disc."""
+
+
+def _no_image(path: Path, header: Any, pydicom: Any) -> VoxgapError:
+    said = f"{path}: is DICOM, but no image ({header.get('Modality', 'no modality')})"
+    kind = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or ""
+    if kind and not re.search(_OF_IMAGES, pydicom.uid.UID(str(kind)).name):
+        return NoImageError(said)
+    # One of many slices that is damaged must not pass for a report.
+    return VoxgapError(f"{said}: it is cut off; copy it again from its source")
 
 
 class _Tags:
