@@ -115,6 +115,20 @@ def test_each_frame_has_its_own_scale(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "a.dcm").values[..., 0], wanted)
 
 
+@pytest.mark.parametrize("slopes", [None, [1, 0.5, 2, 3, 0.25, 1]])
+def test_padding_is_found_before_the_scale_of_each_frame(slopes: list[float] | None, tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    stored = pixels()
+    stored[:, 0] = [0, 1, 2, 3]
+    enhanced(path, stored, list(range(COUNT)), slopes=slopes)
+    ds = pydicom.dcmread(path)
+    ds.PixelPaddingValue, ds.PixelPaddingRangeLimit = 1, 2
+    ds.save_as(path)
+    scaled = stored * 2.0 - 10 if slopes is None else stored * np.array(slopes)[:, None, None]
+    wanted = upright(np.where((stored >= 1) & (stored <= 2), np.nan, scaled))
+    assert np.array_equal(read(path).values[..., 0], wanted, equal_nan=True)
+
+
 def test_frames_of_one_file_are_no_series_to_write(tmp_path: Path) -> None:
     enhanced(tmp_path / "a.dcm", pixels(), list(range(COUNT)))
     with pytest.raises(VoxgapError, match=r"slices in files of their own; write \.nii\.gz"):
