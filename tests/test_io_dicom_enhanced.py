@@ -122,7 +122,8 @@ def test_padding_is_found_before_the_scale_of_each_frame(slopes: list[float] | N
     stored[:, 0] = [0, 1, 2, 3]
     enhanced(path, stored, list(range(COUNT)), slopes=slopes)
     ds = pydicom.dcmread(path)
-    ds.PixelPaddingValue, ds.PixelPaddingRangeLimit = 1, 2
+    ds.add_new("PixelPaddingValue", "US", 1)
+    ds.add_new("PixelPaddingRangeLimit", "US", 2)
     ds.save_as(path)
     scaled = stored * 2.0 - 10 if slopes is None else stored * np.array(slopes)[:, None, None]
     wanted = upright(np.where((stored >= 1) & (stored <= 2), np.nan, scaled))
