@@ -1,17 +1,31 @@
-"""Files that appear whole or not at all, and what JSON can hold."""
+"""Files that appear whole or not at all, places that one process holds at a time, and what JSON can hold."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import functools
 import hashlib
+import json
 import math
 import os
+import re
+import shutil
+import socket
 import sys
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
+
+from voxgap.errors import VoxgapError, on_disk
+
+ABANDONED_SECONDS = 3600
+"""After so long, what a process that nobody can ask left unfinished is nobody's any more."""
+_UNFINISHED = re.compile(r"\.(writing|replaced)-(?:(?P<machine>\w{8})-(?P<pid>\d+)-\w{8})?(-(?P<name>.+))?.*")
+_LOOKED: dict[Path, tuple[float, float]] = {}
 
 
 @contextlib.contextmanager
@@ -19,18 +33,183 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; when the block ends well, it takes the place of `path`.
 
     The temporary name keeps the suffix of `path`, since libraries choose a format by it. When the block raises,
-    what stood at `path` stays.
+    what stood at `path` stays. What killed processes left in the folder is removed.
+
+    Raises:
+        DiskError: the place can't be written to.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".writing-{uuid.uuid4().hex}{''.join(path.suffixes[-2:])}")
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        temporary = path.with_name(unfinished() + "".join(path.suffixes[-2:])[-32:])
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Turn what the system refuses about a temporary name, or none, into one line about the file that was meant."""
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield
+    except VoxgapError:
+        raise
+    except OSError as error:
+        named = error.filename2 or error.filename
+        foreign = isinstance(named, str | bytes) and Path(os.fsdecode(named)).parent != path.parent
+        raise on_disk(error, named if foreign else path) from error
+
+
+def unfinished(word: str = "writing") -> str:
+    """A name for a file or folder that is not finished; it says who writes it, so that others can tell if it lives."""
+    return f".{word}-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
+def sweep(folder: Path) -> None:
+    """Remove the unfinished files and folders in a folder that no living process is writing.
+
+    What was moved away to make room, by a process that was killed before it had put anything there, is put back.
+    """
+    looked, took = _LOOKED.get(folder, (-math.inf, 0.0))
+    started = time.monotonic()
+    if (
+        took > 0.001 and started - looked < 100 * took
+    ):  # of ten thousand files, not each looks at all the others
+        return
+    found: list[os.DirEntry[str]] = []
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        found += [entry for entry in entries if entry.name.startswith((".writing-", ".replaced-"))]
+    _LOOKED[folder] = started, time.monotonic() - started
+    for entry in found:
+        with contextlib.suppress(OSError):
+            if _is_abandoned(entry):
+                _remove(Path(entry.path))
+
+
+def _is_abandoned(entry: os.DirEntry[str]) -> bool:
+    found = _UNFINISHED.fullmatch(entry.name)
+    if found and found["machine"] == _machine() and os.name != "nt":  # there, to ask a process is to end it
+        return not _lives(int(found["pid"]))
+    return time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_SECONDS
+
+
+def _remove(path: Path) -> None:
+    found = _UNFINISHED.fullmatch(path.name)
+    if found and found[1] == "replaced" and found["name"] and not path.with_name(found["name"]).exists():
+        path.rename(path.with_name(found["name"]))
+    elif path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@functools.cache
+def _machine() -> str:
+    """Where a process number means something: this machine since it was started, or this container."""
+    parts = [socket.gethostname()]
+    for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
+        with contextlib.suppress(OSError):
+            parts.append(os.readlink(file) if file.endswith("pid") else Path(file).read_text())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # another user's
+    return True
+
+
+@contextlib.contextmanager
+def held(lock: Path, what: str, *, seconds: float = 0.0) -> Iterator[None]:
+    """Hold a place that one process may write into at a time; whoever is killed holds it no longer.
+
+    Args:
+        lock: a file that is made for it, and removed afterwards.
+        what: the place, and what is done with it, for the message: `runs/brain is trained`.
+        seconds: to wait for who holds it.
+
+    Raises:
+        VoxgapError: another process holds it.
+        DiskError: the file can't be made.
+    """
+    missing = [folder for folder in (lock.parent, *lock.parent.parents) if not folder.exists()]
+    until = time.monotonic() + seconds
+    with naming(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        while (handle := _locked(lock)) is None:
+            if time.monotonic() >= until:
+                raise VoxgapError(
+                    f"{what} by another process{_holder(lock)}: wait until it has ended, or choose another place"
+                )
+            time.sleep(0.05)
+    try:
+        yield
     finally:
-        temporary.unlink(missing_ok=True)
+        # Before it is let go: whoever has opened it meanwhile sees that it is no longer the one at that path.
+        with contextlib.suppress(OSError):
+            lock.unlink()
+        os.close(handle)
+        for folder in missing:  # unless something was put there
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+def _locked(lock: Path) -> int | None:
+    """Open and lock a file; None where another process has it."""
+    handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        if _claim(handle) and os.path.samestat(os.fstat(handle), os.stat(lock)):
+            about = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%H:%M")}
+            os.ftruncate(handle, 0)
+            os.write(handle, json.dumps(about).encode())
+            return handle
+    except FileNotFoundError:
+        pass  # it was let go in this very moment
+    except BaseException:
+        os.close(handle)
+        raise
+    os.close(handle)
+    return None
+
+
+def _claim(handle: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            os.lseek(
+                handle, 2**20, os.SEEK_SET
+            )  # what is locked there can't be read either: not what it says
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+            os.lseek(handle, 0, os.SEEK_SET)
+        else:
+            import fcntl
+
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise
+        # A drive that knows no locks: nobody can be kept out, and nobody is locked out for ever.
+    return True
+
+
+def _holder(lock: Path) -> str:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        about = json.loads(lock.read_bytes())
+        return f" (pid {about['pid']} on {about['host']}, since {about['since']})"
+    return ""
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:

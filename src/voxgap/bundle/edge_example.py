@@ -49,8 +49,7 @@ def main(paths: list[str]) -> None:
     interpreter = load()
     for path in paths:
         answer = predict(interpreter, read(path))
-        if not np.isfinite(answer).all():
-            raise SystemExit(f"{path}: no finite answer; give values in the units of the training data")
+        assert np.isfinite(answer).all(), f"{path}: no finite answer; give the units of the training data"
         said: dict[str, Any] = {"path": path, "answer": answer.tolist()}
         if MANIFEST["task"] == "classification":
             said["class"] = MANIFEST["classes"][int(answer.argmax())]

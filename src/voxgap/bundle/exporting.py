@@ -17,7 +17,7 @@ import numpy as np
 from voxgap.bundle import packages
 from voxgap.bundle.formats import FORMATS, PACKAGES, Precision, check_formats
 from voxgap.bundle.parity import TOLERANCES, Parity, differences, measure
-from voxgap.bundle.placing import place, workspace, write_manifest
+from voxgap.bundle.placing import place, workspace, write_manifest, writing
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.runtime.golden import Golden, read_golden
@@ -134,22 +134,23 @@ def _export_files(
         work = _Work(temporary, model, proof, inputs, labelled, precision, tolerance, report)
         _convert(work, kinds)
         proofs = {kind: _prove(work, kind, manifest["task"] != "regression") for kind in kinds}
-        made = {}
-        for kind in kinds:
-            # The bundle's own model is proven, not written again.
-            own = kind == "keras"
-            placed = dict(manifest["files"][kind]) if own else place(folder, _file(work, kind))
-            made[kind] = placed | {"precision": precision, "parity": proofs[kind].to_json()}
-            if labelled is not None:
-                made[kind]["scores"] = _scores(work, kind, labelled)
-        # Read anew: another export may have finished meanwhile.
-        current = read_manifest(folder)
-        if current["files"]["keras"]["path"] != manifest["files"]["keras"]["path"]:
-            raise VoxgapError(
-                f"{folder / MANIFEST}: the model was replaced while it was exported; export again"
-            )
-        current["files"] |= made
-        write_manifest(folder, current)
+        with writing(folder):
+            # Read anew: another export may have finished meanwhile.
+            current = read_manifest(folder)
+            if current["files"]["keras"]["path"] != manifest["files"]["keras"]["path"]:
+                raise VoxgapError(
+                    f"{folder / MANIFEST}: the model was replaced while it was exported; export again"
+                )
+            made = {}
+            for kind in kinds:
+                # The bundle's own model is proven, not written again.
+                own = kind == "keras"
+                placed = dict(manifest["files"][kind]) if own else place(folder, _file(work, kind))
+                made[kind] = placed | {"precision": precision, "parity": proofs[kind].to_json()}
+                if labelled is not None:
+                    made[kind]["scores"] = _scores(work, kind, labelled)
+            current["files"] |= made
+            write_manifest(folder, current)
     return made
 
 

@@ -8,7 +8,6 @@ import importlib.metadata
 import json
 import os
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 import voxgap
 from voxgap.bundle.formats import PACKAGES
+from voxgap.bundle.placing import workspace
 from voxgap.errors import VoxgapError
 from voxgap.runtime.golden import read_golden
 from voxgap.runtime.manifest import MANIFEST, verified_entry
@@ -58,9 +58,8 @@ def write(name: str, folder: Path, bundle: Path, manifest: dict[str, Any], file:
         manifest: of the bundle.
         file: of the format that the package carries.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder.parent) as temporary:
-        made = Path(temporary) / "made"
+    with workspace(folder.parent) as temporary:
+        made = temporary / "made"
         made.mkdir(mode=0o755)
         if name == "web":
             from voxgap.web import write_web
@@ -74,7 +73,7 @@ def write(name: str, folder: Path, bundle: Path, manifest: dict[str, Any], file:
             _edge(made, manifest, file)
         (made / _MARK).write_text(f"{name}\n")
         if folder.exists():
-            folder.rename(Path(temporary) / "earlier")
+            folder.rename(temporary / "earlier")
         made.rename(folder)
 
 

@@ -12,26 +12,34 @@ import json
 import os
 import re
 import shutil
-import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from voxgap.bundle.convert import parts, remove
-from voxgap.files import finite, sha256, write_bytes
+from voxgap.files import finite, held, naming, sha256, sweep, unfinished, write_bytes
 from voxgap.runtime.manifest import MANIFEST
 
-_PREFIX = ".writing-"
 _OURS = re.compile(r"(model|golden)-[0-9a-f]{12}\.\w+")
-_ABANDONED = 3600  # seconds after which a folder of unfinished files is nobody's any more
 
 
 @contextlib.contextmanager
 def workspace(folder: Path) -> Iterator[Path]:
     """A folder inside the bundle for files that are not finished, on the same file system; removed at the end."""
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder, ignore_cleanup_errors=True) as temporary:
-        yield Path(temporary)
+    temporary = folder / unfinished()
+    with naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        sweep(folder)
+        temporary.mkdir()
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def writing(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a bundle while its files and its manifest change: what one export adds, another one keeps."""
+    return held(folder / ".writing.lock", f"{folder} is written", seconds=60)
 
 
 def place(folder: Path, file: Path, stem: str = "model") -> dict[str, Any]:
@@ -77,8 +85,7 @@ def _sweep(folder: Path, manifest: dict[str, Any]) -> None:
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in named:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        elif path.name.startswith(_PREFIX) and time.time() - path.stat().st_mtime > _ABANDONED:
-            shutil.rmtree(path, ignore_errors=True)
+    sweep(folder)
 
 
 def _sync(file: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from voxgap import __version__
 from voxgap.bundle import golden
-from voxgap.bundle.placing import place, workspace, write_manifest
+from voxgap.bundle.placing import place, workspace, write_manifest, writing
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.history import History
@@ -84,7 +84,6 @@ def save_bundle(
     if foreign:
         raise VoxgapError(f"units: no channel {foreign[0]!r}; there are {', '.join(dataset.channels)}")
     answered = golden.make(model, dataset, golden_volumes)
-    folder.mkdir(parents=True, exist_ok=True)
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -104,12 +103,12 @@ def save_bundle(
         "network": model.name,
         "strategy": strategy.to_json(),
         "arguments": arguments or {},
-        "data": _data(dataset),
+        "data": _data(dataset, _own_units(model)),
         "calibration": _calibration(model, dataset, patch_size),
         "training": history.to_json() if history else {},
         "scores": scores or {},
     }
-    with workspace(folder) as temporary:
+    with workspace(folder) as temporary, writing(folder):
         model.save(temporary / "model.keras")
         (temporary / "golden.npz").write_bytes(golden.to_bytes(answered))
         proof = place(folder, temporary / "golden.npz", "golden")
@@ -117,16 +116,24 @@ def save_bundle(
         file = place(folder, temporary / "model.keras")
         # The digest stands beside the path too, where earlier versions of voxgap look for it.
         manifest["files"] = {"keras": file | file["parts"][0] | {"precision": "float32"}}
-    write_manifest(folder, manifest)
+        write_manifest(folder, manifest)
     if history is not None:
         history.to_csv(folder / "history.csv")
         history.plot(folder / "history.png")
     return folder
 
 
-def _data(dataset: Dataset) -> dict[str, Any]:
+def _own_units(model: Any) -> bool:
+    """Whether a model normalises each volume by itself."""
+    from voxgap.layers.intensity import INTENSITY
+
+    layers = model._flatten_layers(include_self=False)
+    return any(layer.name == INTENSITY and layer.method != "window" for layer in layers)
+
+
+def _data(dataset: Dataset, own_units: bool) -> dict[str, Any]:
     volumes = dataset.part("train").volumes
-    known = profile(volumes, dataset.channels)
+    known = profile(volumes, dataset.channels, own_units)
     return {"name": dataset.name, "missingness": describe(volumes).to_json(), "profile": known.to_json()}
 
 

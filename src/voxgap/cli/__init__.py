@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import warnings
 
@@ -10,7 +12,7 @@ import typer
 from voxgap import __version__
 from voxgap.cli.augment import augment
 from voxgap.cli.compare import compare, report
-from voxgap.cli.console import err
+from voxgap.cli.console import err, holding
 from voxgap.cli.demo import demo
 from voxgap.cli.export import export
 from voxgap.cli.fill import fill
@@ -19,7 +21,7 @@ from voxgap.cli.predict import evaluate, predict
 from voxgap.cli.serve import serve
 from voxgap.cli.shapes import InOrder, shapes
 from voxgap.cli.train import train
-from voxgap.errors import VoxgapError
+from voxgap.errors import VoxgapError, on_disk
 
 # What a package is installed with, where a base installation lacks it.
 EXTRA_OF = {
@@ -64,9 +66,18 @@ def main() -> None:
     """Run the command line: what a user can mend is one line on stderr and exit code 2."""
     warnings.showwarning = _one_line  # Keras and TensorFlow's own are not the user's to mend
     try:
-        app()
+        try:
+            app()
+        finally:
+            holding.close()
+            _flush()
     except (VoxgapError, OSError) as error:
-        err.print(f"[bold red]Error:[/] {_escape(str(error))}", soft_wrap=True, highlight=False)
+        said = (
+            error
+            if isinstance(error, VoxgapError)
+            else on_disk(error, "" if error.filename else "standard output")
+        )
+        err.print(f"[bold red]Error:[/] {_escape(str(said))}", soft_wrap=True, highlight=False)
         sys.exit(2)
     except ModuleNotFoundError as error:
         package = str(error.name).split(".")[0]
@@ -80,6 +91,19 @@ def main() -> None:
     except KeyboardInterrupt:
         err.print("Interrupted.")
         sys.exit(130)
+
+
+def _flush() -> None:
+    """Write out what was printed while a disk that is full can still be said; a closed pipe is nobody's fault."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # else Python says it again at its end
+        if not isinstance(error, BrokenPipeError):
+            raise on_disk(error, "standard output") from error
 
 
 def _escape(text: str) -> str:

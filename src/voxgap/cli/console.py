@@ -5,20 +5,45 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
+from rich.segment import Segment
 
-from voxgap.errors import VoxgapError
+from voxgap.errors import VoxgapError, visible
+from voxgap.files import held
 
 if TYPE_CHECKING:
     from voxgap.training import Progress
 
 T = TypeVar("T")
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+
+class Plain(Console):
+    """A console on which text is only text: control bytes in a name or a cell are shown, and not obeyed."""
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                lines = "\n".join(map(visible, segment.text.split("\n")))
+                yield Segment(lines, segment.style)
+
+
+out = Plain(highlight=False)
+err = Plain(stderr=True, highlight=False)
+
+
+holding = contextlib.ExitStack()
+"""What a command holds until it ends; `voxgap.cli.main` lets it go."""
+
+
+def hold(lock: Path, what: str) -> None:
+    """Hold a place, as `voxgap.files.held` does, until the command has ended."""
+    holding.enter_context(held(lock, what))
 
 
 def import_keras() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import import_keras, out, training_progress
+from voxgap.cli.console import hold, import_keras, out, training_progress
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ def demo(
         )
         data = complete.with_volumes(gaps)
 
+    hold(out_folder / ".demo.lock", f"{out_folder}: a demo writes there")
     out.rule("[bold]1  The data", align="left")
     out.print(f"[bold]{plan.question}[/]")
     out.print(data.summary())

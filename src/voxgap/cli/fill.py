@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from voxgap.cli.console import err, import_keras, out
+from voxgap.cli.console import err, hold, import_keras, out
 from voxgap.cli.data import At, Axes, MissingValues, grid_arguments, load
 from voxgap.cli.filled import Sample, plain, plan, target_of, write_manifest
 from voxgap.errors import VoxgapError
@@ -100,6 +100,7 @@ def fill(
 
     grid = Grid(**grid_arguments(None, None, None, missing_values, None, axes, at))
     job = Job(data, folder, strategy, _options(option or []), fit_on, grid, overwrite)
+    hold(folder / ".filling.lock", f"{folder}: files are filled into it")
     _check(job)
     if data.startswith(EMBEDDED):
         _fill_arrays(job)

@@ -251,7 +251,7 @@ def refuse(name: str, problems: Sequence[str]) -> None:
         shown = [f"  {problem}" for problem in problems[:MAX_PROBLEMS]]
         if len(problems) > MAX_PROBLEMS:
             shown.append(f"  and {len(problems) - MAX_PROBLEMS} more")
-        raise VoxgapError("\n".join([f"{name}: {len(problems)} problems", *shown]))
+        raise VoxgapError(f"{name}: {len(problems)} problems", *shown)
 
 
 def _decimal(cells: Sequence[str], decimal_comma: bool) -> list[str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from voxgap.files import unfinished
 
 KEPT_BYTES = 8 * 2**30
 
@@ -39,7 +40,7 @@ def kept(
         os.utime(path)
         return array
     array = make()
-    temporary = folder / f".writing-{uuid.uuid4().hex}.npy"
+    temporary = folder / f"{unfinished()}.npy"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         np.save(temporary, array, allow_pickle=False)

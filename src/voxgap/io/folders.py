@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 from voxgap.errors import VoxgapError
+from voxgap.files import naming, sweep, unfinished
 
 MARK = ".voxgap"
 """An empty file in each folder written here: only such a folder is ever replaced."""
@@ -26,20 +26,22 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not (path / MARK).is_file():
         raise VoxgapError(f"{path}: exists and was not written by voxgap; remove it, or choose another name")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh, old = (path.with_name(f".{word}-{uuid.uuid4().hex}") for word in ("writing", "replaced"))
-    fresh.mkdir()
-    try:
-        yield fresh
-        (fresh / MARK).touch()
-        if path.exists():
-            os.rename(path, old)
+    fresh, old = path.with_name(unfinished()), path.with_name(f"{unfinished('replaced')}-{path.name}"[:255])
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent)
+        fresh.mkdir()
         try:
-            os.rename(fresh, path)
-        except OSError:
-            if old.exists():
-                os.rename(old, path)
-            raise
-    finally:
-        for folder in (fresh, old):
-            shutil.rmtree(folder, ignore_errors=True)
+            yield fresh
+            (fresh / MARK).touch()
+            if path.exists():
+                os.rename(path, old)
+            try:
+                os.rename(fresh, path)
+            except OSError:
+                if old.exists():
+                    os.rename(old, path)
+                raise
+        finally:
+            for folder in (fresh, old):
+                shutil.rmtree(folder, ignore_errors=True)
