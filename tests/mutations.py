@@ -230,13 +230,13 @@ def result(path: Path) -> tuple[int, ...] | None:
     return volume.shape
 
 
-def peak(process: int | str = "self") -> int:
+def peak(process: int | str = "self", field: str = "VmHWM") -> int:
     """Return the most memory that a process has held, in bytes, since it was last asked to forget."""
     try:
         status = Path(f"/proc/{process}/status").read_text()
     except OSError:
         return 0
-    return 1024 * int(re.search(r"VmHWM:\s+(\d+)", status)[1])  # type: ignore[index]
+    return 1024 * int(re.search(rf"{field}:\s+(\d+)", status)[1])  # type: ignore[index]
 
 
 def run(name: str, first: int, count: int, folder: Path) -> None:
