@@ -33,12 +33,8 @@ def check(name: str, shape: tuple[int, ...], folder: Path) -> None:
         assert report["used"] <= MOST * report["size"] + whole
 
 
-@pytest.mark.parametrize("name", ["npy", "h5"])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name == "h5" else pytest.mark.full) for name in memory.KINDS]
+)
 def test_a_volume_is_in_memory_once(name: str, tmp_path: Path) -> None:
-    check(name, (64, 384, 384), tmp_path)
-
-
-@pytest.mark.full
-@pytest.mark.parametrize("name", list(memory.KINDS))
-def test_a_volume_of_each_format_is_in_memory_once(name: str, tmp_path: Path) -> None:
     check(name, (128, 448, 448), tmp_path)
