@@ -17,9 +17,10 @@ from voxgap.io.optional import need
 from voxgap.io.raw import inflated_size
 
 MAX_FILES = 100_000
-MAX_HEADER = 2**28
+MAXHEADER = 2**28
 DEFLATED = "1.2.840.10008.1.2.1.99"
-_HEAD = 4096
+HEAD = 4096
+"""As many of the first bytes of a file tell what it is."""
 _OTHERS = ("dicomdir", "thumbs.db", "desktop.ini", "__macosx")
 """What lies beside images: the index of a disc, and what file managers leave."""
 _UNDEFINED = 2**32 - 1
@@ -52,13 +53,20 @@ def is_dicom(path: Path) -> bool:
     """True for a file that starts as DICOM does: with its magic word, or bare with the first elements of one."""
     try:
         with path.open("rb") as stream:
-            head = stream.read(_HEAD)
+            head = stream.read(HEAD)
     except OSError:  # One that may not be read is none that can be told.
         return False
-    if head[128:132] == b"DICM":
-        return True
-    size = path.stat().st_size
-    return any(
+    return begins_dicom(head, path.stat().st_size)
+
+
+def begins_dicom(head: bytes, size: int) -> bool:
+    """True for the first bytes of a DICOM file.
+
+    Args:
+        head: `HEAD` of them, or as many as there are.
+        size: Of the whole file.
+    """
+    return head[128:132] == b"DICM" or any(
         _is_data_set(head, size, order, explicit)
         for order, explicit in (("<", True), ("<", False), (">", True))
     )
@@ -138,14 +146,14 @@ def opened(path: Path) -> BinaryIO:
         stream.close()
         raise
     stream.close()
-    if inflated_size(packed, MAX_HEADER, -zlib.MAX_WBITS) > MAX_HEADER:
-        raise VoxgapError(f"{path}: expands beyond {MAX_HEADER >> 20} MiB; save it without deflation")
+    if inflated_size(packed, MAXHEADER, -zlib.MAX_WBITS) > MAXHEADER:
+        raise VoxgapError(f"{path}: expands beyond {MAXHEADER >> 20} MiB; save it without deflation")
     return io.BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed))
 
 
 def _deflated_from(stream: BinaryIO, path: Path) -> int | None:
     """Return where the deflated part begins, None where nothing is deflated."""
-    head = stream.read(_HEAD)
+    head = stream.read(HEAD)
     if DEFLATED.encode() not in head:
         return None
     start = 132 if head[128:132] == b"DICM" else 0

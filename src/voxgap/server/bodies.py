@@ -19,6 +19,7 @@ from starlette.requests import Request
 
 from voxgap import io
 from voxgap.errors import VoxgapError
+from voxgap.io.dicom_files import HEAD, begins_dicom
 from voxgap.runtime.profile import drift
 from voxgap.server.limits import MIB, RequestError, Settings
 from voxgap.server.live import Loaded
@@ -235,10 +236,11 @@ def _suffix(upload: UploadFile) -> str:
     if found:
         return max(found, key=len)
     # Scanners name DICOM files by number.
-    upload.file.seek(128)
-    magic = upload.file.read(4)
+    head = upload.file.read(HEAD)
+    upload.file.seek(0, 2)
+    size = upload.file.tell()
     upload.file.seek(0)
-    if magic == b"DICM":
+    if begins_dicom(head, size):
         return ".dcm"
     raise RequestError(
         415,
