@@ -102,6 +102,50 @@ def test_ome_zarr_takes_the_finest_level_its_scale_and_names(tmp_path: Path) -> 
     assert coarse.spacing == (2e-3, 1e-3, 1e-3)
 
 
+def series(folder: Path, form: int, count: int, place: str = "") -> Path:
+    """A store as bioformats2raw writes it: a group for each image, beside their OME header."""
+    path = folder / "v.zarr"
+    layout = {"bioformats2raw.layout": 3}
+    root = zarr.create_group(
+        str(path), zarr_format=form, attributes=layout if form == 2 else {"ome": {"version": "0.5", **layout}}
+    )
+    root.create_group("OME", attributes={"series": list(map(str, range(count)))})
+    axes = [{"name": name, "type": "space", "unit": "millimeter"} for name in "zyx"]
+    scale = {"coordinateTransformations": [{"type": "scale", "scale": [3, 2, 1]}]}
+    for index in range(count):
+        about = {"multiscales": [{"axes": axes, "datasets": [{"path": "0", **scale}]}]}
+        image = root.create_group(f"{place}{index}", attributes=about if form == 2 else {"ome": about})
+        image.create_array("0", shape=VALUES.shape, dtype="i4")[...] = VALUES + index
+        image.create_group("labels")
+    return path
+
+
+@pytest.mark.parametrize("form", [2, 3])
+@pytest.mark.parametrize("place", ["", "A/1/"])
+def test_images_beside_each_other_are_named(form: int, place: str, tmp_path: Path) -> None:
+    path = series(tmp_path, form, 2, place)
+    with pytest.raises(
+        VoxgapError, match=f"holds image {place}0, image {place}1; name the array to read: v.zarr::{place}0"
+    ):
+        read(path)
+    for name in (f"{place}1", f"{place}1/0", f"/{place}1/"):
+        volume = read(f"{path}::{name}")
+        assert np.array_equal(volume.values[..., 0], VALUES + 1)
+        assert volume.spacing == (3, 2, 1)
+    write(tmp_path / "w.zarr", volume, like=f"{path}::{place}1")
+    assert np.array_equal(read(tmp_path / "w.zarr").values, volume.values)
+    assert read(tmp_path / "w.zarr").spacing == (3, 2, 1)
+    with pytest.raises(VoxgapError, match=f"has no array '{place}1/0/deeper'"):
+        read(f"{path}::{place}1/0/deeper")
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_the_only_image_of_several_groups_needs_no_name(form: int, tmp_path: Path) -> None:
+    volume = read(series(tmp_path, form, 1))
+    assert np.array_equal(volume.values[..., 0], VALUES)
+    assert volume.spacing == (3, 2, 1)
+
+
 def test_what_is_written_here_is_read_by_zarr(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=(3, 4, 5, 2)).astype("f4")
     values[1] = np.nan

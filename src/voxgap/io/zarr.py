@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from voxgap.io.source import Box, Options, Source, Stored, arrange, kept
 from voxgap.volume import Volume, times
 
 MAX_METADATA = 2**26
+MAX_MEMBERS = 1000
 MARKS = ("zarr.json", ".zarray", ".zgroup", ".zmetadata")
 # What decodes numbers and nothing else: `pickle` is a codec, too.
 _COMPRESSORS = {"gzip", "zlib", "zstd", "blosc", "lz4"}
@@ -29,11 +31,12 @@ _ZSTD_BLOCK = 2**17
 
 
 class _Level(NamedTuple):
-    """An array of a store, and what an OME header says of it."""
+    """An array of a store, and what the OME header of the group that it is in says of it."""
 
     item: str
     axes: tuple[Axis, ...] = ()
     channels: tuple[str, ...] = ()
+    group: str = ""
 
 
 def is_zarr(path: Path) -> bool:
@@ -47,7 +50,7 @@ def scan_zarr(path: Path, options: Options) -> Source:
     if not path.is_dir():
         raise VoxgapError(f"{path}: is a file, and Zarr a folder; unpack it")
     root = _opened(zarr, path, "", options)
-    level = _level(zarr, root, path, options.item)
+    level = _level(zarr, root, path, options)
     array = _array(zarr, path, level.item, options)
     attributes = dict(array.attrs)
     own = attributes.get("voxgap", {})
@@ -118,7 +121,7 @@ def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
     zarr = need("zarr", folder)
     path, options = source.path, source.options
     root = _opened(zarr, path, "", options)
-    level = _level(zarr, root, path, options.item)
+    level = _level(zarr, root, path, options)
     array = _array(zarr, path, level.item, options)
     stored = np.asarray(array[...])
     attributes = dict(array.attrs)
@@ -139,10 +142,10 @@ def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
     if not level.item:
         zarr.create_array(str(folder), zarr_format=form, **about)[...] = values
         return
-    group = zarr.create_group(
-        str(folder), zarr_format=form, attributes=_one_level(dict(root.attrs), level.item)
-    )
-    group.create_array(level.item, **about)[...] = values
+    name = level.item.removeprefix(level.group).lstrip("/")
+    image = dict(_opened(zarr, path, level.group, options).attrs)
+    group = zarr.create_group(str(folder), zarr_format=form, attributes=_one_level(image, name))
+    group.create_array(name, **about)[...] = values
 
 
 def _one_level(attributes: dict[str, Any], item: str) -> dict[str, Any]:
@@ -156,7 +159,12 @@ def _one_level(attributes: dict[str, Any], item: str) -> dict[str, Any]:
 def _opened(zarr: Any, path: Path, item: str, options: Options) -> Any:
     if any(part in ("..", ".") for part in item.split("/")) or "\\" in item or item.startswith("/"):
         raise VoxgapError(f"{path}: {item!r} leads out of the store; name an array in it")
-    return zarr.open(_store(zarr, path, options.max_bytes), path=item or None, mode="r")
+    try:
+        return zarr.open(_store(zarr, path, options.max_bytes), path=item or None, mode="r")
+    except FileNotFoundError:
+        if not item:
+            raise
+        raise VoxgapError(f"{path}: has no array {item!r}; name one that is in it") from None
 
 
 def _array(zarr: Any, path: Path, item: str, options: Options) -> Any:
@@ -172,34 +180,63 @@ def _array(zarr: Any, path: Path, item: str, options: Options) -> Any:
     return array
 
 
-def _level(zarr: Any, root: Any, path: Path, item: str | None) -> _Level:
-    if isinstance(root, zarr.Array):
-        if item:
-            raise VoxgapError(f"{path}: is one array, and has no {item!r} in it")
-        return _Level("")
-    attributes = dict(root.attrs)
-    ome = attributes.get("ome", attributes)
-    scales = ome.get("multiscales")
-    if scales:
-        return _ome_level(scales[0], ome, item)
-    if item:
-        return _Level(item.strip("/"))
+def _level(zarr: Any, root: Any, path: Path, options: Options) -> _Level:
+    """Find the array that is named, or the only one, from group to group."""
+    node, group, rest = root, "", [part for part in (options.item or "").split("/") if part]
+    while not isinstance(node, zarr.Array):
+        attributes = dict(node.attrs)
+        ome = attributes.get("ome", attributes)
+        if ome.get("multiscales"):
+            level = _ome_level(ome["multiscales"][0], ome, "/".join(rest))
+            return level._replace(item=f"{group}/{level.item}".lstrip("/"), group=group)
+        name = rest.pop(0) if rest else _only_member(zarr, node, path, group)
+        group = f"{group}/{name}".lstrip("/")
+        node = _opened(zarr, path, group, options)
+    if rest:
+        what = f"{path}: {group!r}" if group else f"{path}"
+        raise VoxgapError(f"{what}: is one array, and has no {'/'.join(rest)!r} in it")
+    return _Level(group, group=group.rpartition("/")[0])
+
+
+def _only_member(zarr: Any, node: Any, path: Path, group: str) -> str:
+    """Return the one volume, or the one OME image, in a group without an OME header of its own.
+
+    An image may lie deeper: in a well of a plate, or beside others as bioformats2raw writes them.
+    """
+    members = dict(islice(node.members(), MAX_MEMBERS))
     shapes = {
-        name: tuple(node.shape)
-        for name, node in root.members()
-        if isinstance(node, zarr.Array) and len(node.shape) > 2
+        name: tuple(member.shape)
+        for name, member in members.items()
+        if isinstance(member, zarr.Array) and len(member.shape) > 2
     }
     if "values" in shapes:
-        return _Level("values")
-    if len(shapes) != 1:
-        held = ", ".join(f"{name} {times(shape)}" for name, shape in list(shapes.items())[:10]) or "no volume"
-        raise VoxgapError(f"{path}: holds {held}; name the array to read: {path.name}::NAME")
-    return _Level(next(iter(shapes)))
+        return "values"
+    images = [] if shapes else sorted(_images(zarr, members, 0), key=lambda name: (len(name), name))
+    if len(shapes) + len(images) == 1:
+        return next(iter([*shapes, *images]))
+    described = [f"{name} {times(shape)}" for name, shape in shapes.items()]
+    held = ", ".join([*described, *(f"image {name}" for name in images)][:10]) or "no volume"
+    first = f"{group}/{images[0]}".lstrip("/") if images else "NAME"
+    raise VoxgapError(f"{path}: holds {held}; name the array to read: {path.name}::{first}")
 
 
-def _ome_level(scales: Any, ome: Any, item: str | None) -> _Level:
+def _images(zarr: Any, members: dict[str, Any], depth: int) -> list[str]:
+    found: list[str] = []
+    for name, member in members.items():
+        if isinstance(member, zarr.Array) or len(found) >= MAX_MEMBERS:
+            continue
+        attributes = dict(member.attrs)
+        if attributes.get("ome", attributes).get("multiscales"):
+            found.append(name)
+        elif depth < 2:
+            below = _images(zarr, dict(islice(member.members(), MAX_MEMBERS)), depth + 1)
+            found += [f"{name}/{inner}" for inner in below]
+    return found
+
+
+def _ome_level(scales: Any, ome: Any, wanted: str) -> _Level:
     levels = {str(level["path"]): level for level in scales["datasets"]}
-    wanted = item.strip("/") if item else next(iter(levels))
+    wanted = wanted or next(iter(levels))
     if wanted not in levels:
         return _Level(wanted)
     # Version 0.3 has names for axes only, later ones their type as well.
