@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +19,9 @@ SCHEMA_VERSION = 1
 TASKS = ("classification", "regression", "segmentation")
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _MAX_PARTS = 1000
+_MAX_VALUES = 2**36  # of a network's input, beyond what any machine holds
+_MAX_OUTPUTS = 2**20
+_MAX_SPACING = 1e12
 
 _FIELDS = {
     "task": str,
@@ -46,6 +50,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     shape = manifest["input"].get("shape")
     if not isinstance(shape, list) or len(shape) != 4 or not all(type(n) is int and n > 0 for n in shape):
         raise VoxgapError(f"{file}: field input.shape must be four positive integers")
+    if math.prod(shape) > _MAX_VALUES or not 0 < manifest["outputs"] <= _MAX_OUTPUTS:
+        raise VoxgapError(f"{file}: field input.shape or outputs is larger than any network's")
+    _check_optional(manifest, str(file))
     _check_names(manifest["input"].get("channels"), shape[-1], f"{file}: field input.channels")
     grid = Grid.from_json(manifest["input"].get("grid"), f"{file}: field input.grid")
     patches = patches_of(manifest, str(file))
@@ -56,6 +63,28 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Profile.of(manifest, str(file))
     Calibration.of(manifest, str(file))
     return manifest
+
+
+def _check_optional(manifest: dict[str, Any], where: str) -> None:
+    """Refuse a field that not every bundle has, where it is there and something else than what is read from it."""
+    for name in ("units", "data", "training", "scores", "arguments", "versions", "golden"):
+        if not isinstance(manifest.get(name) or {}, dict):
+            raise VoxgapError(f"{where}: field {name} must be an object; train or export the bundle again")
+    spacing = manifest["input"].get("spacing")
+    if spacing is not None and not (
+        isinstance(spacing, list)
+        and len(spacing) == 3
+        and all(isinstance(n, int | float) and 0 < n < _MAX_SPACING for n in spacing)
+    ):
+        raise VoxgapError(f"{where}: field input.spacing must be three positive sizes, or null")
+    for name, entry in manifest["files"].items():
+        parts = entry.get("parts", [entry]) if isinstance(entry, dict) else None
+        if (
+            not isinstance(parts, list)
+            or not all(isinstance(part, dict) for part in parts)
+            or not isinstance(entry.get("path"), str)
+        ):
+            raise VoxgapError(f"{where}: field files.{name} must name a path, and its parts; export it again")
 
 
 def patches_of(manifest: dict[str, Any], where: str) -> tuple[tuple[int, int, int], float] | None:
