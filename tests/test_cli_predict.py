@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import signal
@@ -16,9 +17,10 @@ import pytest
 
 import tiny
 import voxgap as vg
+from voxgap import table as tables
 from voxgap.errors import VoxgapError
 from voxgap.runtime import job
-from voxgap.runtime.inputs import list_items
+from voxgap.runtime.inputs import Item, list_items
 from voxgap.runtime.predictor import Predictor
 from voxgap.strategies import get
 from voxgap.training import adapt_model
@@ -219,3 +221,78 @@ def test_ray_answers_the_same(bundle: Path, scans: Path, tmp_path: Path, voxgap)
     assert voxgap("predict", bundle, scans, "--out", here).code == 1
     assert voxgap("predict", bundle, scans, "--out", there, "--ray", "local").code == 1
     assert sorted(map(str, table(here))) == sorted(map(str, table(there)))
+
+
+def test_label_maps_have_the_values_of_those_they_were_learnt_from(tmp_path: Path) -> None:
+    def written(*classes: str) -> list[int]:
+        manifest = {
+            "task": "segmentation",
+            "classes": list(classes),
+            "outputs": 3,
+            "input": {
+                "shape": [8, 8, 8, 1],
+                "channels": ["ct"],
+                "grid": {"size": [8, 8, 8], "crop": "observed"},
+            },
+        }
+        levels = np.arange(3)
+        predictor = Predictor(manifest, lambda batch: -np.abs(np.nan_to_num(batch) - levels))
+        values = np.full((10, 8, 8), np.nan, np.float32)
+        values[1:9] = np.arange(8).reshape(8, 1, 1) % 3
+        np.save(tmp_path / "ct.npy", values)
+        (row,) = job.local(predictor, job.Wanted(maps=str(tmp_path)))(
+            list_items([tmp_path / "ct.npy"], ["ct"])
+        )
+        assert [row[f"voxels_{name}"] for name in classes] == [192, 192, 128]
+        return vg.read(row["label_map"]).values[..., 0][1:9, 0, 0].astype(int).tolist()
+
+    assert written("0", "128", "255") == [0, 128, 255, 0, 128, 255, 0, 128]
+    assert written("0", "1", "2") == written("air", "bone", "3") == [0, 1, 2, 0, 1, 2, 0, 1]
+
+
+def test_a_table_of_predictions_runs_nothing_and_is_read_as_it_was(
+    bundle: Path, tmp_path: Path, voxgap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ["=1+1.npy", "@SUM(A1).npy", "-2.npy", "plain.npy"]
+    for name, values in zip(names, tiny.volumes(4, seed=1), strict=True):
+        np.save(tmp_path / name, values)
+    (tmp_path / "list.csv").write_text("path\n" + "".join(f"{tmp_path / name}\n" for name in names))
+    rows = [{"path": name, "class": "-", "p_=1": -3.2} for name in names]
+    job.run(
+        lambda _: iter(rows), [Item(name, (name,)) for name in names], tmp_path / "p.csv", list(rows[0]), {}
+    )
+    assert not any(row["path"].startswith(("=", "@", "-")) for row in table(tmp_path / "p.csv"))
+    assert [row["p_=1"] for row in table(tmp_path / "p.csv")] == ["-3.2"] * 4
+    assert [row.cells for row in tables.read(tmp_path / "p.csv").rows] == [
+        [name, "-", "-3.2"] for name in names
+    ]
+    assert [Path(item.name).name for item in list_items([tmp_path / "p.csv"], ["t1"])] == names
+
+
+@pytest.mark.parametrize("first", ["0", "0.0"])
+def test_scores_are_those_of_the_same_classes_whatever_wrote_them(first: str, tmp_path: Path, voxgap) -> None:
+    data, model = tiny.dataset(), tiny.model("cnn3d", "mean", filters=(4, 6))
+    adapt_model(model, data.part("train"))
+    named = dataclasses.replace(data, classes=(first, "1", "2"))
+    bundle = vg.save_bundle(tmp_path / "b", model, named, strategy=get("mean"))
+    lines = {"1": ["path,label,split"], "1.0": ["path,label,split"]}
+    for i, (values, target) in enumerate(zip(data.volumes[:12], data.targets[:12], strict=True)):
+        np.save(tmp_path / f"{i}.npy", values)
+        for kind in lines:
+            lines[kind].append(f"{i}.npy,{target}{kind[1:]},{'train' if i < 6 else 'test'}")
+    found = []
+    for kind, text in lines.items():
+        (tmp_path / f"{kind}.csv").write_text("\n".join(text))
+        done = voxgap("evaluate", bundle, tmp_path / f"{kind}.csv", "--json")
+        found.append(json.loads(done.out))
+    assert found[0] == found[1]
+    # Two of the three classes are enough, and count as what they are.
+    (tmp_path / "two.csv").write_text("\n".join(line for line in lines["1"] if ",1," not in line))
+    scores = json.loads(voxgap("evaluate", bundle, tmp_path / "two.csv", "--split", "all", "--json").out)
+    some = data.take(np.flatnonzero(data.targets[:12] != 1))
+    answers = vg.load(bundle).predict(some.volumes)
+    assert scores["all"]["accuracy"] == pytest.approx((answers.argmax(axis=1) == some.targets).mean())
+    (tmp_path / "other.csv").write_text("\n".join(lines["1"]).replace(",1,", ",7,"))
+    done = voxgap("evaluate", bundle, tmp_path / "other.csv")
+    assert (done.code, "classes 0, 2, 7 are not the bundle's" in done.err) == (2, True)
