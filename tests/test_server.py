@@ -220,6 +220,32 @@ def test_samples_are_the_golden_inputs(tmp_path: Path) -> None:
         assert server.get("/v1/samples").json() == []
 
 
+def test_an_archive_is_read_as_the_folder_that_it_was(server: TestClient, tmp_path: Path) -> None:
+    from PIL import Image
+
+    whole = np.nan_to_num(cases.volume())
+    (tmp_path / "stack").mkdir()
+    for number, plane in enumerate(whole[..., 0].astype(np.uint8), 8):  # 10 comes after 9
+        Image.fromarray(plane).save(tmp_path / "stack" / f"plane{number}.png")
+    header = (
+        "ObjectType = Image\nNDims = 3\nDimSize = 8 6 4\nElementType = MET_UCHAR\nElementDataFile = a.raw\n"
+    )
+    pair = {"scan/a.mhd": header.encode(), "scan/a.raw": whole.astype(np.uint8).tobytes()}
+    (tmp_path / "scan").mkdir()
+    for name, data in pair.items():
+        (tmp_path / name).write_bytes(data)
+    stack = folder_bytes(tmp_path / "stack")
+    for held, place in (
+        (stack, "stack"),
+        (pair, "scan/a.mhd"),
+        (pair | {"__MACOSX/._a": b"x"}, "scan/a.mhd"),
+    ):
+        response = server.post("/v1/view", files=[cases.upload("one.zip", cases.zipped(held))])
+        assert response.status_code == 200, response.text
+        found = np.frombuffer(response.content, "<f4").reshape(cases.SHAPE)
+        np.testing.assert_array_equal(found, read(tmp_path / place).values, place)
+
+
 @pytest.fixture
 def segmenting(tmp_path: Path) -> Iterator[TestClient]:
     folder, load = cases.segmenter(tmp_path / "b")

@@ -1,4 +1,4 @@
-"""Zip archives of a DICOM series, a Zarr store or one file: bounded, and unpacked under names of our own."""
+"""Zip archives of a folder that is a volume, a Zarr store or one file: bounded, and unpacked under harmless names."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from voxgap.io.zarr import MARKS
 _BLOCK = 2**20
 # The words that Zarr itself puts into paths, and plain names of arrays; nothing that a file system could take
 # for anything else.
+_PLAIN = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}")
+_HEADERS = (".mhd", ".nhdr")
 _ZARR_PART = re.compile(r"zarr\.json|\.z(?:array|group|attrs|metadata)|[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 
 
@@ -26,7 +28,7 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> Pa
         max_files: Most files.
 
     Returns:
-        What to read: the folder of a DICOM series or a Zarr store, or the one file that was in it.
+        What to read: the folder, the header in it, or the one file that was in it.
 
     Raises:
         VoxgapError: It is no zip archive, is encrypted, too large, or holds something else.
@@ -50,7 +52,9 @@ def unpack(archive: Path, folder: Path, *, max_bytes: int, max_files: int) -> Pa
         if isinstance(error, VoxgapError):
             raise
         raise VoxgapError(f"{archive}: can't be unpacked ({str(error)[:120]}); pack it again") from None
-    return folder / targets[0] if len(targets) == 1 and "." in targets[0] else folder
+    # A header names the file beside it that holds its values.
+    heads = [target for target in targets if len(targets) == 1 or target.lower().endswith(_HEADERS)]
+    return folder / heads[0] if len(heads) == 1 and "." in heads[0] else folder
 
 
 def _wanted(entry: zipfile.ZipInfo) -> bool:
@@ -61,12 +65,17 @@ def _wanted(entry: zipfile.ZipInfo) -> bool:
 
 
 def _targets(archive: Path, names: list[PurePosixPath]) -> list[str]:
-    """A safe relative path for each entry: numbers, but for a Zarr store, whose paths mean something."""
+    """A safe relative path for each entry: its plain name, in which order and suffix lie, or else a number."""
     roots = sorted((name.parent for name in names if name.name in MARKS), key=lambda root: len(root.parts))
     if roots:
         return [_zarr_path(archive, name, roots[0]) for name in names]
     if len(names) == 1 and names[0].name.lower().endswith(tuple(io.FORMATS)):
         return [f"volume{io.suffix(Path(names[0].name))}"]
+    alike = len({name.parent for name in names}) == 1 and len({name.name.lower() for name in names}) == len(
+        names
+    )
+    if alike and all(_PLAIN.fullmatch(name.name) for name in names):
+        return [name.name for name in names]
     return [f"{number:06d}" for number in range(len(names))]
 
 
