@@ -17,7 +17,7 @@ from voxgap.io.optional import need
 from voxgap.io.raw import inflated_size
 
 MAX_FILES = 100_000
-MAXHEADER = 2**28
+MAX_HEADER = 2**28
 DEFLATED = "1.2.840.10008.1.2.1.99"
 HEAD = 4096
 """As many of the first bytes of a file tell what it is."""
@@ -146,8 +146,8 @@ def opened(path: Path) -> BinaryIO:
         stream.close()
         raise
     stream.close()
-    if inflated_size(packed, MAXHEADER, -zlib.MAX_WBITS) > MAXHEADER:
-        raise VoxgapError(f"{path}: expands beyond {MAXHEADER >> 20} MiB; save it without deflation")
+    if inflated_size(packed, MAX_HEADER, -zlib.MAX_WBITS) > MAX_HEADER:
+        raise VoxgapError(f"{path}: expands beyond {MAX_HEADER >> 20} MiB; save it without deflation")
     return io.BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed))
 
 
