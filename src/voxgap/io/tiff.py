@@ -24,6 +24,8 @@ from voxgap.io.rules import Axis
 from voxgap.io.source import Box, Options, Source, Stored, arrange, one_line, too_large
 from voxgap.volume import AXES, Volume, times
 
+# What tifffile logs where the chain of pages breaks.
+_BROKEN = ("corrupted", "circular", "invalid page offset")
 # What a byte may expand to: not at all, by deflate, by anything else.
 _EXPANSION = {1: 1.01, 8: 1040, 32946: 1040}
 _MAX_EXPANSION = 50_000
@@ -49,7 +51,7 @@ def scan_tiff(path: Path, options: Options) -> Source:
         with _opened(tifffile, path) as file:
             return _planes(file.series[index], box, path, sentinels, options.max_bytes)
 
-    stored = Stored(shape, dtype, load, said=said)
+    stored = Stored(shape, dtype, load, said)
     if len(shape) < 3:
         raise VoxgapError(f"{path}: holds one plane of {times(shape)}; voxgap reads stacks of three axes")
     source = arrange(stored, path, options, channels=channels)
@@ -83,7 +85,7 @@ def scan_plane(path: Path, options: Options) -> Source:
             _check_page(file.pages[0], path, options.max_bytes)
             return cf.decode(file.pages[0].asarray()[np.newaxis][box], sentinels)
 
-    return arrange(Stored(shape, dtype, load, said=said), path, options)
+    return arrange(Stored(shape, dtype, load, said), path, options)
 
 
 def write_tiff(stream: BinaryIO, volume: Volume) -> None:
@@ -183,7 +185,7 @@ def _opened(tifffile: Any, path: Path) -> Iterator[Any]:
 
     def note(record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        if record.thread == thread and ("corrupted" in text or "circular" in text):
+        if record.thread == thread and any(word in text for word in _BROKEN):
             damage.append(text)
         return record.thread != thread
 
