@@ -195,7 +195,7 @@ def test_the_file_that_is_in_the_way_is_named(tmp_path: Path) -> None:
         with pytest.raises(DiskError, match=rf"^{tmp_path}/file: .* in the way"):
             write_bytes(path, b"")
     (tmp_path / "folder").mkdir()
-    with pytest.raises(DiskError, match="folder: is a directory; it is a folder: name a file"):
+    with pytest.raises(DiskError, match="folder: Is a directory; it is a folder: name a file"):
         write_bytes(tmp_path / "folder", b"")
     with pytest.raises(DiskError, match="choose a shorter name"):
         write_bytes(tmp_path / ("x" * 300), b"")
@@ -204,7 +204,7 @@ def test_the_file_that_is_in_the_way_is_named(tmp_path: Path) -> None:
 
 def test_a_file_that_was_read_meanwhile_is_the_one_that_is_named(tmp_path: Path) -> None:
     with (
-        pytest.raises(DiskError, match=r"elsewhere/source\.npy: no such file"),
+        pytest.raises(DiskError, match=r"elsewhere/source\.npy: No such file"),
         replacing(tmp_path / "x.npy"),
     ):
         np.load(tmp_path / "elsewhere" / "source.npy")

@@ -54,7 +54,7 @@ def on_disk(error: OSError, place: str | os.PathLike[str] = "") -> DiskError:
         if isinstance(named, str | bytes | os.PathLike)
         else "disk"
     )
-    made = DiskError(f"{where}: {reason[:1].lower()}{reason[1:]}; {remedy}")
+    made = DiskError(f"{where}: {reason}; {remedy}")
     made.errno, made.strerror = error.errno, f"{reason}; {remedy}"
     return made
 
