@@ -447,7 +447,19 @@ def _read_again(command: str, name: str) -> Dataset:
     return load(asked["data"], **grid_arguments(*map(asked.get, options)))
 
 
+def _in_use(database: Path) -> bool:
+    from voxgap.experiment import open_store
+
+    try:
+        with open_store(database) as store:
+            return any(store.living(experiment) for experiment in store.experiments())
+    except VoxgapError:
+        return False  # it isn't there, or what is there is of no use to anyone
+
+
 def _delete(database: Path) -> None:
+    if _in_use(database):
+        raise VoxgapError(f"{database}: another process is at work on it; end it, or choose another --out")
     for suffix in ("", "-wal", "-shm"):
         database.with_name(database.name + suffix).unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import err, import_keras, numbers, one_or_three, out, training_progress
+from voxgap.cli.console import err, hold, import_keras, numbers, one_or_three, out, training_progress
 from voxgap.cli.data import At, Axes, Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
 from voxgap.cli.export import check_export, export_bundle
 from voxgap.errors import VoxgapError
@@ -146,6 +146,8 @@ def train(
     from voxgap.bundle import check_free, save_bundle  # runtime only: no Keras yet
 
     check_free(out_folder, overwrite)
+    hold(out_folder / ".training.lock", f"{out_folder}: a network is trained there")
+    check_free(out_folder, overwrite)  # again: another training may have ended in between
     if class_weight not in ("none", "balanced"):
         raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
     grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at)
