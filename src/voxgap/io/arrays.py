@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io.raw import DEFLATE_LIMIT, Block, check_end, read_box, read_exactly
+from voxgap.io.rules import Axis
 from voxgap.io.source import Box, Options, Source, Stored, arrange, too_large
 from voxgap.volume import AXES, Volume, times
 
@@ -56,7 +57,7 @@ def scan_npz(path: Path, options: Options) -> Source:
         return read_npz_arrays(path, options.max_bytes, (name,))[name][box]
 
     return arrange(
-        Stored(shape, dtype, load, _axis_names(found, len(shape))),
+        Stored(shape, dtype, load, tuple(map(Axis, _axis_names(found, len(shape))))),
         path,
         options,
         affine=found.get("affine"),

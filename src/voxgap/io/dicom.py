@@ -22,6 +22,7 @@ from voxgap.io.dicom_pixels import decoded, fill_in
 from voxgap.io.dicom_series import SAME_PLACE, all_series, chosen
 from voxgap.io.dicom_write import new_series, numbered, write_dicom, write_slice_like
 from voxgap.io.grid import Grid, regular_grid
+from voxgap.io.rules import Axis
 from voxgap.io.source import Box, Options, Source, Stored, arrange, oriented
 from voxgap.volume import Volume
 
@@ -93,7 +94,7 @@ def scan_dicom(path: Path, options: Options) -> Source:
     shape = (stack.depth, rows, columns, samples)
     return oriented(
         arrange(
-            Stored(shape, np.dtype(np.float32), load, kinds=("z", "y", "x", "c")),
+            Stored(shape, np.dtype(np.float32), load, tuple(Axis(kind=kind) for kind in "zyxc")),
             path,
             options,
             affine=stack.affine,

@@ -60,7 +60,7 @@ def scan_hdf5(path: Path, options: Options) -> Source:
             np.dtype(found["dtype"]),
             load,
             # Bundles from before 2 were trained on what no coordinate had turned.
-            said=tuple(Axis(**axis) if options.rules > 1 else Axis(axis["name"]) for axis in found["axes"]),
+            tuple(Axis(**axis) if options.rules > 1 else Axis(axis["name"]) for axis in found["axes"]),
         ),
         path,
         options,

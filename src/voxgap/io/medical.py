@@ -49,7 +49,7 @@ def scan_nifti(path: Path, options: Options) -> Source:
     def load(box: Box) -> NDArray[Any]:
         return read_block(block, box, scaling)
 
-    stored = Stored(block.shape, block.dtype, load, said=_axes(header, path))
+    stored = Stored(block.shape, block.dtype, load, _axes(header, path))
     affine = np.asarray(header.get_best_affine(), np.float64)[:, _REVERSED]
     if options.rules > 1:
         affine[:3] *= millimetres(header.get_xyzt_units()[0])

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io.raw import Block, read_block
-from voxgap.io.rules import millimetres
+from voxgap.io.rules import Axis, millimetres
 from voxgap.io.source import Options, Source, Stored, arrange, oriented, placed
 from voxgap.io.text_header import beside, check_count, header_lines, is_numbered, numbered, whole, world
 from voxgap.volume import Volume
@@ -63,7 +63,9 @@ def scan_metaimage(path: Path, options: Options) -> Source:
     if kinds.count("c") > 1:
         raise VoxgapError(f"{path}: holds a fourth axis and several values per voxel; save one of the two")
     block = _block(path, header, (*reversed(sizes), *([each] if each != 1 else [])), code)
-    stored = Stored(block.shape, block.dtype, lambda box: read_block(block, box), kinds=kinds)
+    stored = Stored(
+        block.shape, block.dtype, lambda box: read_block(block, box), tuple(Axis(kind=kind) for kind in kinds)
+    )
     return oriented(arrange(stored, path, options, affine=_affine(fields, len(sizes), path, options)))
 
 

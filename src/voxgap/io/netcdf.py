@@ -272,7 +272,7 @@ def _variable(header: dict[str, Any], name: str, path: Path, options: Options) -
     if "spacing" in attributes:
         geometry["spacing"] = tuple(np.asarray(attributes["spacing"], np.float64).tolist())
     axes = tuple(_axis(dim, header.get(dim)) for dim in dims)
-    source = arrange(Stored(shape, dtype, load, said=axes), path, options, **geometry)
+    source = arrange(Stored(shape, dtype, load, axes), path, options, **geometry)
     names = tuple(map(str, json.loads(attributes.get("channels", "[]"))))
     return replace(source, channels=names) if len(names) == source.shape[3] else source
 

@@ -112,19 +112,12 @@ class Stored(NamedTuple):
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     load: Callable[[Box], NDArray[Any]]
-    names: tuple[str, ...] = ()
-    steps: tuple[float | None, ...] = ()
-    kinds: tuple[str, ...] = ()
     said: tuple[Axis, ...] = ()
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """One for each axis of the array, whatever the file says or leaves open."""
-        if self.said:
-            return self.said
-        rank = len(self.shape)
-        names, kinds = self.names or ("",) * rank, self.kinds or ("",) * rank
-        return tuple(map(Axis, names, kinds, self.steps or (None,) * rank))
+        """One for each axis of the array, even where the file says nothing of them."""
+        return self.said or (Axis(),) * len(self.shape)
 
 
 def arrange(

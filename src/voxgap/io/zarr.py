@@ -70,7 +70,7 @@ def scan_zarr(path: Path, options: Options) -> Source:
             tuple(array.shape),
             np.dtype(array.dtype),
             load,
-            said=axes if len(axes) == len(array.shape) else (),
+            axes if len(axes) == len(array.shape) else (),
         ),
         path,
         options,
