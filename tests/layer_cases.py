@@ -66,6 +66,12 @@ CASES: dict[str, Case] = {
         f"GapDropout-{pattern}": Case(partial(layers.GapDropout, 0.4, pattern, seed=3), GAPPY, float32=True)
         for pattern in ("voxels", "slices", "blocks", "channels")
     },
+    **{
+        f"VolumeNormalization-{method}": Case(
+            partial(layers.VolumeNormalization, method, -1.0, 2.0), GAPPY, float32=True
+        )
+        for method in ("volume", "percentile", "window")
+    },
     "MaskedConv3D": Case(partial(layers.MaskedConv3D, 3, 3, kernel_initializer=SEED), PAIR),
     "MaskedConv3D-full": Case(
         partial(

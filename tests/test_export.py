@@ -34,8 +34,8 @@ from voxgap.training import adapt_model
 STRATEGY = "masked_conv"
 
 
-def saved(folder: Path, strategy: str = STRATEGY, network: str = "cnn3d") -> Path:
-    model = tiny.model(network, strategy, filters=(4,))
+def saved(folder: Path, strategy: str = STRATEGY, network: str = "cnn3d", **options: Any) -> Path:
+    model = tiny.model(network, strategy, filters=(4,), **options)
     adapt_model(model, tiny.dataset().part("train"))
     return save_bundle(folder, model, tiny.dataset(), strategy=get(strategy))
 
@@ -452,6 +452,16 @@ def test_float16_weights_are_stored_so_and_the_fill_is_not(bundle: Path) -> None
 @pytest.mark.parametrize("strategy", PRESETS)
 def test_every_strategy_in_every_format(strategy: str, network: str, tmp_path: Path) -> None:
     entries = export(saved(tmp_path / "b", strategy, network), list(FORMATS))
+    for kind, entry in entries.items():
+        assert entry["parity"]["max_difference"] <= 1e-5, kind
+        assert entry["parity"]["class_agreement"] == 1.0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("strategy", ["mean", "linear", "knn", "matrix_factorization", "masked_conv"])
+@pytest.mark.parametrize("normalize", ["volume", "percentile", "window:-1,2", "none"])
+def test_every_normalisation_in_every_format(normalize: str, strategy: str, tmp_path: Path) -> None:
+    entries = export(saved(tmp_path / "b", strategy, normalize=normalize), list(FORMATS))
     for kind, entry in entries.items():
         assert entry["parity"]["max_difference"] <= 1e-5, kind
         assert entry["parity"]["class_agreement"] == 1.0

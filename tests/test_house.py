@@ -48,13 +48,14 @@ NUMPY_SIDE = {
         "io",
         *BASE,
     },
+    "intensity": BASE,
     "evaluate": {"volume", *BASE},
 }
 KERAS_SIDE = {
     "layers": BASE,
     "fill": {"layers", *BASE},
     "strategies": {"fill", "layers", *BASE},
-    "models": {"strategies", "fill", "layers", "shapes", *BASE},
+    "models": {"strategies", "fill", "layers", "shapes", "intensity", *BASE},
     "history": {"table", *BASE},
     # What is augmented are arrays: training knows no Volume.
     "training": {"patches", "models", "history", "augment", "strategies", "fill", "layers", *BASE},
@@ -77,7 +78,7 @@ MEETING = {
     },
     "cluster": BASE,
     "distributed": {"cluster", "experiment", "dataset", *BASE},
-    "experiment": {*KERAS_SIDE, "table", "patches", "dataset", "missingness", "evaluate", "volume", *BASE},
+    "experiment": {*KERAS_SIDE, "intensity", "table", "patches", "dataset", "missingness", "evaluate", "volume", *BASE},
     # It tries an export before training: it builds, and adapts, the untrained network.
     "bundle": {
         *KERAS_SIDE,

@@ -14,7 +14,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import decimals, err, import_keras, numbers, one_or_three, out
-from voxgap.cli.data import At, Axes, Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
+from voxgap.cli.data import (
+    At,
+    Axes,
+    Crop,
+    MissingValues,
+    Normalize,
+    Reference,
+    Size,
+    Spacing,
+    choose_normalization,
+    grid_arguments,
+    load,
+)
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
@@ -168,6 +180,7 @@ def compare(
     reference: Reference = None,
     axes: Axes = None,
     at: At = None,
+    normalize: Normalize = "auto",
 ) -> None:
     """Find out which way of handling gaps works best: train with each, on the same splits with the same gaps.
 
@@ -207,6 +220,7 @@ def compare(
         seeds=seeds,
         split_seed=seed,
         architecture={
+            "normalize": choose_normalization(normalize, dataset),
             "filters": numbers(filters, "--filters"),
             "kernel_size": one_or_three(kernel_size, "--kernel-size"),
         },

@@ -37,6 +37,13 @@ MissingValues = Annotated[
     typer.Option(help="Values that stand for missing in the files: -3024,0.", rich_help_panel=PANEL),
 ]
 
+Normalize = Annotated[
+    str,
+    typer.Option(
+        help="auto, dataset, volume, percentile, window:LOW,HIGH or none: the units that the network sees.",
+        rich_help_panel=PANEL,
+    ),
+]
 Reference = Annotated[
     str | None,
     typer.Option(
@@ -82,6 +89,20 @@ def grid_arguments(
         "axes": () if axes is None else tuple(axis.strip() for axis in axes.split(",")),
         "at": {} if at is None else indices(at, "--at"),
     }
+
+
+def choose_normalization(asked: str, dataset: Dataset, patches: bool = False) -> str:
+    """Return the normalisation to train with, and say why where the data decided."""
+    from voxgap import intensity
+
+    intensity.check(asked)
+    known = dataset.part("train").volumes if "train" in dataset.split else dataset.volumes
+    chosen = intensity.resolve(asked, known, dataset.channels, patches)
+    if asked == "auto":
+        err.print(f"normalize: {chosen.method} ({chosen.why})", soft_wrap=True)
+    for said in intensity.suspects(known, dataset.channels):
+        err.print(f"values: {said}", soft_wrap=True, markup=False)
+    return chosen.method
 
 
 def load(data: str, **arguments: Any) -> Dataset:

@@ -84,6 +84,7 @@ class Inspection:
             rows.append(("groups", f"{self.facts['groups']}, each in one part of the split"))
         if self.facts["spacing"] is not None:
             rows.append(("spacing", " × ".join(f"{size:.4g}" for size in self.facts["spacing"])))
+        rows += [("values", said) for said in self.facts["intensity"]]
         return rows + self.found.rows()
 
 
@@ -158,7 +159,19 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
             channels=channels,
             seed=seed,
         )
+    facts["intensity"] = _intensity(volumes, channels)
     return Inspection(data, volumes, channels, facts, found, evidence, advise(found, evidence), grid)
+
+
+def _intensity(volumes: Values, channels: tuple[str, ...]) -> list[str]:
+    """Say what is odd about the values themselves: units that differ, marks that were not named."""
+    from voxgap import intensity
+
+    chosen = intensity.choose(volumes, channels)
+    odd = (
+        [] if chosen.method == "dataset" else [f"{chosen.why} in training, unless --normalize says otherwise"]
+    )
+    return odd + intensity.suspects(volumes, channels)
 
 
 def is_one_volume(data: str) -> bool:

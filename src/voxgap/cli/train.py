@@ -10,7 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import err, hold, import_keras, numbers, one_or_three, out, training_progress
-from voxgap.cli.data import At, Axes, Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
+from voxgap.cli.data import (
+    At,
+    Axes,
+    Crop,
+    MissingValues,
+    Normalize,
+    Reference,
+    Size,
+    Spacing,
+    choose_normalization,
+    grid_arguments,
+    load,
+)
 from voxgap.cli.export import check_export, export_bundle
 from voxgap.errors import VoxgapError
 
@@ -105,6 +117,7 @@ def train(
     reference: Reference = None,
     axes: Axes = None,
     at: At = None,
+    normalize: Normalize = "auto",
     task: Task = None,
     patch_size: Annotated[
         str | None,
@@ -157,7 +170,9 @@ def train(
         else patches.patch_size(numbers(patch_size, "--patch-size"), "--patch-size")
     )
     dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, cache=cache, task=task, **grid)
+    scale = choose_normalization(normalize, dataset, patch is not None)
     architecture = {
+        "normalize": scale,
         "filters": numbers(filters, "--filters"),
         "kernel_size": one_or_three(kernel_size, "--kernel-size"),
         "strides": one_or_three(strides, "--strides"),

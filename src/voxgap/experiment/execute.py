@@ -203,8 +203,9 @@ def _part_key(run: Run) -> str:
 
 def _fill_key(run: Run) -> str:
     """What the filled training part is known by: runs with other networks on it share the fill."""
-    strategy = run.options("settings")
-    return digest([_part_key(run), strategy["fill"], strategy["fill_options"]])
+    strategy, architecture = run.options("settings"), run.options("architecture")
+    own_units = [architecture["normalize"]] if "normalize" in architecture else []
+    return digest([_part_key(run), strategy["fill"], strategy["fill_options"], *own_units])
 
 
 def _predict(model: keras.Model, volumes: Values) -> tuple[Values, float]:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.experiment.kept import kept
+from voxgap.layers.intensity import INTENSITY
+from voxgap.training import adapt_layers
 from voxgap.volume import Values
 
 BATCH = 32
@@ -112,9 +114,7 @@ def adapt_prepare(model: keras.Model, volumes: Callable[[], Values], cache: Path
     prepare = model.get_layer("prepare")
 
     def learn() -> NDArray[np.float32]:
-        for layer in prepare.layers:
-            if hasattr(layer, "adapt"):
-                layer.adapt(volumes())
+        adapt_layers(prepare.layers, volumes())
         return np.concatenate([np.ravel(w) for w in prepare.get_weights()]).astype(np.float32)
 
     state = kept(cache, f"state-{key}", learn)
@@ -152,12 +152,19 @@ def fill_error(
         `[mae, rmse]` in units of each channel's standard deviation over the observed training values; NaN where
         nothing was taken away.
     """
-    normalise = model.get_layer("prepare").get_layer("normalize")
+    prepare = model.get_layer("prepare")
+    normalise = prepare.get_layer("normalize")
     mean, variance = (keras.ops.convert_to_numpy(w) for w in (normalise.mean, normalise.variance))
+    own_units = next((layer for layer in prepare.layers if layer.name == INTENSITY), None)
     count, absolute, squares = 0, 0.0, 0.0
     for part, made in _batches(model, gapped, training):
         taken = np.isnan(gapped[part]) & ~np.isnan(truth[part])
-        error = (made - (truth[part] - mean) / np.sqrt(variance))[taken].astype(np.float64)
+        wanted = truth[part]
+        if own_units is not None:  # As the network has it: by what is observed of the volume with gaps.
+            _, shift, scale = map(keras.ops.convert_to_numpy, own_units(gapped[part]))
+            wanted = (wanted - shift) / scale
+            wanted = wanted if own_units.method == "volume" else np.clip(wanted, 0, 1)
+        error = (made - (wanted - mean) / np.sqrt(variance))[taken].astype(np.float64)
         count += error.size
         absolute += float(np.abs(error).sum())
         squares += float((error**2).sum())

@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from voxgap import intensity
 from voxgap import strategies as presets
 from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
@@ -81,7 +82,7 @@ def compare(
         memory_limit: bytes that one run may take.
         progress: called as runs start and end.
         command: what a person types to do this again; kept in the file.
-        architecture: further arguments of `build_model`.
+        architecture: further arguments of `build_model`; `normalize` may be `auto`.
         gap_options: further arguments of `simulate`: axis, block_size, per_channel, strength.
         **training: further arguments of `train`: epochs, patience, batch_size, precision and others.
 
@@ -159,7 +160,7 @@ def plan_experiment(
         repeats=repeats,
         seeds=_seeds(seeds),
         split_seed=split_seed,
-        architecture=_architecture(architecture or {}),
+        architecture=_architecture(architecture or {}, dataset),
         training=_training(training),
     )
 
@@ -251,12 +252,17 @@ def _gap_options(options: Mapping[str, Any]) -> str:
     return _text("gap_options", options)
 
 
-def _architecture(arguments: Mapping[str, Any]) -> str:
+def _architecture(arguments: Mapping[str, Any], dataset: Dataset) -> str:
+    arguments = dict(arguments)
+    asked = arguments.pop("normalize", "dataset")
+    # By all volumes, without a label: each fold sees the same, and none its test classes.
+    normalize = intensity.resolve(asked, dataset.volumes, dataset.channels).method
     try:
         Architecture(**arguments)
     except TypeError as error:
         raise VoxgapError(f"architecture: {error}".replace("Architecture.__init__() got", "got")) from None
-    return _text("architecture", arguments)
+    # Left out where it is the usual one: an experiment of an earlier version goes on.
+    return _text("architecture", arguments | ({} if normalize == "dataset" else {"normalize": normalize}))
 
 
 def _training(arguments: Mapping[str, Any]) -> str:

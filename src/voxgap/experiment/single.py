@@ -9,8 +9,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from voxgap import evaluate
+from voxgap import evaluate, intensity
 from voxgap.dataset import Dataset
+from voxgap.fill.base import filling
 from voxgap.history import History
 from voxgap.models import build_model
 from voxgap.patches import patch_size, predict_patches
@@ -54,7 +55,7 @@ def train_and_score(
     Args:
         dataset: with its gaps; complete or not.
         network, strategy: see `build_model`.
-        architecture: further arguments of `build_model`.
+        architecture: further arguments of `build_model`; `normalize` may be `auto`.
         training: further arguments of `train`.
         seed: of weights, dropout and the order of batches.
     """
@@ -62,6 +63,11 @@ def train_and_score(
     name = strategy if isinstance(strategy, str) else "custom"
     strategy = get_strategy(strategy)
     size = (training or {}).get("patch_size")
+    architecture = dict(architecture or {})
+    if "normalize" in architecture:
+        train_part = dataset.part("train").volumes
+        chosen = intensity.resolve(architecture["normalize"], train_part, dataset.channels, bool(size))
+        architecture["normalize"] = chosen.method
     model = build_model(
         network,
         input_shape=(*(patch_size(size) if size else dataset.volumes.shape[1:4]), dataset.volumes.shape[4]),
@@ -69,7 +75,7 @@ def train_and_score(
         task=dataset.task,
         strategy=strategy,
         seed=seed,
-        **(architecture or {}),
+        **architecture,
     )
     history = train(model, dataset, seed=seed, **(training or {}))
     scores = {}
@@ -100,8 +106,9 @@ def outputs(dataset: Dataset) -> int:
 
 def fill_volumes(model: keras.Model, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
     """What a model's fill layer makes of volumes, in raw units, same shape, finite."""
-    layer = model.get_layer("prepare").get_layer("fill")
+    fill = filling(model)
     batches = range(0, len(volumes), batch_size)
-    return np.concatenate(
-        [keras.ops.convert_to_numpy(layer(volumes[i : i + batch_size], training=False)) for i in batches]
+    filled = np.concatenate(
+        [keras.ops.convert_to_numpy(fill(volumes[i : i + batch_size], training=False)) for i in batches]
     )
+    return np.where(np.isnan(volumes), filled, volumes)

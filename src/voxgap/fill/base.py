@@ -11,6 +11,7 @@ from keras import ops
 from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
 from voxgap.fill.statistics import LARGEST, check_volumes
+from voxgap.layers.intensity import INTENSITY
 from voxgap.layers.missing import as_input, split_missing
 
 # In units of the data's spread: far beyond any datum, and its square far below float32's limit.
@@ -98,6 +99,17 @@ class FillLayer(keras.layers.Layer):
 
     def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
         raise NotImplementedError
+
+
+def filling(model: keras.Model) -> keras.Model:
+    """Return the part of a model from `build_model` that fills gaps: raw volumes to filled ones, in raw units."""
+    prepare = model.get_layer("prepare")
+    filled = next(layer for layer in prepare.layers if isinstance(layer, FillLayer)).output
+    for layer in prepare.layers:
+        if layer.name == INTENSITY:
+            _, shift, scale = layer.output
+            filled = keras.layers.Add()([keras.layers.Multiply()([filled, scale]), shift])
+    return keras.Model(prepare.input, filled, name="filling")
 
 
 def deviations(values: Any, observed: Any, mean: Any, scale: Any) -> tuple[Any, Any]:

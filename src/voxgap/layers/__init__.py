@@ -2,6 +2,7 @@
 
 from voxgap.layers.attention import SpatialAttention3D, SqueezeExcitation3D
 from voxgap.layers.convolution import GatedConv3D, MaskedConv3D
+from voxgap.layers.intensity import VolumeNormalization
 from voxgap.layers.missing import GapDropout, SplitMissing, split_missing
 from voxgap.layers.normalization import FastBatchNormalization, ObservedNormalization
 from voxgap.layers.upsampling import UpsampleLike3D
@@ -16,5 +17,6 @@ __all__ = [
     "SplitMissing",
     "SqueezeExcitation3D",
     "UpsampleLike3D",
+    "VolumeNormalization",
     "split_missing",
 ]

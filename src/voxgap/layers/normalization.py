@@ -24,14 +24,15 @@ class ObservedNormalization(keras.layers.Layer):
 
     Args:
         invert: scale and shift back instead, for the output of a regression.
+        learns: without it, `adapt` does nothing, and values stay as they are.
 
     Input: finite float32 `(batch, ..., channels)`; output: the same shape, float32 always.
     """
 
-    def __init__(self, invert: bool = False, **kwargs: Any) -> None:
+    def __init__(self, invert: bool = False, learns: bool = True, **kwargs: Any) -> None:
         kwargs["dtype"] = "float32"
         super().__init__(autocast=False, **kwargs)
-        self.invert = invert
+        self.invert, self.learns = invert, learns
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         channels = (input_shape[-1],)
@@ -52,6 +53,8 @@ class ObservedNormalization(keras.layers.Layer):
             volumes = as_real(volumes, "volumes")
         if not self.built:
             self.build(volumes.shape)
+        if not self.learns:
+            return
         count, mean, squares = (np.zeros(volumes.shape[-1]) for _ in range(3))
         for values in _chunks(volumes):
             observed = ~np.isnan(values)
@@ -83,7 +86,7 @@ class ObservedNormalization(keras.layers.Layer):
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"invert": self.invert}
+        return super().get_config() | {"invert": self.invert, "learns": self.learns}
 
 
 def _chunks(volumes: Any) -> Iterator[np.ndarray]:

@@ -9,12 +9,15 @@ import keras
 
 from voxgap import shapes, strategies
 from voxgap.errors import VoxgapError
-from voxgap.layers import ObservedNormalization, SplitMissing
+from voxgap.intensity import check as check_normalize
+from voxgap.layers import ObservedNormalization, SplitMissing, VolumeNormalization
+from voxgap.layers.intensity import INTENSITY, Method
 from voxgap.models.blocks import Architecture, Blocks
 from voxgap.models.networks import NETWORKS
 
 Task = Literal["classification", "regression", "segmentation"]
 UserNetwork = Callable[[Any, Any], Any]
+
 
 __all__ = ["NETWORKS", "Architecture", "build_model"]
 
@@ -26,6 +29,7 @@ def build_model(
     task: Task = "classification",
     strategy: str | strategies.Strategy = "mean",
     *,
+    normalize: str = "dataset",
     seed: int = 0,
     **arguments: Any,
 ) -> keras.Model:
@@ -43,6 +47,10 @@ def build_model(
             probabilities of each voxel). Segmentation takes a network whose features keep the grid of the
             volume: `unet3d`, or another with strides 1 and padding `same`.
         strategy: a preset's name or a `Strategy`.
+        normalize: `dataset` shifts and scales each channel by mean and standard deviation of the training data;
+            `volume` first does so to each volume by its own observed voxels, `percentile` brings the range between
+            its percentiles 0.5 and 99.5 to 0 and 1, `window:LOW,HIGH` the range between two values of the data's
+            own units; `none` leaves values as they are.
         seed: of the initial weights, dropout and gap dropout.
         **arguments: filters, kernel_size, strides, padding, activation, dropout: see `Architecture`.
 
@@ -77,7 +85,7 @@ def build_model(
         # A clear line that names the layer, instead of Keras's at the first negative size.
         shapes.trace(shapes.from_keras(answer((None, None, None, input_shape[-1]))), input_shape)
     volumes = keras.Input(input_shape, dtype="float32", name="volumes")
-    prepare = _prepare(strategy, input_shape, observed_too, seed)
+    prepare = _prepare(strategy, input_shape, observed_too, normalize, seed)
     name = getattr(network, "__name__", "own") if own else network
     return keras.Model(volumes, answer(input_shape)(prepare(volumes)), name=name)
 
@@ -96,16 +104,31 @@ def _check(input_shape: tuple[int, ...], outputs: int, task: str) -> None:
 
 
 def _prepare(
-    strategy: strategies.Strategy, shape: tuple[int, ...], observed_too: bool, seed: int
+    strategy: strategies.Strategy, shape: tuple[int, ...], observed_too: bool, normalize: str, seed: int
 ) -> keras.Model:
     volumes = keras.Input(shape, dtype="float32", name="volumes")
     gap_dropout = strategy.gap_dropout_layer(seed)
     x = volumes if gap_dropout is None else gap_dropout(volumes)
-    values = ObservedNormalization(name="normalize")(strategy.fill_layer()(x))
+    intensity = _intensity(normalize)
+    values = strategy.fill_layer()(x if intensity is None else intensity(x)[0])
+    values = ObservedNormalization(learns=normalize != "none", name="normalize")(values)
     if not observed_too:
         return keras.Model(volumes, values, name="prepare")
     _, observed = SplitMissing(name="observed")(x)
     return keras.Model(volumes, [values, observed], name="prepare")
+
+
+def _intensity(normalize: str) -> VolumeNormalization | None:
+    """Return the layer that gives each volume units of its own, None where the data's are common ones."""
+    if check_normalize(normalize) == "auto":
+        raise VoxgapError("normalize='auto' is chosen by data: voxgap.intensity.choose(volumes) says which")
+    known: dict[str, Method] = {"volume": "volume", "percentile": "percentile"}
+    if normalize in known:
+        return VolumeNormalization(known[normalize], name=INTENSITY)
+    if normalize.startswith("window:"):
+        low, high = map(float, normalize.removeprefix("window:").split(","))
+        return VolumeNormalization("window", low, high, name=INTENSITY)
+    return None
 
 
 def _network(

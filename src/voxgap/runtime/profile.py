@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -82,14 +82,17 @@ class Profile:
         return cls(channels, shares)
 
 
-def profile(volumes: Values, channels: tuple[str, ...]) -> Profile:
+def profile(volumes: Values, channels: tuple[str, ...], own_units: bool = False) -> Profile:
     """Describe training volumes in the numbers that a prediction is held against.
 
     Args:
         volumes: `(n, depth, height, width, channels)`, NaN = missing.
         channels: their names.
+        own_units: whether each volume is normalised by itself, so that no range of values is another's.
     """
     found = {name: _describe_channel(volumes[..., i]) for i, name in enumerate(channels)}
+    if own_units:
+        found = {name: replace(channel, values=None, deviation=None) for name, channel in found.items()}
     return Profile(found, dict(describe(volumes).shares))
 
 

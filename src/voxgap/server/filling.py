@@ -50,7 +50,8 @@ def _fill(file: Path, volume: Values) -> Values:
     try:
         # One at a time: a model of 500 MB would otherwise be loaded by each of two first requests.
         with _lock:
-            return np.asarray(_model(file).predict_on_batch(volume[None])[0], np.float32)
+            found = np.asarray(_model(file).predict_on_batch(volume[None])[0], np.float32)
+        return np.where(np.isnan(volume), found, volume)
     except ImportError:
         raise RequestError(501, "filling needs Keras: pip install 'voxgap[train]' on the server") from None
     except VoxgapError as error:  # where the bundle lies is nobody's business
@@ -59,10 +60,6 @@ def _fill(file: Path, volume: Values) -> Values:
 
 @functools.lru_cache(maxsize=1)
 def _model(file: Path) -> Any:
-    import keras
+    from voxgap.fill.base import filling
 
-    from voxgap.fill.base import FillLayer
-
-    prepare = load_keras(file).get_layer("prepare")
-    layer = next(layer for layer in prepare.layers if isinstance(layer, FillLayer))
-    return keras.Model(prepare.inputs, layer.output)
+    return filling(load_keras(file))

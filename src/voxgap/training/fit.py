@@ -15,6 +15,8 @@ from voxgap import patches
 from voxgap.augment import Compose, from_text
 from voxgap.errors import VoxgapError
 from voxgap.history import History
+from voxgap.layers import VolumeNormalization
+from voxgap.layers.intensity import Normalized
 from voxgap.training import objective
 from voxgap.training import precision as precisions
 from voxgap.training.checkpoint import Checkpoint, fingerprint
@@ -203,10 +205,25 @@ def adapt_model(model: keras.Model, training: Samples) -> None:
         model: from `build_model`; one without those layers is left alone.
         training: the part that the network is trained on, and no other.
     """
-    for layer in model._flatten_layers(include_self=False):
-        if hasattr(layer, "adapt"):
-            inverse = getattr(layer, "invert", False)
-            layer.adapt(training.targets.reshape(len(training.targets), -1) if inverse else training.volumes)
+    layers = list(model._flatten_layers(include_self=False))
+    for layer in layers:
+        if getattr(layer, "invert", False):
+            layer.adapt(training.targets.reshape(len(training.targets), -1))
+    adapt_layers(layers, training.volumes)
+
+
+def adapt_layers(layers: Sequence[keras.layers.Layer], volumes: Any) -> None:
+    """Learn what filling and normalising need, in the units that come out of a normalisation before them.
+
+    Args:
+        layers: of a model or its `prepare`.
+        volumes: raw training volumes, `(n, depth, height, width, channels)` with NaN.
+    """
+    own_units = next((layer for layer in layers if isinstance(layer, VolumeNormalization)), None)
+    seen = volumes if own_units is None else Normalized(volumes, own_units)
+    for layer in layers:
+        if hasattr(layer, "adapt") and not getattr(layer, "invert", False):
+            layer.adapt(seen)
 
 
 def _tiles(part: Samples, size: patches.Size) -> Samples:

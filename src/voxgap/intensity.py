@@ -1,0 +1,179 @@
+"""Whether volumes share one unit of intensity, by the training data: which normalisation they need, and why."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from voxgap.arrays import as_real
+from voxgap.errors import VoxgapError
+
+METHODS = ("auto", "dataset", "volume", "percentile", "window:LOW,HIGH", "none")
+
+SWAMPED = 0.3
+"""Where a typical volume varies by less than this share of what all of them together vary by, a few rule the scale."""
+FOLD = 10.0
+"""The largest deviation of a volume is more than so many times the least: units differ, not only levels."""
+
+
+class Choice(NamedTuple):
+    """A normalisation, and the evidence for it in one sentence."""
+
+    method: str
+    why: str
+
+
+class Spread(NamedTuple):
+    """How one channel varies, over volumes that vary at all.
+
+    Attributes:
+        within: Standard deviation of each volume's observed values, `(volumes,)`.
+        pooled: That of all observed values together.
+    """
+
+    within: np.ndarray
+    pooled: float
+
+    @property
+    def differs(self) -> bool:
+        """Whether volumes are in units of their own: few rule the scale, and by a factor, not by a level."""
+        if len(self.within) < 2:
+            return False
+        swamped = float(np.median(self.within)) < SWAMPED * self.pooled
+        return swamped and self.fold > FOLD
+
+    @property
+    def fold(self) -> float:
+        """How many times the least deviation the largest is."""
+        return float(self.within.max() / self.within.min()) if len(self.within) else 1.0
+
+
+def spreads(volumes: Any) -> list[Spread]:
+    """Measure each channel, volume by volume.
+
+    Args:
+        volumes: `(n, depth, height, width, channels)`, NaN = missing; in memory or read when indexed.
+    """
+    channels = volumes.shape[-1]
+    count, mean, squares = (np.zeros((len(volumes), channels)) for _ in range(3))
+    for index in range(len(volumes)):
+        values = as_real(volumes[index], "volumes")
+        for channel in range(channels):
+            seen = values[..., channel]
+            seen = seen[~np.isnan(seen)].astype(np.float64)
+            if seen.size:
+                count[index, channel], mean[index, channel] = seen.size, seen.mean()
+                squares[index, channel] = seen.var() * seen.size
+    total = np.maximum(count.sum(axis=0), 1)
+    middle = (count * mean).sum(axis=0) / total
+    pooled = np.sqrt((squares + count * (mean - middle) ** 2).sum(axis=0) / total)
+    within = np.sqrt(squares / np.maximum(count, 1))
+    return [Spread(within[within[:, c] > 0, c], float(pooled[c])) for c in range(channels)]
+
+
+def choose(volumes: Any, channels: tuple[str, ...] = ()) -> Choice:
+    """Choose between `dataset` and `volume` by how much volumes vary between each other against within.
+
+    Args:
+        volumes: those of the training part, as for `spreads`.
+        channels: their names.
+    """
+    found = spreads(volumes)
+    apart = [channel for channel, spread in enumerate(found) if spread.differs]
+    if not apart:
+        return Choice("dataset", "volumes are in common units")
+    worst = max(apart, key=lambda channel: found[channel].fold)
+    name = f" in channel {channels[worst]}" if len(channels) > 1 else ""
+    return Choice(
+        "volume",
+        f"scales of the volumes differ up to {found[worst].fold:.0f}-fold{name}: each is normalised by itself",
+    )
+
+
+def check(method: str) -> str:
+    """Return a method that is known, `auto` among them.
+
+    Raises:
+        VoxgapError: it is none of `METHODS`.
+    """
+    name, _, ends = method.partition(":")
+    if method in METHODS and name != "window":
+        return method
+    try:
+        low, high = map(float, ends.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if name == "window" and math.isfinite(low) and math.isfinite(high) and low < high:
+        return method
+    raise VoxgapError(f"normalize must be one of {', '.join(METHODS)} with LOW < HIGH, got {method!r}")
+
+
+def resolve(method: str, volumes: Any, channels: tuple[str, ...] = (), patches: bool = False) -> Choice:
+    """Return the normalisation to build a network with: what is asked for, or what the data needs.
+
+    Args:
+        method: one of `METHODS`.
+        volumes: those of the training part, for `auto`.
+        channels: their names.
+        patches: whether the network sees patches of volumes, which don't know the whole of them.
+
+    Raises:
+        VoxgapError: the method is unknown, or needs whole volumes.
+    """
+    if check(method) != "auto":
+        if patches and method in ("volume", "percentile"):
+            raise VoxgapError(
+                f"normalize {method!r} needs whole volumes, and a network of patches sees none; use dataset, a window, "
+                "or normalise the files"
+            )
+        return Choice(method, "as asked")
+    found = choose(volumes, channels)
+    if found.method == "volume" and patches:
+        why = found.why.partition(":")[0]
+        return Choice("dataset", f"{why}, but a network of patches can't tell: normalise the files first")
+    return found
+
+
+ALIKE = 0.01
+"""A single value that stands in at least this share of the voxels may be a mark and no measurement."""
+APART = 0.25
+"""It lies beyond all others by more than this share of their range."""
+_FEW = 16  # Of so few values each is as common: a map of labels, or a mask.
+_LOOKED_AT = 2**22
+
+
+def suspects(volumes: Any, channels: tuple[str, ...] = ()) -> list[str]:
+    """Say which values look like marks of what is missing: one value, common, and far beyond all others.
+
+    Args:
+        volumes: as for `spreads`; some of them are looked at.
+        channels: their names.
+
+    Returns:
+        A sentence for each, with the option that makes them missing.
+    """
+    found = []
+    for channel in range(volumes.shape[-1]):
+        values = _some(volumes, channel)
+        distinct, counts = np.unique(values, return_counts=True)
+        if len(distinct) <= _FEW:
+            continue
+        for end, rest in ((0, distinct[1:]), (-1, distinct[:-1])):
+            gap = abs(float(rest[end]) - float(distinct[end]))
+            if counts[end] >= ALIKE * values.size and gap > APART * (float(rest[-1]) - float(rest[0])):
+                name = f" of channel {channels[channel]}" if len(channels) > 1 else ""
+                found.append(
+                    f"{distinct[end]:g} stands in {counts[end] / values.size:.0%} of the voxels{name}, and the next "
+                    f"value is {rest[end]:g}: is it missing? --missing-values {distinct[end]:g}"
+                )
+    return found
+
+
+def _some(volumes: Any, channel: int) -> Any:
+    """Return observed values of a channel, of volumes from all over the data."""
+    step = max(1, len(volumes) * int(np.prod(volumes.shape[1:4])) // _LOOKED_AT)
+    some = [as_real(volumes[i], "volumes")[..., channel] for i in range(0, len(volumes), step)]
+    values = np.concatenate([part[~np.isnan(part)] for part in some])
+    return values[:_LOOKED_AT]
