@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def test_the_summary_is_one_line_that_says_why(reason: Reason, said: list[str]) 
     assert "\n" not in summary
     assert all(part in summary for part in said), summary
     assert ("saved" in summary) == (reason == "patience")
+
+
+def test_a_best_epoch_that_was_the_last_asks_for_more() -> None:
+    best_last = dataclasses.replace(history("epochs"), best_epoch=len(history().epochs) - 1)
+    assert "it was the last: train longer" in best_last.summary()
+    assert "train longer" not in history("epochs").summary()
+    assert "train longer" not in dataclasses.replace(best_last, reason="interrupted").summary()
 
 
 def test_the_csv_holds_every_epoch(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from voxgap.errors import VoxgapError
 from voxgap.history import History
 from voxgap.training import Progress, Schedule, adapt_model, train
 from voxgap.training.objective import class_weights
+from voxgap.training.supervisor import Supervisor
 
 DATA = tiny.dataset()
 QUICK: dict[str, Any] = {"precision": "float32", "batch_size": 8, "learning_rate": 0.03, "lr_patience": 1}
@@ -148,7 +149,15 @@ def test_ctrl_c_before_the_first_epoch_ended_is_not_swallowed() -> None:
 
 def test_the_monitor_may_be_accuracy() -> None:
     _, history = fit(epochs=5, monitor="val_accuracy")
-    assert history.best_epoch == int(np.argmax([epoch["val_accuracy"] for epoch in history.epochs]))
+    ranks = [(-epoch["val_accuracy"], epoch["val_loss"]) for epoch in history.epochs]
+    assert history.best_epoch == ranks.index(min(ranks))  # Of epochs as accurate, the one with the least loss.
+
+
+def test_ties_are_broken_by_the_loss() -> None:
+    supervisor = Supervisor(Schedule(), "val_accuracy", 5, 1, None)
+    rows = ((0.5, 0.9), (0.8, 0.7), (0.8, 0.4), (0.8, 0.6), (0.8, float("nan")))
+    supervisor.records = [{"val_accuracy": accuracy, "val_loss": loss} for accuracy, loss in rows]
+    assert supervisor.best_epoch == 2
 
 
 def test_progress_tells_of_every_step_and_epoch() -> None:

@@ -59,7 +59,8 @@ class History:
         """One sentence: where the best epoch was, why training ended, what that saved."""
         why = {
             "patience": f"patience ran out after epoch {len(self.epochs)}",
-            "epochs": "all planned epochs ran",
+            "epochs": "all planned epochs ran"
+            + (", and it was the last: train longer" if self.best_epoch == len(self.epochs) - 1 else ""),
             "interrupted": "interrupted",
             "diverged": "the loss became NaN, so it stopped",
         }[self.reason]

@@ -125,9 +125,15 @@ class Supervisor(keras.callbacks.Callback):
             return np.inf
         return -value if higher_is_better(self.monitor) else value
 
+    def _rank(self, record: dict[str, float]) -> tuple[float, float]:
+        """The monitored quantity, then the loss: one class for all has the accuracy of many a better network."""
+        loss = record.get("val_loss", np.inf)
+        return self._value(record), loss if np.isfinite(loss) else np.inf
+
     @property
     def best_epoch(self) -> int:
-        return int(np.argmin(self.values))
+        ranks = [self._rank(record) for record in self.records]
+        return ranks.index(min(ranks))
 
     def resume(self, model: keras.Model, checkpoint: Checkpoint) -> None:
         """Go on from what the folder holds, if it holds anything."""
@@ -147,7 +153,7 @@ class Supervisor(keras.callbacks.Callback):
         record = {k: float(v) for k, v in (logs or {}).items()}
         record["learning_rate"] = _learning_rate(self.model)
         record["seconds"] = time.perf_counter() - self._started
-        best = not self.records or self._value(record) < min(self.values)
+        best = not self.records or self._rank(record) < min(map(self._rank, self.records))
         weights = self.model.get_weights() if best else self.best_weights
         # Together, after the copy: a Ctrl-C in between would leave this epoch with another's weights.
         self.records, self.best_weights = [*self.records, record], weights
