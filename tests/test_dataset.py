@@ -117,6 +117,12 @@ def test_parts_and_other_volumes() -> None:
     gapped = data.with_volumes(np.full_like(data.volumes, np.nan))
     assert gapped.missing_rate == 1
     assert "20 volumes of 3×4×5×1, 2 classes, train 10, validation 5, test 5, 0.0% missing" in data.summary()
+    rows = [line.split() for line in str(data).splitlines()]
+    assert rows[1:3] == [["train", "validation", "test"], ["volumes", "10", "5", "5"]]
+    assert [int(cell) for cell in rows[3][1:]] == [
+        int(((data.split == part) & (data.targets == 0)).sum()) for part in ("train", "validation", "test")
+    ]
+    assert repr(data) == str(data)
     with pytest.raises(VoxgapError, match="split 'dev' is unknown; use train, validation, test"):
         data.part("dev")
     with pytest.raises(VoxgapError, match="20 targets for 19 volumes"):

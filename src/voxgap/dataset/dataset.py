@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from voxgap import io, table
 from voxgap.arrays import as_array
-from voxgap.dataset import medmnist
+from voxgap.dataset import medmnist, summary
 from voxgap.dataset.cache import cached_samples
 from voxgap.dataset.lazy import OnDisk
 from voxgap.dataset.manifest import Listing, check_shapes, list_folder, read_manifest, read_samples, refuse
-from voxgap.dataset.splits import SPLITS, split_names
+from voxgap.dataset.splits import split_names
 from voxgap.dataset.targets import learnable, unstratified_split, voxel_classes
 from voxgap.dataset.twins import say_twins
 from voxgap.errors import VoxgapError
@@ -31,7 +31,7 @@ from voxgap.volume import Values, Volume, as_batch, as_real, as_values, channel_
 Task = Literal["classification", "regression", "segmentation"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """Volumes of one shape, with their targets and their split.
 
@@ -196,13 +196,12 @@ class Dataset:
 
     def summary(self) -> str:
         """Say in one line what it holds."""
-        parts = ", ".join(f"{name} {int((self.split == name).sum())}" for name in SPLITS)
-        kind = "regression" if self.task == "regression" else f"{len(self.classes)} classes"
-        kind += " of voxels" if self.task == "segmentation" else ""
-        shape = times(self.volumes.shape[1:])
-        return (
-            f"{self.name}: {len(self)} volumes of {shape}, {kind}, {parts}, {self.missing_rate:.1%} missing"
-        )
+        return summary.in_a_line(self)
+
+    def __str__(self) -> str:
+        return summary.in_a_table(self)
+
+    __repr__ = __str__
 
     @classmethod
     def from_arrays(
