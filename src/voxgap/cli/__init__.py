@@ -12,7 +12,7 @@ import typer
 from voxgap import __version__
 from voxgap.cli.augment import augment
 from voxgap.cli.compare import compare, report
-from voxgap.cli.console import err, holding
+from voxgap.cli.console import err
 from voxgap.cli.demo import demo
 from voxgap.cli.export import export
 from voxgap.cli.fill import fill
@@ -69,7 +69,6 @@ def main() -> None:
         try:
             app()
         finally:
-            holding.close()
             _flush()
     except (VoxgapError, OSError) as error:
         said = (

@@ -6,14 +6,12 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.segment import Segment
 
 from voxgap.errors import VoxgapError, visible
-from voxgap.files import held
 
 if TYPE_CHECKING:
     from voxgap.training import Progress
@@ -35,15 +33,6 @@ class Plain(Console):
 
 out = Plain(highlight=False)
 err = Plain(stderr=True, highlight=False)
-
-
-holding = contextlib.ExitStack()
-"""What a command holds until it ends; `voxgap.cli.main` lets it go."""
-
-
-def hold(lock: Path, what: str) -> None:
-    """Hold a place, as `voxgap.files.held` does, until the command has ended."""
-    holding.enter_context(held(lock, what))
 
 
 def import_keras() -> None:

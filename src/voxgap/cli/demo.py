@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import hold, import_keras, out, training_progress
+from voxgap.cli.console import import_keras, out, training_progress
 from voxgap.errors import VoxgapError
+from voxgap.files import held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,7 +80,6 @@ def demo(
     """
     from voxgap.dataset import load_data
     from voxgap.missingness import simulate
-    from voxgap.missingness.diagnosis import describe
 
     if sample not in PLANS:
         raise VoxgapError(f"--sample must be one of {', '.join(PLANS)}, got {sample!r}")
@@ -96,8 +96,17 @@ def demo(
             seed=seed,
         )
         data = complete.with_volumes(gaps)
+    with held(out_folder / ".demo.lock", f"{out_folder}: a demo writes there"):
+        page = _tell(plan, sample, complete, data, out_folder, seed, epochs)
+    out.print(f"\nDone in {time.perf_counter() - started:.0f} s. Open [bold]{page}[/]")
 
-    hold(out_folder / ".demo.lock", f"{out_folder}: a demo writes there")
+
+def _tell(
+    plan: Plan, sample: str, complete: Dataset, data: Dataset, out_folder: Path, seed: int, epochs: int | None
+) -> Path:
+    """Go through the story and write its page."""
+    from voxgap.missingness.diagnosis import describe
+
     out.rule("[bold]1  The data", align="left")
     out.print(f"[bold]{plan.question}[/]")
     out.print(data.summary())
@@ -119,10 +128,9 @@ def demo(
     out.rule("[bold]4  A prediction", align="left")
     example = _predict(bundle, data, out_folder)
 
-    page = _write_page(
+    return _write_page(
         plan, complete, data, results, ranked, best, example, out_folder, f"sample:{sample}", seed
     )
-    out.print(f"\nDone in {time.perf_counter() - started:.0f} s. Open [bold]{page}[/]")
 
 
 def _train(plan: Plan, data: Dataset, seed: int, epochs: int | None) -> dict[str, Result]:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from voxgap.cli.console import err, hold, import_keras, out
+from voxgap.cli.console import err, import_keras, out
 from voxgap.cli.data import At, Axes, MissingValues, grid_arguments, load
 from voxgap.cli.filled import Sample, plain, plan, target_of, write_manifest
 from voxgap.errors import VoxgapError
+from voxgap.files import held, replacing, write_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +102,6 @@ def fill(
 
     grid = Grid(**grid_arguments(None, None, None, missing_values, None, axes, at))
     job = Job(data, folder, strategy, _options(option or []), fit_on, grid, overwrite)
-    hold(folder / ".filling.lock", f"{folder}: files are filled into it")
     _check(job)
     if data.startswith(EMBEDDED):
         _fill_arrays(job)
@@ -136,31 +137,47 @@ def _check(job: Job) -> None:
         )
     if job.fit_on not in ("train", "all"):
         raise VoxgapError(f"--fit-on must be train or all, got {job.fit_on!r}")
+    _check_record(job)
+    # Before anything is read: a wrong option is a matter of a second.
+    _layer(job.strategy, job.options)
+
+
+def _check_record(job: Job) -> None:
     record = job.folder / RECORD
     if record.exists() and not job.overwrite and record.read_text() != _text(job):
         raise VoxgapError(
             f"{job.folder}: was filled in another way ({record}); use --overwrite, or another --out"
         )
-    # Before anything is read: a wrong option is a matter of a second.
-    _layer(job.strategy, job.options)
+
+
+@contextlib.contextmanager
+def _holding(job: Job) -> Iterator[None]:
+    """Hold the folder, once all that can be refused before anything is written was refused."""
+    with held(job.folder / ".filling.lock", f"{job.folder}: files are filled into it"):
+        _check_record(job)  # again: another fill may have ended in between
+        yield
 
 
 def _fill_arrays(job: Job) -> None:
     """Fill the volumes of an `.npz` or a sample; its other arrays are copied."""
-    import numpy as np
-
-    from voxgap.files import replacing
     from voxgap.io.arrays import npz_names
 
     source = None if job.data.startswith(EMBEDDED) else Path(job.data)
     target = job.folder / (f"{plain(job.data.partition(':')[2])}.npz" if source is None else source.name)
     _refuse_same([source], [target])
+    has_split = source is None or "split" in npz_names(source)
+    with _holding(job):
+        _fill_into(job, source, target, has_split)
+
+
+def _fill_into(job: Job, source: Path | None, target: Path, has_split: bool) -> None:
+    import numpy as np
+
     if target.exists() and not job.overwrite:
         out.print(f"{target} is there already; --overwrite replaces it", soft_wrap=True)
         return
     dataset = load(job.data, missing_values=job.grid.missing_values, axes=job.grid.axes, at=job.grid.at)
     volumes = dataset.volumes
-    has_split = source is None or "split" in npz_names(source)
     learn = volumes[dataset.split == "train"] if has_split and job.fit_on == "train" else volumes
     apply = _fitted(job.strategy, job.options, learn)
     _say_what_was_learnt(job, has_split, len(learn))
@@ -210,7 +227,8 @@ def _fill_one(job: Job) -> None:
     per = {"per": "channel"} if job.strategy in PER_VOXEL else {}
     if job.strategy != "zero":
         err.print(f"{job.strategy}: learnt from this volume alone; give a data set to learn from others")
-    _run(job, [sample], lambda: _fitted(job.strategy, per | job.options, _stack(job, [sample])))
+    with _holding(job):
+        _run(job, [sample], lambda: _fitted(job.strategy, per | job.options, _stack(job, [sample])))
 
 
 def _fill_files(job: Job) -> None:
@@ -235,13 +253,14 @@ def _fill_files(job: Job) -> None:
         _say_what_was_learnt(job, has_split, len(learn))
         return apply
 
-    _run(job, samples, fitted)
-    if not path.is_dir():
-        write_manifest(manifest, listing, samples)
+    with _holding(job):
+        _run(job, samples, fitted)
+        if not path.is_dir():
+            write_manifest(manifest, listing, samples)
 
 
 def _run(job: Job, samples: Sequence[Sample], fitted: Callable[[], Fill]) -> None:
-    """Fill what is not there yet."""
+    """Fill what is not there yet; for who holds the folder."""
     todo = [sample for sample in samples if job.overwrite or not sample.done]
     if todo:
         apply = fitted()
@@ -434,6 +453,4 @@ def _text(job: Job) -> str:
 
 
 def _write_text(path: Path, text: str) -> None:
-    from voxgap.files import write_bytes
-
     write_bytes(path, text.encode())

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import err, hold, import_keras, out
+from voxgap.cli.console import err, import_keras, out
 from voxgap.cli.data import At, Axes, grid_arguments
 from voxgap.errors import VoxgapError
+from voxgap.files import held
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -120,9 +121,9 @@ def predict(
     if table is None:
         done = _print_rows(source, items, columns)
     else:
-        hold(table.with_name(f".{table.name}.lock"), f"{table}: predictions are written to it")
-        before = len(job.answered(table, key) & {item.name for item in items})
-        done = job.run(_tracked(source, before, len(items)), items, table, columns, key)
+        with held(table.with_name(f".{table.name}.lock"), f"{table}: predictions are written to it"):
+            before = len(job.answered(table, key) & {item.name for item in items})
+            done = job.run(_tracked(source, before, len(items)), items, table, columns, key)
     _conclude(done, table)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import err, hold, import_keras, numbers, one_or_three, out, training_progress
+from voxgap.cli.console import err, import_keras, numbers, one_or_three, out, training_progress
 from voxgap.cli.data import (
     At,
     Axes,
@@ -25,6 +25,7 @@ from voxgap.cli.data import (
 )
 from voxgap.cli.export import check_export, export_bundle
 from voxgap.errors import VoxgapError
+from voxgap.files import held
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -159,81 +160,81 @@ def train(
     from voxgap.bundle import check_free, save_bundle  # runtime only: no Keras yet
 
     check_free(out_folder, overwrite)
-    hold(out_folder / ".training.lock", f"{out_folder}: a network is trained there")
-    check_free(out_folder, overwrite)  # again: another training may have ended in between
-    if class_weight not in ("none", "balanced"):
-        raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
-    grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at)
-    patch = (
-        None
-        if patch_size is None
-        else patches.patch_size(numbers(patch_size, "--patch-size"), "--patch-size")
-    )
-    dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, cache=cache, task=task, **grid)
-    scale = choose_normalization(normalize, dataset, patch is not None)
-    architecture = {
-        "normalize": scale,
-        "filters": numbers(filters, "--filters"),
-        "kernel_size": one_or_three(kernel_size, "--kernel-size"),
-        "strides": one_or_three(strides, "--strides"),
-        "padding": padding,
-        "activation": activation,
-        "dropout": dropout,
-    }
-    training = {
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "optimizer": optimizer,
-        "loss": loss,
-        "class_weight": None if class_weight == "none" else class_weight,
-        "patience": patience,
-        "min_delta": min_delta,
-        "lr_patience": lr_patience,
-        "monitor": monitor,
-        "augment": augment,
-        "augment_kind": augment_kind,
-        "precision": precision,
-        "patch_size": patch,
-        "distribute": devices == "all" or (devices.split(",") if devices else False),
-    }
-    err.print(dataset.summary(), soft_wrap=True)
-    import_keras()
-    from voxgap import strategies
-    from voxgap.experiment import train_and_score
-
-    overrides: dict[str, Any] = {
-        "mask_channel": mask_channel,
-        "conv": conv,
-        "gap_dropout": gap_dropout,
-        "attention": attention,
-    }
-    given = {name: value for name, value in overrides.items() if value is not None}
-    chosen = dataclasses.replace(strategies.get(strategy), **given)
-    if export:
-        check_export(export, chosen, model, dataset, architecture, patch)
-    with training_progress(f"{model} {strategy}") as progress:
-        live = {"progress": progress, "checkpoint": out_folder / "checkpoint"}
-        result = train_and_score(
-            dataset, model, chosen, architecture=architecture, training=training | live, seed=seed
+    with held(out_folder / ".training.lock", f"{out_folder}: a network is trained there"):
+        check_free(out_folder, overwrite)  # again: another training may have ended in between
+        if class_weight not in ("none", "balanced"):
+            raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
+        grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at)
+        patch = (
+            None
+            if patch_size is None
+            else patches.patch_size(numbers(patch_size, "--patch-size"), "--patch-size")
         )
-    gaps = {"pattern": pattern, "missing_rate": missing_rate, "mechanism": mechanism} if pattern else None
-    arguments = {"architecture": architecture, "training": training, "simulated_gaps": gaps, "seed": seed}
-    save_bundle(
-        out_folder,
-        result.model,
-        dataset,
-        strategy=chosen,
-        arguments=arguments,
-        history=result.history,
-        scores=result.scores,
-        patch_size=patch,
-    )
-    out.print(result.history.summary(), soft_wrap=True)
-    print_scores(result.scores)
-    out.print(f"bundle: {out_folder}   curves: {out_folder / 'history.png'}", soft_wrap=True)
-    if export:
-        export_bundle(out_folder, export)
+        dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, cache=cache, task=task, **grid)
+        scale = choose_normalization(normalize, dataset, patch is not None)
+        architecture = {
+            "normalize": scale,
+            "filters": numbers(filters, "--filters"),
+            "kernel_size": one_or_three(kernel_size, "--kernel-size"),
+            "strides": one_or_three(strides, "--strides"),
+            "padding": padding,
+            "activation": activation,
+            "dropout": dropout,
+        }
+        training = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "optimizer": optimizer,
+            "loss": loss,
+            "class_weight": None if class_weight == "none" else class_weight,
+            "patience": patience,
+            "min_delta": min_delta,
+            "lr_patience": lr_patience,
+            "monitor": monitor,
+            "augment": augment,
+            "augment_kind": augment_kind,
+            "precision": precision,
+            "patch_size": patch,
+            "distribute": devices == "all" or (devices.split(",") if devices else False),
+        }
+        err.print(dataset.summary(), soft_wrap=True)
+        import_keras()
+        from voxgap import strategies
+        from voxgap.experiment import train_and_score
+
+        overrides: dict[str, Any] = {
+            "mask_channel": mask_channel,
+            "conv": conv,
+            "gap_dropout": gap_dropout,
+            "attention": attention,
+        }
+        given = {name: value for name, value in overrides.items() if value is not None}
+        chosen = dataclasses.replace(strategies.get(strategy), **given)
+        if export:
+            check_export(export, chosen, model, dataset, architecture, patch)
+        with training_progress(f"{model} {strategy}") as progress:
+            live = {"progress": progress, "checkpoint": out_folder / "checkpoint"}
+            result = train_and_score(
+                dataset, model, chosen, architecture=architecture, training=training | live, seed=seed
+            )
+        gaps = {"pattern": pattern, "missing_rate": missing_rate, "mechanism": mechanism} if pattern else None
+        arguments = {"architecture": architecture, "training": training, "simulated_gaps": gaps, "seed": seed}
+        save_bundle(
+            out_folder,
+            result.model,
+            dataset,
+            strategy=chosen,
+            arguments=arguments,
+            history=result.history,
+            scores=result.scores,
+            patch_size=patch,
+        )
+        out.print(result.history.summary(), soft_wrap=True)
+        print_scores(result.scores)
+        out.print(f"bundle: {out_folder}   curves: {out_folder / 'history.png'}", soft_wrap=True)
+        if export:
+            export_bundle(out_folder, export)
 
 
 def load_with_gaps(
