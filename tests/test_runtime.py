@@ -252,7 +252,7 @@ def damage_manifest(text: bytes | str) -> Callable[[Path], None]:
         (lambda f: change(f, outputs=4, classes=list("abcd")), "outputs"),
         (lambda f: change(f, files=[]), "field files"),
         (lambda f: change(f, files={}), "files.keras is missing"),
-        (lambda f: change(f, files={"keras": {"path": 3}}), "files.keras is missing"),
+        (lambda f: change(f, files={"keras": {"path": 3}}), "files.keras must name a path"),
         (lambda f: change(f, input={}), "input.shape"),
         (lambda f: change(f, input={"shape": [8, 8, 8]}), "input.shape"),
         (lambda f: change(f, input={"shape": [8, 8, 9, 1], "channels": ["t1"]}), "not the model's"),
