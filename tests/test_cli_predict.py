@@ -14,7 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from starlette.testclient import TestClient
 
+import server_cases
 import tiny
 import voxgap as vg
 from voxgap import table as tables
@@ -22,6 +24,7 @@ from voxgap.errors import VoxgapError
 from voxgap.runtime import job
 from voxgap.runtime.inputs import Item, list_items
 from voxgap.runtime.predictor import Predictor
+from voxgap.server import create_app
 from voxgap.strategies import get
 from voxgap.training import adapt_model
 
@@ -229,6 +232,7 @@ def test_label_maps_have_the_values_of_those_they_were_learnt_from(tmp_path: Pat
             "task": "segmentation",
             "classes": list(classes),
             "outputs": 3,
+            "files": {"numpy": {"path": "none", "sha256": "1" * 64}},
             "input": {
                 "shape": [8, 8, 8, 1],
                 "channels": ["ct"],
@@ -244,10 +248,24 @@ def test_label_maps_have_the_values_of_those_they_were_learnt_from(tmp_path: Pat
             list_items([tmp_path / "ct.npy"], ["ct"])
         )
         assert [row[f"voxels_{name}"] for name in classes] == [192, 192, 128]
-        return vg.read(row["label_map"]).values[..., 0][1:9, 0, 0].astype(int).tolist()
+        found = vg.read(row["label_map"]).values
+        volume, records = predictor.read(tmp_path / "ct.npy")
+        own = predictor.label_map(predictor.answer(volume).values, volume, records)
+        np.testing.assert_array_equal(found, own.values)
+        served = server_cases.make_bundle(tmp_path / "served", **manifest)
+        file = {"file": ("ct.npy", (tmp_path / "ct.npy").read_bytes())}
+        with TestClient(create_app(served, load=lambda _: predictor), server_cases.HERE) as server:
+            whole = server.post("/v1/label_map?format=nifti", files=file)
+            raw = server.post("/v1/label_map", files=file)
+        assert (whole.status_code, raw.status_code) == (200, 200), whole.text
+        (tmp_path / "served.nii.gz").write_bytes(whole.content)
+        np.testing.assert_array_equal(found, vg.read(tmp_path / "served.nii.gz").values)
+        np.testing.assert_array_equal(np.frombuffer(raw.content, "<i2").reshape(8, 8, 8), found[1:9, ..., 0])
+        return found[..., 0][1:9, 0, 0].astype(int).tolist()
 
     assert written("0", "128", "255") == [0, 128, 255, 0, 128, 255, 0, 128]
     assert written("0", "1", "2") == written("air", "bone", "3") == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert written("0", "1", "40000") == written("0", "00", "1") == [0, 1, 2, 0, 1, 2, 0, 1]
 
 
 def test_a_table_of_predictions_runs_nothing_and_is_read_as_it_was(

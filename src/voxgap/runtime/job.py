@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -17,7 +17,6 @@ import numpy as np
 from voxgap import io, table
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing
-from voxgap.grid import UNLABELLED
 from voxgap.io.optional import need
 from voxgap.resample import Record
 from voxgap.runtime.answer import Answer
@@ -28,7 +27,6 @@ from voxgap.volume import Volume
 Row = dict[str, Any]
 FORMATS = (".csv", ".json", ".jsonl", ".parquet")
 _READERS = 2
-_DIGITS = 5  # of the highest value of a label map
 _ROWS_AT_ONCE = 10_000
 
 
@@ -235,20 +233,12 @@ def _write_map(predictor: Predictor, read: _Read, answer: Answer, folder: Path) 
     assert read.volume is not None
     labels = predictor.label_map(answer.values, read.volume, read.records)
     file = folder / map_name(read.item.name)
-    io.write(file, _as_drawn(labels, predictor.classes))
+    io.write(file, labels)
     counts = {
-        f"voxels_{name}": int(np.count_nonzero(labels.values == i))
-        for i, name in enumerate(predictor.classes)
+        f"voxels_{name}": int(np.count_nonzero(labels.values == value))
+        for name, value in zip(predictor.classes, predictor.label_values, strict=True)
     }
     return {"label_map": str(file), **counts}
-
-
-def _as_drawn(labels: Volume, classes: Sequence[str]) -> Volume:
-    """Return a label map with the values of those it was learnt from, 0 and 255 say, where classes are called so."""
-    if not all(name.isascii() and name.isdecimal() and len(name) <= _DIGITS for name in classes):
-        return labels
-    lookup = np.array([*map(int, classes), UNLABELLED], np.float32)
-    return replace(labels, values=lookup[labels.values.astype(np.intp)])
 
 
 def map_name(name: str) -> str:

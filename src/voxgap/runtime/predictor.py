@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from voxgap.errors import VoxgapError
-from voxgap.grid import UNLABELLED, Grid, read_sample, scan_sample
+from voxgap.grid import UNLABELLED, Grid, LabelMap, read_sample, scan_sample
 from voxgap.patches import each_volume
 from voxgap.resample import Record, inverse
 from voxgap.runtime import answer as answers
@@ -26,6 +26,7 @@ from voxgap.volume import Values, Volume, as_batch, as_real, times
 
 BATCH_VOXELS = 2**19
 MAX_BATCH = 64
+_DIGITS = 5  # of the highest value of a label map
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,19 @@ class Predictor:
         if waiting:
             yield from self._answer_all(waiting, top_k, done)
 
+    @property
+    def label_values(self) -> tuple[int, ...]:
+        """What stands for each class in a label map: the value it was learnt from, 255 say, where it is called so."""
+        if all(name.isascii() and name.isdecimal() and len(name) <= _DIGITS for name in self.classes):
+            values = tuple(map(int, self.classes))
+            if len({*values}) == len(values) and max(values, default=0) <= np.iinfo(np.int16).max:
+                return values
+        return tuple(range(len(self.classes)))
+
+    def drawn(self, values: Values) -> LabelMap:
+        """Turn answers for each voxel, `(..., classes)`, into the `label_values` of the most probable classes."""
+        return np.array(self.label_values, np.int16)[values.argmax(axis=-1)]
+
     def label_map(self, values: Values, volume: Volume, records: Sequence[Record]) -> Volume:
         """Turn an answer for each voxel into a label map on the grid of the file that it is for.
 
@@ -162,9 +176,9 @@ class Predictor:
             records: that `read` gave with it.
 
         Returns:
-            Class indices, -1 outside of what the network saw, with the geometry of the file.
+            The `label_values` of the classes, -1 outside of what the network saw, with the geometry of the file.
         """
-        drawn = np.asarray(values.argmax(axis=-1), np.float32)
+        drawn = self.drawn(values).astype(np.float32)
         labels = Volume(drawn, volume.affine, volume.spacing, ("label",), volume.source, volume.axes)
         back = inverse(labels, records, method="nearest")
         whole = np.where(np.isnan(back.values), np.float32(UNLABELLED), back.values)

@@ -201,7 +201,7 @@ async def label_map(
         Query(alias="format", description="`nifti`: on the grid of the uploaded file."),
     ] = "raw",
 ) -> Response:
-    """Segment one volume: the class of each voxel, by its number, -1 outside of what the network saw.
+    """Segment one volume: the class of each voxel, as its training label maps had it, -1 where the network saw nothing.
 
     As int16 `(D, H, W)` on the network's grid, or as a `.nii.gz` file that lies where the uploaded one does.
     """
@@ -215,7 +215,7 @@ async def label_map(
         read = await _one(request, service, loaded)
         (output,) = (await service.batcher.predict(loaded, read.volumes)).outputs
         if form == "raw":
-            return _array(output.argmax(-1).astype(np.int16))
+            return _array(loaded.predictor.drawn(output))
         volume, records = read.files[0] if read.files else (Volume(read.volumes[0]), [])
         content = await asyncio.to_thread(_nifti, loaded, output, volume, records)
     named = {"Content-Disposition": 'attachment; filename="labels.nii.gz"'}

@@ -1,4 +1,4 @@
-/** What calibration and thresholds make of a classifier's probabilities: the same rules as `voxgap.runtime`'s. */
+/** What is made of a network's answer: the same rules as `voxgap.runtime`'s. */
 
 const LEAST = 1e-12;
 
@@ -17,4 +17,11 @@ export function calibrated(probabilities, calibration) {
   const odds = logits.map((logit) => Math.exp(logit - most));
   const total = odds.reduce((sum, odd) => sum + odd, 0);
   return odds.map((odd) => odd / total);
+}
+
+/** What stands for each class in a label map: the value that it was learnt from, 255 say, where it is called so. */
+export function labelValues(classes) {
+  const values = classes.map((name) => (/^[0-9]{1,5}$/.test(name) ? Number(name) : NaN));
+  const drawn = new Set(values).size === values.length && values.every((value) => value <= 32767);
+  return drawn ? values : classes.map((_, index) => index);
 }

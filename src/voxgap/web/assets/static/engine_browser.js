@@ -1,6 +1,6 @@
 /** Reads and predicts in this browser, from the files of the folder; nothing leaves the machine. */
 import { VoxgapError } from "./errors.js";
-import { calibrated, decide } from "./decision.js";
+import { calibrated, decide, labelValues } from "./decision.js";
 import { doubts } from "./missingness.js";
 import { nifti } from "./nifti.js";
 import { product } from "./readers/numbers.js";
@@ -71,7 +71,8 @@ export class BrowserEngine {
   }
 
   async labelFile({ volume, answer }) {
-    return { suffix: ".nii", content: nifti(answer.labels, volume) };
+    const values = labelValues(this.manifest.classes);
+    return { suffix: ".nii", content: nifti(answer.labels.map((label) => values[label]), volume) };
   }
 
   #answer(volume, output, shape, seconds) {

@@ -1,4 +1,5 @@
 /** Lets `voxgap serve` read and predict. */
+import { labelValues } from "./decision.js";
 import { VoxgapError } from "./errors.js";
 import { product } from "./readers/numbers.js";
 
@@ -52,7 +53,9 @@ export class ServerEngine {
   }
 
   async labelMap({ file }) {
-    return (await volumeOf(await send("v1/label_map", file), Int16Array)).values;
+    const { values } = await volumeOf(await send("v1/label_map", file), Int16Array);
+    const index = new Map(labelValues(this.manifest.classes).map((value, i) => [value, i]));
+    return values.map((value) => index.get(value));
   }
 
   /** On the grid of the file, however it was brought onto the network's. */
