@@ -163,8 +163,8 @@ def test_a_volume_or_data_that_does_not_fit_the_bundle(bundle: Path, tmp_path: P
         assert done.code == 2
         assert name in done.err
         assert len(done.err.strip().splitlines()) == 1
-    two = _npz(tmp_path / "two.npz", volumes=tiny.volumes(12), labels=np.arange(12) % 2)
-    done = voxgap("evaluate", bundle, two, "--split", "all")
+    four = _npz(tmp_path / "four.npz", volumes=tiny.volumes(12), labels=np.arange(12) % 4)
+    done = voxgap("evaluate", bundle, four, "--split", "all")
     assert done.code == 2
     assert "classes" in done.err
 
