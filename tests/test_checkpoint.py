@@ -22,7 +22,7 @@ from test_training import fit, other_data
 from voxgap import augment as va
 from voxgap.errors import VoxgapError
 from voxgap.history import History
-from voxgap.training import Progress
+from voxgap.training import Progress, train
 
 
 class KilledError(BaseException):
@@ -263,3 +263,17 @@ def test_a_resumed_training_keeps_the_precision_that_it_began_in(
     _, history = fit(checkpoint=folder, precision="auto", **RESUMABLE)
     assert history.policy == "mixed_bfloat16"
     assert len(history.epochs) == RESUMABLE["epochs"]
+
+
+def test_one_training_at_a_time_has_a_folder(tmp_path: Path) -> None:
+    data, folder = tiny.dataset(), tmp_path / "new" / "checkpoint"
+
+    def second(_: Any) -> None:
+        with pytest.raises(VoxgapError, match=r"checkpoint: a network is trained there by another .*wait"):
+            train(tiny.model(), data, epochs=1, checkpoint=folder)
+        refused.append(True)
+
+    refused: list[bool] = []
+    train(tiny.model(), data, epochs=1, checkpoint=folder, progress=second)
+    assert refused
+    assert not folder.parent.exists()

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from voxgap.errors import VoxgapError
-from voxgap.files import replacing, write_bytes
+from voxgap.files import held, replacing, write_bytes
 
 Records = list[dict[str, float]]
 
@@ -51,6 +51,12 @@ class Checkpoint:
         self.key = ""
         self.policy = self._stored_policy()
         self._best = ""
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Hold the folder for one training; a `VoxgapError` where another one has it."""
+        # Beside it: a training that ends removes the folder, which nothing else may then be in.
+        lock = self.folder.with_name(f".{self.folder.name}.lock")
+        return held(lock, f"{self.folder}: a network is trained there")
 
     def _stored_policy(self) -> str | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -102,7 +103,7 @@ def train(
         distribute: share each batch among all GPUs (True) or the named devices, such as `["GPU:0", "GPU:1"]`.
         seed: of the order of the batches, of patches and of augmentation.
         checkpoint: a folder that holds the training after each epoch: started again with the same arguments, it
-            goes on where it was killed. It is emptied when the training ends.
+            goes on where it was killed. It is emptied when the training ends. One training at a time holds it.
         compiled: what trainings of similar networks in this process leave to each other; see `Compiled`.
         progress: called after each step and epoch.
 
@@ -110,7 +111,8 @@ def train(
         The `History`.
 
     Raises:
-        VoxgapError: the data, a name or a number is not possible, or the first epoch ended in NaN.
+        VoxgapError: the data, a name or a number is not possible, another training holds the checkpoint, or the
+            first epoch ended in NaN.
         KeyboardInterrupt: Ctrl-C before the first epoch ended: there is nothing to keep yet.
     """
     if epochs < 1 or batch_size < 1:
@@ -166,24 +168,26 @@ def train(
         settings += [] if size is None else [size, batches.per_volume]
         arrays = (array for part in (training, validation) for array in (part.volumes, part.targets))
         store.key, store.policy = fingerprint(settings, schedule, *arrays), policy
-        supervisor.resume(trained, store)
-    if not supervisor.over:
-        follow = keras.callbacks.LambdaCallback(on_epoch_begin=batches.begin)
-        try:
-            trained.fit(
-                batches,
-                validation_data=watched,
-                initial_epoch=supervisor.epoch,
-                epochs=epochs,
-                callbacks=[supervisor, follow],
-                verbose=0,
-                shuffle=False,
-            )
-        except KeyboardInterrupt:
-            if not supervisor.records:
-                raise
-            supervisor.reason = "interrupted"
-    history = supervisor.finish(trained, policy)
+    with contextlib.nullcontext() if store is None else store.held():
+        if store is not None:
+            supervisor.resume(trained, store)
+        if not supervisor.over:
+            follow = keras.callbacks.LambdaCallback(on_epoch_begin=batches.begin)
+            try:
+                trained.fit(
+                    batches,
+                    validation_data=watched,
+                    initial_epoch=supervisor.epoch,
+                    epochs=epochs,
+                    callbacks=[supervisor, follow],
+                    verbose=0,
+                    shuffle=False,
+                )
+            except KeyboardInterrupt:
+                if not supervisor.records:
+                    raise
+                supervisor.reason = "interrupted"
+        history = supervisor.finish(trained, policy)
     if trained is not model:
         model.set_weights(trained.get_weights())
     _uncompile(model)
