@@ -18,6 +18,7 @@ from voxgap.errors import VoxgapError
 from voxgap.grid import Grid
 from voxgap.io import read, rules, scan, write
 from voxgap.io.rules import Axis
+from voxgap.volume import Volume
 
 FIELD = np.random.default_rng(0).normal(size=(3, 4, 5)).astype("f4")
 LAT, LON = np.linspace(30.0, 60.0, 4), np.linspace(0.0, 40.0, 5)
@@ -222,8 +223,18 @@ def test_steps_of_coordinates_in_single_precision() -> None:
     places = (np.arange(43200) / 120.0).astype("f4").tolist()  # 1/120 of a degree, as satellites have it.
     assert rules.step(Axis("lon", places=places)) == pytest.approx(1 / 120, rel=1e-3)
     assert rules.step(Axis("lon", places=[0.0, 1.0, 3.0])) is None
-    assert rules.step(Axis("lev", step=2.0, unit="hPa")) == 2.0
-    assert rules.step(Axis("x", step=2.0, unit="Mm")) == 2.0  # Not millimetres.
+    assert rules.step(Axis("lev", places=[0, 2, 4], attributes={"units": "hPa"})) == 2.0
+    # Sizes in a unit that is none of length or time are no sizes; Mm is not mm.
+    for unit in ("pixel", "parsec", "Mm", "reference frame"):
+        assert rules.step(Axis("x", step=2.0, unit=unit)) is None
+    assert rules.step(Axis("x", step=2.0)) == 2.0
+
+
+def test_a_day_that_is_not_stored_is_said(tmp_path: Path) -> None:
+    coordinates = {"time": (np.array([1.0, 2.0, 4.0]), {}), "lat": (LAT, {}), "lon": (LON, {})}
+    path = _xarray(tmp_path / "v.nc", FIELD, coordinates)
+    with pytest.warns(UserWarning, match="steps along time are uneven"):
+        assert scan(path).spacing is None
 
 
 # --- unknown axes ------------------------------------------------------------------------------------------
@@ -242,21 +253,36 @@ def test_four_unknown_axes_are_refused_with_what_helps(form: str, tmp_path: Path
     assert np.array_equal(read(path, axes=("1", "2", "3", "0")).values, values.transpose(1, 2, 3, 0))
 
 
-def test_channels_first_without_names_is_refused(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).normal(size=(2, 10, 12, 11)).astype("f4")
-    np.save(tmp_path / "v.npy", values)
-    np.savez(tmp_path / "v.npz", values)
+@pytest.mark.parametrize("shape", [(2, 10, 12, 11), (12, 10, 16, 16), (30, 10, 16, 16)], ids=str)
+def test_channels_first_without_names_is_refused(shape: tuple[int, ...], tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=shape).astype("f4")
     with h5py.File(tmp_path / "v.h5", "w") as file:
         file["v"] = values
-    zarr.create_array(str(tmp_path / "v.zarr"), shape=values.shape, dtype="f4")[...] = values
-    for name in ("v.npy", "v.npz", "v.h5", "v.zarr"):
-        with pytest.raises(
-            VoxgapError, match=r"has the axes 0 2, 1 10, 2 12, 3 11; say which .* --axes 1,2,3"
-        ):
+    zarr.create_array(str(tmp_path / "v.zarr"), shape=shape, dtype="f4")[...] = values
+    header = (
+        f"NRRD0004\ntype: float\ndimension: 4\nsizes: {' '.join(map(str, shape[::-1]))}\nendian: little\n"
+    )
+    (tmp_path / "v.nrrd").write_bytes(header.encode() + b"encoding: raw\n\n" + values.tobytes())
+    names = ["v.h5", "v.zarr", "v.nrrd"]
+    if shape[0] == 2:  # Of NumPy's own files the last axis is that of channels, as of arrays in Python, else.
+        np.save(tmp_path / "v.npy", values)
+        np.savez(tmp_path / "v.npz", values)
+        names += ["v.npy", "v.npz"]
+    for name in names:
+        with pytest.raises(VoxgapError, match=rf"has the axes 0 {shape[0]}, .*; say which .* --axes 1,2,3"):
             read(tmp_path / name)
-        assert np.array_equal(read(tmp_path / name, axes=(1, 2, 3, 0)).values, values.transpose(1, 2, 3, 0))
-    np.save(tmp_path / "w.npy", values.transpose(1, 2, 3, 0))
-    assert read(tmp_path / "w.npy").shape == (10, 12, 11, 2)
+        found = read(tmp_path / name, axes=(1, 2, 3, 0))
+        assert np.array_equal(found.values, values.transpose(1, 2, 3, 0))
+
+
+def test_channels_last_without_names_are_read(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(10, 12, 11, 4)).astype("f4")
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file["v"] = values
+    assert read(tmp_path / "v.h5").shape == values.shape
+    many = np.zeros((12, 9, 9, 200), "f4")
+    write(tmp_path / "w.npy", Volume(many))
+    assert read(tmp_path / "w.npy").shape == many.shape
 
 
 # --- older bundles -----------------------------------------------------------------------------------------

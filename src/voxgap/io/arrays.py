@@ -17,6 +17,9 @@ from voxgap.io.rules import Axis
 from voxgap.io.source import Box, Options, Source, Stored, arrange, too_large
 from voxgap.volume import AXES, Volume, times
 
+MAX_FIRST = 8
+"""A first axis no longer than this, with a last one that is, may hold channels."""
+
 
 def scan_npy(path: Path, options: Options) -> Source:
     """Describe a `.npy` file of rank 3 or 4."""
@@ -36,7 +39,7 @@ def scan_npy(path: Path, options: Options) -> Source:
                 return read_box(stream, block, box[::-1]).T
             return read_box(stream, block, box)
 
-    return arrange(Stored(shape, dtype, load), path, options)
+    return arrange(Stored(shape, dtype, load, _convention(shape)), path, options)
 
 
 def write_npy(stream: BinaryIO, volume: Volume) -> None:
@@ -57,7 +60,7 @@ def scan_npz(path: Path, options: Options) -> Source:
         return read_npz_arrays(path, options.max_bytes, (name,))[name][box]
 
     return arrange(
-        Stored(shape, dtype, load, tuple(map(Axis, _axis_names(found, len(shape))))),
+        Stored(shape, dtype, load, tuple(map(Axis, _axis_names(found, len(shape)))) or _convention(shape)),
         path,
         options,
         affine=found.get("affine"),
@@ -192,6 +195,16 @@ def _only_array(path: Path) -> str:
         held = ", ".join(f"{name} {times(shape)}" for name, shape in shapes.items()) or "nothing"
         raise VoxgapError(f"{path}: holds {held}; name the array to use `values`")
     return usable[0]
+
+
+def _convention(shape: tuple[int, ...]) -> tuple[Axis, ...]:
+    """Return the axes of an array as Python code hands them over, `(depth, height, width, channels)`.
+
+    Nothing where the first is short and the last is not: channels may as well come first.
+    """
+    if len(shape) != 4 or shape[0] <= MAX_FIRST < shape[3]:
+        return ()
+    return tuple(Axis(kind=kind) for kind in "zyxc")
 
 
 def _axis_names(found: dict[str, NDArray[Any]], rank: int) -> tuple[str, ...]:

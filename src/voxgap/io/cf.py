@@ -44,8 +44,9 @@ DEFAULT_FILLS = {
 
 def with_default_fill(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Any]:
     """Return the attributes of a NetCDF variable, with what the library fills with where they name no value."""
-    # The library compares its own fill value with what `_Unsigned` has made of the values: never alike.
-    fill = None if "_Unsigned" in attributes else DEFAULT_FILLS.get(dtype.str[1:])
+    # The library compares its own fill value with what `_Unsigned` has made of signed values: never alike.
+    turned = dtype.kind == "i" and str(attributes.get("_Unsigned", "")).lower() == "true"
+    fill = None if turned else DEFAULT_FILLS.get(dtype.str[1:])
     return {**({} if fill is None else {"_FillValue": fill}), **attributes}
 
 

@@ -25,6 +25,7 @@ RULES = 2
 MAX_PLACES = 1_000_000
 """Coordinates along one axis beyond this are not looked at."""
 _TOLERANCE = 1e-3
+_UNEVEN = 1.2  # Months differ by less.
 
 _KINDS = {
     "x": ("x", "lon", "lons", "longitude", "rlon", "width", "column", "columns", "easting"),
@@ -132,7 +133,15 @@ def step(axis: Axis, version: int = RULES) -> float | None:
     None where the file doesn't say, or its coordinates are not evenly spaced.
     """
     found = axis.step if axis.places is None else _regular(axis.places)
-    return None if not found else abs(float(found)) * (1.0 if version == 1 else _each(axis))
+    if not found:
+        return None
+    return abs(float(found)) if version == 1 else _in_common_units(axis, abs(float(found)))
+
+
+def uneven(axis: Axis) -> bool:
+    """Tell whether coordinates are clearly not evenly spaced: what is between them was perhaps lost."""
+    steps = np.abs(_steps(axis.places if axis.places is not None else ()))
+    return bool(len(steps) and steps.min() > 0 and steps.max() > _UNEVEN * steps.min())
 
 
 def millimetres(unit: str, default: float = 1.0) -> float:
@@ -140,12 +149,22 @@ def millimetres(unit: str, default: float = 1.0) -> float:
     return next((_MM_EACH[key] for key, names in _MM.items() if _is_called(unit, names)), default)
 
 
-def _each(axis: Axis) -> float:
+def _in_common_units(axis: Axis, size: float) -> float | None:
+    """Return a size in mm or seconds; None where the format has units for it, and this is none that is known."""
     unit = axis.unit or str(axis.attributes.get("units", ""))
-    unit = unit.partition(" since ")[0].strip()
+    each = _each(unit.partition(" since ")[0].strip(), axis)
+    if each is None:
+        # Degrees and levels stay what they are; a size in pixels is none.
+        return None if axis.unit else size
+    return size * each
+
+
+def _each(unit: str, axis: Axis) -> float | None:
+    """Return how many mm or seconds a unit is, None where it is neither; no unit is one of them."""
     found = next((key for key, names in _SECONDS.items() if _is_called(unit, names)), None)
     if found is None:
-        return millimetres(unit)
+        each = millimetres(unit, 0.0)
+        return each or (None if unit else 1.0)
     if found not in ("month", "year"):
         return _SECONDS_EACH[found]
     # The calendar says how long they are.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,8 +26,8 @@ from voxgap.volume import AXES, Volume, times
 MAX_BYTES = 16 * 2**30
 """Largest volume that is read, as float32 in memory, unless told otherwise: 16 GiB."""
 
-MAX_FIRST = 8
-"""Of four axes without names the last are the channels, unless it is longer than this and the first is not."""
+FEW_CHANNELS = 4
+"""Of four axes without names the last is that of channels where it is no longer than this, or than any other."""
 
 Box = tuple[slice, ...]
 """One slice per axis, with start and stop inside the axis and a step of 1."""
@@ -179,6 +180,13 @@ def arrange(
         steps = [rules.step(axes[axis], options.rules) for axis in spatial]
         if all(steps):
             spacing = tuple(float(step or 0) for step in steps)  # type: ignore[assignment]
+    bent = [_names(stored)[axis] for axis in spatial if spacing is None and rules.uneven(axes[axis])]
+    if bent and affine is None and options.rules > 1:
+        warnings.warn(
+            f"{path.name}: steps along {', '.join(bent)} are uneven, and taken for even ones: what lies between is "
+            "perhaps lost",
+            stacklevel=2,
+        )
     names = tuple(axes[axis].name for axis in spatial)
     names = names if all(names) and len(set(names)) == 3 else AXES
     return Source(
@@ -341,8 +349,9 @@ def _roles(
         and len(others) == 4
         and not any(stored.axes[axis].name or kinds[axis] for axis in others)
     ):
-        # An array without names is (depth, height, width, channels), unless its shape says otherwise.
-        if stored.shape[others[0]] <= MAX_FIRST < stored.shape[others[3]]:
+        # (depth, height, width, channels), unless the shape says that channels may as well come first.
+        *space, last = (stored.shape[axis] for axis in others)
+        if last > FEW_CHANNELS and last >= min(space):
             _refuse_leftover(stored, others, path, always=True)
         channel, others = others[3], others[:3]
     for axis in list(others):  # Axes of size 1 go until three are left.

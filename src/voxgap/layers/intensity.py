@@ -120,10 +120,20 @@ class Normalized:
 
 
 def _moments(values: Any, observed: Any) -> tuple[Any, Any]:
-    count = ops.maximum(ops.sum(observed, axis=(1, 2, 3), keepdims=True), 1.0)
-    mean = ops.sum(values, axis=(1, 2, 3), keepdims=True) / count
-    squares = ops.square((values - mean) * observed)
-    return mean, _or_one(ops.sqrt(ops.sum(squares, axis=(1, 2, 3), keepdims=True) / count))
+    share = _mean(observed)
+    share = share + ops.cast(ops.equal(share, 0.0), "float32")
+    mean = _mean(values) / share
+    return mean, _or_one(ops.sqrt(_mean(ops.square((values - mean) * observed)) / share))
+
+
+def _mean(x: Any) -> Any:
+    """Return the mean of a volume, axis by axis: sums of few terms round alike in every runtime, of all they don't.
+
+    Dividing each time keeps a runtime from merging the three sums into one.
+    """
+    for axis in (3, 2, 1):
+        x = ops.sum(x, axis=axis, keepdims=True) * (1.0 / x.shape[axis])
+    return x
 
 
 def _percentile(values: Any, observed: Any, share: float) -> Any:
