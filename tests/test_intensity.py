@@ -171,7 +171,10 @@ def test_the_choice_is_by_scale_and_not_by_level() -> None:
     assert intensity.choose(np.zeros((3, 2, 2, 2, 1), "f4")).method == "dataset"
 
 
-@pytest.mark.parametrize("name", ["brain", "motion", "nodules", "brain-tissue"])
+@pytest.mark.parametrize(
+    "name",
+    [*(pytest.param(n, marks=pytest.mark.full) for n in ("motion", "nodules")), "brain", "brain-tissue"],
+)
 def test_the_samples_are_in_common_units(name: str) -> None:
     volumes = vg.load_data(f"sample:{name}").part("train").volumes
     assert intensity.choose(volumes[:200]).method == "dataset"
@@ -193,6 +196,7 @@ def test_a_network_of_patches_says_that_it_sees_no_volume() -> None:
     assert "normalise the files" in intensity.resolve("auto", x, patches=True).why
 
 
+@pytest.mark.full
 def test_scans_of_different_scale_are_learnt_from(tmp_path: Path) -> None:
     """The fault that it was made for: a few scans hundreds of times brighter, and nothing was learnt."""
     rng = np.random.default_rng(0)
