@@ -19,6 +19,7 @@ from voxgap.errors import VoxgapError
 from voxgap.io import read, write
 from voxgap.runtime.answer import decide
 from voxgap.runtime.calibration import Calibration, tempered
+from voxgap.runtime.predictor import Predictor
 from voxgap.runtime.profile import Profile, drift
 from voxgap.volume import Volume
 from voxgap.web import ASSETS, write_web
@@ -381,10 +382,11 @@ def test_mutated_files_are_refused_or_read_as_python_reads_them(
 def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
     page: Any, serve: Callable[[Path], str], labels: Path
 ) -> None:
-    script = """async ([manifest, volumes, shape, probabilities, calibration]) => {
+    script = """async ([manifest, volumes, shape, probabilities, calibration, classes]) => {
         const { doubts } = await import("./static/missingness.js");
-        const { calibrated, decide } = await import("./static/decision.js");
+        const { calibrated, decide, labelValues } = await import("./static/decision.js");
         return {
+            drawn: classes.map(labelValues),
             doubts: volumes.map((values) => {
                 const floats = Float32Array.from(values, (value) => value ?? NaN);
                 return doubts({ values: floats, shape }, manifest);
@@ -398,18 +400,35 @@ def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
     volumes = [cases.volume(0), np.full(cases.SHAPE, np.nan), cases.volume(1) * 1000, cases.volume(2) + 30]
     volumes += [np.where([False, True], np.nan, cases.volume(3)), rng.normal(size=cases.SHAPE)]
     volumes += [np.where(np.arange(np.prod(cases.SHAPE)).reshape(cases.SHAPE) == 2, 1e20, cases.volume(4))]
+    numbers = [1000.5, -1001.5, 9999.5, -12345.0, 1e-5, 0.000123456, -0.0, 255.25, 255.75, 1e20, 3e38]
+    volumes += [
+        np.full(cases.SHAPE, number) for number in numbers
+    ]  # flat, and some halfway between two numbers
+    order = np.arange(np.prod(cases.SHAPE)).reshape(cases.SHAPE)
+    volumes += [np.where(order < part * order.size, np.nan, cases.volume(5)) for part in (0.625, 0.885, 0.0)]
     volumes = [volume.astype(np.float32) for volume in volumes]
+    names = [
+        ["0", "255"],
+        ["0", "300", "32767"],
+        ["1", "32768"],
+        ["0", "00"],
+        ["no", "7"],
+        ["", "1"],
+        ["٣", "1"],
+    ]
     p = rng.dirichlet([1, 1], 20)
     rule = {"temperature": 1.7, "threshold": 0.3}
     plain = [[None if np.isnan(v) else float(v) for v in volume.reshape(-1)] for volume in volumes]
     url = serve(labels)
     page.goto(url)
-    found = page.evaluate(script, [manifest, plain, list(cases.SHAPE), p.tolist(), rule])
+    found = page.evaluate(script, [manifest, plain, list(cases.SHAPE), p.tolist(), rule, names])
     known = Profile.of(manifest, "manifest")
     for volume, said in zip(volumes, found["doubts"], strict=True):
         expected = [line for line in drift(volume, known) if not line.startswith("the gaps look like")]
         assert said == expected
-    assert sum(map(len, found["doubts"])) >= 6
+    assert sum(map(len, found["doubts"])) >= 6 + 2 * len(numbers)
+    drawn = Predictor.label_values.fget  # type: ignore[attr-defined]
+    assert found["drawn"] == [list(drawn(SimpleNamespace(classes=classes))) for classes in names]
     fitted = Calibration(1.7, 0.3)
     assert [("no", "yes")[i] for i in found["decided"]] == [decide(row, ("no", "yes"), fitted) for row in p]
     np.testing.assert_allclose(found["calibrated"], tempered(p, 1.7), atol=1e-12)

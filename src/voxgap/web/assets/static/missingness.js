@@ -8,7 +8,19 @@ const RATE_SLACK = 0.05;
 const OUTSIDE = 0.01;
 const FAR = 10;
 
-const percent = (share) => `${(100 * share).toFixed(0)}%`;
+/** As Python's `.0%`: a half goes to the even neighbour. */
+function percent(share) {
+  const whole = Math.floor(100 * share);
+  return `${100 * share - whole === 0.5 ? whole + (whole % 2) : Math.round(100 * share)}%`;
+}
+
+/** As Python's `.4g`: a half goes to the even neighbour, and large and small numbers get an exponent. */
+function general(number) {
+  const half = /^(-?\d\.\d\d[02468])50*e(.*)/.exec(number.toExponential(40));
+  const [digits, exponent] = half ? half.slice(1) : number.toExponential(3).split("e");
+  if (exponent >= -4 && exponent < 4) return Object.is(number, -0) ? "-0" : String(Number(`${digits}e${exponent}`));
+  return `${Number(digits)}e${exponent[0]}${exponent.slice(1).padStart(2, "0")}`;
+}
 
 /** @returns {string[]} one sentence for each difference */
 export function doubts({ values, shape }, manifest) {
@@ -40,8 +52,7 @@ function valueDoubt(name, observed, { values, deviation }) {
   const far = FAR * (high - low);
   const isFar = far > 0 && (least < low - far || most > high + far);
   if (!isFar && outside <= OUTSIDE && deviation[0] / 10 <= spread && spread <= deviation[1] * 10) return null;
-  const number = (v) => Number(v.toPrecision(4));
-  return `channel ${name}: values from ${number(least)} to ${number(most)}, in the training data ${number(low)} to ${number(high)}; check the units`;
+  return `channel ${name}: values from ${general(least)} to ${general(most)}, in the training data ${general(low)} to ${general(high)}; check the units`;
 }
 
 function channelOf(values, channels, index) {
