@@ -77,12 +77,11 @@ def load(folder: Path, seconds: float = 0.0) -> Brightness:
     return Brightness(manifest, seconds)
 
 
-def segmenter(folder: Path) -> tuple[Path, Callable[[Path], Predictor]]:
+def segmenter(folder: Path, classes: tuple[str, ...] = CLASSES) -> tuple[Path, Callable[[Path], Predictor]]:
     """A bundle for voxels above 100, on the observed part of a file, and what loads it."""
     grid = {"size": list(SHAPE[:3]), "crop": "observed"}
-    bundle = make_bundle(
-        folder, task="segmentation", input={"shape": [*SHAPE], "channels": ["t1"], "grid": grid}
-    )
+    entry = {"shape": [*SHAPE], "channels": ["t1"], "grid": grid}
+    bundle = make_bundle(folder, task="segmentation", classes=[*classes], input=entry)
 
     def above(batch: np.ndarray) -> np.ndarray:
         bright = (np.nan_to_num(batch) > 100).astype(np.float32)

@@ -238,7 +238,8 @@ def test_a_label_map_is_downloaded_where_the_scan_lies(
     scan = np.transpose(values[..., 0], (2, 0, 1))  # stored x, z, y: the affine says so
     nibabel.save(nibabel.Nifti1Image(scan, affine), tmp_path / "scan.nii.gz")
     known = read(tmp_path / "scan.nii.gz")
-    url = serve(labels)
+    manifest = cases.manifest("segmentation", (*cases.SHAPE[:3], 1), ["0", "300"])
+    url = serve(write_web(tmp_path / "page", tmp_path, manifest, labels / "model.onnx"))
     page.goto(url)
     choose(page, tmp_path / "scan.nii.gz")
     with page.expect_download() as download:
@@ -246,7 +247,7 @@ def test_a_label_map_is_downloaded_where_the_scan_lies(
     assert download.value.suggested_filename == "scan.labels.nii"
     download.value.save_as(tmp_path / "labels.nii")
     made = read(tmp_path / "labels.nii")
-    np.testing.assert_array_equal(made.values, np.nan_to_num(known.values) > 0)
+    np.testing.assert_array_equal(made.values, 300 * (np.nan_to_num(known.values) > 0))
     np.testing.assert_allclose(made.affine, known.affine, atol=1e-6)
 
 
@@ -492,7 +493,7 @@ def test_the_page_of_the_server_saves_a_label_map_where_the_file_lies(page: Any,
     affine = np.array([[0, 0, 2, 40], [0, 3, 0, -7], [1.5, 0, 0, 5], [0, 0, 0, 1]])
     write(tmp_path / "scan.nii.gz", Volume(values, affine))
     scan = read(tmp_path / "scan.nii.gz")
-    with at_work(*server_cases.segmenter(tmp_path / "lamp")) as url:
+    with at_work(*server_cases.segmenter(tmp_path / "lamp", ("0", "300"))) as url:
         page.goto(url)
         choose(page, tmp_path / "scan.nii.gz")
         page.get_by_text("4×6×8 voxels labelled").wait_for()
@@ -505,5 +506,5 @@ def test_the_page_of_the_server_saves_a_label_map_where_the_file_lies(page: Any,
     labels = read(tmp_path / "labels.nii.gz")
     np.testing.assert_allclose(labels.affine, scan.affine)
     bright = np.nan_to_num(scan.values) > 100
-    assert (labels.values == 1).sum() == bright.sum()
-    np.testing.assert_array_equal(labels.values[bright], 1)
+    assert (labels.values == 300).sum() == bright.sum()
+    np.testing.assert_array_equal(labels.values[bright], 300)
