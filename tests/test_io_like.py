@@ -174,6 +174,39 @@ def test_what_is_still_missing_keeps_its_sentinel(tmp_path: Path) -> None:
     xarray.testing.assert_identical(before, after)
 
 
+@pytest.mark.parametrize("engine", ["scipy", "h5netcdf", "netcdf4"])
+def test_netcdf_variables_that_are_channels_stay_in_their_order(engine: str, tmp_path: Path) -> None:
+    path, target = tmp_path / "a.nc", tmp_path / "b.nc"
+    data = sea(path, engine, True).drop_vars("depth").assign(wind=lambda found: found.sst * 2)
+    packing = {"dtype": "int16", "scale_factor": 0.01, "add_offset": 273.15, "_FillValue": -999}
+    form = "NETCDF3_CLASSIC" if engine == "scipy" else "NETCDF4"
+    data.to_netcdf(path, engine=engine, format=form, encoding={"sst": packing, "wind": {"_FillValue": 1e20}})
+    again(path, target)  # the packed one is stored anew, the other in its place
+    assert read(target).channels == read(path).channels == ("sst", "wind")
+    with xarray.open_dataset(path) as before, xarray.open_dataset(target) as after:
+        assert list(before.data_vars) == list(after.data_vars)
+        there = ~np.isnan(before.wind.values)
+        assert np.array_equal(before.wind.values[there], after.wind.values[there])
+        assert np.array_equal(before.sst.values.astype("f4")[there], after.sst.values[there])
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_zarr_keeps_the_coordinates_beside_a_packed_volume(form: int, tmp_path: Path) -> None:
+    path, target = tmp_path / "a.zarr", tmp_path / "b.zarr"
+    data = sea(tmp_path / "a.nc", "scipy", False)
+    packing = {"dtype": "int16", "scale_factor": 0.01, "add_offset": 273.15, "_FillValue": -999}
+    data.to_zarr(path, zarr_format=form, encoding={"sst": packing}, consolidated=False)
+    again(path, target)
+    with (
+        xarray.open_zarr(path, consolidated=False) as before,
+        xarray.open_zarr(target, consolidated=False) as after,
+    ):
+        for name in ("time", "lat", "lon", "depth"):
+            xarray.testing.assert_identical(before[name], after[name])
+        there = ~np.isnan(before.sst.values)
+        assert np.array_equal(before.sst.values.astype("f4")[there], after.sst.values[there])
+
+
 @pytest.mark.parametrize("dtype", ["f8", "i2"])
 def test_hdf5_keeps_everything_else(dtype: str, tmp_path: Path) -> None:
     path, target = tmp_path / "a.h5", tmp_path / "b.h5"

@@ -243,6 +243,8 @@ def replace_values(dataset: Any, values: NDArray[Any], attributes: Mapping[str, 
     for dimension, found in zip(dataset.dims, scales, strict=True):
         for scale in found:
             dimension.detach_scale(scale)
+    group, member = dataset.parent, name.rpartition("/")[2]
+    members = list(group)
     del file[name]
     fresh = file.create_dataset(
         name, data=values.astype(np.float32), chunks=chunks, compression=packing, fillvalue=np.float32(np.nan)
@@ -255,6 +257,11 @@ def replace_values(dataset: Any, values: NDArray[Any], attributes: Mapping[str, 
             dimension.label = label
         for scale in found:
             dimension.attach_scale(scale)
+    if list(group) != members:
+        # Variables that are channels count in the order of the file: what came behind goes behind again.
+        for later in members[members.index(member) + 1 :]:
+            group.move(later, f"{later} moved")
+            group.move(f"{later} moved", later)
 
 
 def refuse_bombs(dataset: Any, box: Box, path: Path, max_bytes: int) -> None:

@@ -146,6 +146,34 @@ def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
     image = dict(_opened(zarr, path, level.group, options).attrs)
     group = zarr.create_group(str(folder), zarr_format=form, attributes=_one_level(image, name))
     group.create_array(name, **about)[...] = values
+    if not level.axes:
+        _copy_beside(zarr, path, level, group, options)
+
+
+def _copy_beside(zarr: Any, path: Path, level: _Level, target: Any, options: Options) -> None:
+    """Copy what lies beside a volume and is none: the coordinates, without which it would read turned round."""
+    members = dict(islice(_opened(zarr, path, level.group, options).members(), MAX_MEMBERS))
+    for name, member in members.items():
+        item = f"{level.group}/{name}".lstrip("/")
+        if not isinstance(member, zarr.Array) or len(member.shape) > 2 or item == level.item:
+            continue
+        try:
+            array = _array(zarr, path, item, options)
+            check_touched(str(path), array.chunks, tuple(slice(0, size) for size in array.shape))
+        except (
+            VoxgapError
+        ):  # Text, or packed in a way that is not read: it said nothing of the volume either.
+            continue
+        form = array.metadata.zarr_format
+        target.create_array(
+            name,
+            shape=array.shape,
+            chunks=array.chunks,
+            dtype=array.dtype,
+            fill_value=array.fill_value,
+            attributes=dict(array.attrs),
+            **({"dimension_names": array.metadata.dimension_names} if form == 3 else {}),
+        )[...] = array[...]
 
 
 def _one_level(attributes: dict[str, Any], item: str) -> dict[str, Any]:
