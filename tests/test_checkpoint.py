@@ -251,6 +251,7 @@ def test_a_loss_of_ones_own_resumes(tmp_path: Path) -> None:
     assert len(history.epochs) == 3
 
 
+@pytest.mark.full
 def test_a_resumed_training_keeps_the_precision_that_it_began_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

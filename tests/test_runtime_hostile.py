@@ -286,7 +286,7 @@ def hostile_bundle(folder: Path) -> Path:
         "predict BUNDLE x.npy",
         "predict BUNDLE x.npy --engine keras --out preds.csv",
         "evaluate BUNDLE data.npz",
-        "export BUNDLE --to onnx",
+        pytest.param("export BUNDLE --to onnx", marks=pytest.mark.full),
         pytest.param("export BUNDLE --to web --out site", marks=pytest.mark.full),
         "serve BUNDLE --port 0",
         "shapes --input 8,8,8,1 --model MODEL",

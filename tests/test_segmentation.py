@@ -268,6 +268,7 @@ def test_a_planted_segmentation_is_learnt(precision: str) -> None:
     assert history.policy == ("float32" if precision == "float32" else "mixed_bfloat16")
 
 
+@pytest.mark.full
 def test_label_maps_move_with_augmented_volumes_while_training() -> None:
     seen = []
     model = build_model("unet3d", (6, 6, 6, 1), 3, "segmentation", filters=(2,))
@@ -309,6 +310,7 @@ def test_a_model_of_whole_volumes_or_too_few_classes_is_refused() -> None:
         train(build_model("unet3d", SHAPE, 2, "segmentation", filters=(2,)), DATA, epochs=1, **QUICK)
 
 
+@pytest.mark.full
 def test_losses_of_keras_and_of_the_user() -> None:
     def own(maps: Any, answers: Any) -> Any:
         assert len(maps.shape) == 4
@@ -388,6 +390,7 @@ def test_training_on_patches_and_predicting_whole_volumes() -> None:
     assert evaluate.scores("segmentation", part.targets, whole)["dice"] > 0.75
 
 
+@pytest.mark.full
 def test_classification_by_patches_through_an_experiment() -> None:
     data = tiny.dataset()
     result = train_and_score(

@@ -133,6 +133,7 @@ def test_parquet_is_read_as_csv(tmp_path: Path) -> None:
         assert [cell.removesuffix(".0") for cell in one.cells] == other.cells
 
 
+@pytest.mark.full
 def test_bytes_and_one_text_in_many_rows_of_parquet(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     long = "x" * 1_000_000
