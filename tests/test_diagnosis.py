@@ -73,6 +73,8 @@ def test_counts_and_rates_equal_numpy() -> None:
     assert found.with_gaps == 12
     assert found.wholly_missing == 1
     assert found.never_observed == missing.all(axis=0).sum()
+    assert any(name == "never observed" for name, _ in found.rows()) == bool(found.never_observed)
+    assert not any(name == "never observed" for name, _ in describe(gapped[:1]).rows())
     assert found.missing_channels == {"t1": 1, "t2": 2}
     assert found.missing_slices == {"depth": 14, "height": 0, "width": 0}
     assert list(found.per_channel.values()) == pytest.approx(missing.mean(axis=(0, 1, 2, 3)))

@@ -72,12 +72,16 @@ class Inspection:
                 words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
         return shlex.join(words)
 
+    @property
+    def _counted(self) -> str:
+        return "voxels" if self.facts.get("task") == "segmentation" else "volumes"
+
     def rows(self) -> list[tuple[str, str]]:
         """Return what is there and what is missing, as pairs of name and text."""
         rows = [("task", self.facts["task"])] if "task" in self.facts else []
         rows += [
             (title, ", ".join(f"{name} {count}" for name, count in self.facts[key].items()))
-            for key, title in (("classes", "volumes per class"), ("splits", "volumes per split"))
+            for key, title in (("classes", f"{self._counted} per class"), ("splits", "volumes per split"))
             if self.facts.get(key)
         ]
         if self.facts.get("groups") is not None:

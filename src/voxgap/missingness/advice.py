@@ -86,7 +86,7 @@ def advise(found: Description, evidence: Evidence) -> list[Advice]:
             f"Only {found.missing_rate:.1%} is missing: the simplest fill may be as good as any.",
         ),
         (
-            found.never_observed > 0,
+            found.never_observed > 0 and found.volumes > 1,
             (),
             f"{found.never_observed} voxels are missing in every volume: crop, or no fill can know them.",
         ),

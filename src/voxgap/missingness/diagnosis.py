@@ -77,7 +77,7 @@ class Description:
             rows += [(f"along {axis}", bars(profile)) for axis, profile in self.per_axis.items()]
         if self.wholly_missing:
             rows.append(("wholly missing", f"{self.wholly_missing} volumes"))
-        if self.never_observed:
+        if self.never_observed and self.volumes > 1:  # Of a single one that is all that is missing.
             rows.append(("never observed", f"{self.never_observed} voxels, missing in every volume"))
         rows += [
             (f"missing slices, {axis}", str(count)) for axis, count in self.missing_slices.items() if count
