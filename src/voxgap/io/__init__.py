@@ -61,8 +61,8 @@ _CLIP = Format(video.scan_video)
 _DICOM = (".dcm", ".dicom")
 
 FORMATS = {
-    ".npy": Format(arrays.scan_npy, arrays.write_npy),
-    ".npz": Format(arrays.scan_npz, arrays.write_npz),
+    ".npy": Format(arrays.scan_npy, arrays.write_npy, like=arrays.write_npy_like),
+    ".npz": Format(arrays.scan_npz, arrays.write_npz, like=arrays.write_npz_like),
     ".nii": Format(medical.scan_nifti, medical.write_nifti, like=medical.write_nifti_like),
     ".nii.gz": Format(medical.scan_nifti, medical.write_nifti_gz, like=medical.write_nifti_gz_like),
     ".hdr": Format(medical.scan_nifti),

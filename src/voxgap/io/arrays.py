@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 import zipfile
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.io.raw import DEFLATE_LIMIT, Block, check_end, read_box, read_exactly
 from voxgap.io.rules import Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, too_large
+from voxgap.io.source import Box, Options, Source, Stored, arrange, kept, too_large
 from voxgap.volume import AXES, Volume, times
 
 MAX_FIRST = 8
@@ -45,6 +46,12 @@ def scan_npy(path: Path, options: Options) -> Source:
 def write_npy(stream: BinaryIO, volume: Volume) -> None:
     """Write the values alone."""
     np.save(stream, volume.values, allow_pickle=False)
+
+
+def write_npy_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
+    """Write the values with the axes, byte order and precision of the original."""
+    stored = np.load(source.path, allow_pickle=False)
+    np.save(stream, _rewritten(stored, source.restore(volume.values)), allow_pickle=False)
 
 
 def scan_npz(path: Path, options: Options) -> Source:
@@ -79,6 +86,32 @@ def write_npz(stream: BinaryIO, volume: Volume) -> None:
     if volume.axes != AXES:
         fields["axes"] = np.array(volume.axes, dtype=np.str_)
     np.savez_compressed(stream, **fields)
+
+
+def write_npz_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
+    """Write a copy of the original with other values in the array that was read, compressed."""
+    path, options = source.path, source.options
+    name = options.item or _only_array(path)
+    (stored,) = read_npz_arrays(path, options.max_bytes, (name,)).values()
+    values = _rewritten(stored, source.restore(volume.values))
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as target:
+        for info in archive.infolist():
+            with target.open(info.filename, "w", force_zip64=True) as member:
+                if info.filename == f"{name}.npy":
+                    npy.write_array(member, values, allow_pickle=False)
+                else:
+                    with archive.open(info) as other:
+                        shutil.copyfileobj(other, member)
+
+
+def _rewritten(stored: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
+    """Return values to be stored in place of others: whole numbers become float32 where one is new."""
+    new = kept(stored, stored, values)
+    if new is stored:
+        return stored
+    new = new if stored.dtype.kind == "f" else values.astype(np.float32)
+    new = new.astype(new.dtype.newbyteorder(stored.dtype.byteorder), copy=False)
+    return np.asfortranarray(new) if np.isfortran(stored) else np.ascontiguousarray(new)
 
 
 def npz_names(path: Path) -> list[str]:

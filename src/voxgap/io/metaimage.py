@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.io.raw import Block, read_block
+from voxgap.io.raw import Block, read_block, rewritten
 from voxgap.io.rules import Axis, millimetres
 from voxgap.io.source import Options, Source, Stored, arrange, oriented, placed
 from voxgap.io.text_header import beside, check_count, header_lines, is_numbered, numbered, whole, world
@@ -46,6 +46,16 @@ class _Header(NamedTuple):
 def scan_metaimage(path: Path, options: Options) -> Source:
     """Describe a MetaImage file; a fourth axis, or several values per voxel, are the channels."""
     header = _header(path)
+    block, kinds = _voxels(path, header)
+    stored = Stored(
+        block.shape, block.dtype, lambda box: read_block(block, box), tuple(Axis(kind=kind) for kind in kinds)
+    )
+    rank = len(whole(header.fields, "DimSize", path))
+    return oriented(arrange(stored, path, options, affine=_affine(header.fields, rank, path, options)))
+
+
+def _voxels(path: Path, header: _Header) -> tuple[Block, tuple[str, ...]]:
+    """Return where the voxels lie, and what each of their axes is."""
     fields = header.fields
     sizes = whole(fields, "DimSize", path)
     code = _TYPES.get(fields.get("ElementType", "").removesuffix("_ARRAY"))
@@ -62,11 +72,7 @@ def scan_metaimage(path: Path, options: Options) -> Source:
     kinds = (*("czyx"[-len(sizes) :]), *("c" if each != 1 else ""))
     if kinds.count("c") > 1:
         raise VoxgapError(f"{path}: holds a fourth axis and several values per voxel; save one of the two")
-    block = _block(path, header, (*reversed(sizes), *([each] if each != 1 else [])), code)
-    stored = Stored(
-        block.shape, block.dtype, lambda box: read_block(block, box), tuple(Axis(kind=kind) for kind in kinds)
-    )
-    return oriented(arrange(stored, path, options, affine=_affine(fields, len(sizes), path, options)))
+    return _block(path, header, (*reversed(sizes), *([each] if each != 1 else [])), code), kinds
 
 
 def _header(path: Path) -> _Header:
@@ -128,17 +134,18 @@ def _names(path: Path, header: _Header, rank: int) -> tuple[list[str], int]:
 
 
 def write_metaimage_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
-    """Write an `.mha` file of float32 with the fields and orientation of the original."""
-    fields = _header(source.path).fields
+    """Write an `.mha` file with the fields and orientation of the original."""
+    found = _header(source.path)
+    values = rewritten(_voxels(source.path, found)[0], source.restore(volume.values))
     packer = zlib.compressobj(4)
-    packed = [packer.compress(slab.astype("<f4").tobytes()) for slab in source.restore(volume.values)]
+    packed = [packer.compress(slab.astype(slab.dtype.newbyteorder("<")).tobytes()) for slab in values]
     packed.append(packer.flush())
-    header = {key: value for key, value in fields.items() if key not in _STORAGE} | {
+    header = {key: value for key, value in found.fields.items() if key not in _STORAGE} | {
         "BinaryData": "True",
         "BinaryDataByteOrderMSB": "False",
         "CompressedData": "True",
         "CompressedDataSize": str(sum(map(len, packed))),
-        "ElementType": "MET_FLOAT",
+        "ElementType": "MET_DOUBLE" if values.dtype.itemsize == 8 else "MET_FLOAT",
         "ElementDataFile": "LOCAL",
     }
     stream.write("".join(f"{key} = {value}\n" for key, value in header.items()).encode("latin-1"))

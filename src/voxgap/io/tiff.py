@@ -21,7 +21,7 @@ from voxgap.errors import VoxgapError
 from voxgap.io import cf
 from voxgap.io.optional import need
 from voxgap.io.rules import Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, one_line, too_large
+from voxgap.io.source import Box, Options, Source, Stored, arrange, kept, one_line, too_large
 from voxgap.volume import AXES, Volume, times
 
 # What tifffile logs where the chain of pages breaks.
@@ -119,16 +119,17 @@ def write_tiff(stream: BinaryIO, volume: Volume) -> None:
 
 
 def write_tiff_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
-    """Write a stack of float32 with the OME or ImageJ header, description and resolution of the original."""
+    """Write a stack of floats with the OME or ImageJ header, description and resolution of the original."""
     tifffile = need("tifffile", "TIFF")
     path = source.path
-    values = np.ascontiguousarray(source.restore(volume.values).astype(np.float32, copy=False))
     with _opened(tifffile, path) as file:
         page, series = file.series[0].keyframe, file.series[0]
         if len(file.series) > 1:
             # The header speaks of all of them: one alone has a header of its own.
             return write_tiff(stream, volume)
+        values = _rewritten(series, source, volume)
         about: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "metadata": None}
+        about["byteorder"] = file.byteorder
         if page.samplesperpixel > 1:
             about["planarconfig"] = int(page.planarconfig)
             about["photometric"] = (
@@ -143,7 +144,7 @@ def write_tiff_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
             about |= {"imagej": True, "metadata": {**(file.imagej_metadata or {}), "axes": series.axes}}
             about |= {"compression": None}
         elif file.is_ome:
-            about["description"] = _ome_of_floats(file.ome_metadata)
+            about["description"] = _ome_of_floats(file.ome_metadata, values.dtype)
         elif page.description:
             about["description"] = page.description
         unit = page.tags.get("ResolutionUnit")
@@ -157,15 +158,28 @@ def write_tiff_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
     tifffile.imwrite(stream, values, bigtiff=values.nbytes > 2**31, **about)
 
 
+def _rewritten(series: Any, source: Source, volume: Volume) -> NDArray[Any]:
+    """Return what is to be stored: float32, or float64 with what is stored, where that is."""
+    values = source.restore(volume.values).astype(np.float32, copy=False)
+    if np.dtype(series.dtype).newbyteorder("=") == np.float64:
+        whole = tuple(slice(0, size) for size in source.shape)
+        decoded = source.restore(source.load(whole))
+        # A plane that was never stored has no bits to keep.
+        stored = np.where(np.isnan(decoded), np.nan, _whole(series, source.path, source.options.max_bytes))
+        values = kept(stored, decoded, values)
+    return np.ascontiguousarray(values)
+
+
 def _imagej_shape(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the six axes of a hyperstack, T Z C Y X S, of which a series names those longer than 1."""
     sizes = dict(zip(axes.replace("I", "Z"), shape, strict=True))
     return tuple(sizes.get(axis, 1) for axis in "TZCYXS")
 
 
-def _ome_of_floats(text: str) -> bytes:
-    """Return an OME header whose planes are float32, one after the other, in this file."""
-    text = re.sub(r"(<(?:\w+:)?Pixels\b[^>]*?\bType=\")[^\"]*", r"\1float", text)
+def _ome_of_floats(text: str, dtype: np.dtype[Any]) -> bytes:
+    """Return an OME header whose planes are of floats, one after the other, in this file."""
+    kind = "double" if dtype.itemsize == 8 else "float"
+    text = re.sub(r"(<(?:\w+:)?Pixels\b[^>]*?\bType=\")[^\"]*", rf"\1{kind}", text)
     text = re.sub(r"\s(?:SignificantBits|BigEndian|Interleaved)=\"[^\"]*\"", "", text)
     one = iter(["<TiffData/>"])
     text = re.sub(
