@@ -29,6 +29,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("fill", ("--option", "axis=up")),
         ("compare", ("--metric", "magic")),
         ("compare", ("--models", "magic")),
+        ("compare", ("--epochs", "0")),
+        ("compare", ("--learning-rate", "0")),
+        ("compare", ("--patience", "0")),
+        ("compare", ("--augment", "magic")),
         ("augment", ("--augment", "magic")),
     ],
 )

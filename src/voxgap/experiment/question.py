@@ -20,7 +20,7 @@ from voxgap.experiment.plan import YARDSTICKS, Experiment, canonical
 from voxgap.experiment.store import Store, open_store
 from voxgap.missingness.simulation import MECHANISMS, PATTERNS
 from voxgap.models import NETWORKS, Architecture
-from voxgap.training import train
+from voxgap.training import intended, train
 
 if TYPE_CHECKING:
     from voxgap.experiment.comparison import Comparison
@@ -161,7 +161,7 @@ def plan_experiment(
         seeds=_seeds(seeds),
         split_seed=split_seed,
         architecture=_architecture(architecture or {}, dataset),
-        training=_training(training),
+        training=_training(training, dataset.task),
     )
 
 
@@ -265,11 +265,16 @@ def _architecture(arguments: Mapping[str, Any], dataset: Dataset) -> str:
     return _text("architecture", arguments | ({} if normalize == "dataset" else {"normalize": normalize}))
 
 
-def _training(arguments: Mapping[str, Any]) -> str:
+def _training(arguments: Mapping[str, Any], task: str) -> str:
     allowed = [name for name in inspect.signature(train).parameters if name not in _NOT_TRAINING]
     unknown = sorted(set(arguments) - set(allowed))
     if unknown:
         raise VoxgapError(f"no argument {unknown[0]!r}: for training, choose from {', '.join(allowed)}")
+    # What every run would be refused for.
+    intended(
+        task,
+        **{name: arguments[name] for name in inspect.signature(intended).parameters if name in arguments},
+    )
     return _text("training", {"precision": "auto", **arguments})
 
 

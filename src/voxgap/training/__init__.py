@@ -1,7 +1,7 @@
 """Training that stops at the right moment, keeps the best weights, and survives a kill."""
 
 from voxgap.training.compiled import Compiled
-from voxgap.training.fit import Samples, adapt_layers, adapt_model, train
+from voxgap.training.fit import Samples, adapt_layers, adapt_model, intended, train
 from voxgap.training.supervisor import Progress, Schedule
 
-__all__ = ["Compiled", "Progress", "Samples", "Schedule", "adapt_layers", "adapt_model", "train"]
+__all__ = ["Compiled", "Progress", "Samples", "Schedule", "adapt_layers", "adapt_model", "intended", "train"]

@@ -115,19 +115,24 @@ def train(
             first epoch ended in NaN.
         KeyboardInterrupt: Ctrl-C before the first epoch ended: there is nothing to keep yet.
     """
-    if epochs < 1 or batch_size < 1:
-        raise VoxgapError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
+    schedule, transform = intended(
+        dataset.task,
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=_own_rate(optimizer, learning_rate),
+        patience=patience,
+        min_delta=min_delta,
+        lr_patience=lr_patience,
+        monitor=monitor,
+        augment=augment,
+        augment_kind=augment_kind,
+    )
+    learning_rate = schedule.learning_rate
     size = None if patch_size is None else patches.patch_size(patch_size)
     if patches_per_volume is not None and (size is None or patches_per_volume < 1):
         raise VoxgapError("patches_per_volume must be at least 1, and goes with a patch_size")
     training, validation = dataset.part("train"), dataset.part("validation")
     _check(model, training, validation, size)
-    transform = _augmentation(augment, augment_kind)
-    objective.check_monitor(monitor, dataset.task)
-    if isinstance(optimizer, keras.optimizers.Optimizer):
-        learning_rate = _own_rate(optimizer)
-    lr_patience = max(1, (patience - 1) // 2) if lr_patience is None else lr_patience
-    schedule = Schedule(learning_rate, patience, min_delta, lr_patience)
     adapt_model(model, training if size is None else _tiles(training, size))
     store = None if checkpoint is None else Checkpoint(Path(checkpoint))
     weights = objective.class_weights(training.targets, class_weight, dataset.task, model.output_shape[-1])
@@ -284,7 +289,34 @@ def _check_label_maps(model: keras.Model, part: Samples, name: str) -> None:
         raise VoxgapError(f"no voxel of the {name} label maps is labelled")
 
 
-def _own_rate(optimizer: keras.optimizers.Optimizer) -> float:
+def intended(
+    task: str,
+    *,
+    epochs: int = 100,
+    batch_size: int = 16,
+    learning_rate: float = 1e-3,
+    patience: int = 10,
+    min_delta: float = 0.0,
+    lr_patience: int | None = None,
+    monitor: str = "val_loss",
+    augment: str | Augment | None = None,
+    augment_kind: str = "scan",
+) -> tuple[Schedule, Augment | None]:
+    """Return the schedule and the augmentation that arguments of `train` ask for; no data is needed to refuse them.
+
+    Raises:
+        VoxgapError: a name or a number is not possible.
+    """
+    if epochs < 1 or batch_size < 1:
+        raise VoxgapError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
+    objective.check_monitor(monitor, task)
+    lr_patience = max(1, (patience - 1) // 2) if lr_patience is None else lr_patience
+    return Schedule(learning_rate, patience, min_delta, lr_patience), _augmentation(augment, augment_kind)
+
+
+def _own_rate(optimizer: str | keras.optimizers.Optimizer, named: float) -> float:
+    if not isinstance(optimizer, keras.optimizers.Optimizer):
+        return named
     rate = optimizer.get_config()["learning_rate"]
     if not isinstance(rate, float):
         raise VoxgapError(
