@@ -102,6 +102,31 @@ def test_several_lost_slices_and_shuffled_names(tmp_path: Path) -> None:
     assert np.array_equal(read(tmp_path / "v.dicom").values, whole, equal_nan=True)
 
 
+def placed_at(folder: Path, heights: list[float]) -> Path:
+    for file, height in zip(series(folder, example(len(heights))), heights, strict=True):
+        position = pydicom.dcmread(file).ImagePositionPatient
+        edit(file, ImagePositionPatient=[*position[:2], height], ImagesInAcquisition=None)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "heights",
+    [[0, 4, 10], [0, 5, 10, 13], [0, 2, 4.7, 6, 8], [0, 1.5, 2.7, 4.1], [0, 1, 2, 3.2], [0, 3, 6, 9.5]],
+)
+def test_slices_on_no_regular_grid_are_refused(heights: list[float], tmp_path: Path) -> None:
+    with pytest.raises(VoxgapError, match=r"apart, on no regular grid; keep"):
+        scan(placed_at(tmp_path / "v.dicom", heights))
+
+
+@pytest.mark.parametrize("step", [0.625, 1 / 3, 0.7, 3.3])
+def test_rounded_positions_lie_on_their_grid_also_with_gaps(step: float, tmp_path: Path) -> None:
+    places = [0, 1, 2, 5, 6, 9, 40]
+    heights = [round(place * step, 2) for place in places]
+    volume = read(placed_at(tmp_path / "v.dicom", heights))
+    assert np.flatnonzero(~np.isnan(volume.values[:, 0, 0, 0])).tolist() == places
+    assert volume.spacing[0] == pytest.approx(step, rel=1e-3)  # type: ignore[index]
+
+
 def test_every_second_slice_lost_is_found_where_number_and_distance_agree(tmp_path: Path) -> None:
     files = series(tmp_path / "v.dicom", example(7))
     for file in files[1::2]:

@@ -29,6 +29,8 @@ from voxgap.volume import Volume
 __all__ = ["is_dicom", "is_series", "scan_dicom", "write_dicom", "write_dicom_like"]
 
 MAX_PADDING = 10_000
+ROUNDING = 0.05
+"""How far off the grid a slice may be, as a share of the step: by the rounding of its position alone."""
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -161,7 +163,7 @@ def _grid(frames: list[Frame], heights: NDArray[np.float64], path: Path) -> Grid
     if _numbered_step(frames, heights) and np.isclose(first.between, _numbered_step(frames, heights), 0.01):
         # Number and stated distance agree: this also finds a series of which every second slice is lost.
         step = first.between
-    grid = regular_grid(heights, step)
+    grid = regular_grid(heights, ROUNDING, step)
     if grid is None:
         raise VoxgapError(
             f"{path}: slices of {first.label!r} lie {distances.min():.4g} to {distances.max():.4g} mm apart, "

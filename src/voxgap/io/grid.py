@@ -7,8 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-TOLERANCE = 0.25
-"""How far off the grid a position may be, as a share of the step: rounding and jitter, not another grid."""
 MAX_MEDIAN_GAP = 4
 """Where most neighbours are further apart than this many steps, the smallest distance is no step."""
 
@@ -20,12 +18,13 @@ class Grid(NamedTuple):
     indices: NDArray[np.int_]
 
 
-def regular_grid(positions: NDArray[np.float64], step: float | None = None) -> Grid | None:
+def regular_grid(positions: NDArray[np.float64], tolerance: float, step: float | None = None) -> Grid | None:
     """Find the grid that positions lie on, with gaps where some were lost.
 
     Args:
         positions: At least two, ascending, each its own; in mm or seconds.
-        step: The grid's step where it is known; the smallest distance that fits all others by default.
+        tolerance: How far off the grid a position may be, as a share of the step: by rounding and jitter.
+        step: The grid's step where it is about known; the smallest distance that fits all others by default.
 
     Returns:
         The grid, or None where the positions are on none.
@@ -33,16 +32,16 @@ def regular_grid(positions: NDArray[np.float64], step: float | None = None) -> G
     distances = np.diff(positions)
     if not np.isfinite(positions).all() or not (distances > 0).all():
         return None
-    if step is None:
-        step = float(distances.min())
-        # The smallest distance is a step with its rounding error: all of them together say it better.
-        for _ in range(2):
-            counts = np.rint(distances / step).clip(1)
-            step = float(distances.sum() / counts.sum())
-        if len(distances) > 2 and np.median(counts) > MAX_MEDIAN_GAP:
-            return None
+    known = step is not None
+    step = float(distances.min()) if step is None else step
+    # The smallest distance is a step with its rounding error: all of them together say it better.
+    for _ in range(2):
+        counts = np.rint(distances / step).clip(1)
+        step = float(distances.sum() / counts.sum())
+    if not known and len(distances) > 2 and np.median(counts) > MAX_MEDIAN_GAP:
+        return None
     places = (positions - positions[0]) / step
     indices = np.rint(places)
-    if (np.abs(places - indices) > TOLERANCE).any() or (np.diff(indices) < 1).any():
+    if (np.abs(places - indices) > tolerance).any() or (np.diff(indices) < 1).any():
         return None
     return Grid(step, indices.astype(int))

@@ -29,6 +29,8 @@ MAX_FRAMES = 10_000_000
 _GREY, _RGB = ("grey",), ("red", "green", "blue")
 _ATTACHED = 0x400 | 0x800
 """FFmpeg's dispositions of a cover and of thumbnails."""
+JITTER = 0.25
+"""How far off the grid a frame may be, as a share of the step: many files round times to milliseconds."""
 COARSE = 0.25
 """Where a tick of the clock is longer than this share of a frame, time stamps lie off the grid by rounding."""
 
@@ -330,7 +332,7 @@ def _grid(clip: Clip, stamps: Sequence[int]) -> Grid | None:
         off = times - indices / clip.rate
         if np.ptp(off) <= 1.02 * clip.clock and (np.diff(indices) > 0).all():
             return Grid(1 / clip.rate, indices.astype(int))
-    return regular_grid(times)
+    return regular_grid(times, JITTER)
 
 
 def _frames(av: Any, clip: Clip, timeline: Timeline, wanted: set[int]) -> Iterator[tuple[int, Any]]:
