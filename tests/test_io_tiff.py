@@ -172,3 +172,32 @@ def test_files_that_lie(tmp_path: Path) -> None:
         read(path)
     with pytest.raises(VoxgapError):
         scan(path, item="1").read([(0, 1), (0, 1), (0, 1)])
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 5, 2), (1, 4, 5, 1), (1, 1, 1, 1), (2, 1, 5, 1), (3, 4, 1, 2)])
+@pytest.mark.parametrize("depth", ["depth", "time"])
+def test_axes_of_length_1_are_there_again(shape: tuple[int, ...], depth: str, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random(shape, np.float32)
+    volume = Volume(values, None, (3.0, 2.0, 1.5), axes=(depth, "height", "width"))
+    path = tmp_path / "v.tif"
+    write(path, volume)
+    again = read(path)
+    assert np.array_equal(again.values, values)
+    assert again.spacing == pytest.approx(volume.spacing)
+    assert again.axes == volume.axes
+    assert again.channels == volume.channels
+    part = [(0, 1), (0, 1), (0, 1), (shape[3] - 1, shape[3])]
+    assert np.array_equal(read(path, region=part).values, values[:1, :1, :1, -1:])
+    write(tmp_path / "w.tif", again, like=path)
+    assert np.array_equal(read(tmp_path / "w.tif").values, values)
+
+
+@pytest.mark.parametrize(("east", "south"), [(10, 20), (10, -20), (-10, 20), (-10, -20)])
+def test_columns_and_rows_of_a_geotiff_turn_by_its_matrix(east: float, south: float, tmp_path: Path) -> None:
+    matrix = (east, 0, 0, 100, 0, south, 0, 200, 0, 0, 0, 0, 0, 0, 0, 1)
+    with tifffile.TiffWriter(tmp_path / "v.tif") as writer:
+        for plane in STACK.astype("i2"):
+            tags = [(34264, "d", 16, matrix, True)]
+            writer.write(plane, extratags=tags, metadata=None, contiguous=False, photometric="minisblack")
+    wanted = STACK[:, :: -1 if south < 0 else 1, :: -1 if east < 0 else 1]
+    assert np.array_equal(read(tmp_path / "v.tif").values[..., 0], wanted)

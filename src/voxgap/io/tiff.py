@@ -45,11 +45,17 @@ def scan_tiff(path: Path, options: Options) -> Source:
         dtype = np.dtype(series.dtype)
         page = series.keyframe
         said, channels, kept = _ome_facts(file, index, axes) or _other_facts(file, axes, shape)
+        lost = bool(kept) and not {"Z", "T"} & set(axes)
+        if lost:  # A series leaves out an axis of length 1; a file of our own is known to have a depth.
+            shape, axes = (1, *shape), f"{'T' if kept['axes'][0] == 'time' else 'Z'}{axes}"
+            said, channels, kept = _ome_facts(file, index, axes) or (said, channels, kept)
         sentinels = {"_FillValue": page.tags[42113].value} if 42113 in page.tags else {}
 
     def load(box: Box) -> NDArray[Any]:
         with _opened(tifffile, path) as file:
-            return _planes(file.series[index], box, path, sentinels, options.max_bytes)
+            inner = box[1:] if lost else box
+            values = _planes(file.series[index], inner, path, sentinels, options.max_bytes)
+            return values[np.newaxis] if lost else values
 
     stored = Stored(shape, dtype, load, said)
     if len(shape) < 3:
@@ -313,7 +319,8 @@ def _other_facts(file: Any, axes: str, shape: tuple[int, ...]) -> Facts:
     imagej, page = file.imagej_metadata or {}, file.series[0].keyframe
     depth = _positive(imagej.get("spacing"))
     if depth is None:
-        places = {"Y": [-float(row) for row in range(shape[axes.index("Y")])]} if _southward(page) else {}
+        backwards = [axis for axis, turned in zip("XY", _turned(page), strict=True) if turned]
+        places = {axis: [-float(place) for place in range(shape[axes.index(axis)])] for axis in backwards}
         return tuple(_axis(axis, None)._replace(places=places.get(axis)) for axis in axes), (), {}
     plane = [_per_unit(page.tags.get(name)) for name in ("YResolution", "XResolution")]
     known = {"Z": depth, "Y": plane[0], "X": plane[1]}
@@ -326,12 +333,16 @@ def _axis(letter: str, step: float | None, unit: str = "") -> Axis:
     return Axis(letter.lower(), _KINDS.get(letter, ""), step, unit)
 
 
-def _southward(page: Any) -> bool:
-    """Tell whether rows run from north to south, as in nearly every GeoTIFF (ModelPixelScaleTag, OGC 19-008r4)."""
+def _turned(page: Any) -> tuple[bool, bool]:
+    """Tell whether columns run from east to west, and rows from north to south, as in nearly every GeoTIFF.
+
+    Source: ModelPixelScaleTag and ModelTransformationTag, OGC 19-008r4.
+    """
     scale, matrix = (page.tags.get(code) for code in (33550, 34264))
     if matrix is not None:
-        return len(matrix.value) == 16 and matrix.value[5] < 0
-    return scale is not None and len(scale.value) == 3 and scale.value[1] > 0
+        whole = len(matrix.value) == 16
+        return whole and matrix.value[0] < 0, whole and matrix.value[5] < 0
+    return False, scale is not None and len(scale.value) == 3 and scale.value[1] > 0
 
 
 def _per_unit(tag: Any) -> float | None:
