@@ -127,6 +127,34 @@ def test_rounded_positions_lie_on_their_grid_also_with_gaps(step: float, tmp_pat
     assert volume.spacing[0] == pytest.approx(step, rel=1e-3)  # type: ignore[index]
 
 
+def located_at(folder: Path, locations: list[float]) -> Path:
+    for file, location in zip(series(folder, example(len(locations))), locations, strict=True):
+        edit(file, ImagePositionPatient=None, SliceLocation=location, ImagesInAcquisition=None)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("locations", "order", "step"),
+    [
+        ([4, 0, 2], [1, 2, 0], 2),
+        ([-6, -2, -4], [0, 2, 1], 2),
+        ([9, 0, 3, 15, 6], [1, 2, 4, 0, None, 3], 3),  # one lost
+        ([0, 4, 10], [0, 1, 2], None),  # on no regular grid
+        ([4, 4, 4], [0, 1, 2], 2.5),  # says nothing: by number
+        ([4, 0, 4], [0, 1, 2], 2.5),
+    ],
+)
+def test_slices_without_a_position_lie_where_their_location_says(
+    locations: list[float], order: list[int | None], step: float | None, tmp_path: Path
+) -> None:
+    folder = located_at(tmp_path / "v.dicom", locations)
+    values = [pydicom.dcmread(file).pixel_array for file in sorted(folder.glob("*.dcm"))]
+    volume = read(folder)
+    assert volume.spacing == (None if step is None else pytest.approx((step, 0.5, 0.75)))
+    wanted = [np.full((4, 5), np.nan) if i is None else values[i] for i in order]
+    assert np.array_equal(volume.values[..., 0], np.array(wanted, np.float32), equal_nan=True)
+
+
 def test_every_second_slice_lost_is_found_where_number_and_distance_agree(tmp_path: Path) -> None:
     files = series(tmp_path / "v.dicom", example(7))
     for file in files[1::2]:

@@ -1,8 +1,8 @@
 """DICOM: a series of slices in a folder, or one file with one or many frames.
 
-Slices are sorted by where they lie, not by file name or number. Their distances show where one was lost:
-it comes back as NaN. A slice lost at either end can't be seen from positions; it is found where the series
-says how many images it has (ImagesInAcquisition). DICOM counts to the left and to the back (LPS).
+Slices are sorted by where they lie, or else by SliceLocation, not by file name or number. Their distances show
+where one was lost: it comes back as NaN. A slice lost at either end can't be seen from positions; it is found
+where the series says how many images it has (ImagesInAcquisition). DICOM counts to the left and to the back (LPS).
 """
 
 from __future__ import annotations
@@ -136,15 +136,24 @@ def _stacked(frames: list[Frame], path: Path) -> Stack:
 
 
 def _unplaced(frames: list[Frame]) -> Stack:
-    """Order frames that don't say where they lie by number: an ultrasound clip, a scanned film."""
+    """Order frames that don't say where they lie by location, or by number: an ultrasound clip, a scanned film."""
     if all(frame.instance is not None for frame in frames):
         frames = sorted(frames, key=lambda frame: (frame.instance or 0, frame.part))
     first = frames[0]
-    spacing = None
     step = first.frame_time / 1000 or first.between or first.thickness
-    if first.spacing and step > 0:
-        spacing = (step, first.spacing[0], first.spacing[1])
-    return Stack(frames, np.arange(len(frames)), len(frames), None, spacing)
+    places, depth = np.arange(len(frames)), len(frames)
+    if len(frames) > 1 and all(frame.location for frame in frames):
+        located = sorted(frames, key=lambda frame: frame.location)
+        heights = np.array([frame.location[0] for frame in located])
+        if np.diff(heights).min() >= SAME_PLACE:
+            frames, step = located, 0.0
+            grid = _regular(frames, heights)
+            if grid is not None:
+                before, after = _lost_ends(frames, grid)
+                places, step = grid.indices + before, grid.step
+                depth = int(places[-1]) + 1 + after
+    spacing = (step, first.spacing[0], first.spacing[1]) if first.spacing and step > 0 else None
+    return Stack(frames, places, depth, None, spacing)
 
 
 def _grid(frames: list[Frame], heights: NDArray[np.float64], path: Path) -> Grid:
@@ -159,17 +168,20 @@ def _grid(frames: list[Frame], heights: NDArray[np.float64], path: Path) -> Grid
             "differ, and no tag tells all images apart; "
             + ("keep those of one acquisition in a folder" if path.is_dir() else "split it by acquisition")
         )
-    step = None
-    if _numbered_step(frames, heights) and np.isclose(first.between, _numbered_step(frames, heights), 0.01):
-        # Number and stated distance agree: this also finds a series of which every second slice is lost.
-        step = first.between
-    grid = regular_grid(heights, ROUNDING, step)
+    grid = _regular(frames, heights)
     if grid is None:
         raise VoxgapError(
             f"{path}: slices of {first.label!r} lie {distances.min():.4g} to {distances.max():.4g} mm apart, "
             "on no regular grid; keep the evenly spaced ones in the folder"
         )
     return grid
+
+
+def _regular(frames: Sequence[Frame], heights: NDArray[np.float64]) -> Grid | None:
+    stated, numbered_step = frames[0].between, _numbered_step(frames, heights)
+    # Where number and stated distance agree, this also finds a series of which every second slice is lost.
+    agreed = bool(numbered_step) and np.isclose(stated, numbered_step, 0.01)
+    return regular_grid(heights, ROUNDING, stated if agreed else None)
 
 
 def _numbered_step(frames: Sequence[Frame], heights: NDArray[np.float64]) -> float:

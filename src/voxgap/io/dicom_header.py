@@ -63,7 +63,7 @@ TELLING_APART = (
 _OF_IMAGES = r"Image Storage|^RT Dose|^Segmentation|^Parametric Map"
 _FILE = """SOPClassUID SOPInstanceUID SeriesInstanceUID SeriesDescription SeriesNumber Modality InstanceNumber
     ImagesInAcquisition FrameTime GridFrameOffsetVector DoseGridScaling PixelPaddingValue PixelPaddingRangeLimit
-    FloatPixelPaddingValue FloatPixelPaddingRangeLimit DoubleFloatPixelPaddingValue
+    SliceLocation FloatPixelPaddingValue FloatPixelPaddingRangeLimit DoubleFloatPixelPaddingValue
     DoubleFloatPixelPaddingRangeLimit NumberOfFrames""".split()  # noqa: SIM905
 _PER_FRAME = """ImagePositionPatient ImageOrientationPatient PixelSpacing SliceThickness SpacingBetweenSlices
     RescaleSlope RescaleIntercept DimensionIndexValues""".split()  # noqa: SIM905
@@ -98,6 +98,8 @@ class Frame(NamedTuple):
     """Rows, columns, channels."""
     position: tuple[float, ...]
     orientation: tuple[float, ...]
+    location: tuple[float, ...]
+    """Of the slice along its normal, in mm, from a place that nobody knows; empty where unknown."""
     spacing: tuple[float, ...]
     """Between rows, between columns, in mm; empty where unknown."""
     thickness: float
@@ -261,6 +263,7 @@ def _frame(get: _Values, index: int, count: int, encoded: Encoded, dimensions: l
         encoded.size,
         _position(get, index, count),
         get.numbers("ImageOrientationPatient", 6),
+        get.numbers("SliceLocation", 1),
         spacing if all(size > 0 for size in spacing) else (),
         get.number("SliceThickness", 0),
         abs(get.number("SpacingBetweenSlices", 0)),
