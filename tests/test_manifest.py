@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sys
+import unicodedata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -388,3 +390,59 @@ def test_label_maps_count_among_the_classes_of_a_network() -> None:
     assert as_classes(maps, ("0", "255"), tuple(map(str, range(256)))).tolist() == [[0, 255, -1, 255]]
     assert as_classes(np.array([1, 0]), ("0.0", "1"), ("0", "1.0")).tolist() == [1, 0]
     assert as_classes(maps, ("0", "3"), ("0", "1", "2")) is None
+
+
+def listed(folder: Path, header: str, *cells: str, suffix: str = ".csv") -> Any:
+    """A listing of one array file in every row, parted by semicolons."""
+    np.save(folder / "a.npy", np.zeros((2, 2, 2)))
+    rows = "".join(f"a.npy;{cell}\n" for cell in cells)
+    (folder / f"table{suffix}").write_text(
+        f"path;{header}\n{rows}".replace(";", "\t" if suffix == ".tsv" else ";")
+    )
+    return read_manifest(folder / f"table{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+@pytest.mark.parametrize("column", ["label", "group"])
+def test_a_whole_number_with_a_decimal_comma_is_one_name(tmp_path: Path, suffix: str, column: str) -> None:
+    other = "group" if column == "label" else "label"
+    written = [f"{cell};x" for cell in ("1", "1,0", "1.0", "2,", "2", "-3,00", "a,0", "1,5")]
+    found = listed(tmp_path, f"{column};{other}", *written, suffix=suffix)
+    assert [getattr(row, column) for row in found.rows] == ["1", "1", "1", "2", "2", "-3", "a,0", "1,5"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv"])
+def test_a_point_that_may_part_thousands_is_refused_where_a_comma_is_the_decimal_sign(
+    tmp_path: Path, suffix: str
+) -> None:
+    for header, cells, named in [
+        ("target;target_2", ("1;0,5", "-1.200;1,5"), "row 3: target '-1.200' may be -1200 or"),
+        ("target;group", ("1.200;2,5", "2;1"), "row 2: target '1.200' may be 1200 or"),
+        ("label;group", ("1.000;2,5", "2;1"), "row 2: label '1.000' may be 1000 or"),
+    ]:
+        with pytest.raises(VoxgapError) as error:
+            listed(tmp_path, header, *cells, suffix=suffix)
+        assert named in str(error.value)
+        assert "\n" not in str(error.value)
+    plain = listed(tmp_path, "target;target_2", "0.125;0,5", "1.2;1,5", "1.2345;2", suffix=suffix)
+    assert plain.rows[0].targets == ("0.125", "0.5")
+    assert listed(tmp_path, "target", "1.200", "2.5", suffix=suffix).rows[0].targets == ("1.200",)
+
+
+def test_one_name_in_two_forms_of_unicode_is_one(tmp_path: Path) -> None:
+    one, two = (unicodedata.normalize(form, "Zürich") for form in ("NFC", "NFD"))
+    found = listed(tmp_path, "label;group", f"{one};{two}", f"{two};{one}")
+    assert {(row.label, row.group) for row in found.rows} == {(one, one)}
+    for name in (one, two, "Bern"):
+        (tmp_path / "classes" / name).mkdir(parents=True, exist_ok=True)
+        for index in range(2):
+            rng = np.random.default_rng([index, len(name)])
+            np.save(tmp_path / "classes" / name / f"{index}.npy", rng.normal(size=(2, 2, 2)))
+    assert load_data(tmp_path / "classes").classes == ("Bern", one)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", ["1e39", "-3.5e38", "1e308"])
+def test_a_target_beyond_float32_is_refused_with_its_row(tmp_path: Path, number: str) -> None:
+    with pytest.raises(VoxgapError, match=f"row 3: target {number} is too large"):
+        listed(tmp_path, "target;group", "3.4e38;a", f"{number};b")

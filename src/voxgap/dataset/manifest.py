@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,10 @@ from voxgap.table import is_number, is_reserved, is_target
 from voxgap.volume import Volume, times
 
 MAX_PROBLEMS = 20
+_LARGEST = float(np.finfo(np.float32).max)
+_WHOLE = re.compile(r"\A([+-]?\d+),0*\Z", re.ASCII)
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", re.ASCII)
+_THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}", re.ASCII)
 
 
 class Row(NamedTuple):
@@ -79,6 +84,11 @@ def read_manifest(path: Path) -> Listing:
         problems = ["there is no row below the header; list one sample per row"]
     refuse(str(path), problems)
     columns = {name: [line.cells[i] for line in lines if not line.problem] for i, name in enumerate(header)}
+    named = [name for name in ("label", "group") if name in columns]
+    if decimal_comma and path.suffix.lower() != ".parquet":  # where a column has a type, a point is a point
+        problems += _thousands(columns, targets, named, [line.number for line in lines if not line.problem])
+    if decimal_comma:
+        columns |= {name: [_WHOLE.sub(r"\1", cell) for cell in columns[name]] for name in named}
     columns |= {name: _decimal(columns[name], decimal_comma) for name in targets}
     rows: list[Row] = []
     for line in lines:
@@ -149,7 +159,9 @@ def list_folder(path: Path) -> Listing:
         files = paths.volumes(folder)
         if not files:
             raise VoxgapError(f"{folder}: holds no volume; voxgap reads {', '.join(io.FORMATS)}")
-        rows += [Row(str(file.relative_to(path)), (file,), folder.name, split=part) for file in files]
+        rows += [
+            Row(str(file.relative_to(path)), (file,), class_name(folder.name), split=part) for file in files
+        ]
     return Listing(rows)
 
 
@@ -260,6 +272,22 @@ def _decimal(cells: Sequence[str], decimal_comma: bool) -> list[str]:
     return [cell.replace(",", ".") for cell in cells] if commas else list(cells)
 
 
+def _thousands(
+    columns: dict[str, list[str]], targets: Sequence[str], named: Sequence[str], numbers: Sequence[int]
+) -> list[str]:
+    """Refuse `1.200` in a table that writes 0,5: it is 1200 to the program that wrote it, or to nobody."""
+    if not any(_DECIMAL_COMMA.fullmatch(cell) for name in (*targets, *named) for cell in columns[name]):
+        return []
+    return [
+        f"row {number}: {name} {cell!r} may be {cell.replace('.', '')} or {cell.replace('.', ',')} where a comma is "
+        "the decimal sign; write it without a point"
+        for name in (*targets, *named)
+        for number, cell in zip(numbers, columns[name], strict=True)
+        # Of a name only what would be read as a whole number is in doubt.
+        if _THOUSANDS.fullmatch(cell) and (name in targets or cell.endswith(".000"))
+    ]
+
+
 def _header_problems(header: list[str], channels: tuple[str, ...]) -> list[str]:
     problems = []
     wanted = ("label" in header) + any(map(is_target, header))
@@ -295,6 +323,8 @@ def _row_problems(row: Row, header: list[str]) -> list[str]:
     for column, text in zip(filter(is_target, header), row.targets, strict=True):
         if not is_number(text) or not math.isfinite(float(text)):
             problems.append(f"{column} {text!r} is not a number, such as -3.2 or 1e-5")
+        elif abs(float(text)) > _LARGEST:
+            problems.append(f"{column} {text} is too large; give it in larger units, within {_LARGEST:.4g}")
     if "split" in header and split_name(row.split) is None:
         problems.append(f"split {row.split!r} is unknown; use {', '.join(SPLITS)}")
     return problems

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable, Sequence
 from decimal import Decimal
@@ -54,7 +55,8 @@ def learnable(
 
 def _numbers(targets: Any, name: str) -> NDArray[np.float32]:
     try:
-        numbers = as_array(targets, f"{name}: targets").astype(np.float32)
+        with np.errstate(over="ignore"):  # the data set refuses what is not finite
+            numbers = as_array(targets, f"{name}: targets").astype(np.float32)
     except (ValueError, TypeError) as error:
         raise VoxgapError(f"{name}: targets are not numbers ({error}); give classes as labels") from error
     return numbers[:, 0] if numbers.ndim == 2 and numbers.shape[1] == 1 else numbers
@@ -103,7 +105,7 @@ def _text_labels(
         return not is_whole, Decimal(label) if is_whole else Decimal(0), label
 
     names = sorted(set(labels.tolist()), key=by_number) if classes is None else [str(c) for c in classes]
-    index = {label: position for position, label in enumerate(names)}
+    index = {class_name(label): position for position, label in enumerate(names)}
     unknown = sorted(set(labels.tolist()) - set(index))
     if unknown:
         raise VoxgapError(f"{name}: label {unknown[0]!r} is not among the classes {', '.join(names)}")
@@ -122,9 +124,13 @@ def _check_classes(targets: NDArray[Any], classes: tuple[str, ...], name: str) -
 
 
 def class_name(label: str) -> str:
-    """Return the name of the class that a label means: `1` and `1.0` are one, whichever program wrote the table."""
-    whole = _WHOLE.fullmatch(label.strip())
-    return whole[1] if whole else label.strip()
+    """Return the name of the class that a label means: `1` and `1.0` are one, whichever program wrote the table.
+
+    So are letters with accents of their own and such with them: Unicode's NFC, UAX 15.
+    """
+    label = unicodedata.normalize("NFC", label).strip()
+    whole = _WHOLE.fullmatch(label)
+    return whole[1] if whole else label
 
 
 def alike(labels: Iterable[str]) -> tuple[str, str] | None:
