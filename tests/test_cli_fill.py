@@ -308,6 +308,24 @@ def test_a_manifest_of_dicom_folders(tmp_path: Path) -> None:
     assert np.array_equal(before.targets, after.targets)
 
 
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+def test_packed_values_beside_others_and_falling_latitudes_are_filled(suffix: str, tmp_path: Path) -> None:
+    sst = np.random.default_rng(0).integers(0, 3000, (4, 5, 6)) * 0.01 + 273.15
+    sst[1] = np.nan
+    dims = ("time", "lat", "lon")
+    data = xarray.Dataset({"sst": (dims, sst), "wind": (dims, sst / 3)}, {"lat": np.arange(5.0)[::-1]})
+    packing = {"dtype": "int16", "scale_factor": 0.01, "add_offset": 273.15, "_FillValue": -999}
+    path = tmp_path / f"sea{suffix}"
+    if suffix == ".nc":
+        data.to_netcdf(path, engine="h5netcdf", encoding={"sst": packing})
+    else:
+        data[["sst"]].to_zarr(path, zarr_format=2, encoding={"sst": packing}, consolidated=False)
+    run(path, "--out", tmp_path / "out", "--strategy", "zero")
+    before, after = read(path), read(tmp_path / "out" / path.name)
+    assert after.channels == before.channels
+    assert np.array_equal(after.values, np.where(before.observed, before.values, 0))
+
+
 def test_items_of_netcdf_files_are_filled_in_copies(tmp_path: Path) -> None:
     rows = ["path,label"]
     for index in range(6):
