@@ -78,7 +78,17 @@ MEETING = {
     },
     "cluster": BASE,
     "distributed": {"cluster", "experiment", "dataset", *BASE},
-    "experiment": {*KERAS_SIDE, "intensity", "table", "patches", "dataset", "missingness", "evaluate", "volume", *BASE},
+    "experiment": {
+        *KERAS_SIDE,
+        "intensity",
+        "table",
+        "patches",
+        "dataset",
+        "missingness",
+        "evaluate",
+        "volume",
+        *BASE,
+    },
     # It tries an export before training: it builds, and adapts, the untrained network.
     "bundle": {
         *KERAS_SIDE,

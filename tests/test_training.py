@@ -150,7 +150,9 @@ def test_ctrl_c_before_the_first_epoch_ended_is_not_swallowed() -> None:
 def test_the_monitor_may_be_accuracy() -> None:
     _, history = fit(epochs=5, monitor="val_accuracy")
     ranks = [(-epoch["val_accuracy"], epoch["val_loss"]) for epoch in history.epochs]
-    assert history.best_epoch == ranks.index(min(ranks))  # Of epochs as accurate, the one with the least loss.
+    assert history.best_epoch == ranks.index(
+        min(ranks)
+    )  # Of epochs as accurate, the one with the least loss.
 
 
 def test_ties_are_broken_by_the_loss() -> None:
