@@ -75,6 +75,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     assert not folder.exists()
 
 
+@pytest.mark.full
 def test_a_killed_training_with_augmentation_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     def jitter(volumes: np.ndarray, seed: Any, **arguments: Any) -> np.ndarray:
         time.sleep(np.random.default_rng().exponential(0.005))
