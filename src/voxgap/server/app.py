@@ -14,12 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from voxgap import __version__
-from voxgap.errors import VoxgapError
+from voxgap.errors import VoxgapError, visible
 from voxgap.runtime import load as load_bundle
 from voxgap.server import pages, routes
 from voxgap.server.guard import Guard
 from voxgap.server.limits import RequestError, Settings, busy
-from voxgap.server.logs import escaped
 from voxgap.server.service import Service
 
 
@@ -71,7 +70,7 @@ def create_app(
 def _failure(
     request: Request, status: int, detail: str, headers: dict[str, str] | None = None
 ) -> JSONResponse:
-    said = {"detail": escaped(detail), "request_id": request.state.request_id}
+    said = {"detail": visible(detail), "request_id": request.state.request_id}
     return JSONResponse(said, status_code=status, headers=headers)
 
 

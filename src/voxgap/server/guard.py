@@ -13,9 +13,9 @@ import time
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from voxgap.errors import visible
 from voxgap.server.hosts import check
 from voxgap.server.limits import MIB, RequestError, too_large
-from voxgap.server.logs import escaped
 from voxgap.server.service import Service
 
 log = logging.getLogger("voxgap.server")
@@ -134,7 +134,7 @@ async def _discard(receive: Receive) -> bool:
 
 
 async def _fail(send: Send, request_id: str, status: int, detail: str) -> None:
-    body = json.dumps({"detail": escaped(detail), "request_id": request_id}).encode()
+    body = json.dumps({"detail": visible(detail), "request_id": request_id}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -6,23 +6,9 @@ import logging
 from types import TracebackType
 from typing import Any
 
+from voxgap.errors import visible
+
 _Raised = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
-
-
-def escaped(text: str) -> str:
-    """Write control characters out, line ends too: a terminal obeys them, and a log takes a line end for an event.
-
-    Args:
-        text: Of whoever.
-
-    Returns:
-        The same text where all of it can be printed, and `\\x1b` for what can't.
-    """
-    if text.isprintable():
-        return text
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )
 
 
 class OneLine(logging.Formatter):
@@ -30,11 +16,11 @@ class OneLine(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's own name)
         """The line of an event."""
-        return escaped(super().formatMessage(record))
+        return visible(super().formatMessage(record))
 
     def formatException(self, ei: _Raised) -> str:  # noqa: N802
         """The traceback of an event."""
-        return "\n".join(f"  {escaped(line)}" for line in super().formatException(ei).split("\n"))
+        return "\n".join(f"  {visible(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def configuration() -> dict[str, Any]:
