@@ -52,17 +52,29 @@ NUMPY_SIDE = {
     "evaluate": {"volume", *BASE},
 }
 KERAS_SIDE = {
-    "layers": BASE,
-    "fill": {"layers", *BASE},
-    "strategies": {"fill", "layers", *BASE},
-    "models": {"strategies", "fill", "layers", "shapes", "intensity", *BASE},
+    "backend": set(),
+    "layers": {"backend", *BASE},
+    "fill": {"backend", "layers", *BASE},
+    "strategies": {"backend", "fill", "layers", *BASE},
+    "models": {"backend", "strategies", "fill", "layers", "shapes", "intensity", *BASE},
     "history": {"table", *BASE},
     # What is augmented are arrays: training knows no Volume.
-    "training": {"patches", "models", "history", "augment", "strategies", "fill", "layers", *BASE},
+    "training": {
+        "backend",
+        "patches",
+        "models",
+        "history",
+        "augment",
+        "strategies",
+        "fill",
+        "layers",
+        *BASE,
+    },
 }
 # Where the two meet. `runtime` names the layers so that Keras knows them, and nothing that trains.
 MEETING = {
     "runtime": {
+        "backend",
         "cluster",
         "patches",
         "table",
@@ -77,7 +89,7 @@ MEETING = {
         *BASE,
     },
     "cluster": BASE,
-    "distributed": {"cluster", "experiment", "dataset", *BASE},
+    "distributed": {"backend", "cluster", "experiment", "dataset", *BASE},
     "experiment": {
         *KERAS_SIDE,
         "intensity",
@@ -215,6 +227,80 @@ def test_the_numpy_side_loads_no_keras() -> None:
     parts = ", ".join(f"voxgap.{part}" for part in NUMPY_SIDE)
     loaded = run(f"import sys, {parts}; print(*sorted({{n.split('.')[0] for n in sys.modules}}))").split()
     assert not (HEAVY | {"scipy", "matplotlib"}) & set(loaded)
+
+
+# Their `__init__` imports `backend`, so that their modules may import Keras as everybody does.
+KERAS_ROOMS = {"layers", "fill", "training"}
+
+
+def test_keras_comes_through_the_one_door_that_is_quiet() -> None:
+    loud = [
+        str(file.relative_to(ROOT))
+        for file in FILES
+        if part_of(file) not in KERAS_ROOMS | {"backend"}
+        and any(name == "keras" for name, _ in imports(file))
+    ]
+    inner = {"models/blocks.py", "bundle/pooling.py", "bundle/locate.py", "cli/fill.py"}  # after another room
+    assert set(loud) <= inner
+
+
+def _with_keras(found: str, then: str) -> subprocess.CompletedProcess[str]:
+    """Run code in which looking for Keras prints as TensorFlow does, and is answered as `found` says."""
+    code = f"""
+import os, sys, types
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "keras":
+            os.write(2, b"I0000 00:00:1.1 1 stub.cc:31] Could not find cuda drivers" + bytes([10]))
+            os.write(2, b"no log" + bytes([10]))
+            {found}
+sys.meta_path.insert(0, Finder())
+os.environ.pop("TF_CPP_MIN_LOG_LEVEL", None)
+{textwrap.dedent(then)}
+"""
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+FAILS = "raise ModuleNotFoundError('no Keras', name='keras')"
+
+
+def test_importing_keras_hands_on_what_is_no_log_and_all_of_it_if_it_fails() -> None:
+    loader = (
+        "Finder.create_module = lambda *_: None; Finder.exec_module = lambda *_: None; import voxgap.backend"
+    )
+    found = "import importlib.machinery as m; return m.ModuleSpec(name, self)"
+    assert _with_keras(found, loader).stderr == "no log\n"
+    wanted = "os.environ['TF_CPP_MIN_LOG_LEVEL'] = '1'; " + loader
+    assert "cuda drivers" in _with_keras(found, wanted).stderr
+    failed = _with_keras(FAILS, "import voxgap.backend").stderr
+    assert "cuda drivers" in failed
+    assert failed.endswith("ModuleNotFoundError: no Keras\n")
+
+
+def test_every_door_to_keras_is_the_quiet_one() -> None:
+    """Wherever it is imported, file descriptor 2 is another one than the process began with."""
+    found = "print(door, os.fstat(2).st_ino != first); " + FAILS
+    doors = ["vg.build_model", "vg.fill", "vg.layers", "vg.models", "vg.train"]
+    doors += [
+        "voxgap.fill.knn",
+        "voxgap.layers.missing",
+        "voxgap.models.blocks",
+        "voxgap.training.fit",
+        *(f"voxgap.experiment.{name}" for name in ("single", "execute", "question")),
+    ]
+    done = _with_keras(
+        found,
+        f"""
+        import contextlib, importlib, voxgap as vg
+        first = os.fstat(2).st_ino
+        for door in {doors!r}:
+            with contextlib.suppress(ModuleNotFoundError):
+                getattr(vg, door[3:]) if door.startswith("vg.") else importlib.import_module(door)
+        """,
+    )
+    assert done.stdout.splitlines() == [f"{door} True" for door in doors], done.stderr
 
 
 def test_the_public_names() -> None:

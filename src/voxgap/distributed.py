@@ -70,8 +70,7 @@ def execute_remotely(run: Run, dataset: Dataset, folder: str, threads: int) -> O
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     # Several runs share a GPU.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
-    import keras
-
+    from voxgap.backend import keras
     from voxgap.experiment.execute import execute
 
     outcome = execute(run, dataset, cache=Path(tempfile.gettempdir(), folder))

@@ -6,9 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import keras
-
 from voxgap import fill as fills
+from voxgap.backend import keras
 from voxgap.errors import VoxgapError
 from voxgap.layers import GapDropout
 from voxgap.layers.missing import GAP_PATTERNS

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -36,20 +34,8 @@ err = Plain(stderr=True, highlight=False)
 
 
 def import_keras() -> None:
-    """Import Keras and its backend, without the lines that TensorFlow prints while it looks for a GPU.
-
-    They come from C++ before any log level is read, so file descriptor 2 is closed to them for the import.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
-    with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
-        saved = os.dup(2)
-        os.dup2(nowhere.fileno(), 2)
-        try:
-            import keras  # noqa: F401
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
+    """Import Keras and its backend now; quietly, as every door does."""
+    from voxgap import backend  # noqa: F401
 
 
 def numbers(text: str, option: str) -> tuple[int, ...]:

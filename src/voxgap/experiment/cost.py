@@ -8,9 +8,9 @@ import math
 import time
 from typing import Any
 
-import keras
 import numpy as np
 
+from voxgap.backend import keras
 from voxgap.dataset import Dataset
 from voxgap.experiment.plan import Experiment, Run, canonical
 from voxgap.experiment.prepared import network_alone

@@ -56,7 +56,7 @@ def _strategies(experiment: Experiment) -> list[Strategy]:
 
 
 def _filled(strategy: Strategy, train: Values, gapped: Values) -> Values:
-    import keras
+    from voxgap.backend import keras
 
     layer = strategy.fill_layer()
     layer.adapt(train)

@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 import voxgap
 from voxgap import evaluate
+from voxgap.backend import keras
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.experiment.data import NotPossibleError, Parts, divide, gaps_key, with_gaps

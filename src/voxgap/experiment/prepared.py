@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.backend import keras
 from voxgap.experiment.kept import kept
 from voxgap.layers.intensity import INTENSITY
 from voxgap.training import adapt_layers

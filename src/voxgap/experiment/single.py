@@ -6,10 +6,10 @@ import dataclasses
 import time
 from typing import Any
 
-import keras
 import numpy as np
 
 from voxgap import evaluate, intensity
+from voxgap.backend import keras
 from voxgap.dataset import Dataset
 from voxgap.fill.base import filling
 from voxgap.history import History

@@ -36,8 +36,7 @@ def main(store: Path, experiment_key: str, data: Path, cache: Path) -> int:
 
 
 def _work(store_path: Path, experiment_key: str, data: Path, cache: Path, tell: Tell) -> None:
-    import keras
-
+    from voxgap.backend import keras
     from voxgap.experiment.execute import execute
     from voxgap.training import Compiled, Progress
 

@@ -3,6 +3,7 @@
 Each follows Keras's preprocessing convention: `layer.adapt(training volumes)`, then `layer(volumes)`.
 """
 
+import voxgap.backend  # noqa: F401  (first, so that Keras comes quietly)
 from voxgap.fill.base import FillLayer
 from voxgap.fill.factorization import MatrixFactorization
 from voxgap.fill.knn import KNN

@@ -1,5 +1,6 @@
 """Keras layers for volumes with gaps; they know arrays and tensors, no Volume."""
 
+import voxgap.backend  # noqa: F401  (first, so that Keras comes quietly)
 from voxgap.layers.attention import SpatialAttention3D, SqueezeExcitation3D
 from voxgap.layers.convolution import GatedConv3D, MaskedConv3D
 from voxgap.layers.intensity import VolumeNormalization

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-import keras
-
 from voxgap import shapes, strategies
+from voxgap.backend import keras
 from voxgap.errors import VoxgapError
 from voxgap.intensity import check as check_normalize
 from voxgap.layers import ObservedNormalization, SplitMissing, VolumeNormalization

@@ -222,10 +222,9 @@ def _keras(file: Path, threads: int | None, _: str) -> Engine:
 
 
 def _keras_model(file: Path) -> Any:
-    import keras
-
     import voxgap.fill
     import voxgap.layers  # noqa: F401  (both register the layers that the file names)
+    from voxgap.backend import keras
 
     # The older format warns that it is old: it is what was asked for.
     with warnings.catch_warnings():

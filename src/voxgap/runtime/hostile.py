@@ -186,10 +186,9 @@ def _check_config(config: Any) -> None:
 
 
 def _is_registered(name: str) -> bool:
-    import keras
-
     import voxgap.fill
     import voxgap.layers  # noqa: F401  (both register theirs)
+    from voxgap.backend import keras
 
     return keras.saving.get_registered_object(name) is not None
 
