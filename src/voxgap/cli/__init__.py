@@ -14,10 +14,11 @@ from voxgap.cli.augment import augment
 from voxgap.cli.compare import compare, report
 from voxgap.cli.console import err
 from voxgap.cli.demo import demo
+from voxgap.cli.evaluate import evaluate
 from voxgap.cli.export import export
 from voxgap.cli.fill import fill
 from voxgap.cli.inspect import inspect
-from voxgap.cli.predict import evaluate, predict
+from voxgap.cli.predict import predict
 from voxgap.cli.serve import serve
 from voxgap.cli.shapes import InOrder, shapes
 from voxgap.cli.train import train
