@@ -17,6 +17,7 @@ from voxgap.dataset import medmnist, summary
 from voxgap.dataset.cache import cached_samples
 from voxgap.dataset.lazy import OnDisk
 from voxgap.dataset.manifest import Listing, check_shapes, list_folder, read_manifest, read_samples, refuse
+from voxgap.dataset.names import of_files
 from voxgap.dataset.splits import split_names
 from voxgap.dataset.targets import learnable, unstratified_split, voxel_classes
 from voxgap.dataset.twins import say_twins
@@ -51,6 +52,7 @@ class Dataset:
         label_maps: What each voxel is, `(samples, depth, height, width)` int16, -1 = nobody said; or None.
         grid: How files became these volumes, and how others are to.
         records: For each sample, the steps that `voxgap.resample.inverse` takes back; None where there are none.
+        names: The file of each sample, seen from the data's own folder; see `voxgap.dataset.names`. Or None.
 
     Raises:
         VoxgapError: The parts don't fit each other.
@@ -68,6 +70,7 @@ class Dataset:
     label_maps: LabelMap | None = None
     grid: Grid = AS_IT_IS
     records: tuple[list[Record], ...] | None = None
+    names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         volumes = as_batch(self.volumes, self.name, allow_empty=True)
@@ -80,9 +83,10 @@ class Dataset:
         }
         if self.groups is not None:
             fields["groups"] = self._one_each("groups", self.groups, len(volumes)).astype(np.str_)
-        if self.records is not None:
-            self._one_each("records", np.empty(len(self.records)), len(volumes))
-            fields["records"] = tuple(self.records)
+        for name in ("records", "names"):
+            if (held := getattr(self, name)) is not None:
+                self._one_each(name, np.empty(len(held)), len(volumes))
+                fields[name] = tuple(held)
         for field, value in fields.items():
             object.__setattr__(self, field, value)
 
@@ -165,9 +169,8 @@ class Dataset:
             split=self.split[indices],
             groups=None if self.groups is None else self.groups[indices],
             label_maps=None if self.label_maps is None else _taken(self.label_maps, indices),
-            records=None
-            if self.records is None
-            else tuple(self.records[i] for i in np.arange(len(self))[indices]),
+            records=_tuple_of(self.records, indices),
+            names=_tuple_of(self.names, indices),
         )
 
     def with_volumes(self, volumes: Any) -> Dataset:
@@ -286,6 +289,10 @@ def _checked_batch(volumes: Any, name: str) -> Values:
 
 def _taken(array: Any, indices: Any) -> Any:
     return array.take(indices) if isinstance(array, OnDisk) else array[indices]
+
+
+def _tuple_of(held: tuple[Any, ...] | None, indices: Any) -> tuple[Any, ...] | None:
+    return None if held is None else tuple(held[index] for index in np.arange(len(held))[indices])
 
 
 def load_data(
@@ -424,7 +431,7 @@ def _read_listing(
         seed=seed,
     )
     say_twins(data, bool(rows[0].split), [row.where for row in rows])
-    return data
+    return replace(data, names=of_files([row.files for row in rows], listing.folder))
 
 
 def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:

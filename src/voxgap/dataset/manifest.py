@@ -44,12 +44,13 @@ class Listing(NamedTuple):
     """All samples of a data set, and what their columns mean.
 
     `channels` names the channel columns; it is empty where one file holds all channels of a sample. `targets`
-    names the columns of numbers to predict; it is empty where the samples have labels.
+    names the columns of numbers to predict; it is empty where the samples have labels. `folder` is the data's own.
     """
 
     rows: list[Row]
     channels: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    folder: Path = Path()
 
 
 class Samples(NamedTuple):
@@ -102,7 +103,7 @@ def read_manifest(path: Path) -> Listing:
         problems += [f"{where}: {problem}" for problem in _row_problems(row, header)]
         rows.append(row)
     refuse(str(path), problems + _alike(path, columns))
-    return Listing(rows, channels, targets)
+    return Listing(rows, channels, targets, path.parent)
 
 
 def _alike(path: Path, columns: dict[str, list[str]]) -> list[str]:
@@ -162,7 +163,7 @@ def list_folder(path: Path) -> Listing:
         rows += [
             Row(str(file.relative_to(path)), (file,), class_name(folder.name), split=part) for file in files
         ]
-    return Listing(rows)
+    return Listing(rows, folder=path)
 
 
 def read_samples(
