@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from voxgap.cli import app
 from voxgap.cli.data import grid_arguments, load
-from voxgap.cli.inspect import is_one_volume
 from voxgap.dataset import medmnist
+from voxgap.dataset.door import is_one_volume
 from voxgap.errors import VoxgapError
 from voxgap.io import write
 from voxgap.runtime import load as load_bundle

@@ -96,7 +96,7 @@ def fill(
 
       voxgap fill scan.nii.gz --strategy linear --option axis=depth --out filled
     """
-    from voxgap.cli.inspect import is_one_volume
+    from voxgap.dataset.door import is_one_volume
     from voxgap.grid import Grid
     from voxgap.io import is_volume
 

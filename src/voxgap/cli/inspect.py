@@ -138,6 +138,7 @@ def inspect(
 
 
 def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
+    from voxgap.dataset.door import is_one_volume
     from voxgap.grid import Grid
     from voxgap.missingness.advice import advise
     from voxgap.missingness.diagnosis import describe
@@ -176,25 +177,6 @@ def _intensity(volumes: Values, channels: tuple[str, ...]) -> list[str]:
         [] if chosen.method == "dataset" else [f"{chosen.why} in training, unless --normalize says otherwise"]
     )
     return odd + intensity.suspects(volumes, channels)
-
-
-def is_one_volume(data: str) -> bool:
-    """Tell one volume (a file, a DICOM folder, a Zarr store, `file.h5::item`) from a data set."""
-    from voxgap.dataset.medmnist import PREFIX, is_medmnist
-    from voxgap.io import FORMATS, check_file, is_volume, one_line, split_item
-    from voxgap.io.arrays import npz_names
-
-    if data.startswith(("sample:", PREFIX)):
-        return False
-    path, item = split_item(Path(data))
-    if item is not None or path.is_dir():
-        return item is not None or is_volume(path)
-    if path.suffix.lower() != ".npz":
-        return path.name.lower().endswith(tuple(FORMATS)) or is_volume(path)
-    with one_line(path):
-        check_file(path)
-        names = npz_names(path)
-    return not is_medmnist(names) and not {"volumes", "labels", "targets"} & set(names)
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:

@@ -1,0 +1,24 @@
+"""What DATA names: one volume, or samples to learn from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from voxgap.dataset.medmnist import PREFIX, is_medmnist
+from voxgap.io import FORMATS, check_file, is_volume, one_line, split_item
+from voxgap.io.arrays import npz_names
+
+
+def is_one_volume(data: str) -> bool:
+    """Tell one volume (a file, a DICOM folder, a Zarr store, `file.h5::item`) from a data set."""
+    if data.startswith(("sample:", PREFIX)):
+        return False
+    path, item = split_item(Path(data))
+    if item is not None or path.is_dir():
+        return item is not None or is_volume(path)
+    if path.suffix.lower() != ".npz":
+        return path.name.lower().endswith(tuple(FORMATS)) or is_volume(path)
+    with one_line(path):
+        check_file(path)
+        names = npz_names(path)
+    return not is_medmnist(names) and not {"volumes", "labels", "targets"} & set(names)
