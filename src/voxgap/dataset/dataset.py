@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -192,7 +193,7 @@ class Dataset:
         targets: Any = maps if self.task == "segmentation" else whole.targets
         return replace(whole, volumes=cut, targets=targets, label_maps=maps, records=None)
 
-    @property
+    @cached_property
     def missing_rate(self) -> float:
         """Share of the values that is missing, in [0, 1]."""
         return sum(int(np.isnan(volume).sum()) for volume in self.volumes) / max(1, self.volumes.size)
