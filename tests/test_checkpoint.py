@@ -75,6 +75,45 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     assert not folder.exists()
 
 
+def test_more_epochs_go_on_as_if_there_had_been_no_end(
+    tmp_path: Path, uninterrupted: tuple[list[np.ndarray], History]
+) -> None:
+    folder = tmp_path / "kept"
+    kept: dict[str, Any] = {"checkpoint": folder, "keep_checkpoint": True}
+    fit(**kept, **RESUMABLE | {"epochs": 2})
+    files = {p.name for p in folder.iterdir()}
+    assert len(files) == 3  # the state, the best and the last weights: no more
+    # And by another patience, as long as it would have made no difference.
+    with pytest.raises(KilledError):
+        fit(**kept, progress=killed_at(3, 1), **RESUMABLE | {"patience": 5})
+    seen: list[Progress] = []
+    model, history = fit(**kept, progress=seen.append, **RESUMABLE)
+    weights, reference = uninterrupted
+    assert without_time(history) == without_time(reference)
+    assert min(p.epoch for p in seen) == 3
+    for a, b in zip(model.get_weights(), weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Nothing is left to do: the same weights and history again, and no epoch less than there were.
+    model, again = fit(**kept, progress=killed_at(0, 1), **RESUMABLE | {"epochs": 4})
+    assert without_time(again) == without_time(reference)
+    assert again.saved_epochs == 0
+    np.testing.assert_array_equal(model.get_weights()[0], weights[0])
+
+
+@pytest.mark.full
+def test_a_training_goes_on_when_it_is_given_more_patience(tmp_path: Path) -> None:
+    kept: dict[str, Any] = {"checkpoint": tmp_path / "c", "keep_checkpoint": True, "learning_rate": 0.3}
+    kept |= {"lr_patience": 50, "epochs": 40}
+    _, short = fit(patience=2, **kept)
+    assert short.reason == "patience"
+    _, longer = fit(patience=3, **kept)
+    assert len(longer.epochs) > len(short.epochs)
+    assert without_time(longer)[: len(short.epochs)] == without_time(short)
+    # But not with less, by which it would have stopped before.
+    with pytest.raises(VoxgapError, match="other data or settings"):
+        fit(patience=1, **kept)
+
+
 @pytest.mark.full
 def test_a_killed_training_with_augmentation_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     def jitter(volumes: np.ndarray, seed: Any, **arguments: Any) -> np.ndarray:

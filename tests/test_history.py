@@ -49,6 +49,7 @@ def test_what_stopping_saved() -> None:
         ("epochs", ["all planned epochs ran"]),
         ("interrupted", ["interrupted"]),
         ("diverged", ["NaN"]),
+        ("callback", ["a callback stopped it after epoch 6"]),
     ],
 )
 def test_the_summary_is_one_line_that_says_why(reason: Reason, said: list[str]) -> None:
@@ -63,6 +64,18 @@ def test_a_best_epoch_that_was_the_last_asks_for_more() -> None:
     assert "it was the last: train longer" in best_last.summary()
     assert "train longer" not in history("epochs").summary()
     assert "train longer" not in dataclasses.replace(best_last, reason="interrupted").summary()
+
+
+def test_remarks_name_what_went_wrong_and_nothing_else() -> None:
+    fine = dataclasses.replace(history(), chance=0.7, steps=4)
+    assert fine.remarks(["a", "b"]) == []
+    (never,) = dataclasses.replace(fine, never=(1, 2)).remarks(["a", "tumour"])
+    assert "class tumour, number 2" in never
+    (chance,) = dataclasses.replace(fine, chance=0.505).remarks()  # the least loss is 0.5
+    assert "stayed at chance: 0.5 at best, 0.505" in chance
+    (single,) = dataclasses.replace(fine, steps=1).remarks()
+    assert "single training step" in single
+    assert not any("\n" in text for text in (never, chance, single))
 
 
 def test_the_csv_holds_every_epoch(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from voxgap.models import NETWORKS, build_model
 from voxgap.strategies import PRESETS
 from voxgap.training import adapt_model, train
 from voxgap.training.loader import Loader
-from voxgap.training.segmentation import Dice, DiceCrossEntropy, VoxelAccuracy
+from voxgap.training.metrics import Accuracy, Dice
+from voxgap.training.segmentation import DiceCrossEntropy
 
 QUICK: dict[str, Any] = {"precision": "float32", "batch_size": 4, "learning_rate": 0.02}
 SHAPE = (5, 7, 6, 1)
@@ -89,7 +90,7 @@ def test_the_metrics_are_those_of_evaluate_over_several_batches() -> None:
     maps = np.random.default_rng(0).integers(-1, 4, (5, 3, 4, 5)).astype(np.int16)
     answers = probabilities(maps.shape, 4)
     expected = evaluate.scores("segmentation", maps, answers)
-    for metric, name in ((Dice(4), "dice"), (VoxelAccuracy(4), "accuracy")):
+    for metric, name in ((Dice(4), "dice"), (Accuracy(4), "accuracy")):
         for part in (slice(0, 2), slice(2, 5)):
             metric.update_state(maps[part], answers[part])
         assert float(metric.result()) == pytest.approx(expected[name], rel=1e-5)

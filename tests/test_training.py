@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,11 +17,19 @@ from voxgap import augment as va
 from voxgap.errors import VoxgapError
 from voxgap.history import History
 from voxgap.training import Progress, Schedule, adapt_model, train
+from voxgap.training.checkpoint import State
 from voxgap.training.objective import class_weights
+from voxgap.training.progress import reporting
 from voxgap.training.supervisor import Supervisor
 
 DATA = tiny.dataset()
-QUICK: dict[str, Any] = {"precision": "float32", "batch_size": 8, "learning_rate": 0.03, "lr_patience": 1}
+QUICK: dict[str, Any] = {
+    "precision": "float32",
+    "batch_size": 8,
+    "learning_rate": 0.03,
+    "lr_patience": 1,
+    "verbose": False,
+}
 
 
 def fit(model: keras.Model | None = None, data: Any = DATA, **arguments: Any) -> tuple[keras.Model, History]:
@@ -158,8 +167,88 @@ def test_the_monitor_may_be_accuracy() -> None:
 def test_ties_are_broken_by_the_loss() -> None:
     supervisor = Supervisor(Schedule(), "val_accuracy", 5, 1, None)
     rows = ((0.5, 0.9), (0.8, 0.7), (0.8, 0.4), (0.8, 0.6), (0.8, float("nan")))
-    supervisor.records = [{"val_accuracy": accuracy, "val_loss": loss} for accuracy, loss in rows]
+    records = [{"val_accuracy": accuracy, "val_loss": loss} for accuracy, loss in rows]
+    supervisor.state = State(records, [3] * len(records))
     assert supervisor.best_epoch == 2
+
+
+@pytest.mark.parametrize(
+    ("rows", "kept"),
+    [
+        # (classes named, accuracy, loss)
+        ([(1, 0.9, 0.6), (2, 0.8, 0.5)], 1),
+        ([(1, 0.9, 0.6), (2, 0.8, 0.7)], 0),  # one class for all, and no better loss
+        ([(2, 0.8, 0.5), (1, 0.9, 0.6)], 0),
+        ([(2, 0.8, 0.5), (1, 0.9, 0.4)], 1),
+        ([(2, 0.5, 0.3), (2, 0.8, 0.6), (1, 0.9, 0.55)], 1),  # the better loss is not that of what was kept
+        ([(1, 0.9, 0.6), (2, 0.8, 0.5), (2, 0.85, 0.55), (1, 0.9, 0.6)], 2),
+        ([(1, 0.9, float("nan")), (2, 0.1, 9.0)], 1),
+    ],
+)
+def test_one_class_for_all_is_never_kept_where_there_is_a_better_loss(rows: list, kept: int) -> None:
+    supervisor = Supervisor(Schedule(), "val_accuracy", 9, 1, None)
+    records = [{"val_accuracy": accuracy, "val_loss": loss} for _, accuracy, loss in rows]
+    supervisor.state = State(records, [named for named, *_ in rows])
+    assert supervisor.best_epoch == kept
+    # And patience does not run out at the side of such a network.
+    assert np.isfinite(supervisor.values[kept])
+
+
+def test_what_went_wrong_is_warned_of_unless_it_is_to_be_silent() -> None:
+    arguments: dict[str, Any] = {"epochs": 1, "learning_rate": 1e-9, "batch_size": 100}
+    with pytest.warns(UserWarning, match="never names class") as warned:
+        model, history = fit(tiny.model(plain, "mean"), verbose=None, **arguments)
+    said = "\n".join(str(w.message) for w in warned)
+    part = DATA.part("validation")
+    named = set(model.predict(part.volumes, verbose=0).argmax(axis=-1).tolist())
+    assert set(history.never) == set(part.targets.tolist()) - named
+    assert all(tiny.CLASSES[c] in said for c in history.never)
+    assert history.chance == pytest.approx(np.log(3), rel=0.01)
+    assert "stayed at chance" in said
+    assert "single training step" in said
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fit(tiny.model(plain, "mean"), loss="categorical_crossentropy", **arguments)
+
+
+def test_callbacks_of_keras_are_called_and_may_stop() -> None:
+    class Stopper(keras.callbacks.Callback):
+        epochs = 0
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            assert "val_loss" in logs
+            self.epochs += 1
+            if epoch == 1:
+                self.model.stop_training = True
+
+    stopper = Stopper()
+    seen: list[float] = []
+    rates = keras.callbacks.LearningRateScheduler(lambda epoch, rate: 0.01 / (epoch + 1))
+    told = keras.callbacks.LambdaCallback(on_train_batch_begin=lambda batch, logs: seen.append(batch))
+    _, history = fit(epochs=5, callbacks=[stopper, rates, told], lr_patience=50)
+    assert (stopper.epochs, history.reason, len(history.epochs)) == (2, "callback", 2)
+    assert "a callback stopped it after epoch 2" in history.summary()
+    assert len(seen) == 2 * history.steps
+    assert [e["learning_rate"] for e in history.epochs] == pytest.approx([0.01, 0.005])
+
+
+def test_a_training_is_shown_where_somebody_looks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = Progress(0, 2, 3, 3, {"loss": 1.0, "val_loss": 0.5, "seconds": 1.0}, best=True)
+
+    def shown(verbose: bool | None, progress: Any = None) -> str:
+        with reporting(verbose, progress, "cnn3d") as report:
+            report(told)
+        return capsys.readouterr().out
+
+    assert shown(None) == shown(False) == ""
+    assert shown(True) == "cnn3d  epoch 1/2  loss 1.0000  val_loss 0.5000  1.0 s  *\n"
+    seen: list[Progress] = []
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
+    assert "best val_loss 0.5000 (epoch 1)" in shown(None)
+    assert shown(None, seen.append) == shown(False, seen.append) == ""  # who reports it already sees it once
+    assert seen == [told] * 2
 
 
 def test_progress_tells_of_every_step_and_epoch() -> None:

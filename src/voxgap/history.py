@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,7 +13,9 @@ import numpy as np
 from voxgap import table
 from voxgap.files import write_bytes
 
-Reason = Literal["patience", "epochs", "interrupted", "diverged"]
+Reason = Literal["patience", "epochs", "interrupted", "diverged", "callback"]
+# A loss that is lower than a guess's by less of it has hardly learnt anything.
+_HARDLY = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +27,11 @@ class History:
         monitor: name of the quantity that chose the best epoch.
         best_epoch: index of the epoch whose weights the model holds, from 0.
         planned: epochs that were asked for.
-        reason: why training ended: `patience`, `epochs`, `interrupted` (Ctrl-C) or `diverged`.
+        reason: why training ended: `patience`, `epochs`, `interrupted` (Ctrl-C), `diverged` or `callback`.
         policy: dtype policy that the training step ran under.
+        never: classes, as numbers, that are in the validation data and that the kept network never names.
+        chance: validation loss of a guess that knows only how frequent the classes, or how large the targets, are.
+        steps: training steps of an epoch.
     """
 
     epochs: tuple[dict[str, float], ...]
@@ -34,6 +40,9 @@ class History:
     planned: int
     reason: Reason
     policy: str = "float32"
+    never: tuple[int, ...] = ()
+    chance: float | None = None
+    steps: int | None = None
 
     @property
     def best(self) -> dict[str, float]:
@@ -63,12 +72,40 @@ class History:
             + (", and it was the last: train longer" if self.best_epoch == len(self.epochs) - 1 else ""),
             "interrupted": "interrupted",
             "diverged": "the loss became NaN, so it stopped",
+            "callback": f"a callback stopped it after epoch {len(self.epochs)}",
         }[self.reason]
         saved = f"; {self.saved_epochs} of {self.planned} epochs (about {self.saved_seconds:.0f} s) saved"
         return (
             f"best epoch {self.best_epoch + 1} ({self.monitor} {self.best[self.monitor]:.4g}), {why}"
             f"{saved if self.reason == 'patience' else ''}"
         )
+
+    def remarks(self, classes: Sequence[str] = ()) -> list[str]:
+        """What a person should know before they use the network, a line each; none where all is well.
+
+        Args:
+            classes: their names; numbers without them.
+        """
+        said = []
+        if self.never:
+            names = [classes[c] if c < len(classes) else f"number {c}" for c in self.never]
+            said.append(
+                f"the network never names class {', '.join(names)} for any validation data, where it is: try "
+                "balanced class weights, more epochs, or more data of that class"
+            )
+        least = min((e["val_loss"] for e in self.epochs if np.isfinite(e["val_loss"])), default=np.inf)
+        if self.chance is not None and least > (1 - _HARDLY) * self.chance:
+            said.append(
+                f"val_loss stayed at chance: {least:.4g} at best, {self.chance:.4g} by a guess that never looks at a "
+                "volume: try another learning rate, more epochs or another normalisation; `voxgap inspect` shows "
+                "what the data is like"
+            )
+        if self.steps == 1:
+            said.append(
+                "an epoch was a single training step, since a batch holds all training data: a smaller batch size "
+                "gives more steps"
+            )
+        return said
 
     def to_json(self) -> dict[str, Any]:
         """The facts that a manifest keeps: all but the single epochs, which stand in the CSV."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
@@ -79,46 +79,8 @@ def one_or_three(text: str, option: str) -> int | tuple[int, ...]:
     return values[0] if len(values) == 1 else values
 
 
-@contextlib.contextmanager
-def training_progress(title: str) -> Iterator[Callable[[Progress], None]]:
+def training_progress(title: str) -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
     """Show a training: a live bar on a terminal, one line an epoch elsewhere."""
-    if not out.is_terminal:
-        yield lambda progress: _print_epoch(title, progress)
-        return
-    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+    from voxgap.training.progress import shown
 
-    columns: list[Any] = [
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[status]}"),
-        TimeElapsedColumn(),
-    ]
-    with Bar(*columns, console=out, transient=True) as bar:
-        task = bar.add_task(title, status="adapting", total=None)
-        best = ""
-
-        def show(progress: Progress) -> None:
-            nonlocal best
-            if progress.record and progress.best:
-                best = f"best {_validation(progress.record)} (epoch {progress.epoch + 1})"
-            done = (
-                progress.epoch + progress.step / progress.steps if not progress.record else progress.epoch + 1
-            )
-            status = f"epoch {progress.epoch + 1}/{progress.epochs}  {best}"
-            bar.update(task, completed=done, total=progress.epochs, status=status)
-
-        yield show
-
-
-def _print_epoch(title: str, progress: Progress) -> None:
-    if progress.record:
-        out.print(
-            f"{title}  epoch {progress.epoch + 1}/{progress.epochs}  loss {progress.record['loss']:.4f}  "
-            f"{_validation(progress.record)}  {progress.record['seconds']:.1f} s{'  *' if progress.best else ''}",
-            soft_wrap=True,
-        )
-
-
-def _validation(record: dict[str, float]) -> str:
-    return "  ".join(f"{k} {v:.4f}" for k, v in record.items() if k.startswith("val_"))
+    return shown(out, title)

@@ -160,7 +160,7 @@ def _train_whole(
         part = with_gaps(run, dataset, indices, run.train_rate, cache)
         halves.append(Samples(part.volumes, part.targets, part.task, part.spacing))
     started = time.perf_counter()
-    history = train(model, Divided(*halves), **arguments)
+    history = train(model, Divided(*halves), verbose=False, **arguments)
     return history, time.perf_counter() - started
 
 
@@ -170,7 +170,7 @@ def _train_network(
     """Train the network of a model on volumes that are filled once; return the history and the seconds it took."""
     filled = _filled(run, dataset, parts, model, cache)
     started = time.perf_counter()
-    history = train(network_alone(model), filled, **arguments)
+    history = train(network_alone(model), filled, verbose=False, **arguments)
     return history, time.perf_counter() - started
 
 

@@ -29,17 +29,20 @@ Strategies = Sequence[str] | Mapping[str, str | presets.Strategy]
 
 # What `train` is given by the run itself, what it keeps on disk or on the screen, and networks of patches, which are
 # scored in another way.
-_NOT_TRAINING = ("model", "dataset", "seed", "checkpoint", "progress", "patch_size", "patches_per_volume")
+_NOT_TRAINING = (
+    *("model", "dataset", "seed", "checkpoint", "keep_checkpoint", "callbacks", "verbose", "progress"),
+    *("patch_size", "patches_per_volume"),
+)
 
 
 def compare(
     dataset: str | os.PathLike[str] | Dataset,
-    strategies: Strategies = ("mean", "linear", "knn", "mask_channel", "complete", "drop"),
+    strategies: Strategies | None = None,
     *,
     models: str | Sequence[str] = ("resnet3d",),
-    pattern: str | Sequence[str] = "slices",
+    pattern: str | Sequence[str] | None = None,
     mechanism: str | Sequence[str] = "mcar",
-    train_rates: float | Sequence[float] = (0.5,),
+    train_rates: float | Sequence[float] | None = None,
     test_rates: float | Sequence[float] | None = None,
     folds: int = 5,
     repeats: int = 1,
@@ -65,10 +68,12 @@ def compare(
     Args:
         dataset: see `load_data`. Gaps of its own stay; `train_rates` says what is taken away besides.
         strategies: names of presets and of the yardsticks `complete` and `drop`; or names of your own for
-            `Strategy` values, as a mapping.
+            `Strategy` values, as a mapping. By default mean, linear, mask_channel and masked_conv, and `complete`
+            where only simulated gaps are missing.
         models: names of networks.
-        pattern, mechanism: of the simulated gaps, one or several; see `simulate`.
-        train_rates: share of the units that is taken from training and validation volumes, in [0, 1].
+        pattern, mechanism: of the simulated gaps, one or several; see `simulate`. By default slices, mcar.
+        train_rates: share of the units that is taken from training and validation volumes, in [0, 1]. By default
+            half of them; where the data has gaps of its own and no pattern is named, none.
         test_rates: the same for test volumes; each trained network is scored at each. By default each is scored at
             the rate that it was trained at.
         folds: parts of the data, each of which is the test part once. 1 takes the data's own split.
@@ -94,9 +99,7 @@ def compare(
     """
     from voxgap.experiment.comparison import Comparison
 
-    data = dataset if isinstance(dataset, Dataset) else load_data(dataset)
-    experiment = plan_experiment(
-        data,
+    design = designed(
         strategies,
         models=models,
         pattern=pattern,
@@ -107,60 +110,67 @@ def compare(
         repeats=repeats,
         seeds=seeds,
         split_seed=split_seed,
-        architecture=architecture,
         gap_options=gap_options,
-        **training,
     )
+    verdict = Verdict(metric, rope, reference)
+    verdict.check(design.ranked)
+    data = dataset if isinstance(dataset, Dataset) else load_data(dataset)
+    verdict.check_metric(data.task, len(data.classes))
+    experiment = planned(data, design, architecture or {}, training)
     with open_store(out, create=True) as store:
         experiment = begun(experiment, data, store, command, retry=retry)
         run_all(experiment, data, store, processes=processes, progress=progress, memory_limit=memory_limit)
         return Comparison.from_outcomes(
-            experiment, store.outcomes(experiment), metric=metric, rope=rope, reference=reference
+            experiment, store.outcomes(experiment), **dataclasses.asdict(verdict)
         )
 
 
 def plan_experiment(
     dataset: Dataset,
-    strategies: Strategies,
+    strategies: Strategies | None = None,
     *,
-    models: str | Sequence[str] = ("resnet3d",),
-    pattern: str | Sequence[str] = "slices",
-    mechanism: str | Sequence[str] = "mcar",
-    train_rates: float | Sequence[float] = (0.5,),
-    test_rates: float | Sequence[float] | None = None,
-    folds: int = 5,
-    repeats: int = 1,
-    seeds: int | Sequence[int] = 1,
-    split_seed: int = 0,
     architecture: Mapping[str, Any] | None = None,
-    gap_options: Mapping[str, Any] | None = None,
-    **training: Any,
+    **asked: Any,
 ) -> Experiment:
     """The experiment that the arguments of `compare` describe, checked; nothing is run yet.
+
+    Args:
+        dataset, strategies, architecture: see `compare`.
+        **asked: those of its further arguments that say what is done: pattern, rates, folds, seeds, epochs and others.
 
     Raises:
         VoxgapError: an argument is not possible.
     """
-    _check_count("folds", folds)
-    _check_count("repeats", repeats)
-    if folds == 1 and repeats > 1:
-        raise VoxgapError(f"repeats {repeats}: the data's own split (folds=1) is always the same; give folds")
-    named = _known("models", models, NETWORKS)
+    of_design = inspect.signature(designed).parameters
+    design = designed(strategies, **{name: asked.pop(name) for name in [*asked] if name in of_design})
+    return planned(dataset, design, architecture or {}, asked)
+
+
+def planned(
+    dataset: Dataset, design: Design, architecture: Mapping[str, Any], training: Mapping[str, Any]
+) -> Experiment:
+    """The experiment of a design on these data.
+
+    Raises:
+        VoxgapError: the data, or an argument of the network or its training, doesn't allow it.
+    """
+    as_it_is = bool(design.patterns is None and design.train_rates is None and dataset.missing_rate)
+    rates = design.train_rates or (0.0 if as_it_is else DEFAULT_RATE,)
     return Experiment(
         data=dataset.name,
         data_key=content_key(dataset),
-        strategies=_strategies(strategies),
-        models=named,
-        patterns=_known("pattern", pattern, PATTERNS),
-        mechanisms=_known("mechanism", mechanism, MECHANISMS),
-        gap_options=_gap_options(gap_options or {}),
-        train_rates=_rates("train_rates", train_rates),
-        test_rates=() if test_rates is None else _rates("test_rates", test_rates),
-        folds=folds,
-        repeats=repeats,
-        seeds=_seeds(seeds),
-        split_seed=split_seed,
-        architecture=_architecture(architecture or {}, dataset),
+        strategies=_strategies(design, dataset, any(rates)),
+        models=design.models,
+        patterns=design.patterns or ("slices",),
+        mechanisms=design.mechanisms,
+        gap_options=design.gap_options,
+        train_rates=rates,
+        test_rates=design.test_rates,
+        folds=design.folds,
+        repeats=design.repeats,
+        seeds=design.seeds,
+        split_seed=design.split_seed,
+        architecture=_architecture(architecture, dataset),
         training=_training(training, dataset.task),
     )
 
@@ -169,6 +179,8 @@ def begun(
     experiment: Experiment, dataset: Dataset, store: Store, command: str = "", *, retry: bool = False
 ) -> Experiment:
     """Write an experiment down, and return it as it is to be done: as it was begun before, or in the best precision."""
+    from voxgap.experiment.cost import settled
+
     experiment = resumed(experiment, store) or settled(experiment, dataset)
     store.add(experiment, command)
     if retry:
@@ -190,71 +202,36 @@ def resumed(experiment: Experiment, store: Store) -> Experiment | None:
     return None
 
 
-def _strategies(strategies: Strategies) -> tuple[tuple[str, str], ...]:
-    if isinstance(strategies, str):
-        raise VoxgapError(f"strategies: give a list of names, such as ['mean', {strategies!r}]")
-    pairs = (
-        strategies.items() if isinstance(strategies, Mapping) else zip(strategies, strategies, strict=True)
-    )
-    found: dict[str, str] = {}
-    for name, strategy in pairs:
-        if name in found:
-            raise VoxgapError(f"strategies: {name!r} is there twice; give each name once")
-        if name in YARDSTICKS:
-            strategy = "mean"  # what fills the gaps that are left: native ones, and those of test volumes
-        elif isinstance(strategy, str) and strategy not in presets.PRESETS:
-            choice = ", ".join([*presets.PRESETS, *YARDSTICKS])
-            raise VoxgapError(f"no strategy {strategy!r}: choose from {choice}")
-        found[name] = canonical(presets.get(strategy).to_json())
-    if not found:
-        raise VoxgapError("strategies: give at least one, such as mean")
-    return tuple(found.items())
+def _strategies(design: Design, dataset: Dataset, simulated: bool) -> tuple[tuple[str, str], ...]:
+    """Return `(name, JSON)` of each strategy; `complete` only where nothing but simulated gaps is missing.
 
+    Raises:
+        VoxgapError: `complete` is asked for, and the data has gaps of its own.
+    """
+    from voxgap import strategies as presets
 
-def _known(name: str, values: str | Sequence[str], choice: Any) -> tuple[str, ...]:
-    several = (values,) if isinstance(values, str) else tuple(values)
-    unknown = [value for value in several if value not in choice]
-    if unknown or not several:
-        said = f"{unknown[0]!r} is unknown" if unknown else "is empty"
-        raise VoxgapError(f"{name} {said}: choose from {', '.join(choice)}")
-    return tuple(dict.fromkeys(several))
-
-
-def _rates(name: str, values: float | Sequence[float]) -> tuple[float, ...]:
-    several = (values,) if isinstance(values, int | float) else tuple(values)
-    for value in several:
-        if not 0 <= value <= 1:
-            raise VoxgapError(f"{name} {value} is out of range; give numbers from 0 to 1")
-    if not several:
-        raise VoxgapError(f"{name} is empty; give at least one number from 0 to 1")
-    return tuple(dict.fromkeys(map(float, several)))
-
-
-def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(seeds, int):
-        _check_count("seeds", seeds)
-        return tuple(range(seeds))
-    if not seeds:
-        raise VoxgapError("seeds is empty; give how many, or a list")
-    return tuple(dict.fromkeys(int(seed) for seed in seeds))
-
-
-def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
-        raise VoxgapError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-def _gap_options(options: Mapping[str, Any]) -> str:
-    allowed = ("axis", "block_size", "per_channel", "strength")
-    unknown = sorted(set(options) - set(allowed))
-    if unknown:
-        raise VoxgapError(f"gap_options {unknown[0]!r} is unknown: choose from {', '.join(allowed)}")
-    return _text("gap_options", options)
+    asked = design.strategies or dict.fromkeys((*DEFAULT_STRATEGIES, *(["complete"] if simulated else [])))
+    chosen = {name: strategy or name for name, strategy in asked.items()}
+    if "complete" in chosen and (rate := dataset.missing_rate):
+        share = f"{rate:.1%}" if rate >= 0.001 else "less than 0.1%"
+        why = f"{share} of the values of {dataset.name} are missing in the data itself, which nothing can undo"
+        if design.strategies:
+            raise VoxgapError(
+                f"strategies: complete is the data before simulated gaps, and {why}: it would be no yardstick. Leave "
+                "it out; drop trains on those volumes that are complete"
+            )
+        warnings.warn(f"complete is left out: {why}, so there is no such yardstick", stacklevel=3)
+        del chosen["complete"]
+    # What fills the gaps that a yardstick meets: those of the data itself, and those of test volumes.
+    fills = {name: "mean" if name in YARDSTICKS else strategy for name, strategy in chosen.items()}
+    return tuple((name, canonical(presets.get(strategy).to_json())) for name, strategy in fills.items())
 
 
 def _architecture(arguments: Mapping[str, Any], dataset: Dataset) -> str:
+    from voxgap.models import Architecture
+
     arguments = dict(arguments)
-    asked = arguments.pop("normalize", "dataset")
+    asked = arguments.pop("normalize", "auto")
     # By all volumes, without a label: each fold sees the same, and none its test classes.
     normalize = intensity.resolve(asked, dataset.volumes, dataset.channels).method
     try:
@@ -262,10 +239,12 @@ def _architecture(arguments: Mapping[str, Any], dataset: Dataset) -> str:
     except TypeError as error:
         raise VoxgapError(f"architecture: {error}".replace("Architecture.__init__() got", "got")) from None
     # Left out where it is the usual one: an experiment of an earlier version goes on.
-    return _text("architecture", arguments | ({} if normalize == "dataset" else {"normalize": normalize}))
+    return as_text("architecture", arguments | ({} if normalize == "dataset" else {"normalize": normalize}))
 
 
 def _training(arguments: Mapping[str, Any], task: str) -> str:
+    from voxgap.training import intended, train
+
     allowed = [name for name in inspect.signature(train).parameters if name not in _NOT_TRAINING]
     unknown = sorted(set(arguments) - set(allowed))
     if unknown:
@@ -275,13 +254,4 @@ def _training(arguments: Mapping[str, Any], task: str) -> str:
         task,
         **{name: arguments[name] for name in inspect.signature(intended).parameters if name in arguments},
     )
-    return _text("training", {"precision": "auto", **arguments})
-
-
-def _text(name: str, values: Mapping[str, Any]) -> str:
-    try:
-        return canonical(dict(values))
-    except (TypeError, ValueError):
-        raise VoxgapError(
-            f"{name}: only names, numbers and lists can be kept with the results, not {dict(values)!r}"
-        ) from None
+    return as_text("training", {"precision": "auto", **arguments})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import zipfile
@@ -16,6 +17,25 @@ from voxgap.errors import VoxgapError
 from voxgap.files import held, replacing, write_bytes
 
 Records = list[dict[str, float]]
+
+
+@dataclasses.dataclass
+class State:
+    """What is known of a training after an epoch, beside the weights that the model holds.
+
+    Attributes:
+        records: one dictionary an epoch.
+        named: classes that the network of each epoch named in validation; 0 where there are no classes.
+        best_weights: of the epoch that is kept.
+        never: classes that are in the validation data, and that the kept network never names.
+        schedule: that the training went by.
+    """
+
+    records: Records = dataclasses.field(default_factory=list)
+    named: list[int] = dataclasses.field(default_factory=list)
+    best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
+    never: list[int] = dataclasses.field(default_factory=list)
+    schedule: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 def fingerprint(settings: Any, *parts: Any) -> str:
@@ -34,11 +54,15 @@ def fingerprint(settings: Any, *parts: Any) -> str:
     return digest.hexdigest()
 
 
+_SAID = ("records", "named", "never", "schedule")
+
+
 class Checkpoint:
     """A folder with the last and the best weights; `state.json`, written last, says which they are.
 
     Args:
         folder: made when first written to.
+        keep: whether the state stays when the training has ended, so that it can be given more epochs.
 
     Attributes:
         key: `fingerprint` of the training that it belongs to; set before saving or loading.
@@ -46,8 +70,9 @@ class Checkpoint:
             even if this process would have chosen otherwise.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, keep: bool = False) -> None:
         self.folder = folder
+        self.keep = keep
         self.key = ""
         self.policy = self._stored_policy()
         self._best = ""
@@ -65,30 +90,26 @@ class Checkpoint:
             return None  # `load` says what is wrong with a damaged one
         return policy if policy in ("float32", "mixed_bfloat16") else None
 
-    def save(self, model: keras.Model, records: Records, best_weights: list[np.ndarray], best: bool) -> None:
+    def save(self, model: keras.Model, state: State, best: bool) -> None:
         """Write the state after an epoch; the best weights only where they are new."""
-        last = f"last-{len(records):05d}.npz"
+        number = len(state.records)
+        last = f"last-{number:05d}.npz"
         _save_arrays(self.folder / last, [keras.ops.convert_to_numpy(v) for v in _variables(model)])
         if best:
-            self._best = f"best-{len(records):05d}.npz"
-            _save_arrays(self.folder / self._best, best_weights)
-        state = {
-            "key": self.key,
-            "policy": self.policy,
-            "last": last,
-            "best": self._best,
-            "records": records,
-        }
-        write_bytes(self.folder / "state.json", json.dumps(state).encode())
+            self._best = f"best-{number:05d}.npz"
+            _save_arrays(self.folder / self._best, state.best_weights)
+        said = {name: getattr(state, name) for name in _SAID}
+        said |= {"key": self.key, "policy": self.policy, "last": last, "best": self._best}
+        write_bytes(self.folder / "state.json", json.dumps(said).encode())
         for path in self._arrays():
             if path.name not in (last, self._best):
                 path.unlink()
 
-    def load(self, model: keras.Model) -> tuple[Records, list[np.ndarray]] | None:
+    def load(self, model: keras.Model) -> State | None:
         """Set the model and its optimizer to the state after the last epoch.
 
         Returns:
-            `(records, best_weights)`, or None where the folder holds no state.
+            The state, or None where the folder holds none.
 
         Raises:
             VoxgapError: the state is another training's, or damaged.
@@ -96,26 +117,35 @@ class Checkpoint:
         file = self.folder / "state.json"
         if not file.exists():
             return None
-        remedy = f"remove the folder {self.folder} to start afresh"
         try:
-            state = json.loads(file.read_bytes())
-            if state["key"] != self.key:
-                raise VoxgapError(
-                    f"{file}: the checkpoint of a training with other data or settings; {remedy}"
-                )
-            self._best = state["best"]
-            best, last = (_load_arrays(self.folder / Path(state[k]).name) for k in ("best", "last"))
+            said = json.loads(file.read_bytes())
+            if said["key"] != self.key:
+                raise self.foreign()
+            self._best = said["best"]
+            best, last = (_load_arrays(self.folder / Path(said[k]).name) for k in ("best", "last"))
+            state = State(best_weights=best, **{name: said[name] for name in _SAID})
             model.optimizer.build(model.trainable_variables)
             for variable, array in zip(_variables(model), last, strict=True):
                 variable.assign(array)
         except VoxgapError:
             raise
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-            raise VoxgapError(f"{file}: damaged checkpoint ({error}); {remedy}") from None
-        return state["records"], best
+            raise VoxgapError(f"{file}: damaged checkpoint ({error}); {self._remedy}") from None
+        return state
+
+    def foreign(self) -> VoxgapError:
+        """The error that says that the state is another training's."""
+        file = self.folder / "state.json"
+        return VoxgapError(
+            f"{file}: the checkpoint of a training with other data or settings; {self._remedy}"
+        )
+
+    @property
+    def _remedy(self) -> str:
+        return f"remove the folder {self.folder} to start afresh"
 
     def clear(self) -> None:
-        """Remove the state, and the folder where nothing else is in it: the training is over."""
+        """Remove the state, and the folder where nothing else is in it."""
         # The state first: a kill in between leaves nothing that names files which are gone.
         for path in (self.folder / "state.json", *self._arrays()):
             path.unlink(missing_ok=True)

@@ -10,14 +10,16 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 
+from voxgap.training.metrics import Counts
 from voxgap.training.objective import Encode
 
 
 class Ready(NamedTuple):
-    """A network that can be trained: compiled, the function that encodes its targets, and its dtype policy."""
+    """A compiled network, what encodes its targets and counts its classes, and its dtype policy."""
 
     network: keras.Model
     encode: Encode
+    counts: Counts | None
     policy: str
 
 

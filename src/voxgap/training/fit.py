@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from voxgap.training.distribution import on_devices
 from voxgap.training.loader import Augment, Loader
 from voxgap.training.objective import ClassWeight
 from voxgap.training.precision import Precision
+from voxgap.training.progress import reporting
 from voxgap.training.supervisor import Report, Schedule, Supervisor
 
 
@@ -70,7 +72,10 @@ def train(
     distribute: bool | Sequence[str] = False,
     seed: int = 0,
     checkpoint: str | Path | None = None,
+    keep_checkpoint: bool = False,
     compiled: Compiled | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+    verbose: bool | None = None,
     progress: Report | None = None,
 ) -> History:
     """Adapt and train a model on the `train` part of a data set, watching its `validation` part.
@@ -104,8 +109,14 @@ def train(
         seed: of the order of the batches, of patches and of augmentation.
         checkpoint: a folder that holds the training after each epoch: started again with the same arguments, it
             goes on where it was killed. It is emptied when the training ends. One training at a time holds it.
+        keep_checkpoint: leave it there instead: with more `epochs`, or more `patience` where that ran out, the same
+            training goes on from its end, as if it had never stopped.
         compiled: what trainings of similar networks in this process leave to each other; see `Compiled`.
-        progress: called after each step and epoch.
+        callbacks: of Keras, as in `fit`. They see the network that is trained, which may be a twin of `model` in
+            mixed precision; what they do beside watching is not in the checkpoint.
+        verbose: show a bar (elsewhere than on a terminal or in a notebook, a line an epoch) and warn of what went
+            wrong. None: the bar only on a terminal or in a notebook. False: neither.
+        progress: called after each step and epoch; takes the place of the bar.
 
     Returns:
         The `History`.
@@ -134,7 +145,7 @@ def train(
     training, validation = dataset.part("train"), dataset.part("validation")
     _check(model, training, validation, size)
     adapt_model(model, training if size is None else _tiles(training, size))
-    store = None if checkpoint is None else Checkpoint(Path(checkpoint))
+    store = None if checkpoint is None else Checkpoint(Path(checkpoint), keep_checkpoint)
     weights = objective.class_weights(training.targets, class_weight, dataset.task, model.output_shape[-1])
     of_voxels = dataset.task == "segmentation"
     devices = on_devices(distribute, batch_size)
@@ -145,13 +156,13 @@ def train(
         itself = policy == "float32" and not distribute and compiled is None
         with devices.scope:
             network = model if itself else precisions.with_policy(model, policy)
-            return Ready(network, objective.compile_model(network, *goal), policy)
+            return Ready(network, *objective.compile_model(network, *goal), policy)
 
     if compiled is None:
-        trained, encode, policy = compile_anew()
+        trained, encode, counts, policy = compile_anew()
     else:
         asked = [repr(goal), _identity(optimizer), precision, store and store.policy, batch_size, distribute]
-        trained, encode, policy = compiled.get(model, asked, compile_anew)
+        trained, encode, counts, policy = compiled.get(model, asked, compile_anew)
     batches = Loader(
         training.volumes,
         encode(training.targets),
@@ -166,15 +177,17 @@ def train(
     )
     seen = validation if size is None else _tiles(validation, size)
     watched = Loader(seen.volumes, encode(seen.targets), batch_size, devices=devices.number)
-    supervisor = Supervisor(schedule, monitor, epochs, len(batches), progress)
     if store is not None:
         means = [_identity(value) for value in (loss, trained.optimizer, transform)]
         settings = [structure(model), means, batch_size, class_weight, seed, monitor, precision]
         settings += [] if size is None else [size, batches.per_volume]
         arrays = (array for part in (training, validation) for array in (part.volumes, part.targets))
-        store.key, store.policy = fingerprint(settings, schedule, *arrays), policy
-    with contextlib.nullcontext() if store is None else store.held():
+        store.key, store.policy = fingerprint(settings, *arrays), policy
+    with contextlib.ExitStack() as stack:
+        report = stack.enter_context(reporting(verbose, progress, model.name))
+        supervisor = Supervisor(schedule, monitor, epochs, len(batches), report, counts)
         if store is not None:
+            stack.enter_context(store.held())
             supervisor.resume(trained, store)
         if not supervisor.over:
             follow = keras.callbacks.LambdaCallback(on_epoch_begin=batches.begin)
@@ -184,18 +197,33 @@ def train(
                     validation_data=watched,
                     initial_epoch=supervisor.epoch,
                     epochs=epochs,
-                    callbacks=[supervisor, follow],
+                    callbacks=[supervisor, follow, *callbacks],
                     verbose=0,
                     shuffle=False,
                 )
             except KeyboardInterrupt:
-                if not supervisor.records:
+                if not supervisor.epoch:
                     raise
                 supervisor.reason = "interrupted"
-        history = supervisor.finish(trained, policy)
+        supervisor.finish(trained)
+    chance = objective.chance(trained, dataset.task, encode, training.targets, validation.targets)
     if trained is not model:
         model.set_weights(trained.get_weights())
     _uncompile(model)
+    history = History(
+        tuple(supervisor.state.records),
+        monitor,
+        supervisor.best_epoch,
+        max(epochs, supervisor.epoch),
+        supervisor.reason,
+        policy,
+        tuple(supervisor.state.never),
+        chance,
+        len(batches),
+    )
+    if verbose is not False:
+        for remark in history.remarks(getattr(dataset, "classes", ())):
+            warnings.warn(remark, stacklevel=2)
     return history
 
 

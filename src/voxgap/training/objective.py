@@ -9,7 +9,8 @@ import keras
 import numpy as np
 
 from voxgap.errors import VoxgapError
-from voxgap.training.segmentation import Dice, DiceCrossEntropy, VoxelAccuracy
+from voxgap.training.metrics import Accuracy, Counts, Dice
+from voxgap.training.segmentation import DiceCrossEntropy
 
 ClassWeight = Literal["balanced"] | dict[int, float] | None
 Encode = Callable[[np.ndarray], np.ndarray]
@@ -45,7 +46,7 @@ def compile_model(
     optimizer: Any,
     learning_rate: float,
     class_weights: np.ndarray | None = None,
-) -> Encode:
+) -> tuple[Encode, Counts | None]:
     """Compile a model for its task.
 
     Args:
@@ -54,15 +55,16 @@ def compile_model(
         class_weights: `(classes,)`, for the loss of a segmentation.
 
     Returns:
-        The function that encodes targets as the loss wants them.
+        The function that encodes targets as the loss wants them, and what counts the classes named, if there are any.
 
     Raises:
         VoxgapError: no such loss or optimizer, or a loss that doesn't suit the task.
     """
     classes = model.output_shape[-1]
-    metrics: list[Any] = [*METRICS[task]]
+    counts = None if task == "regression" else Accuracy(classes)
+    metrics: list[Any] = [*METRICS[task]] if counts is None else [counts]
     if task == "segmentation":
-        metrics = [Dice(classes), VoxelAccuracy(classes)]
+        metrics = [Dice(classes), counts]
         function = _segmentation_loss(loss, class_weights)
     else:
         function = _named_loss(loss, task)
@@ -71,12 +73,40 @@ def compile_model(
         optimizer=_optimizer(optimizer, learning_rate), loss=function, metrics=metrics, jit_compile=False
     )
     if task == "regression":
-        return lambda targets: targets.reshape(len(targets), -1).astype(np.float32)
+        return _as_rows, None
     if task == "segmentation" or "sparse" in str(
         getattr(function, "name", getattr(function, "__name__", ""))
     ):
-        return lambda targets: targets
-    return lambda targets: np.eye(classes, dtype=np.float32)[targets]
+        return (lambda targets: targets), counts
+    return (lambda targets: np.eye(classes, dtype=np.float32)[targets]), counts
+
+
+def _as_rows(targets: np.ndarray) -> np.ndarray:
+    return targets.reshape(len(targets), -1).astype(np.float32)
+
+
+def chance(model: keras.Model, task: str, encode: Encode, training: Any, validation: Any) -> float | None:
+    """Compute the loss of an answer that knows of the training targets only how frequent, or how large, they are.
+
+    Args:
+        model: compiled.
+        task: of the data; a segmentation has no such number.
+        encode: of the loss.
+        training, validation: targets.
+
+    Returns:
+        The loss on the validation targets, None where there is none that says something.
+    """
+    if task == "segmentation":
+        return None
+    if task == "regression":
+        guess = _as_rows(training).mean(axis=0)
+    else:
+        counts = np.bincount(training, minlength=model.output_shape[-1])
+        guess = counts / counts.sum()
+    answer = np.tile(guess.astype(np.float32), (len(validation), 1))
+    loss = float(keras.ops.convert_to_numpy(model.compute_loss(y=encode(validation), y_pred=answer)))
+    return loss if np.isfinite(loss) and loss > 0 else None
 
 
 def _named_loss(loss: Any, task: str) -> Any:

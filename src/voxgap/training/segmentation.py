@@ -1,4 +1,4 @@
-"""What a segmentation is trained on and watched by: cross-entropy with soft Dice, and the Dice score."""
+"""What a segmentation is trained on: cross-entropy with soft Dice."""
 
 from __future__ import annotations
 
@@ -53,43 +53,3 @@ class DiceCrossEntropy(keras.losses.Loss):
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "class_weights": self.class_weights}
-
-
-class _OfLabelledVoxels(keras.metrics.Metric):
-    """Counts of voxels by true and by predicted class, those labelled -1 left out."""
-
-    def __init__(self, classes: int, name: str) -> None:
-        super().__init__(name=name)
-        self.classes = classes
-        self.counts = self.add_variable((classes, classes), "zeros", name="counts")
-
-    def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
-        labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
-        found = ops.cast(ops.reshape(ops.argmax(y_pred, axis=-1), (-1,)), "int32")
-        # One cell more than there are: that of the unlabelled.
-        cells = ops.where(labels >= 0, labels * self.classes + found, self.classes**2)
-        counts = ops.bincount(cells, minlength=self.classes**2 + 1)[: self.classes**2]
-        self.counts.assign_add(ops.cast(ops.reshape(counts, (self.classes, self.classes)), "float32"))
-
-
-class VoxelAccuracy(_OfLabelledVoxels):
-    """Share of the labelled voxels whose most probable class is the true one, over an epoch."""
-
-    def __init__(self, classes: int, name: str = "accuracy") -> None:
-        super().__init__(classes, name)
-
-    def result(self) -> Any:
-        return ops.sum(ops.diagonal(self.counts)) / ops.maximum(ops.sum(self.counts), 1.0)
-
-
-class Dice(_OfLabelledVoxels):
-    """The Dice score of the classes after the first, as `voxgap.evaluate.scores`, over an epoch's voxels."""
-
-    def __init__(self, classes: int, name: str = "dice") -> None:
-        super().__init__(classes, name)
-
-    def result(self) -> Any:
-        both = ops.sum(self.counts, axis=0) + ops.sum(self.counts, axis=1)
-        each = 2.0 * ops.diagonal(self.counts) / ops.maximum(both, 1.0)
-        has = ops.cast(both[1:] > 0, "float32")
-        return ops.sum(each[1:] * has) / ops.maximum(ops.sum(has), 1.0)

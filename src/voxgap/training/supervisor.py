@@ -11,8 +11,9 @@ import keras
 import numpy as np
 
 from voxgap.errors import VoxgapError
-from voxgap.history import History, Reason
-from voxgap.training.checkpoint import Checkpoint
+from voxgap.history import Reason
+from voxgap.training.checkpoint import Checkpoint, State
+from voxgap.training.metrics import Counts
 from voxgap.training.objective import higher_is_better
 
 Report = Callable[["Progress"], None]
@@ -92,7 +93,13 @@ class Supervisor(keras.callbacks.Callback):
     """Keeps the record and the best weights, and carries out what the schedule decides."""
 
     def __init__(
-        self, schedule: Schedule, monitor: str, planned: int, steps: int, progress: Report | None
+        self,
+        schedule: Schedule,
+        monitor: str,
+        planned: int,
+        steps: int,
+        progress: Report | None,
+        counts: Counts | None = None,
     ) -> None:
         super().__init__()
         self.schedule = schedule
@@ -100,14 +107,15 @@ class Supervisor(keras.callbacks.Callback):
         self.planned = planned
         self.steps = steps
         self.progress = progress or (lambda _: None)
-        self.records: list[dict[str, float]] = []
-        self.best_weights: list[np.ndarray] = []
+        self.counts = counts
+        self.state = State()
         self.reason: Reason = "epochs"
         self.checkpoint: Checkpoint | None = None
+        self._rate = schedule.learning_rate
 
     @property
     def epoch(self) -> int:
-        return len(self.records)
+        return len(self.state.records)
 
     @property
     def over(self) -> bool:
@@ -116,8 +124,17 @@ class Supervisor(keras.callbacks.Callback):
 
     @property
     def values(self) -> list[float]:
-        """The monitored quantity, lower is better; an epoch that gave NaN is worse than any."""
-        return [self._value(record) for record in self.records]
+        """The monitored quantity, lower is better; an epoch that gave NaN is worse than any.
+
+        So is one whose network names one class for all, where another that doesn't has less loss.
+        """
+        losses = [_loss(record) for record in self.state.records]
+        several = [loss for loss, n in zip(losses, self.state.named, strict=True) if n != 1]
+        least = min(several, default=np.inf)
+        return [
+            np.inf if n == 1 and least < loss else self._value(record)
+            for record, n, loss in zip(self.state.records, self.state.named, losses, strict=True)
+        ]
 
     def _value(self, record: dict[str, float]) -> float:
         value = record[self.monitor]
@@ -126,22 +143,51 @@ class Supervisor(keras.callbacks.Callback):
         return -value if higher_is_better(self.monitor) else value
 
     def _rank(self, record: dict[str, float]) -> tuple[float, float]:
-        """The monitored quantity, then the loss: one class for all has the accuracy of many a better network."""
-        loss = record.get("val_loss", np.inf)
-        return self._value(record), loss if np.isfinite(loss) else np.inf
+        """The monitored quantity, then the loss."""
+        return self._value(record), _loss(record)
+
+    def _better(self, state: State, epoch: int, kept: int) -> bool:
+        """Whether the network of an epoch is to be kept in the place of an earlier one's.
+
+        One that names one class for all has the accuracy of many a better one: it is not kept where another, which
+        doesn't, has less loss.
+        """
+        losses = [_loss(record) for record in state.records]
+        single = [n == 1 for n in state.named]
+        if single[epoch] and any(losses[e] < losses[epoch] and not single[e] for e in range(epoch)):
+            return False
+        if single[kept] and not single[epoch] and losses[epoch] < losses[kept]:
+            return True
+        return self._rank(state.records[epoch]) < self._rank(state.records[kept])
 
     @property
     def best_epoch(self) -> int:
-        ranks = [self._rank(record) for record in self.records]
-        return ranks.index(min(ranks))
+        kept = 0
+        for epoch in range(1, self.epoch):
+            if self._better(self.state, epoch, kept):
+                kept = epoch
+        return kept
 
     def resume(self, model: keras.Model, checkpoint: Checkpoint) -> None:
         """Go on from what the folder holds, if it holds anything."""
         self.checkpoint = checkpoint
         loaded = checkpoint.load(model)
-        if loaded is not None:
-            self.records, self.best_weights = loaded
-            self._decide(model)
+        if loaded is None:
+            return
+        self.state = loaded
+        if loaded.schedule != dataclasses.asdict(self.schedule) and not self._went_by_the_schedule():
+            raise checkpoint.foreign()
+        self._rate = min(self._rate, _learning_rate(model))
+        self._decide(model)
+
+    def _went_by_the_schedule(self) -> bool:
+        """Whether the epochs that ran would have been the same by this schedule: another patience need not matter."""
+        values = self.values
+        for epoch, record in enumerate(self.state.records):
+            stop, rate = self.schedule.after(values[:epoch])
+            if stop or not np.isclose(rate, record["learning_rate"], rtol=1e-5, atol=0):
+                return False
+        return True
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.progress(Progress(self.epoch, self.planned, batch + 1, self.steps))
@@ -153,35 +199,65 @@ class Supervisor(keras.callbacks.Callback):
         record = {k: float(v) for k, v in (logs or {}).items()}
         record["learning_rate"] = _learning_rate(self.model)
         record["seconds"] = time.perf_counter() - self._started
-        best = not self.records or self._rank(record) < min(map(self._rank, self.records))
-        weights = self.model.get_weights() if best else self.best_weights
-        # Together, after the copy: a Ctrl-C in between would leave this epoch with another's weights.
-        self.records, self.best_weights = [*self.records, record], weights
+        named, never = _named(self.counts)
+        state = dataclasses.replace(
+            self.state,
+            records=[*self.state.records, record],
+            named=[*self.state.named, named],
+            schedule=dataclasses.asdict(self.schedule),
+        )
+        best = not self.epoch or self._better(state, self.epoch, self.best_epoch)
+        if best:
+            state = dataclasses.replace(state, best_weights=self.model.get_weights(), never=never)
+        # At once, after the copy: a Ctrl-C in between would leave this epoch with another's weights.
+        self.state = state
         self._decide(self.model)
         if self.checkpoint is not None:
-            self.checkpoint.save(self.model, self.records, self.best_weights, best)
+            self.checkpoint.save(self.model, self.state, best)
         self.progress(Progress(epoch, self.planned, self.steps, self.steps, record, best))
 
     def _decide(self, model: keras.Model) -> None:
         stop, rate = self.schedule.after(self.values)
-        if not np.isfinite(self.records[-1]["loss"]):
+        if not np.isfinite(self.state.records[-1]["loss"]):
             stop, self.reason = True, "diverged"
         elif stop:
             self.reason = "patience"
-        if rate != _learning_rate(model):
-            model.optimizer.learning_rate = rate
-        model.stop_training = stop
+        # Only when it falls: else a callback's own rate would last for one epoch.
+        if rate < self._rate:
+            model.optimizer.learning_rate = self._rate = rate
+        # A callback may have said so before.
+        model.stop_training = stop or bool(model.stop_training)
 
-    def finish(self, model: keras.Model, policy: str) -> History:
-        """Put the best weights into the model, empty the checkpoint, and return the record."""
-        if self.checkpoint is not None:
+    def finish(self, model: keras.Model) -> None:
+        """Put the best weights into the model, and empty the checkpoint unless it is to be kept.
+
+        Raises:
+            VoxgapError: the first epoch ended in NaN.
+        """
+        hopeless = not np.isfinite(self._value(self.state.records[self.best_epoch]))
+        if self.checkpoint is not None and (hopeless or not self.checkpoint.keep):
             self.checkpoint.clear()
-        if not np.isfinite(self.values[self.best_epoch]):
+        if hopeless:
             raise VoxgapError(
                 f"the loss was NaN from the first epoch on: lower the learning rate ({self.schedule.learning_rate:g})"
             )
-        model.set_weights(self.best_weights)
-        return History(tuple(self.records), self.monitor, self.best_epoch, self.planned, self.reason, policy)
+        if self.reason == "epochs" and self.epoch < self.planned:
+            self.reason = "callback"
+        model.set_weights(self.state.best_weights)
+
+
+def _loss(record: dict[str, float]) -> float:
+    loss = record.get("val_loss", np.inf)
+    return loss if np.isfinite(loss) else np.inf
+
+
+def _named(counts: Counts | None) -> tuple[int, list[int]]:
+    """How many classes were named in validation, which has just ended, and which of those that are there were not."""
+    if counts is None:
+        return 0, []
+    confusion = counts.confusion()
+    there, named = confusion.sum(axis=1) > 0, confusion.sum(axis=0) > 0
+    return int(named.sum()), np.flatnonzero(there & ~named).tolist()
 
 
 def _learning_rate(model: keras.Model) -> float:
