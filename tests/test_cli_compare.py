@@ -18,7 +18,7 @@ from rich.console import Console
 import planted
 import tiny
 from voxgap.cli import board
-from voxgap.cli.compare import _read_again
+from voxgap.cli.report import _read_again
 from voxgap.dataset import Dataset
 from voxgap.experiment import Event, Experiment, Outcome, Store, open_store
 from voxgap.io import write
@@ -48,7 +48,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Experiment]:
     plans: list[Experiment] = []
     monkeypatch.setattr(experiment, "run_all", lambda plan, *_, **__: plans.append(plan))
     monkeypatch.setattr("voxgap.experiment.cost.estimate", lambda *_: (100.0, 1000.0))
-    monkeypatch.setattr("voxgap.experiment.examples.fill_examples", lambda *_: {})
+    monkeypatch.setattr("voxgap.experiment.examples.fill_examples", lambda *_: ())
     return plans
 
 

@@ -27,6 +27,7 @@ from voxgap.experiment.local import Event
 from voxgap.experiment.plan import Experiment
 
 DATA = tiny.dataset(count=48)
+WHOLE = DATA.with_volumes(np.nan_to_num(DATA.volumes))
 QUICK: dict[str, Any] = {
     "models": "cnn3d",
     "architecture": {"filters": (4,)},
@@ -45,7 +46,7 @@ def test_a_question_is_answered_and_answered_again_from_the_file(tmp_path: Path)
     out = tmp_path / "results.db"
     events: list[Event] = []
     found = compare(
-        DATA,
+        WHOLE,
         ["mean", "mask_channel", "complete", "drop"],
         out=out,
         progress=events.append,
@@ -69,7 +70,7 @@ def test_a_question_is_answered_and_answered_again_from_the_file(tmp_path: Path)
     assert {event.epoch for event in events if event.state == "epoch"} == {1, 2}
     assert not work_folders(tmp_path)
     events.clear()
-    compare(DATA, ["mean", "mask_channel", "complete", "drop"], out=out, progress=events.append, **QUICK)
+    compare(WHOLE, ["mean", "mask_channel", "complete", "drop"], out=out, progress=events.append, **QUICK)
     assert not events
 
 
@@ -317,8 +318,8 @@ def test_the_precision_is_settled_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_an_estimate_is_a_range(tmp_path: Path) -> None:
-    many = plan_experiment(DATA, ["mean", "linear", "complete"], **QUICK | {"epochs": 500, "patience": 4})
-    least, most = estimate(many, DATA)
+    many = plan_experiment(WHOLE, ["mean", "linear", "complete"], **QUICK | {"epochs": 500, "patience": 4})
+    least, most = estimate(many, WHOLE)
     assert 0 < least < most < np.inf
     # 5 epochs at least, 500 at most, and what each run takes besides.
     assert 5 < most / least < 100

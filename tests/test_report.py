@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 import planted
 from voxgap.experiment.comparison import Comparison
+from voxgap.experiment.examples import Example
 from voxgap.experiment.plan import Outcome
 from voxgap.report import Section, Table, write_page, write_report
 from voxgap.report.figures import heat_maps, intervals, number
@@ -103,9 +104,8 @@ def test_the_page_of_an_experiment(tmp_path: Path) -> None:
     comparison = found(folds=10, train_rates=(0.1, 0.5), test_rates=(0.1, 0.5), seeds=(3, 4))
     volume = np.random.default_rng(0).normal(size=(6, 5, 5, 1)).astype("float32")
     command = "voxgap compare data.npz --strategies mean,linear --rates 0.1,0.5"
-    write_report(
-        comparison, tmp_path / "report.html", command=command, fills={"complete": volume, "mean": volume}
-    )
+    example = Example("", {"complete": volume[..., 0], "mean": volume[..., 0]})
+    write_report(comparison, tmp_path / "report.html", command=command, fills=[example])
     page = checked(tmp_path / "report.html")
     text = re.sub(r"<[^>]+>", " ", page)
     assert text.index("masked_conv is better than linear") < text.index("Ranking")

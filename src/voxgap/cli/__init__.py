@@ -11,7 +11,7 @@ import typer
 
 from voxgap import __version__
 from voxgap.cli.augment import augment
-from voxgap.cli.compare import compare, report
+from voxgap.cli.compare import compare
 from voxgap.cli.console import err
 from voxgap.cli.demo import demo
 from voxgap.cli.evaluate import evaluate
@@ -19,6 +19,7 @@ from voxgap.cli.export import export
 from voxgap.cli.fill import fill
 from voxgap.cli.inspect import inspect
 from voxgap.cli.predict import predict
+from voxgap.cli.report import report
 from voxgap.cli.serve import serve
 from voxgap.cli.shapes import InOrder, shapes
 from voxgap.cli.train import train

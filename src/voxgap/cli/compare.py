@@ -1,19 +1,17 @@
-"""`voxgap compare` and `voxgap report`: which strategy works best for these data."""
+"""`voxgap compare`: which strategy works best for these data."""
 
 from __future__ import annotations
 
-import dataclasses
 import functools
-import math
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import decimals, err, import_keras, numbers, one_or_three, out
+from voxgap.cli.console import decimals, err, numbers, one_or_three, out
 from voxgap.cli.data import (
     At,
     Axes,
@@ -27,42 +25,18 @@ from voxgap.cli.data import (
     grid_arguments,
     load,
 )
+from voxgap.cli.report import Against, Metric, Rope, write
 from voxgap.errors import VoxgapError
+from voxgap.experiment.asked import DEFAULT_RATE, DEFAULT_STRATEGIES, DEFAULT_TRAINING
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
-    from voxgap.experiment import Comparison, Experiment, Store
-    from voxgap.volume import Values
+    from voxgap.experiment import Experiment
+    from voxgap.experiment.asked import Design, Verdict
 
-GAPS, TRAINING, VERDICT, RUNNING = "Gaps", "Training", "Verdict", "Running"
-DEFAULT_STRATEGIES = ("mean", "linear", "mask_channel", "masked_conv")
-DEFAULT_RATE = 0.5
+GAPS, TRAINING, RUNNING = "Gaps", "Training", "Running"
 UNEVEN = 0.6
 """Ratio of the rarest to the commonest class below which accuracy says little."""
-
-Metric = Annotated[
-    str | None,
-    typer.Option(
-        help="Metric that decides; by default accuracy, mae or dice, by the task.", rich_help_panel=VERDICT
-    ),
-]
-Rope = Annotated[
-    float | None,
-    typer.Option(help="Differences up to this one don't matter; by default 0.01.", rich_help_panel=VERDICT),
-]
-Against = Annotated[
-    str | None,
-    typer.Option(help="Compare all with this strategy, not with the best.", rich_help_panel=VERDICT),
-]
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """What decides, and what it is compared with."""
-
-    metric: str | None
-    rope: float | None
-    reference: str | None
 
 
 def compare(
@@ -122,11 +96,15 @@ def compare(
     ] = 1,
     seeds: Annotated[int, typer.Option(help="Trainings of each run, with other weights and batches.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of splits and gaps.")] = 0,
-    epochs: Annotated[int, typer.Option(help="At most so many.", rich_help_panel=TRAINING)] = 40,
+    epochs: Annotated[
+        int, typer.Option(help="At most so many.", rich_help_panel=TRAINING)
+    ] = DEFAULT_TRAINING["epochs"],
     patience: Annotated[
         int, typer.Option(help="Epochs without improvement before stopping.", rich_help_panel=TRAINING)
-    ] = 8,
-    batch_size: Annotated[int, typer.Option(help="Volumes a step.", rich_help_panel=TRAINING)] = 32,
+    ] = DEFAULT_TRAINING["patience"],
+    batch_size: Annotated[
+        int, typer.Option(help="Volumes a step.", rich_help_panel=TRAINING)
+    ] = DEFAULT_TRAINING["batch_size"],
     learning_rate: Annotated[float, typer.Option(help="At the start.", rich_help_panel=TRAINING)] = 1e-3,
     class_weight: Annotated[str, typer.Option(help="none or balanced.", rich_help_panel=TRAINING)] = "none",
     augment: Annotated[
@@ -197,42 +175,47 @@ def compare(
 
       voxgap compare scans.csv --size 32,32,32 --models resnet3d,resnet2d --seeds 2 --out runs/2d-or-3d
     """
-    dataset = load(data, **grid_arguments(size, spacing, crop, missing_values, reference, axes, at))
-    err.print(dataset.summary(), soft_wrap=True, markup=False)
-    question = Question(metric, rope, against)
-    gaps = _gaps(dataset, patterns, rates)
-    names = _names(strategies) if strategies else _default_strategies(gaps["train_rates"])
-    _check_question(question, names, dataset)
-    if class_weight not in ("none", "balanced"):
-        raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
-    import_keras()
-    from voxgap.experiment import plan_experiment
+    from voxgap.experiment.asked import Verdict, designed
+    from voxgap.experiment.question import planned
 
-    experiment = plan_experiment(
-        dataset,
-        names,
+    design = designed(
+        _names(strategies) if strategies else None,
         models=_names(models),
+        pattern=None if patterns is None else _names(patterns),
         mechanism=_names(mechanisms),
-        **gaps,
+        train_rates=None if rates is None else decimals(rates, "--rates"),
         test_rates=None if test_rates is None else decimals(test_rates, "--test-rates"),
         folds=folds,
         repeats=repeats,
         seeds=seeds,
         split_seed=seed,
-        architecture={
-            "normalize": choose_normalization(normalize, dataset),
-            "filters": numbers(filters, "--filters"),
-            "kernel_size": one_or_three(kernel_size, "--kernel-size"),
-        },
-        epochs=epochs,
-        patience=patience,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        class_weight=None if class_weight == "none" else class_weight,
-        augment=augment,
-        augment_kind=augment_kind,
-        precision=precision,
     )
+    verdict = Verdict(metric, rope, against)
+    verdict.check(design.ranked, ("--metric", "--rope", "--against"))
+    if class_weight not in ("none", "balanced"):
+        raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
+    architecture: dict[str, Any] = {
+        "filters": numbers(filters, "--filters"),
+        "kernel_size": one_or_three(kernel_size, "--kernel-size"),
+    }
+    training = {
+        "epochs": epochs,
+        "patience": patience,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "class_weight": None if class_weight == "none" else class_weight,
+        "augment": augment,
+        "augment_kind": augment_kind,
+        "precision": precision,
+    }
+    dataset = load(data, **grid_arguments(size, spacing, crop, missing_values, reference, axes, at))
+    err.print(dataset.summary(), soft_wrap=True, markup=False)
+    verdict.check_metric(dataset.task, len(dataset.classes), "--metric")
+    if metric is None:
+        _warn_of_uneven_classes(dataset)
+    architecture["normalize"] = choose_normalization(normalize, dataset, whole=True)
+    experiment = planned(dataset, design, architecture, training)
+    _say_gaps(experiment, design, dataset)
     database = out_folder / "compare.db"
     if not resume:
         _delete(database)
@@ -241,7 +224,7 @@ def compare(
         experiment,
         dataset,
         database,
-        question,
+        verdict,
         command,
         retry=retry,
         runner=_runner(ray, cpus_per_run, gpus_per_run),
@@ -250,49 +233,11 @@ def compare(
     )
 
 
-def report(
-    database: Annotated[
-        Path, typer.Argument(help="compare.db, or the folder that voxgap compare wrote.", metavar="DB")
-    ],
-    page: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", help="The page; results.csv and results.json go beside it.", show_default="beside DB"
-        ),
-    ] = None,
-    metric: Metric = None,
-    rope: Rope = None,
-    against: Against = None,
-    key: Annotated[
-        str | None, typer.Option("--experiment", help="Which one, where the file holds several.")
-    ] = None,
-) -> None:
-    """Write the page of an experiment again, from its file of results alone; also while it still runs.
-
-    Pictures of fills need the data; they are left out where it is not as it was.
-
-    [bold]Examples[/]
-
-      voxgap report compare
-
-      voxgap report compare/compare.db --metric auc --against mean --out auc.html
-    """
-    from voxgap.experiment import open_store
-
-    path = database / "compare.db" if database.is_dir() else database
-    with open_store(path) as store:
-        experiment = _chosen(store, key)
-        written = _write(
-            experiment, store, page or path.with_name("report.html"), Question(metric, rope, against)
-        )
-    out.print(written.summary(), soft_wrap=True, markup=False)
-
-
 def _run(
     experiment: Experiment,
     dataset: Dataset,
     database: Path,
-    question: Question,
+    verdict: Verdict,
     command: str,
     *,
     retry: bool,
@@ -310,7 +255,7 @@ def _run(
         experiment = begun(experiment, dataset, store, command, retry=retry)
         before = store.outcomes(experiment)
         _say_what_is_ahead(experiment, dataset, len(before), where)
-        metric = question.metric or deciding_metric(dataset.task)
+        metric = verdict.metric or deciding_metric(dataset.task)
         try:
             with watching(experiment, before, metric) as tell:
                 runner(experiment, dataset, store, processes=processes, progress=tell)
@@ -321,7 +266,7 @@ def _run(
             )
             err.print(f"  {command}", soft_wrap=True, markup=False)
             raise typer.Exit(130) from None
-        comparison = _write(experiment, store, page, question, dataset)
+        comparison = write(experiment, store, page, verdict, dataset)
     out.print(comparison.summary(), soft_wrap=True, markup=False)
     out.print(f"page: {page}", soft_wrap=True, markup=False)
 
@@ -338,91 +283,38 @@ def _runner(ray: str | None, cpus_per_run: float, gpus_per_run: float) -> Callab
     )
 
 
-def _write(
-    experiment: Experiment, store: Store, page: Path, question: Question, dataset: Dataset | None = None
-) -> Comparison:
-    from voxgap.experiment import Comparison
-    from voxgap.report import write_report
-
-    comparison = Comparison.from_outcomes(
-        experiment, store.outcomes(experiment), **dataclasses.asdict(question)
-    )
-    command = store.command(experiment)
-    write_report(comparison, page, command=command, fills=_fills(experiment, command, dataset))
-    return comparison
-
-
-def _fills(experiment: Experiment, command: str, dataset: Dataset | None) -> dict[str, Values]:
-    """One volume as each strategy fills it; nothing where the data is gone, or is not what it was."""
-    from voxgap.experiment.data import content_key
-
-    try:
-        data = dataset or _read_again(command, experiment.data)
-        if content_key(data) != experiment.data_key:
-            raise VoxgapError(f"{experiment.data} is not what it was")
-        import_keras()
-        from voxgap.experiment.examples import fill_examples
-
-        return fill_examples(experiment, data)
-    except (VoxgapError, OSError) as error:
-        err.print(f"No pictures of fills: {error}", soft_wrap=True, markup=False)
-        return {}
-
-
-def _gaps(dataset: Dataset, patterns: str | None, rates: str | None) -> dict[str, Any]:
-    """Return which gaps are simulated: none by default where the data has gaps of its own."""
-    import numpy as np
-
-    native = float(np.mean([np.isnan(volume).mean() for volume in dataset.volumes]))
-    if patterns is None and rates is None and native:
-        err.print(f"{native:.0%} of the data is missing; it is compared as it is. --rates takes away more.")
-        return {"pattern": ("slices",), "train_rates": (0.0,)}
-    pattern = _names(patterns or "slices")
-    chosen = (DEFAULT_RATE,) if rates is None else decimals(rates, "--rates")
-    if patterns is None or rates is None:
-        shares = ", ".join(f"{rate:.0%}" for rate in chosen)
-        err.print(f"Simulated gaps: {shares} of the {', '.join(pattern)}. Choose with --pattern and --rates.")
-    return {"pattern": pattern, "train_rates": chosen}
-
-
-def _default_strategies(rates: Sequence[float]) -> tuple[str, ...]:
-    """Return what is compared by default; without simulated gaps nothing is complete."""
-    return (*DEFAULT_STRATEGIES, "complete") if any(rates) else DEFAULT_STRATEGIES
-
-
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _check_question(question: Question, names: Sequence[str], dataset: Dataset) -> None:
-    """Refuse before hours of training what could only be refused after them."""
+def _warn_of_uneven_classes(dataset: Dataset) -> None:
     import numpy as np
 
-    from voxgap.experiment.comparison import metrics_of
-    from voxgap.experiment.plan import YARDSTICKS
+    if dataset.task != "classification":
+        return
+    counts = np.bincount(dataset.targets, minlength=len(dataset.classes))
+    counts = counts[counts > 0]
+    if counts.min() < UNEVEN * counts.max():
+        share = counts.max() / counts.sum()
+        err.print(
+            f"The classes are uneven: guessing the commonest is right for {share:.0%}. Consider --metric "
+            "balanced_accuracy or auc.",
+            soft_wrap=True,
+        )
 
-    known = metrics_of(dataset.task, len(dataset.classes))
-    if question.metric is not None and question.metric not in known:
-        raise VoxgapError(
-            f"--metric {question.metric} is unknown for {dataset.task}: choose one of {', '.join(known)}"
+
+def _say_gaps(experiment: Experiment, design: Design, dataset: Dataset) -> None:
+    """Say which gaps there will be, where not all of it was asked for."""
+    if design.patterns is not None and design.train_rates is not None:
+        return
+    if not any(experiment.train_rates) and design.train_rates is None:
+        err.print(
+            f"{dataset.missing_rate:.0%} of the data is missing; it is compared as it is. --rates takes away more."
         )
-    ranked = [name for name in names if name not in YARDSTICKS]
-    if question.reference is not None and question.reference not in ranked:
-        raise VoxgapError(
-            f"--against {question.reference} is not compared: choose one of {', '.join(ranked)}"
-        )
-    if question.rope is not None and not 0 <= question.rope < math.inf:
-        raise VoxgapError(f"--rope {question.rope:g} is no width: give 0 or more, in the unit of the metric")
-    if question.metric is None and dataset.task == "classification":
-        counts = np.bincount(dataset.targets, minlength=len(dataset.classes))
-        counts = counts[counts > 0]
-        if counts.min() < UNEVEN * counts.max():
-            share = counts.max() / counts.sum()
-            err.print(
-                f"The classes are uneven: guessing the commonest is right for {share:.0%}. Consider --metric "
-                "balanced_accuracy or auc.",
-                soft_wrap=True,
-            )
+        return
+    shares = ", ".join(f"{rate:.0%}" for rate in experiment.train_rates)
+    patterns = ", ".join(experiment.patterns)
+    err.print(f"Simulated gaps: {shares} of the {patterns}. Choose with --pattern and --rates.")
 
 
 def _say_what_is_ahead(experiment: Experiment, dataset: Dataset, ended: int, where: str) -> None:
@@ -449,18 +341,6 @@ def _command(data: str) -> str:
     return shlex.join(["voxgap", "compare", data, *words])
 
 
-def _read_again(command: str, name: str) -> Dataset:
-    """Read the data as a command did; without one, by the name that the data went by."""
-    words = shlex.split(command)
-    if words[:2] != ["voxgap", "compare"]:
-        return load(name)
-    app = typer.Typer()
-    app.command()(compare)
-    asked = typer.main.get_command(app).make_context("compare", words[2:], resilient_parsing=True).params
-    options = ("size", "spacing", "crop", "missing_values", "reference", "axes", "at")
-    return load(asked["data"], **grid_arguments(*map(asked.get, options)))
-
-
 def _in_use(database: Path) -> bool:
     from voxgap.experiment import open_store
 
@@ -476,22 +356,3 @@ def _delete(database: Path) -> None:
         raise VoxgapError(f"{database}: another process is at work on it; end it, or choose another --out")
     for suffix in ("", "-wal", "-shm"):
         database.with_name(database.name + suffix).unlink(missing_ok=True)
-
-
-def _chosen(store: Store, key: str | None) -> Experiment:
-    known = store.experiments()
-    if not known:
-        raise VoxgapError(f"{store.path}: holds no experiment; `voxgap compare` writes one")
-    if key is None:
-        if len(known) > 1:
-            keys = ", ".join(one.key for one in known)
-            err.print(
-                f"{len(known)} experiments; this is the latest. --experiment chooses: {keys}", soft_wrap=True
-            )
-        return known[-1]
-    for one in known:
-        if one.key.startswith(key):
-            return one
-    raise VoxgapError(
-        f"{store.path}: no experiment {key}; choose one of {', '.join(one.key for one in known)}"
-    )

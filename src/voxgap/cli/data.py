@@ -91,12 +91,13 @@ def grid_arguments(
     }
 
 
-def choose_normalization(asked: str, dataset: Dataset, patches: bool = False) -> str:
-    """Return the normalisation to train with, and say why where the data decided."""
+def choose_normalization(asked: str, dataset: Dataset, patches: bool = False, whole: bool = False) -> str:
+    """Return the normalisation to train with, and say why where the data decided: all of it, or its training part."""
     from voxgap import intensity
 
     intensity.check(asked)
-    known = dataset.part("train").volumes if "train" in dataset.split else dataset.volumes
+    part = not whole and "train" in dataset.split
+    known = dataset.part("train").volumes if part else dataset.volumes
     chosen = intensity.resolve(asked, known, dataset.channels, patches)
     if asked == "auto":
         err.print(f"normalize: {chosen.method} ({chosen.why})", soft_wrap=True)

@@ -1,8 +1,11 @@
-"""One volume with the gaps of an experiment, as each of its strategies fills it."""
+"""Volumes with the gaps of an experiment, before and after each of its strategies has filled them."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+from numpy.typing import NDArray
 
 from voxgap.dataset import Dataset
 from voxgap.experiment.data import divide, with_gaps
@@ -14,51 +17,95 @@ MOST_TRAINED = 256
 """Training volumes that a fill is adapted to: for a picture, more change nothing."""
 
 
-def fill_examples(experiment: Experiment, dataset: Dataset) -> dict[str, Values]:
-    """Fill one test volume of the first fold in each way of the experiment, adapted to its training volumes.
+class Example(NamedTuple):
+    """One channel of a volume with gaps, as it is and as it is filled.
+
+    Attributes:
+        channel: its name; empty where there is one.
+        versions: what is shown -> `(depth, height, width)`: `complete` (where gaps are simulated, and NaN where the
+            data itself has some), `with gaps`, and `filled: ` with the name of each distinct fill.
+    """
+
+    channel: str
+    versions: dict[str, Values]
+
+
+def fill_examples(experiment: Experiment, dataset: Dataset) -> tuple[Example, ...]:
+    """Fill test volumes of the first fold in each way of the experiment, adapted to its training volumes.
 
     Args:
         experiment: whose splits, gaps and strategies are used.
         dataset: that it is about.
 
     Returns:
-        `complete` (where gaps are simulated), `with gaps`, and the name of each distinct fill, each
-        `(depth, height, width, channels)`; empty where nothing is missing.
+        One for each channel that has gaps in some test volume, of as few volumes as show all of them.
     """
     run = next((run for run in experiment.runs() if run.strategy not in YARDSTICKS), None)
     if run is None:
-        return {}
+        return ()
     parts = divide(run, dataset)
-    test = with_gaps(run, dataset, parts.test, max(run.test_rates)).volumes
-    rates = np.isnan(test).mean(axis=(1, 2, 3, 4))
-    usable = (rates > 0) & (rates < 1)
-    if not usable.any():
-        return {}
-    spread = np.array([np.nanstd(v) if use else -1.0 for v, use in zip(test, usable, strict=True)])
-    index = int(spread.argmax())
-    gapped = test[index]
-    rows: dict[str, Values] = (
-        {} if max(run.test_rates) == 0 else {"complete": dataset.volumes[parts.test[index]]}
-    )
-    rows["with gaps"] = gapped
+    rate = max(run.test_rates)
+    gapped = with_gaps(run, dataset, parts.test, rate).volumes
+    chosen = _volumes(gapped)
+    if not chosen:
+        return ()
     train = with_gaps(run, dataset, parts.train[:MOST_TRAINED], run.train_rate).volumes
-    for strategy in _strategies(experiment):
-        label = strategy.fill + "".join(f"\n{key} {value}" for key, value in strategy.fill_options.items())
-        if label not in rows:
-            rows[label] = _filled(strategy, train, gapped)
-    return rows
+    shown = sorted(set(chosen.values()))
+    whole = dataset.volumes[parts.test[shown]]
+    versions = {} if rate == 0 else {"complete": whole}
+    versions["with gaps"] = gapped[shown]
+    normalize = run.options("architecture").get("normalize", "dataset")
+    for label, strategy in _fills(experiment).items():
+        versions[f"filled: {label}"] = _filled(strategy, normalize, train, gapped[shown])
+    names = dataset.channels if len(dataset.channels) > 1 else ("",)
+    return tuple(
+        Example(names[channel], {label: v[shown.index(index), ..., channel] for label, v in versions.items()})
+        for channel, index in sorted(chosen.items())
+    )
 
 
-def _strategies(experiment: Experiment) -> list[Strategy]:
-    first = {run.strategy: run for run in reversed(experiment.runs())}
-    named = [first[name] for name, _ in experiment.strategies if name not in YARDSTICKS]
-    return [Strategy(**run.options("settings")) for run in named]
+def _volumes(gapped: Values) -> dict[int, int]:
+    """Return channel -> volume: for each channel that has gaps somewhere, one that has some there.
+
+    Volumes that show most of the channels come first, and of those the one with the most to see.
+    """
+    rates = np.isnan(gapped).mean(axis=(1, 2, 3))
+    spread: NDArray[np.float64] = np.array(
+        [0.0 if np.isnan(volume).all() else np.nanstd(volume) for volume in gapped]
+    )
+    # A channel with a hole says more than one that is not there at all; of a volume of nothing nothing can be said.
+    useful = np.where(rates < 1, 1.0, 0.5) * (rates > 0) * (rates.mean(axis=1) < 1)[:, np.newaxis]
+    chosen: dict[int, int] = {}
+    open_ = set(np.flatnonzero(useful.any(axis=0)).tolist())
+    while open_:
+        worth = useful[:, sorted(open_)].sum(axis=1)
+        best = int(np.lexsort((spread, worth))[-1])
+        found = {channel for channel in open_ if useful[best, channel]}
+        chosen |= dict.fromkeys(found, best)
+        open_ -= found
+    return chosen
 
 
-def _filled(strategy: Strategy, train: Values, gapped: Values) -> Values:
-    from voxgap.backend import keras
+def _fills(experiment: Experiment) -> dict[str, Strategy]:
+    """Return label -> a strategy that is nothing but a fill, one for each that is compared."""
+    found = {}
+    for run in experiment.runs():
+        if run.strategy not in YARDSTICKS:
+            settings = run.options("settings")
+            fill, options = settings["fill"], settings["fill_options"]
+            label = "\n".join([fill, *(f"{name} {value}" for name, value in options.items())])
+            found.setdefault(label, Strategy(fill=fill, fill_options=options))
+    return found
 
-    layer = strategy.fill_layer()
-    layer.adapt(train)
-    filled: Values = keras.ops.convert_to_numpy(layer(gapped[np.newaxis], training=False))[0]
-    return filled
+
+def _filled(strategy: Strategy, normalize: str, train: Values, gapped: Values) -> Values:
+    """Fill as a network with this strategy does, in the units of the data."""
+    from voxgap.experiment.single import fill_volumes
+    from voxgap.models import build_model
+    from voxgap.training import adapt_layers
+
+    model = build_model(
+        "cnn3d", gapped.shape[1:], 2, strategy=strategy, normalize=normalize, filters=(1,), kernel_size=1
+    )
+    adapt_layers(model.get_layer("prepare").layers, train)
+    return fill_volumes(model, gapped)

@@ -6,32 +6,36 @@ import dataclasses
 import inspect
 import json
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from voxgap import intensity
-from voxgap import strategies as presets
 from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
-from voxgap.experiment.cost import settled
+from voxgap.experiment.asked import (
+    DEFAULT_RATE,
+    DEFAULT_STRATEGIES,
+    DEFAULT_TRAINING,
+    Design,
+    Strategies,
+    Verdict,
+    as_text,
+    designed,
+)
 from voxgap.experiment.data import content_key
 from voxgap.experiment.local import Event, run_all
 from voxgap.experiment.plan import YARDSTICKS, Experiment, canonical
 from voxgap.experiment.store import Store, open_store
-from voxgap.missingness.simulation import MECHANISMS, PATTERNS
-from voxgap.models import NETWORKS, Architecture
-from voxgap.training import intended, train
 
 if TYPE_CHECKING:
     from voxgap.experiment.comparison import Comparison
 
-Strategies = Sequence[str] | Mapping[str, str | presets.Strategy]
-
 # What `train` is given by the run itself, what it keeps on disk or on the screen, and networks of patches, which are
 # scored in another way.
 _NOT_TRAINING = (
-    *("model", "dataset", "seed", "checkpoint", "keep_checkpoint", "callbacks", "verbose", "progress"),
-    *("patch_size", "patches_per_volume"),
+    *("model", "dataset", "seed", "checkpoint", "keep_checkpoint", "compiled", "callbacks", "verbose"),
+    *("progress", "patch_size", "patches_per_volume"),
 )
 
 
@@ -87,9 +91,10 @@ def compare(
         memory_limit: bytes that one run may take.
         progress: called as runs start and end.
         command: what a person types to do this again; kept in the file.
-        architecture: further arguments of `build_model`; `normalize` may be `auto`.
+        architecture: further arguments of `build_model`; `normalize` is `auto` by default.
         gap_options: further arguments of `simulate`: axis, block_size, per_channel, strength.
-        **training: further arguments of `train`: epochs, patience, batch_size, precision and others.
+        **training: further arguments of `train`: epochs (by default 40), patience (8), batch_size (32), precision and
+            others.
 
     Returns:
         The `Comparison`.
@@ -120,9 +125,7 @@ def compare(
     with open_store(out, create=True) as store:
         experiment = begun(experiment, data, store, command, retry=retry)
         run_all(experiment, data, store, processes=processes, progress=progress, memory_limit=memory_limit)
-        return Comparison.from_outcomes(
-            experiment, store.outcomes(experiment), **dataclasses.asdict(verdict)
-        )
+        return Comparison.from_outcomes(experiment, store.outcomes(experiment), **dataclasses.asdict(verdict))
 
 
 def plan_experiment(
@@ -159,7 +162,7 @@ def planned(
     return Experiment(
         data=dataset.name,
         data_key=content_key(dataset),
-        strategies=_strategies(design, dataset, any(rates)),
+        strategies=_strategies(design, dataset, simulated=any(rates)),
         models=design.models,
         patterns=design.patterns or ("slices",),
         mechanisms=design.mechanisms,
@@ -210,11 +213,14 @@ def _strategies(design: Design, dataset: Dataset, simulated: bool) -> tuple[tupl
     """
     from voxgap import strategies as presets
 
-    asked = design.strategies or dict.fromkeys((*DEFAULT_STRATEGIES, *(["complete"] if simulated else [])))
-    chosen = {name: strategy or name for name, strategy in asked.items()}
-    if "complete" in chosen and (rate := dataset.missing_rate):
+    rate = dataset.missing_rate
+    usual = (*DEFAULT_STRATEGIES, "complete") if simulated or rate else DEFAULT_STRATEGIES
+    chosen = dict(design.strategies or zip(usual, usual, strict=True))
+    if rate and "complete" in chosen:
         share = f"{rate:.1%}" if rate >= 0.001 else "less than 0.1%"
-        why = f"{share} of the values of {dataset.name} are missing in the data itself, which nothing can undo"
+        why = (
+            f"{share} of the values of {dataset.name} are missing in the data itself, which nothing can undo"
+        )
         if design.strategies:
             raise VoxgapError(
                 f"strategies: complete is the data before simulated gaps, and {why}: it would be no yardstick. Leave "
@@ -254,4 +260,4 @@ def _training(arguments: Mapping[str, Any], task: str) -> str:
         task,
         **{name: arguments[name] for name in inspect.signature(intended).parameters if name in arguments},
     )
-    return as_text("training", {"precision": "auto", **arguments})
+    return as_text("training", {"precision": "auto", **DEFAULT_TRAINING, **arguments})

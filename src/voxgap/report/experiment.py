@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
-from voxgap.pictures import slices
+from voxgap.report.figures import fills as picture_of_fills
 from voxgap.report.figures import heat_maps, intervals, learning_curves, number
 from voxgap.report.page import Section, Table, write_page
 
 if TYPE_CHECKING:
     from voxgap.evaluate.comparison import Place
     from voxgap.experiment.comparison import Comparison
+    from voxgap.experiment.examples import Example
     from voxgap.experiment.ranking import Condition, Ranking
 
 MEANING = {
@@ -31,15 +31,15 @@ def write_report(
     path: str | Path,
     *,
     command: str = "",
-    fills: Mapping[str, NDArray[np.float32]] | None = None,
+    fills: Sequence[Example] = (),
 ) -> None:
-    """Write the page, and `results.csv` and `results.json` beside it; each appears whole.
+    """Write the page, and `results.csv`, `results.json` and `predictions.csv` beside it; each appears whole.
 
     Args:
         comparison: what was found.
         path: of the page.
         command: what a person types to do the experiment again.
-        fills: one volume `(depth, height, width, channels)` as it is, with gaps, and as each strategy fills it.
+        fills: channels of volumes as they are, with gaps, and as each strategy fills them.
     """
     path = Path(path)
     sections = [
@@ -156,13 +156,18 @@ def _networks(comparison: Comparison) -> list[Section]:
     return [Section("Networks", words, _table(models))]
 
 
-def _reconstruction(comparison: Comparison, fills: Mapping[str, NDArray[np.float32]] | None) -> list[Section]:
+def _reconstruction(comparison: Comparison, fills: Sequence[Example]) -> list[Section]:
     sections = []
     if fills:
-        caption = (
-            "One test volume of the first fold. Gaps are red; strategies with the same fill share a row."
-        )
-        sections.append(Section("What the fills make of the same gap", figures=[(slices(fills), caption)]))
+        words = [
+            "A test volume of the first fold, before and after: red is missing, numbers are those of slices. "
+            "Strategies with the same fill share a row."
+        ]
+        figures = [
+            (picture_of_fills(example.versions), f"Channel {example.channel}." if example.channel else "")
+            for example in fills
+        ]
+        sections.append(Section("What the fills make of the same gap", words, figures=figures))
     if comparison.reconstruction is not None:
         words = [
             comparison.reconstruction.words,

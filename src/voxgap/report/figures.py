@@ -12,6 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from voxgap.pictures import GAP_COLOUR
+
 if TYPE_CHECKING:
     from voxgap.experiment.ranking import Ranking
 
@@ -19,6 +21,7 @@ LEADING, BEATEN = "#1287b0", "#8a96a1"
 SHADES = LinearSegmentedColormap.from_list("scores", ["#f3efe9", "#8cc3d4", "#0b6e8f"])
 PANELS_A_ROW = 3
 CELLS_A_ROW = 12
+SLICES = 7
 WIDTH = 5.6
 """Inches: what still can be read when a phone shows it at two thirds of its size."""
 
@@ -144,3 +147,49 @@ def learning_curves(runs: Mapping[str, Sequence[tuple[Sequence[float], int]]], q
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel(quantity, fontsize=9)
     return figure
+
+
+def fills(versions: Mapping[str, NDArray[np.float32]]) -> Figure:
+    """Draw the same slices of one channel of a volume, a version a row, gaps coloured; half of the slices have some.
+
+    Args:
+        versions: label -> `(depth, height, width)`, NaN = missing; each from black to white by what is observed of
+            the first.
+    """
+    first = next(iter(versions.values()))
+    with_gaps = max(versions.values(), key=lambda volume: int(np.isnan(volume).sum()))
+    chosen = _telling_slices(with_gaps)
+    seen = first[~np.isnan(first)]
+    low, high = np.percentile(seen, (1, 99)) if seen.size else (0.0, 1.0)
+    height, width = first.shape[1:]
+    # A figure of the page's width, in which pixels are squares.
+    edge = (WIDTH - 1.0) / len(chosen)
+    row = min(max(edge * height / width, 0.25 * edge), 2 * edge)
+    figure = Figure(figsize=(WIDTH, (row + 0.06) * len(versions) + 0.35))
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
+    grid = figure.subplots(len(versions), len(chosen), squeeze=False)
+    for axes_row, (label, volume) in zip(grid, versions.items(), strict=True):
+        for axes, index in zip(axes_row, chosen, strict=True):
+            axes.set_facecolor(GAP_COLOUR)  # shows through where there is nothing to draw
+            axes.imshow(volume[index], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+    for axes, index in zip(grid[0], chosen, strict=True):
+        axes.set_title(f"{index}", fontsize=8)
+    return figure
+
+
+def _telling_slices(volume: NDArray[np.float32], count: int = SLICES) -> list[int]:
+    """Return slices evenly from those with gaps and from those without, as far as there are some of each."""
+    missing = np.isnan(volume).any(axis=(1, 2))
+    gaps, rest = np.flatnonzero(missing), np.flatnonzero(~missing)
+    of_gaps = max(count - len(rest), min(len(gaps), (count + 1) // 2))
+    return sorted([*_evenly(gaps, of_gaps), *_evenly(rest, count - of_gaps)])
+
+
+def _evenly(indices: NDArray[np.intp], count: int) -> list[int]:
+    """Return so many of these, or all that there are, from all over."""
+    count = min(count, len(indices))
+    places = (np.arange(count) + 0.5) * len(indices) / max(count, 1)
+    return [int(i) for i in indices[places.astype(int)]]

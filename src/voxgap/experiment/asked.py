@@ -1,0 +1,216 @@
+"""What is asked of `compare`, checked before data is read and Keras is loaded: names, counts, rates, the verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from voxgap.errors import VoxgapError
+from voxgap.experiment.plan import YARDSTICKS, canonical
+
+if TYPE_CHECKING:
+    from voxgap.strategies import Strategy
+
+Strategies = Sequence[str] | Mapping[str, "str | Strategy"]
+
+# The names of `voxgap.strategies.PRESETS` and of `voxgap.models.NETWORKS`, which are Keras's side of the house.
+PRESETS = (
+    *("zero", "mean", "median", "mode", "linear", "knn", "matrix_factorization"),
+    *("mask_channel", "masked_conv", "gated_conv", "gap_dropout", "attention"),
+)
+NETWORKS = ("cnn3d", "resnet3d", "resnet2d", "resnet2plus1d", "unet3d")
+
+DEFAULT_STRATEGIES = ("mean", "linear", "mask_channel", "masked_conv")
+"""What is compared by default; and `complete`, where nothing but simulated gaps is missing."""
+DEFAULT_RATE = 0.5
+DEFAULT_TRAINING = {"epochs": 40, "patience": 8, "batch_size": 32}
+"""Where it differs from `train`: many networks, each a little quicker."""
+_GAP_OPTIONS = ("axis", "block_size", "per_channel", "strength")
+
+
+@dataclass(frozen=True)
+class Design:
+    """What an experiment consists of beside its data and its networks; None where the data decides.
+
+    Attributes:
+        strategies: name -> a preset's name or a `Strategy`.
+        models, patterns, mechanisms, gap_options, train_rates, test_rates: see `voxgap.experiment.plan.Experiment`.
+        folds, repeats, seeds, split_seed: likewise.
+    """
+
+    strategies: Mapping[str, str | Strategy] | None
+    models: tuple[str, ...]
+    patterns: tuple[str, ...] | None
+    mechanisms: tuple[str, ...]
+    gap_options: str
+    train_rates: tuple[float, ...] | None
+    test_rates: tuple[float, ...]
+    folds: int
+    repeats: int
+    seeds: tuple[int, ...]
+    split_seed: int
+
+    @property
+    def ranked(self) -> tuple[str, ...]:
+        """Strategies that take part in the ranking."""
+        return tuple(name for name in self.strategies or DEFAULT_STRATEGIES if name not in YARDSTICKS)
+
+
+def designed(
+    strategies: Strategies | None = None,
+    *,
+    models: str | Sequence[str] = ("resnet3d",),
+    pattern: str | Sequence[str] | None = None,
+    mechanism: str | Sequence[str] = "mcar",
+    train_rates: float | Sequence[float] | None = None,
+    test_rates: float | Sequence[float] | None = None,
+    folds: int = 5,
+    repeats: int = 1,
+    seeds: int | Sequence[int] = 1,
+    split_seed: int = 0,
+    gap_options: Mapping[str, Any] | None = None,
+) -> Design:
+    """Return what these arguments of `voxgap.compare` ask for.
+
+    Raises:
+        VoxgapError: one of them is not possible, whatever the data.
+    """
+    from voxgap.missingness.simulation import MECHANISMS, PATTERNS
+
+    _check_count("folds", folds)
+    _check_count("repeats", repeats)
+    if folds == 1 and repeats > 1:
+        raise VoxgapError(f"repeats {repeats}: the data's own split (folds=1) is always the same; give folds")
+    return Design(
+        strategies=None if strategies is None else _strategies(strategies),
+        models=_known("models", models, NETWORKS),
+        patterns=None if pattern is None else _known("pattern", pattern, PATTERNS),
+        mechanisms=_known("mechanism", mechanism, MECHANISMS),
+        gap_options=_gap_options(gap_options or {}),
+        train_rates=None if train_rates is None else _rates("train_rates", train_rates),
+        test_rates=() if test_rates is None else _rates("test_rates", test_rates),
+        folds=folds,
+        repeats=repeats,
+        seeds=_seeds(seeds),
+        split_seed=split_seed,
+    )
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the verdict is to be found; see `Comparison.from_outcomes`.
+
+    Attributes:
+        metric, rope, reference: None: as is usual for the task; the best strategy.
+    """
+
+    metric: str | None = None
+    rope: float | None = None
+    reference: str | None = None
+
+    def check(self, ranked: Iterable[str], said: Sequence[str] = ("metric", "rope", "reference")) -> None:
+        """Refuse before hours of training what would be refused after them, whatever the data.
+
+        Args:
+            ranked: strategies that take part.
+            said: what errors call the three.
+
+        Raises:
+            VoxgapError: the reference is not compared, or the rope is no width.
+        """
+        ranked = tuple(ranked)
+        if self.reference is not None and self.reference not in ranked:
+            raise VoxgapError(
+                f"{said[2]} {self.reference} is not compared: choose one of {', '.join(ranked)}"
+            )
+        if self.rope is not None and not 0 <= self.rope < math.inf:
+            raise VoxgapError(
+                f"{said[1]} {self.rope:g} is no width: give 0 or more, in the unit of the metric"
+            )
+
+    def check_metric(self, task: str, classes: int, said: str = "metric") -> None:
+        """Refuse a metric that the task does not have.
+
+        Raises:
+            VoxgapError: it is unknown.
+        """
+        from voxgap.experiment.comparison import metrics_of
+
+        known = metrics_of(task, classes)
+        if self.metric is not None and self.metric not in known:
+            raise VoxgapError(f"{said} {self.metric} is unknown for {task}: choose one of {', '.join(known)}")
+
+
+def _strategies(strategies: Strategies) -> dict[str, str | Strategy]:
+    if isinstance(strategies, str):
+        raise VoxgapError(f"strategies: give a list of names, such as ['mean', {strategies!r}]")
+    pairs = (
+        strategies.items() if isinstance(strategies, Mapping) else zip(strategies, strategies, strict=True)
+    )
+    found: dict[str, str | Strategy] = {}
+    for name, strategy in pairs:
+        if name in found:
+            raise VoxgapError(f"strategies: {name!r} is there twice; give each name once")
+        if name not in YARDSTICKS and isinstance(strategy, str) and strategy not in PRESETS:
+            choice = ", ".join([*PRESETS, *YARDSTICKS])
+            raise VoxgapError(f"no strategy {strategy!r}: choose from {choice}")
+        found[name] = strategy
+    if not found:
+        raise VoxgapError("strategies: give at least one, such as mean")
+    return found
+
+
+def _known(name: str, values: str | Sequence[str], choice: Iterable[str]) -> tuple[str, ...]:
+    several = (values,) if isinstance(values, str) else tuple(values)
+    unknown = [value for value in several if value not in choice]
+    if unknown or not several:
+        said = f"{unknown[0]!r} is unknown" if unknown else "is empty"
+        raise VoxgapError(f"{name} {said}: choose from {', '.join(choice)}")
+    return tuple(dict.fromkeys(several))
+
+
+def _rates(name: str, values: float | Sequence[float]) -> tuple[float, ...]:
+    several = (values,) if isinstance(values, int | float) else tuple(values)
+    for value in several:
+        if not 0 <= value <= 1:
+            raise VoxgapError(f"{name} {value} is out of range; give numbers from 0 to 1")
+    if not several:
+        raise VoxgapError(f"{name} is empty; give at least one number from 0 to 1")
+    return tuple(dict.fromkeys(map(float, several)))
+
+
+def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(seeds, int):
+        _check_count("seeds", seeds)
+        return tuple(range(seeds))
+    if not seeds:
+        raise VoxgapError("seeds is empty; give how many, or a list")
+    return tuple(dict.fromkeys(int(seed) for seed in seeds))
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise VoxgapError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+def _gap_options(options: Mapping[str, Any]) -> str:
+    unknown = sorted(set(options) - set(_GAP_OPTIONS))
+    if unknown:
+        raise VoxgapError(f"gap_options {unknown[0]!r} is unknown: choose from {', '.join(_GAP_OPTIONS)}")
+    return as_text("gap_options", options)
+
+
+def as_text(name: str, values: Mapping[str, Any]) -> str:
+    """Return arguments as the JSON that is kept with the results.
+
+    Raises:
+        VoxgapError: one of them is no plain value.
+    """
+    try:
+        return canonical(dict(values))
+    except (TypeError, ValueError):
+        raise VoxgapError(
+            f"{name}: only names, numbers and lists can be kept with the results, not {dict(values)!r}"
+        ) from None
