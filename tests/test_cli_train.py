@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import importlib
 import io
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import tiny
+from voxgap.bundle import goes_on
 from voxgap.cli import main
+from voxgap.errors import VoxgapError
 
+# The module; the package has a function of that name.
+cli_train = importlib.import_module("voxgap.cli.train")
 QUICK = ("--model", "cnn3d", "--filters", "4,8", "--epochs", "2", "--learning-rate", "0.01")
 
 
@@ -38,7 +46,7 @@ def bundle(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_training_leaves_a_bundle_and_no_checkpoint(bundle: Path) -> None:
+def test_training_leaves_a_bundle_and_no_checkpoint_but_what_more_epochs_need(bundle: Path) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["strategy"]["fill"] == "mean"
     assert manifest["arguments"]["architecture"]["filters"] == [4, 8]
@@ -47,6 +55,96 @@ def test_training_leaves_a_bundle_and_no_checkpoint(bundle: Path) -> None:
     with (bundle / "history.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     assert not (bundle / "checkpoint").exists()
+    assert {p.suffix for p in (bundle / "training-state").iterdir()} == {".json", ".npz"}
+
+
+def epochs_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "history.csv").open() as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_more_epochs_go_on_from_the_bundle(bundle: Path, data: Path, tmp_path: Path, voxgap) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    done = voxgap("train", data, "--out", folder, *QUICK)
+    assert done.code == 2
+    assert "trained for 2 epochs; --epochs 3 or more goes on from it" in done.err
+    done = voxgap("train", data, "--out", folder, *QUICK, "--epochs", "3")
+    assert done.code == 0, done.err
+    assert "epoch 1/3" not in done.out
+    assert epochs_of(folder)[:2] == epochs_of(bundle)
+    assert json.loads((folder / "manifest.json").read_text())["training"]["epochs"] == 3
+    # Of another training, nothing goes on.
+    done = voxgap("train", data, "--out", folder, *QUICK, "--epochs", "4", "--seed", "1")
+    assert done.code == 2
+    assert "other data or settings" in done.err
+    assert len(epochs_of(folder)) == 3
+
+
+def test_what_is_said_of_a_bundle_whose_training_is_over(bundle: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    manifest = json.loads((folder / "manifest.json").read_text())
+
+    def ended(reason: str, epochs: int, patience: int) -> bool:
+        manifest["training"]["reason"] = reason
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+        return goes_on(folder, epochs, patience)
+
+    assert ended("epochs", 3, 10)
+    assert ended("interrupted", 3, 10)
+    assert ended("callback", 3, 10)
+    assert ended("patience", 3, 11)
+    with pytest.raises(VoxgapError, match=r"patience ran out after epoch 2: --patience 11 or more"):
+        ended("patience", 3, 10)
+    with pytest.raises(VoxgapError, match="NaN in epoch 2"):
+        ended("diverged", 3, 10)
+    shutil.rmtree(folder / "training-state")
+    assert not ended("epochs", 3, 10)
+    assert not goes_on(tmp_path / "nothing", 3, 10)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_ctrl_c_exits_with_130_and_says_what_is_kept(
+    epoch: int, data: Path, tmp_path: Path, voxgap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: str) -> Any:
+        def at(progress: Any) -> None:
+            if progress.epoch == epoch:
+                raise KeyboardInterrupt
+
+        return contextlib.nullcontext(at)
+
+    monkeypatch.setattr(cli_train, "training_progress", interrupted)
+    done = voxgap("train", data, "--out", tmp_path / "b", *QUICK)
+    assert done.code == 130
+    assert done.err.splitlines()[-1].startswith("Interrupted")
+    assert (tmp_path / "b" / "manifest.json").exists() == bool(epoch)
+    if epoch:
+        assert "the network of epoch 1, the best of 1, is kept; the same command goes on" in done.err
+        assert goes_on(tmp_path / "b", 2, 10)
+    else:
+        assert "nothing is kept" in done.err
+        assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--strategy", "magic"), "no strategy 'magic'"),
+        (("--model", "resnet"), "no model 'resnet': did you mean resnet3d?"),
+        (("--loss", "mean_square"), "no loss 'mean_square': did you mean mean_squared_error?"),
+        (("--optimizer", "magic"), "no optimizer 'magic'"),
+        (("--activation", "rel"), "no activation 'rel': did you mean relu?"),
+        (("--conv", "magic"), "conv must be"),
+        (("--gap-dropout", "2"), "gap_dropout must be"),
+    ],
+)
+def test_a_wrong_name_is_refused_before_data_or_keras_are_touched(
+    arguments: tuple[str, ...], said: str, tmp_path: Path, voxgap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli_train, "import_keras", None)
+    done = voxgap("train", tmp_path / "nowhere.npz", "--out", tmp_path / "b", *arguments)
+    assert done.code == 2
+    assert said in done.err
 
 
 def test_named_devices_share_the_training(data: Path, tmp_path: Path, voxgap) -> None:

@@ -24,6 +24,7 @@ NUMPY_SIDE = {
     "files": {"errors"},
     "arrays": {"errors"},
     "names": {"errors"},
+    "names": {"errors"},
     "shapes": BASE,
     "volume": BASE,
     "io": {"volume", *BASE},

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from voxgap import fill as fills
-from voxgap.backend import keras
 from voxgap.errors import VoxgapError
-from voxgap.layers import GapDropout
-from voxgap.layers.missing import GAP_PATTERNS
+from voxgap.names import GAP_PATTERNS
+
+if TYPE_CHECKING:
+    from voxgap.backend import keras
 
 Convolution = Literal["plain", "masked", "gated"]
 
+# The layer of `voxgap.fill` by each name; Keras is not needed before it is made.
 FILLS = {
-    "zero": fills.Zero,
-    "mean": fills.Mean,
-    "median": fills.Median,
-    "mode": fills.Mode,
-    "linear": fills.LinearInterpolation,
-    "knn": fills.KNN,
-    "matrix_factorization": fills.MatrixFactorization,
+    "zero": "Zero",
+    "mean": "Mean",
+    "median": "Median",
+    "mode": "Mode",
+    "linear": "LinearInterpolation",
+    "knn": "KNN",
+    "matrix_factorization": "MatrixFactorization",
 }
 
 
@@ -72,6 +73,8 @@ class Strategy:
         """The layer that makes further gaps in training, None where the strategy has none."""
         if not self.gap_dropout:
             return None
+        from voxgap.layers import GapDropout
+
         return GapDropout(self.gap_dropout, self.gap_pattern, seed=seed, name="gap_dropout")
 
     def fill_layer(self) -> keras.layers.Layer:
@@ -80,8 +83,10 @@ class Strategy:
         Raises:
             VoxgapError: `fill_options` does not fit the layer.
         """
+        from voxgap import fill as layers
+
         try:
-            return FILLS[self.fill](**self.fill_options, name="fill")
+            return getattr(layers, FILLS[self.fill])(**self.fill_options, name="fill")
         except (TypeError, ValueError) as error:
             raise VoxgapError(f"fill_options of {self.fill}: {error}") from error
 
@@ -98,6 +103,16 @@ PRESETS: Mapping[str, Strategy] = {
     "gap_dropout": Strategy(mask_channel=True, gap_dropout=0.2),
     "attention": Strategy(mask_channel=True, attention=True),
 }
+
+
+def override(strategy: str | Strategy, **fields: Any) -> Strategy:
+    """The strategy of that name, with the fields changed that are given and not None.
+
+    Raises:
+        VoxgapError: there is no preset of that name, or a field is not possible.
+    """
+    given = {name: value for name, value in fields.items() if value is not None}
+    return dataclasses.replace(get(strategy), **given)
 
 
 def get(strategy: str | Strategy) -> Strategy:

@@ -1,7 +1,8 @@
 """The bundle: a folder with manifest.json, the model in each format that was asked for, and the proof of each."""
 
 from voxgap.bundle.capability import check_exportable
+from voxgap.bundle.continuing import STATE, forget, goes_on
 from voxgap.bundle.exporting import export
 from voxgap.bundle.saving import check_free, save_bundle
 
-__all__ = ["check_exportable", "check_free", "export", "save_bundle"]
+__all__ = ["STATE", "check_exportable", "check_free", "export", "forget", "goes_on", "save_bundle"]

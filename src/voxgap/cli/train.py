@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from voxgap import strategies
 from voxgap.cli.console import err, import_keras, numbers, one_or_three, out, training_progress
 from voxgap.cli.data import (
     At,
@@ -138,7 +140,8 @@ def train(
 ) -> None:
     """Train a network on volumes with gaps and save it as a bundle.
 
-    Stops early, keeps the best weights, and goes on where it was if it is killed and started again.
+    Stops early, keeps the best weights, and goes on where it was if it is killed and started again; with more
+    --epochs, or more --patience, it goes on from the bundle that is there.
 
     [bold]Examples[/]
 
@@ -156,12 +159,31 @@ def train(
 
       voxgap train patients.csv --export onnx,litert --out runs/patients
     """
-    from voxgap import patches
-    from voxgap.bundle import check_free, save_bundle  # runtime only: no Keras yet
+    from voxgap import names, patches
+    from voxgap.bundle import STATE, check_free, forget, goes_on, save_bundle  # runtime only: no Keras yet
 
-    check_free(out_folder, overwrite)
-    with held(out_folder / ".training.lock", f"{out_folder}: a network is trained there"):
-        check_free(out_folder, overwrite)  # again: another training may have ended in between
+    overrides = {
+        "mask_channel": mask_channel,
+        "conv": conv,
+        "gap_dropout": gap_dropout,
+        "attention": attention,
+    }
+    chosen = strategies.override(strategy, **overrides)
+    names.check("model", model, names.NETWORKS)
+    names.check("optimizer", optimizer, names.OPTIMIZERS)
+    names.check("activation", activation, names.ACTIVATIONS)
+    if loss is not None:
+        names.check("loss", loss, names.LOSSES)
+
+    def check_folder() -> None:
+        check_free(out_folder, overwrite or goes_on(out_folder, epochs, patience))
+
+    check_folder()
+    with (
+        held(out_folder / ".training.lock", f"{out_folder}: a network is trained there"),
+        _saying_what_is_kept(out_folder / STATE / "state.json"),
+    ):
+        check_folder()  # again: another training may have ended in between
         if class_weight not in ("none", "balanced"):
             raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
         grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at)
@@ -200,21 +222,14 @@ def train(
         }
         err.print(dataset.summary(), soft_wrap=True)
         import_keras()
-        from voxgap import strategies
         from voxgap.experiment import train_and_score
 
-        overrides: dict[str, Any] = {
-            "mask_channel": mask_channel,
-            "conv": conv,
-            "gap_dropout": gap_dropout,
-            "attention": attention,
-        }
-        given = {name: value for name, value in overrides.items() if value is not None}
-        chosen = dataclasses.replace(strategies.get(strategy), **given)
         if export:
             check_export(export, chosen, model, dataset, architecture, patch)
+        if overwrite:
+            forget(out_folder)
         with training_progress(f"{model} {strategy}") as progress:
-            live = {"progress": progress, "checkpoint": out_folder / "checkpoint"}
+            live = {"progress": progress, "checkpoint": out_folder / STATE, "keep_checkpoint": True}
             result = train_and_score(
                 dataset, model, chosen, architecture=architecture, training=training | live, seed=seed
             )
@@ -233,8 +248,28 @@ def train(
         out.print(result.history.summary(), soft_wrap=True)
         print_scores(result.scores)
         out.print(f"bundle: {out_folder}   curves: {out_folder / 'history.png'}", soft_wrap=True)
+        if result.history.reason == "interrupted":
+            best, ran = result.history.best_epoch + 1, len(result.history.epochs)
+            err.print(
+                f"Interrupted: the network of epoch {best}, the best of {ran}, is kept; the same command goes on.",
+                soft_wrap=True,
+            )
+            raise typer.Exit(130)
         if export:
             export_bundle(out_folder, export)
+
+
+@contextlib.contextmanager
+def _saying_what_is_kept(state: Path) -> Iterator[None]:
+    """Say, where Ctrl-C ends a command that has written no bundle yet, what is left of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (
+            "the epochs that ran are kept; the same command goes on" if state.exists() else "nothing is kept"
+        )
+        err.print(f"Interrupted: {kept}.")
+        raise typer.Exit(130) from None
 
 
 def load_with_gaps(

@@ -10,6 +10,7 @@ from keras import ops
 
 from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
+from voxgap.names import GAP_PATTERNS
 
 
 def split_missing(x: Any) -> tuple[Any, Any]:
@@ -55,9 +56,6 @@ class SplitMissing(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> list[tuple[int | None, ...]]:
         return [tuple(input_shape), tuple(input_shape)]
-
-
-GAP_PATTERNS = ("voxels", "slices", "blocks", "channels")
 
 
 @keras.saving.register_keras_serializable(package="voxgap")

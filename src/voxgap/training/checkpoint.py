@@ -133,6 +133,11 @@ class Checkpoint:
             raise VoxgapError(f"{file}: damaged checkpoint ({error}); {self._remedy}") from None
         return state
 
+    def end(self) -> None:
+        """Say in the state that its training has ended: who trains afresh then has no use for it."""
+        said = json.loads((self.folder / "state.json").read_bytes())
+        write_bytes(self.folder / "state.json", json.dumps(said | {"ended": True}).encode())
+
     def foreign(self) -> VoxgapError:
         """The error that says that the state is another training's."""
         file = self.folder / "state.json"

@@ -235,8 +235,8 @@ class Supervisor(keras.callbacks.Callback):
             VoxgapError: the first epoch ended in NaN.
         """
         hopeless = not np.isfinite(self._value(self.state.records[self.best_epoch]))
-        if self.checkpoint is not None and (hopeless or not self.checkpoint.keep):
-            self.checkpoint.clear()
+        if self.checkpoint is not None:
+            self.checkpoint.clear() if hopeless or not self.checkpoint.keep else self.checkpoint.end()
         if hopeless:
             raise VoxgapError(
                 f"the loss was NaN from the first epoch on: lower the learning rate ({self.schedule.learning_rate:g})"

@@ -1,0 +1,52 @@
+"""Whether a training goes on from the bundle that is in its folder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from voxgap.errors import VoxgapError
+from voxgap.runtime.manifest import MANIFEST, read_manifest
+
+STATE = "training-state"
+"""The folder in a bundle with what its training needs to go on: last and best weights, and those of the optimizer."""
+
+
+def goes_on(folder: Path, epochs: int, patience: int) -> bool:
+    """Return whether a training goes on from a bundle, or could not have one in its way.
+
+    Args:
+        folder: for the bundle.
+        epochs, patience: that are asked for.
+
+    Raises:
+        VoxgapError: a bundle is there whose training, asked for that much, would do nothing more.
+    """
+    if not (folder / MANIFEST).is_file() or not (folder / STATE / "state.json").is_file():
+        return False
+    manifest = read_manifest(folder)
+    training = manifest.get("training") or {}
+    done, reason = training.get("epochs", 0), training.get("reason")
+    had = (manifest.get("arguments") or {}).get("training", {}).get("patience", patience)
+    if epochs > done and reason != "diverged" and (reason != "patience" or patience > had):
+        return True
+    more = f"--epochs {done + 1} or more goes on from it"
+    if reason == "patience":
+        more = f"its patience ran out after epoch {done}: --patience {had + 1} or more goes on from it"
+    if reason == "diverged":
+        more = f"its loss became NaN in epoch {done}"
+    raise VoxgapError(
+        f"{folder} holds a bundle already, trained for {done} epochs; {more}; or choose another folder, or pass "
+        "--overwrite"
+    )
+
+
+def forget(folder: Path) -> None:
+    """Remove what a training that has ended would go on from; one that was killed goes on whatever is overwritten."""
+    try:
+        ended = json.loads((folder / STATE / "state.json").read_bytes()).get("ended")
+    except (OSError, ValueError, AttributeError):
+        ended = True
+    if ended:
+        shutil.rmtree(folder / STATE, ignore_errors=True)

@@ -1,0 +1,53 @@
+"""Names that a user chooses by, known without Keras, so that a wrong one is refused before anything is read."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+from voxgap.errors import VoxgapError
+
+NETWORKS = ("cnn3d", "resnet3d", "resnet2d", "resnet2plus1d", "unet3d")
+GAP_PATTERNS = ("voxels", "slices", "blocks", "channels")
+# Of Keras, with its abbreviations; classes go by their names in capitals, too. The last is voxgap's own.
+LOSSES = (
+    *("binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"),
+    *("categorical_focal_crossentropy", "categorical_hinge", "circle", "cosine_similarity", "ctc", "dice"),
+    *("hinge", "huber", "kl_divergence", "log_cosh", "mean_absolute_error"),
+    *("mean_absolute_percentage_error", "mean_squared_error", "mean_squared_logarithmic_error", "poisson"),
+    *("sparse_categorical_crossentropy", "squared_hinge", "tversky"),
+    *("bce", "kld", "mae", "mape", "mse", "msle"),
+    "dice_cross_entropy",
+)
+OPTIMIZERS = (
+    *("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lion", "muon", "nadam"),
+    *("rmsprop", "schedulefreeadamw", "sgd"),
+)
+ACTIVATIONS = (
+    *("celu", "elu", "exponential", "gelu", "glu", "hard_shrink", "hard_sigmoid", "hard_silu", "hard_swish"),
+    *("hard_tanh", "leaky_relu", "linear", "log_sigmoid", "log_softmax", "mish", "relu", "relu6", "selu"),
+    *("sigmoid", "silu", "soft_shrink", "softmax", "softplus", "softsign", "sparse_plus", "sparse_sigmoid"),
+    *("sparsemax", "squareplus", "swish", "tanh", "tanh_shrink", "threshold"),
+)
+
+
+def check(what: str, name: str, known: Sequence[str]) -> None:
+    """Refuse a name that nothing goes by; the nearest one is named.
+
+    Args:
+        what: it is the name of: `model`, `loss`.
+        name: as the user wrote it; capitals and underscores don't matter, as for Keras.
+        known: all that there are.
+
+    Raises:
+        VoxgapError: there is none of that name.
+    """
+    if _plain(name) in map(_plain, known):
+        return
+    near = difflib.get_close_matches(name.lower(), known, 1)
+    hint = f"did you mean {near[0]}? There are" if near else "choose one of"
+    raise VoxgapError(f"no {what} {name!r}: {hint} {', '.join(known)}")
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "")
