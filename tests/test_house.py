@@ -24,7 +24,6 @@ NUMPY_SIDE = {
     "files": {"errors"},
     "arrays": {"errors"},
     "names": {"errors"},
-    "names": {"errors"},
     "shapes": BASE,
     "volume": BASE,
     "io": {"volume", *BASE},
