@@ -84,3 +84,16 @@ def test_bad_geometry_and_names_are_refused(fields: dict[str, object], words: st
 def test_a_batch_has_rank_5() -> None:
     with pytest.raises(VoxgapError, match="rank 4; give"):
         as_batch(np.zeros((2, 2, 2, 2)))
+
+
+def test_a_volume_is_printed_in_one_line() -> None:
+    values = np.zeros((4, 5, 6, 12), np.float32)
+    values[0] = np.nan
+    names = [f"B{index:02}" for index in range(12)]
+    text = repr(Volume(values, spacing=(86400, 0.01, 0.5), channels=names))
+    assert text == str(Volume(values, spacing=(86400, 0.01, 0.5), channels=names))
+    assert text == (
+        "Volume(4×5×6×12 float32; spacing 8.64e+04 × 0.01 × 0.5; 25.0% missing; "
+        "channels B00, B01, B02, B03, B04, B05, B06, B07, ...)"
+    )
+    assert repr(Volume(values[..., :1])) == "Volume(4×5×6×1 float32; 25.0% missing; channels channel_0)"

@@ -25,7 +25,12 @@ def png(figure: Figure, dpi: int = 120) -> bytes:
 
 
 def slices(
-    rows: Mapping[str, np.ndarray], count: int = 8, channel: int = 0, *, own_scale: bool = False
+    rows: Mapping[str, np.ndarray],
+    count: int = 8,
+    channel: int = 0,
+    *,
+    own_scale: bool = False,
+    rises: bool = False,
 ) -> Figure:
     """Draw the same slices of several versions of one volume, one version a row, gaps coloured.
 
@@ -34,6 +39,8 @@ def slices(
         count: how many slices, evenly spaced along the part of the depth that holds something to see.
         channel: which channel.
         own_scale: each row from black to white by its own values, not by those of the first row.
+        rises: height runs to the north, to the front or to the head: its first row is drawn below, as on a map.
+            Left and right stay as they lie in the volume.
     """
     shown = _worth_showing([volume[..., channel] for volume in rows.values()])
     chosen = shown[np.unique(np.linspace(0, len(shown) - 1, min(count, len(shown))).round().astype(int))]
@@ -47,7 +54,12 @@ def slices(
             axes.set_facecolor(GAP_COLOUR)
             # NaN is drawn as nothing, so that the background shows.
             axes.imshow(
-                volume[index, ..., channel], cmap="gray", vmin=low, vmax=high, interpolation="nearest"
+                volume[index, ..., channel],
+                cmap="gray",
+                vmin=low,
+                vmax=high,
+                interpolation="nearest",
+                origin="lower" if rises else "upper",
             )
             axes.set(xticks=[], yticks=[])
             axes.spines[:].set_visible(False)

@@ -19,7 +19,10 @@ AXES = ("depth", "height", "width")
 """The three axes of a volume, where a file has no names of its own for them."""
 
 
-@dataclass(frozen=True, eq=False)
+_MOST_NAMES = 8
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Volume:
     """A volume with gaps, as read from one file or built from one array.
 
@@ -60,6 +63,16 @@ class Volume:
         object.__setattr__(self, "spacing", spacing)
         object.__setattr__(self, "channels", channel_names(self.channels, values.shape[-1], where))
 
+    def __repr__(self) -> str:
+        names = self.channels if len(self.channels) <= _MOST_NAMES else (*self.channels[:_MOST_NAMES], "...")
+        parts = [
+            f"{times(self.shape)} {self.values.dtype}",
+            "" if self.spacing is None else f"spacing {' × '.join(f'{size:.4g}' for size in self.spacing)}",
+            f"{self.missing_rate:.1%} missing",
+            f"channels {', '.join(names)}",
+        ]
+        return f"Volume({'; '.join(filter(None, parts))})"
+
     @property
     def observed(self) -> NDArray[np.bool_]:
         """True where a value is present, `(depth, height, width, channels)`."""
@@ -68,12 +81,24 @@ class Volume:
     @property
     def missing_rate(self) -> float:
         """Share of the values that is missing, in [0, 1]."""
-        return float(np.isnan(self.values).mean())
+        # Slab by slab, as `_finite_or_missing` looks.
+        return sum(int(np.isnan(slab).sum()) for slab in self.values) / self.values.size
 
     @property
     def shape(self) -> tuple[int, ...]:
         """`(depth, height, width, channels)`."""
         return self.values.shape
+
+
+def rises(affine: NDArray[np.float64]) -> bool:
+    """Tell whether the height axis runs to the front or to the head, so that its first row belongs below.
+
+    Args:
+        affine: 4 × 4, as of a `Volume`.
+    """
+    right, front, head = affine[:3, 1] / np.linalg.norm(affine[:3, 1])
+    steepest = front if abs(front) >= abs(head) else head
+    return bool(steepest > 0 and abs(steepest) >= abs(right))
 
 
 def as_values(values: Any, where: str = "volume") -> Values:

@@ -112,6 +112,25 @@ def kind(axis: Axis) -> str:
     return axis.kind or _kind_by_attributes(axis.attributes) or _kind_by_name(axis.name)
 
 
+def is_time(axis: Axis) -> bool:
+    """Tell whether an axis runs through time: by what the file says of it, else by its name."""
+    about = {key: str(axis.attributes.get(key, "")).lower() for key in ("standard_name", "axis", "units")}
+    if about["standard_name"] == "time" or about["axis"] == "t" or " since " in about["units"]:
+        return True
+    word = axis.name.lower()
+    return word in ("t", "date", "frame", "frames") or "time" in word.replace("-", "_").split("_")
+
+
+def is_north(axis: Axis) -> bool:
+    """Tell whether an axis, once falling coordinates are turned round, runs from south to north.
+
+    A name alone does not: pictures have a `y`, too, and what has no coordinates may run either way.
+    """
+    steps = _steps(axis.places if axis.places is not None else ())
+    monotonous = bool(len(steps)) and bool((steps > 0).all() or (steps < 0).all())
+    return monotonous and kind(axis) == "y"
+
+
 def falls(axis: Axis, version: int = RULES) -> bool:
     """Tell whether an axis from west to east, or from south to north, is stored the other way round.
 

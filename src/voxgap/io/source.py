@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.io import rules
 from voxgap.io.rules import RULES, Axis
-from voxgap.volume import AXES, Volume, times
+from voxgap.volume import AXES, Volume, rises, times
 
 MAX_BYTES = 16 * 2**30
 """Largest volume that is read, as float32 in memory, unless told otherwise: 16 GiB."""
@@ -63,8 +63,11 @@ class Source:
         restore: Takes values `(depth, height, width, channels)` of the whole, returns them along the file's own
             axes, for writing others in their place.
         turned: Whether coordinates fall along `(depth, height, width)` as stored, and values were turned round.
+        spatial: Which of the file's own axes depth, height and width lie along.
+        backwards: Whether each of them runs against it, by its coordinates or to canonical orientation.
         affine, spacing, channels, axes: As for `Volume`.
         options: What the caller said.
+        said: What the file says of depth, height, width; their names where it is empty.
     """
 
     path: Path
@@ -78,6 +81,21 @@ class Source:
     options: Options = field(default_factory=Options)
     restore: Callable[[NDArray[Any]], NDArray[Any]] = field(default=lambda values: values, repr=False)
     turned: tuple[bool, bool, bool] = (False, False, False)
+    spatial: tuple[int, ...] = (0, 1, 2)
+    backwards: tuple[bool, ...] = (False, False, False)
+    said: tuple[Axis, ...] = ()
+
+    @property
+    def time(self) -> int | None:
+        """Which of depth, height, width (0, 1, 2) runs through time, if one does."""
+        said = self.said or tuple(map(Axis, self.axes))
+        found = [place for place, axis in enumerate(said) if rules.is_time(axis)]
+        return found[0] if len(found) == 1 and self.affine is None else None
+
+    @property
+    def rises(self) -> bool:
+        """Whether height is known to run to the north, to the front or to the head: see `voxgap.volume.rises`."""
+        return bool(self.said) and rules.is_north(self.said[1]) if self.affine is None else rises(self.affine)
 
     def read(self, region: Region | None = None) -> Volume:
         """Read the volume, or the part of it that lies in a region.
@@ -201,6 +219,9 @@ def arrange(
         options,
         restore,
         (turned[0], turned[1], turned[2]),
+        tuple(spatial),
+        turned,
+        said=tuple(axes[axis] for axis in spatial),
     )
 
 
@@ -238,7 +259,31 @@ def oriented(source: Source) -> Source:
         return source.restore(turned.transpose(np.argsort([*order, 3])))
 
     shape = (*(source.shape[axis] for axis in order), source.shape[3])
-    return replace(source, shape=shape, load=load, affine=matrix, restore=restore)
+    return replace(
+        source,
+        shape=shape,
+        load=load,
+        affine=matrix,
+        restore=restore,
+        spatial=tuple(source.spatial[axis] for axis in order),
+        backwards=tuple(source.backwards[axis] != turn for axis, turn in zip(order, flipped, strict=True)),
+    )
+
+
+def as_stored(labels: Volume, source: Source) -> Volume:
+    """Lay a label map along the file's own axes of space, the slowest first, its geometry with it."""
+    order = np.argsort(source.spatial)
+    back = np.array(source.backwards)
+    values = np.flip(labels.values, np.flatnonzero(back)).transpose(*order, 3)
+    affine = None
+    if labels.affine is not None:
+        affine = labels.affine.copy()
+        affine[:3, 3] += affine[:3, :3] @ (back * (np.array(labels.shape[:3]) - 1))
+        affine[:3, :3] *= np.where(back, -1, 1)
+        affine = affine[:, [*order, 3]]
+    spacing = None if labels.spacing is None else tuple(labels.spacing[axis] for axis in order)
+    axes = tuple(labels.axes[axis] for axis in order)
+    return Volume(values, affine, spacing, labels.channels, labels.source, axes)  # type: ignore[arg-type]
 
 
 def kept(stored: NDArray[Any], decoded: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:

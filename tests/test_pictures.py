@@ -1,0 +1,85 @@
+"""Pictures: north, the front and the head are up wherever the file says where they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray
+
+from voxgap.io import scan, write
+from voxgap.pictures import slices
+from voxgap.volume import Volume, rises
+
+FRONT = np.array([[0, 0, 1.0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
+"""Canonical: width to the right, height to the front, depth up."""
+
+
+def drawn_above(values: np.ndarray, known: bool) -> float:
+    """How far above the middle of the picture the one bright row is drawn, in pixels."""
+    (axes,) = slices({"": values}, count=1, rises=known).axes
+    picture = np.asarray(axes.images[0].get_array())
+    row = int(picture.sum(axis=1).argmax())
+    heights = axes.transData.transform([(0, row), (0, (len(picture) - 1) / 2)])[:, 1]
+    return float(heights[0] - heights[1])
+
+
+def sea(path: Path, latitudes: np.ndarray | None, **attributes: str) -> Path:
+    """Bright along the northernmost row, where there are latitudes; else along the last one."""
+    sst = np.zeros((3, 5, 6), np.float32)
+    sst[:, -1 if latitudes is None else int(latitudes.argmax())] = 1
+    coords = {} if latitudes is None else {"j": ("j", latitudes, attributes)}
+    data = xarray.Dataset({"sst": (("time", "j", "i"), sst)}, coords)
+    if path.suffix == ".zarr":
+        data.to_zarr(path, consolidated=False)
+    else:
+        data.to_netcdf(path, engine="h5netcdf")
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".nc", ".zarr"])
+@pytest.mark.parametrize("falling", [False, True])
+def test_north_is_up_however_latitudes_are_stored(suffix: str, falling: bool, tmp_path: Path) -> None:
+    latitudes = np.linspace(30, 40, 5)[:: -1 if falling else 1]
+    found = scan(sea(tmp_path / f"sea{suffix}", latitudes, units="degrees_north"))
+    assert found.rises
+    assert drawn_above(found.read().values, found.rises) > 0
+
+
+def test_rows_that_may_run_either_way_stay_as_they_are(tmp_path: Path) -> None:
+    found = scan(sea(tmp_path / "sea.nc", None))
+    assert not found.rises
+    assert drawn_above(found.read().values, found.rises) < 0
+    write(tmp_path / "photograph.tif", Volume(np.zeros((3, 4, 5)), spacing=(1, 1, 1)))
+    assert not scan(tmp_path / "photograph.tif").rises
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".mha", ".nrrd", ".npz"])
+def test_the_front_of_a_scan_is_up_however_it_is_stored(suffix: str, tmp_path: Path) -> None:
+    for turn in (1, -1):
+        affine = FRONT @ np.diag([1, turn, 1, 1])
+        values = np.zeros((3, 5, 6), np.float32)
+        values[:, -1 if turn > 0 else 0] = 1
+        path = tmp_path / f"scan{turn}{suffix}"
+        write(path, Volume(values, affine))
+        found = scan(path)
+        assert drawn_above(found.read().values, found.rises) > 0
+
+
+@pytest.mark.parametrize(
+    ("height", "known"),
+    [
+        ((0, 1, 0), True),
+        ((0, -2, 0), False),
+        ((0, 0.3, 0.9), True),
+        ((0, 0.9, -0.3), True),
+        ((1, 0.1, 0), False),
+    ],
+)
+def test_the_height_axis_rises_where_it_runs_mostly_to_the_front_or_the_head(
+    height: tuple[float, ...], known: bool
+) -> None:
+    affine = np.eye(4)
+    affine[:3, 1] = height
+    assert rises(affine) is known
