@@ -12,10 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import numpy as np
+
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing
 from voxgap.io import arrays, dicom, hdf5, matlab, medical, metaimage, netcdf, nrrd, planes, tiff, video, zarr
+from voxgap.io.beside import Beside, fits
 from voxgap.io.folders import replacing_folder
+from voxgap.io.labels import WriteLabels, along, as_it_is, whole_type
 from voxgap.io.rules import RULES
 from voxgap.io.source import MAX_BYTES, Options, Region, Source, UnknownAxisError, one_line
 from voxgap.volume import Volume, times
@@ -27,9 +31,11 @@ __all__ = [
     "Format",
     "Source",
     "UnknownAxisError",
+    "beside",
     "check_file",
     "check_volume",
     "is_volume",
+    "label_suffix",
     "one_line",
     "read",
     "scan",
@@ -39,6 +45,8 @@ __all__ = [
 ]
 
 SEPARATOR = "::"
+OTHERS = ".nii.gz"
+"""What label maps are written as where the format of the scan can't hold them."""
 
 
 class Format(NamedTuple):
@@ -49,22 +57,48 @@ class Format(NamedTuple):
     write_folder: Callable[[Path, Volume], None] | None = None
     like: Callable[[Any, Volume, Source], None] | None = None
     """Writes as `write` or `write_folder` does, with all that a file of this format says beside the values."""
+    labels: WriteLabels | None = None
+    """Writes a label map, along the axes of the scan that it is for and with what its header says of where it is."""
+    beside: Callable[[Source], list[Beside]] | None = None
+    """Lists the variables of a file: those on axes of the volume say something of it, such as where the sea is."""
 
 
-_TIFF = Format(tiff.scan_tiff, tiff.write_tiff, like=tiff.write_tiff_like)
-_NETCDF = Format(netcdf.scan_netcdf, netcdf.write_netcdf, like=netcdf.write_netcdf_like)
-_HDF5 = Format(hdf5.scan_hdf5, hdf5.write_hdf5, like=hdf5.write_hdf5_like)
-_ZARR = Format(zarr.scan_zarr, write_folder=zarr.write_zarr, like=zarr.write_zarr_like)
-_NRRD = Format(nrrd.scan_nrrd, nrrd.write_nrrd, like=nrrd.write_nrrd_like)
-_META = Format(metaimage.scan_metaimage, metaimage.write_metaimage, like=metaimage.write_metaimage_like)
+_TIFF = Format(tiff.scan_tiff, tiff.write_tiff, None, tiff.write_tiff_like, along(tiff.write_tiff))
+_NETCDF = Format(
+    netcdf.scan_netcdf,
+    netcdf.write_netcdf,
+    None,
+    netcdf.write_netcdf_like,
+    netcdf.write_netcdf_labels,
+    netcdf.beside_netcdf,
+)
+_HDF5 = Format(hdf5.scan_hdf5, hdf5.write_hdf5, None, hdf5.write_hdf5_like, hdf5.write_hdf5_labels)
+_ZARR = Format(
+    zarr.scan_zarr, None, zarr.write_zarr, zarr.write_zarr_like, zarr.write_zarr_labels, zarr.beside_zarr
+)
+_NRRD = Format(nrrd.scan_nrrd, nrrd.write_nrrd, None, nrrd.write_nrrd_like, nrrd.write_nrrd_labels)
+_META = Format(
+    metaimage.scan_metaimage,
+    metaimage.write_metaimage,
+    None,
+    metaimage.write_metaimage_like,
+    metaimage.write_metaimage_labels,
+)
+_NIFTI = Format(
+    medical.scan_nifti, medical.write_nifti, None, medical.write_nifti_like, medical.write_nifti_labels
+)
 _CLIP = Format(video.scan_video)
 _DICOM = (".dcm", ".dicom")
 
 FORMATS = {
-    ".npy": Format(arrays.scan_npy, arrays.write_npy, like=arrays.write_npy_like),
-    ".npz": Format(arrays.scan_npz, arrays.write_npz, like=arrays.write_npz_like),
-    ".nii": Format(medical.scan_nifti, medical.write_nifti, like=medical.write_nifti_like),
-    ".nii.gz": Format(medical.scan_nifti, medical.write_nifti_gz, like=medical.write_nifti_gz_like),
+    ".npy": Format(arrays.scan_npy, arrays.write_npy, None, arrays.write_npy_like, along(arrays.write_npy)),
+    ".npz": Format(arrays.scan_npz, arrays.write_npz, None, arrays.write_npz_like, along(arrays.write_npz)),
+    ".nii": _NIFTI,
+    ".nii.gz": _NIFTI._replace(
+        write=medical.write_nifti_gz,
+        like=medical.write_nifti_gz_like,
+        labels=medical.write_nifti_gz_labels,
+    ),
     ".hdr": Format(medical.scan_nifti),
     ".hdr.gz": Format(medical.scan_nifti),
     ".nrrd": _NRRD,
@@ -72,7 +106,9 @@ FORMATS = {
     ".mha": _META,
     ".mhd": Format(metaimage.scan_metaimage),
     ".dcm": Format(dicom.scan_dicom),
-    ".dicom": Format(dicom.scan_dicom, write_folder=dicom.write_dicom, like=dicom.write_dicom_like),
+    ".dicom": Format(
+        dicom.scan_dicom, None, dicom.write_dicom, dicom.write_dicom_like, as_it_is(dicom.write_dicom)
+    ),
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".zarr": _ZARR,
@@ -81,7 +117,7 @@ FORMATS = {
     ".mat": Format(matlab.scan_mat),
     ".nc": _NETCDF,
     ".nc4": _NETCDF,
-    ".mkv": Format(video.scan_video, video.write_video),
+    ".mkv": Format(video.scan_video, video.write_video, labels=as_it_is(video.write_video)),
     ".mp4": _CLIP,
     ".mov": _CLIP,
     ".avi": _CLIP,
@@ -156,8 +192,41 @@ def scan(
         return FORMATS[suffix(path)].scan(path, options)
 
 
+def beside(source: Source, name: str | None = None) -> list[Beside]:
+    """Return the variables of a file that lie on axes of a volume in it, or the one of a name.
+
+    Args:
+        source: The volume, as `scan` describes it.
+        name: A variable; all that fit where none is named.
+
+    Raises:
+        VoxgapError: There is no such variable, it lies on other axes, or this format has none beside its values.
+    """
+    path = source.path
+    is_store = path.is_dir() and zarr.is_zarr(path)
+    form = FORMATS[".zarr"] if is_store else None if path.is_dir() else FORMATS[suffix(path)]
+    with one_line(path):
+        found = [] if form is None or form.beside is None else form.beside(source)
+    if name is None:
+        return [one for one in found if fits(one, source)]
+    named = [one for one in found if one.name == name]
+    if not named:
+        held = ", ".join(one.name for one in found if fits(one, source))
+        raise VoxgapError(f"{path}: has no variable {name!r} beside its values; it holds {held or 'none'}")
+    if not fits(named[0], source):
+        raise VoxgapError(
+            f"{path}: {name} is {times(named[0].shape)} on {', '.join(named[0].dims)}, the volume "
+            f"{times(source.shape[:3])} on {', '.join(source.axes)}; name a variable on axes of the volume"
+        )
+    return named
+
+
 def write(
-    path: str | os.PathLike[str], volume: Volume, *, like: str | os.PathLike[str] | Source | None = None
+    path: str | os.PathLike[str],
+    volume: Volume,
+    *,
+    like: str | os.PathLike[str] | Source | None = None,
+    labels: bool = False,
 ) -> None:
     """Write one volume; the file or folder appears whole or not at all.
 
@@ -169,35 +238,35 @@ def write(
     fields, coordinates, attributes and units, patient and study. Where a value is that of the original, what is
     stored for it stays. Whole numbers become float32 where the new values need it, but in DICOM, which has none.
 
+    With `labels`, whole numbers are written in the smallest type that holds them: uint8, int8 where one is
+    negative, int16 or int32. DICOM has 16 bits for each, and a clip 8. Then `like` is the scan that the label map
+    is for: the file has its axes, orientation and place, and in NIfTI, NRRD and MetaImage its header.
+
     Args:
         path: A file with one of these suffixes; one that exists is replaced. A folder of any name where `like`
             is a DICOM series.
         volume: What to write.
         like: The file of the same format that the volume was read from, with `::item` if it was, or what `scan`
-            gave for it; of the same shape.
+            gave for it; of the same shape, but that a label map has one channel.
+        labels: Whether the volume is a label map.
 
     Raises:
-        VoxgapError: The format is unknown or can't hold this volume, `like` is of another format or shape, or
-            the place can't be written to.
+        VoxgapError: The format is unknown or can't hold this volume, `like` is of another format or shape,
+            a label map holds something else than whole numbers, or the place can't be written to.
     """
     path = Path(path)
     source = like if like is None or isinstance(like, Source) else scan(like)
-    form = _format_like(path, volume, source) if source else FORMATS[suffix(path)]
+    form = _format_like(path, volume, source, labels) if source else FORMATS[suffix(path)]
+    put = _writer(form, volume, source, whole_type(volume, path) if labels else None)
     try:
         # A link stays a link: what it points to is replaced.
         target = os.path.realpath(path)
         if form.write_folder is not None:
             with replacing_folder(Path(target)) as folder:
-                if source and form.like:
-                    form.like(folder, volume, source)
-                else:
-                    form.write_folder(folder, volume)
+                put(folder)
         elif form.write is not None:
             with replacing(target) as beside, beside.open("w+b") as stream:
-                if source and form.like:
-                    form.like(stream, volume, source)
-                else:
-                    form.write(stream, volume)
+                put(stream)
         else:
             known = ", ".join(name for name, form in FORMATS.items() if form.write or form.write_folder)
             raise VoxgapError(f"{path}: this format is only read; write one of {known}")
@@ -212,9 +281,41 @@ def _scanner(folder: Path) -> Callable[[Path, Options], Source]:
     return planes.scan_planes if planes.is_planes(folder) else dicom.scan_dicom
 
 
-def _format_like(path: Path, volume: Volume, source: Source) -> Format:
+def _writer(
+    form: Format, volume: Volume, source: Source | None, dtype: np.dtype[Any] | None
+) -> Callable[[Any], None]:
+    """Return what writes a volume into a stream, or an empty folder."""
+
+    def put(target: Any) -> None:
+        if dtype is not None and form.labels:
+            form.labels(target, volume, dtype, source)
+        elif source and form.like:
+            form.like(target, volume, source)
+        elif write := form.write or form.write_folder:
+            write(target, volume)
+
+    return put
+
+
+def label_suffix(path: Path) -> str:
+    """Return the suffix of a label map for a volume: that of its format, or `.nii.gz` where that can't hold one.
+
+    DICOM and video could hold whole numbers, but a label map is no slice of a patient's series, nor a clip.
+    """
+    path = split_item(path)[0]
+    if path.is_dir():
+        return ".zarr" if zarr.is_zarr(path) else OTHERS
+    found = suffix(path)
+    scanned = FORMATS[found].scan
+    if scanned in (dicom.scan_dicom, video.scan_video):
+        return OTHERS
+    alike = [name for name, form in FORMATS.items() if form.scan is scanned and form.labels]
+    return found if found in alike else OTHERS if OTHERS in alike else next(iter(alike), OTHERS)
+
+
+def _format_like(path: Path, volume: Volume, source: Source, labels: bool) -> Format:
     """Return the format of a file to be written like another one."""
-    if volume.shape != source.shape:
+    if volume.shape[:3] != source.shape[:3] or not (labels or volume.shape == source.shape):
         raise VoxgapError(
             f"{path}: a volume of {times(volume.shape)} can't be written like {source.path}, which holds "
             f"{times(source.shape)}; leave out like="
@@ -222,6 +323,10 @@ def _format_like(path: Path, volume: Volume, source: Source) -> Format:
     if source.path.is_dir() and planes.is_planes(source.path):
         return FORMATS[suffix(path)]._replace(like=None)  # Images have no header to keep.
     if source.path.is_dir() and not zarr.is_zarr(source.path):
+        if labels:
+            raise VoxgapError(
+                f"{path}: a label map is no slice of a patient's series; leave out like=, and write .nii.gz or .nrrd"
+            )
         return FORMATS[".dicom"]
     form, original = FORMATS[suffix(path)], FORMATS[suffix(source.path)]
     if form.scan is not original.scan:

@@ -43,9 +43,9 @@ def scan_npy(path: Path, options: Options) -> Source:
     return arrange(Stored(shape, dtype, load, _convention(shape)), path, options)
 
 
-def write_npy(stream: BinaryIO, volume: Volume) -> None:
+def write_npy(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> None:
     """Write the values alone."""
-    np.save(stream, volume.values, allow_pickle=False)
+    np.save(stream, volume.values.astype(dtype, copy=False), allow_pickle=False)
 
 
 def write_npy_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
@@ -76,9 +76,10 @@ def scan_npz(path: Path, options: Options) -> Source:
     )
 
 
-def write_npz(stream: BinaryIO, volume: Volume) -> None:
+def write_npz(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> None:
     """Write values, geometry and channel names, compressed."""
-    fields: dict[str, Any] = {"values": volume.values, "channels": np.array(volume.channels, dtype=np.str_)}
+    values, names = volume.values.astype(dtype, copy=False), np.array(volume.channels, dtype=np.str_)
+    fields: dict[str, Any] = {"values": values, "channels": names}
     if volume.affine is not None:
         fields["affine"] = volume.affine
     if volume.spacing is not None:

@@ -22,7 +22,7 @@ from voxgap.io.isolated import isolated
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
 from voxgap.io.rules import MAX_PLACES, Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size, kept
+from voxgap.io.source import Box, Options, Source, Stored, arrange, as_stored, box_size, kept
 from voxgap.volume import Volume, times
 
 MAX_OBJECTS = 100_000
@@ -183,12 +183,13 @@ def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def write_hdf5(stream: BinaryIO, volume: Volume) -> None:
+def write_hdf5(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> None:
     """Write `values` in compressed chunks, with geometry, axis and channel names as attributes."""
     h5py = need("h5py", "HDF5")
+    values = volume.values.astype(dtype, copy=False)
     with h5py.File(stream, "w") as file:
         dataset = file.create_dataset(
-            "values", data=volume.values, chunks=True, compression="gzip", compression_opts=2, shuffle=True
+            "values", data=values, chunks=True, compression="gzip", compression_opts=2, shuffle=True
         )
         for axis, name in enumerate((*volume.axes, "channel")):
             dataset.dims[axis].label = name
@@ -197,6 +198,26 @@ def write_hdf5(stream: BinaryIO, volume: Volume) -> None:
             dataset.attrs["affine"] = volume.affine
         if volume.spacing is not None:
             dataset.attrs["spacing"] = volume.spacing
+
+
+def write_hdf5_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Source | None) -> None:
+    """Write a label map of whole numbers, along the axes of the volume that it is for, with their scales."""
+    if source is None:
+        return write_hdf5(stream, labels, dtype)
+    h5py = need("h5py", "HDF5")
+    name = isolated(describe, source.path, item=source.options.item)["name"]
+    write_hdf5(stream, as_stored(labels, source), dtype)
+    with h5py.File(source.path, "r") as original, h5py.File(stream, "r+") as file:
+        of_original = _dataset(h5py, original, name, source.path).dims
+        for dimension, axis in zip(file["values"].dims, sorted(source.spatial), strict=False):
+            for scale in of_original[axis].values():
+                refuse_foreign(scale, source.path)
+                beside = file.create_dataset(f"scale_{axis}", data=scale[...])
+                for key in set(scale.attrs) - set(_OF_STORAGE):
+                    beside.attrs[key] = scale.attrs[key]
+                beside.make_scale(scale.name.rpartition("/")[2])
+                dimension.attach_scale(beside)
+                break  # Where an axis has several, the first one is read.
 
 
 def write_hdf5_like(stream: BinaryIO, volume: Volume, source: Source) -> None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.io.raw import Block, read_block, rewritten
 from voxgap.io.rules import Axis, millimetres
-from voxgap.io.source import Box, Options, Source, Stored, arrange, oriented, placed
+from voxgap.io.source import Box, Options, Source, Stored, arrange, as_stored, oriented, placed
 from voxgap.volume import Volume, times
 
 if TYPE_CHECKING:
@@ -56,11 +56,11 @@ def scan_nifti(path: Path, options: Options) -> Source:
     return oriented(arrange(stored, path, options, affine=affine))
 
 
-def write_nifti(stream: BinaryIO, volume: Volume) -> None:
-    """Write a NIfTI file of float32; one channel becomes a rank-3 image."""
+def write_nifti(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> None:
+    """Write a NIfTI file; one channel becomes a rank-3 image."""
     import nibabel
 
-    spatial = volume.values.transpose(2, 1, 0, 3)
+    spatial = volume.values.astype(dtype, copy=False).transpose(2, 1, 0, 3)
     data = spatial[..., 0] if spatial.shape[-1] == 1 else spatial
     # NIfTI's own default flips the x axis: without an affine, the spacing, upright, says all that is known.
     affine = placed(volume)[:, _REVERSED]
@@ -80,18 +80,52 @@ def write_nifti_gz(stream: BinaryIO, volume: Volume) -> None:
 def write_nifti_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
     """Write a NIfTI file with the header, extensions, byte order and orientation of the original."""
     path = source.path
+    header, extensions = _whole_header(path)
+    if header.get_data_dtype().names:
+        raise VoxgapError(f"{path}: holds colours, which have no room for other values; leave out like=")
+    values = rewritten(_block(path, header), source.restore(volume.values))
+    if header.get_slope_inter() not in ((None, None), (1.0, 0.0)):
+        values = values.astype(np.float32, copy=False)
+    _write_below(stream, header, extensions, values)
+
+
+def write_nifti_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Source | None) -> None:
+    """Write a label map of whole numbers, with the header of the scan that it is for as far as it fits."""
+    laid = labels if source is None else as_stored(labels, source)
+    if source is None:
+        return write_nifti(stream, laid, dtype)
+    header, extensions = _whole_header(source.path)
+    shape = header.get_data_shape()
+    if shape[:3] != laid.shape[2::-1]:  # The axes of space are others than those of the header.
+        return write_nifti(stream, labels, dtype)
+    if max(shape[3:], default=1) > 1:
+        header.set_data_shape(shape[:3])
+    # What is said of the values is said of the scan's.
+    header["cal_min"] = header["cal_max"] = 0
+    header.set_intent("label")
+    _write_below(stream, header, extensions, laid.values[..., 0].astype(dtype))
+
+
+def write_nifti_gz_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Source | None) -> None:
+    """Write the same, compressed."""
+    with gzip.GzipFile("", "wb", compresslevel=4, fileobj=stream, mtime=0) as packed:
+        write_nifti_labels(cast(BinaryIO, packed), labels, dtype, source)
+
+
+def _whole_header(path: Path) -> tuple[Nifti1Header, bytes]:
+    """Return a header as that of one file, and the extensions behind it."""
     with cast(IO[bytes], gzip.open(path)) if _is_gzip(path) else path.open("rb") as original:
         header = _header(original, path)
         original.seek(header.sizeof_hdr)
         extensions = original.read(max(0, int(header.get_data_offset()) - header.sizeof_hdr))
-    if header.get_data_dtype().names:
-        raise VoxgapError(f"{path}: holds colours, which have no room for other values; leave out like=")
-    values = rewritten(_block(path, header), source.restore(volume.values))
+    return header, extensions
+
+
+def _write_below(stream: BinaryIO, header: Nifti1Header, extensions: bytes, values: NDArray[Any]) -> None:
+    """Write values, the slowest axis first, below a header that says how they are stored."""
     if not extensions:  # The header of a pair becomes that of one file.
         extensions = bytes(4)
         header["magic"] = bytes(header["magic"]).replace(b"ni", b"n+")
-    if header.get_slope_inter() not in ((None, None), (1.0, 0.0)):
-        values = values.astype(np.float32, copy=False)
     header.set_data_offset(header.sizeof_hdr + len(extensions))
     header.set_data_dtype(values.dtype.newbyteorder(header.endianness))
     header.set_slope_inter(1, 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import zlib
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.io.raw import Block, read_block, rewritten
 from voxgap.io.rules import Axis, millimetres
-from voxgap.io.source import Options, Source, Stored, arrange, oriented, placed
+from voxgap.io.source import Options, Source, Stored, arrange, as_stored, oriented, placed
 from voxgap.io.text_header import beside, check_count, header_lines, is_numbered, numbered, whole, world
 from voxgap.volume import Volume
 
@@ -27,6 +27,7 @@ _TYPES = {
     **{"MET_INT": "i4", "MET_UINT": "u4", "MET_LONG": "i4", "MET_ULONG": "u4"},
     **{"MET_LONG_LONG": "i8", "MET_ULONG_LONG": "u8", "MET_FLOAT": "f4", "MET_DOUBLE": "f8"},
 }
+_ELEMENTS = {code: name for name, code in reversed(_TYPES.items())}
 
 # What says how the voxels are stored, and not what they mean.
 _STORAGE = {
@@ -137,15 +138,31 @@ def write_metaimage_like(stream: BinaryIO, volume: Volume, source: Source) -> No
     """Write an `.mha` file with the fields and orientation of the original."""
     found = _header(source.path)
     values = rewritten(_voxels(source.path, found)[0], source.restore(volume.values))
+    _write_below(stream, found.fields, values)
+
+
+def write_metaimage_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Source | None) -> None:
+    """Write a label map of whole numbers, along the axes of the scan that it is for."""
+    laid = labels if source is None else as_stored(labels, source)
+    if source is None or source.shape[3] > 1:  # The header speaks of an axis that a label map has not.
+        return write_metaimage(stream, laid, dtype)
+    fields = _header(source.path).fields
+    if len(whole(fields, "DimSize", source.path)) > 3:
+        return write_metaimage(stream, laid, dtype)
+    _write_below(stream, fields, laid.values[..., 0].astype(dtype))
+
+
+def _write_below(stream: BinaryIO, fields: dict[str, str], values: NDArray[Any]) -> None:
+    """Write values, the slowest axis first, compressed, below fields that say what they mean."""
     packer = zlib.compressobj(4)
     packed = [packer.compress(slab.astype(slab.dtype.newbyteorder("<")).tobytes()) for slab in values]
     packed.append(packer.flush())
-    header = {key: value for key, value in found.fields.items() if key not in _STORAGE} | {
+    header = {key: value for key, value in fields.items() if key not in _STORAGE} | {
         "BinaryData": "True",
         "BinaryDataByteOrderMSB": "False",
         "CompressedData": "True",
         "CompressedDataSize": str(sum(map(len, packed))),
-        "ElementType": "MET_DOUBLE" if values.dtype.itemsize == 8 else "MET_FLOAT",
+        "ElementType": _ELEMENTS[values.dtype.str[1:]],
         "ElementDataFile": "LOCAL",
     }
     stream.write("".join(f"{key} = {value}\n" for key, value in header.items()).encode("latin-1"))
@@ -153,15 +170,16 @@ def write_metaimage_like(stream: BinaryIO, volume: Volume, source: Source) -> No
         stream.write(block)
 
 
-def write_metaimage(stream: BinaryIO, volume: Volume) -> None:
-    """Write a compressed `.mha` file of float32 that keeps the geometry."""
+def write_metaimage(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> None:
+    """Write a compressed `.mha` file that keeps the geometry."""
     depth, height, width, channels = volume.shape
     affine = placed(volume)
     columns = np.diag([-1.0, -1.0, 1.0]) @ affine[:3, [2, 1, 0]]
     lengths = np.linalg.norm(columns, axis=0)
     origin = affine[:3, 3] * (-1, -1, 1)
     packer = zlib.compressobj(4)
-    packed = [packer.compress(slab.astype("<f4").tobytes()) for slab in volume.values]
+    kind = np.dtype(dtype).newbyteorder("<")
+    packed = [packer.compress(slab.astype(kind).tobytes()) for slab in volume.values]
     packed.append(packer.flush())
     header = {
         "ObjectType": "Image",
@@ -175,7 +193,7 @@ def write_metaimage(stream: BinaryIO, volume: Volume) -> None:
         "ElementSpacing": " ".join(map(repr, lengths.tolist())),
         "DimSize": f"{width} {height} {depth}",
         **({"ElementNumberOfChannels": str(channels)} if channels > 1 else {}),
-        "ElementType": "MET_FLOAT",
+        "ElementType": _ELEMENTS[kind.str[1:]],
         "ElementDataFile": "LOCAL",
     }
     stream.write("".join(f"{key} = {value}\n" for key, value in header.items()).encode("ascii"))

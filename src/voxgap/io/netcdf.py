@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,13 +17,14 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
+from voxgap.io.beside import Beside
 from voxgap.io.chunks import gathered, slabs
 from voxgap.io.classic import check_classic
 from voxgap.io.hdf5 import all_datasets, copy_file, plain, read_slabs, refuse_foreign, replace_values
 from voxgap.io.isolated import isolated
 from voxgap.io.optional import need
 from voxgap.io.rules import MAX_PLACES, Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, box_size, kept
+from voxgap.io.source import Box, Options, Source, Stored, arrange, as_stored, box_size, kept
 from voxgap.volume import Volume, times
 
 
@@ -54,10 +56,11 @@ def scan_netcdf(path: Path, options: Options) -> Source:
     return replace(first, shape=(*first.shape[:3], len(sources)), load=load, channels=channels)
 
 
-def write_netcdf(stream: BinaryIO, volume: Volume) -> None:
-    """Write one variable per channel, with geometry as attributes."""
+def write_netcdf(stream: BinaryIO, volume: Volume, dtype: Any = np.float32, coordinates: Any = None) -> None:
+    """Write one variable per channel, with geometry as attributes, and coordinates where there are some."""
     xarray = need("xarray", "NetCDF")
     need("h5netcdf", "NetCDF")
+    values = volume.values.astype(dtype, copy=False)
     attributes: dict[str, Any] = {}
     if volume.affine is not None:
         attributes["affine"] = volume.affine.ravel().tolist()
@@ -68,12 +71,29 @@ def write_netcdf(stream: BinaryIO, volume: Volume) -> None:
         raise VoxgapError(f"NetCDF can't name a variable {bad[0]!r}; rename that channel")
     data = xarray.Dataset(
         {
-            name: (volume.axes, volume.values[..., channel], {**attributes, "channels": json.dumps([name])})
+            name: (volume.axes, values[..., channel], {**attributes, "channels": json.dumps([name])})
             for channel, name in enumerate(volume.channels)
-        }
+        },
+        coords=coordinates,
     )
-    packing = {"zlib": True, "complevel": 2, "shuffle": True, "_FillValue": np.float32(np.nan)}
+    fill = {"_FillValue": np.float32(np.nan)} if values.dtype.kind == "f" else {}
+    packing = {"zlib": True, "complevel": 2, "shuffle": True, **fill}
     stream.write(data.to_netcdf(engine="h5netcdf", encoding=dict.fromkeys(volume.channels, packing)))
+
+
+def write_netcdf_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Source | None) -> None:
+    """Write a label map of whole numbers, along the axes of the variable that it is for, with their coordinates."""
+    if source is None:
+        return write_netcdf(stream, labels, dtype)
+    laid = as_stored(labels, source)
+    with _opened(source.path) as data:
+        # What lies on no other axis than these, and is no volume: latitudes and longitudes of a curved grid, too.
+        beside = {
+            name: variable.load()
+            for name, variable in data.variables.items()
+            if variable.dims and len(variable.dims) < 3 and set(variable.dims) <= set(laid.axes)
+        }
+    write_netcdf(stream, laid, dtype, beside)
 
 
 def write_netcdf_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
@@ -255,17 +275,7 @@ def _variable(header: dict[str, Any], name: str, path: Path, options: Options) -
     if len(dims) < 3 or dtype.kind not in "biuf":
         raise VoxgapError(f"{path}: {name} holds {len(dims)} axes of {dtype}; name another")
 
-    def load(box: Box) -> NDArray[Any]:
-        ends = [[part.start, part.stop] for part in box]
-        size, about = (
-            box_size(box) * dtype.itemsize,
-            {"attributes": attributes, "max_bytes": options.max_bytes},
-        )
-        values = np.empty([part.stop - part.start for part in box], np.float32)
-        found = _call(read_variable, path, size, values, name=name, box=ends, **about)
-        # The child has filled them; what was read here comes in slabs.
-        return values if found is values else gathered(box, found)
-
+    load = _loader(path, name, variable, options)
     geometry: dict[str, Any] = {}
     if "affine" in attributes:
         geometry["affine"] = np.asarray(attributes["affine"], np.float64).reshape(4, 4)
@@ -275,6 +285,36 @@ def _variable(header: dict[str, Any], name: str, path: Path, options: Options) -
     source = arrange(Stored(shape, dtype, load, axes), path, options, **geometry)
     names = tuple(map(str, json.loads(attributes.get("channels", "[]"))))
     return replace(source, channels=names) if len(names) == source.shape[3] else source
+
+
+def _loader(
+    path: Path, name: str, variable: dict[str, Any], options: Options
+) -> Callable[[Box], NDArray[Any]]:
+    """Return what reads a box of a variable, NaN where it is missing."""
+    size = np.dtype(variable["dtype"]).itemsize
+    about = {"attributes": variable["attributes"], "max_bytes": options.max_bytes}
+
+    def load(box: Box) -> NDArray[Any]:
+        ends = [[part.start, part.stop] for part in box]
+        values = np.empty([part.stop - part.start for part in box], np.float32)
+        found = _call(read_variable, path, box_size(box) * size, values, name=name, box=ends, **about)
+        # The child has filled them; what was read here comes in slabs.
+        return values if found is values else gathered(box, found)
+
+    return load
+
+
+def beside_netcdf(source: Source) -> list[Beside]:
+    """List the variables of the file that hold numbers."""
+    header = _call(describe, source.path)
+    found = []
+    for name, variable in header.items():
+        shape = tuple(variable["shape"])
+        whole = tuple(slice(0, size) for size in shape)
+        if np.dtype(variable["dtype"]).kind in "biuf" and shape and box_size(whole):
+            load = partial(_loader(source.path, name, variable, source.options), whole)
+            found.append(Beside(name, tuple(variable["dims"]), shape, variable["attributes"], load))
+    return found
 
 
 def _axis(dim: str, variable: dict[str, Any] | None) -> Axis:

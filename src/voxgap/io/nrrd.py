@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.io.raw import Block, read_block, rewritten
 from voxgap.io.rules import Axis, millimetres
-from voxgap.io.source import Options, Source, Stored, arrange, oriented
+from voxgap.io.source import Options, Source, Stored, arrange, as_stored, oriented
 from voxgap.io.text_header import (
     MAX_FILES,
     MAX_HEADER,
@@ -161,9 +161,25 @@ def _header(path: Path) -> _Header:
 def write_nrrd_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
     """Write an NRRD file with the fields, comments, axes and orientation of the original."""
     lines, _, block = _header(source.path)
-    values = rewritten(block, source.restore(volume.values))
+    _write_below(stream, lines, rewritten(block, source.restore(volume.values)))
+
+
+def write_nrrd_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Source | None) -> None:
+    """Write a label map of whole numbers, along the axes of the scan that it is for."""
+    laid = labels if source is None else as_stored(labels, source)
+    if source is None or source.shape[3] > 1:  # The header speaks of an axis that a label map has not.
+        return write_nrrd(stream, laid, dtype)
+    lines, _, block = _header(source.path)
+    if len(block.shape) > 3:
+        return write_nrrd(stream, laid, dtype)
+    stays = [line for line in lines if not line.startswith("voxgap channels:=")]
+    _write_below(stream, stays, laid.values[..., 0].astype(dtype))
+
+
+def _write_below(stream: BinaryIO, lines: list[str], values: NDArray[Any]) -> None:
+    """Write values, the slowest axis first, compressed, below lines that say what they mean."""
     stays = [line for line in lines if line.partition(":")[0].strip().lower() not in _STORAGE]
-    kind = "double" if values.dtype.itemsize == 8 else "float"
+    kind = _TYPES[values.dtype.str[1:]][0]
     text = "\n".join([*stays, f"type: {kind}", "endian: little", "encoding: gzip"])
     stream.write(text.encode("latin-1") + b"\n\n")
     packer = zlib.compressobj(4, wbits=zlib.MAX_WBITS | 16)
@@ -172,14 +188,14 @@ def write_nrrd_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
     stream.write(packer.flush())
 
 
-def write_nrrd(stream: BinaryIO, volume: Volume) -> None:
-    """Write a gzip-compressed NRRD file of float32 that keeps geometry, axis and channel names."""
+def write_nrrd(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> None:
+    """Write a gzip-compressed NRRD file that keeps geometry, axis and channel names."""
     depth, height, width, channels = volume.shape
-    many = channels > 1
+    many, kind = channels > 1, np.dtype(dtype).newbyteorder("<")
     names = [*(["channel"] if many else []), *reversed(volume.axes)]
     lines = [
         "NRRD0005",
-        "type: float",
+        f"type: {_TYPES[kind.str[1:]][0]}",
         f"dimension: {3 + many}",
         f"sizes: {f'{channels} ' if many else ''}{width} {height} {depth}",
         f"kinds: {'vector ' if many else ''}domain domain domain",
@@ -200,7 +216,7 @@ def write_nrrd(stream: BinaryIO, volume: Volume) -> None:
     stream.write(("\n".join(lines) + "\n\n").encode("ascii"))
     packer = zlib.compressobj(4, wbits=zlib.MAX_WBITS | 16)
     for slab in volume.values:
-        stream.write(packer.compress(slab.astype("<f4").tobytes()))
+        stream.write(packer.compress(slab.astype(kind).tobytes()))
     stream.write(packer.flush())
 
 

@@ -274,7 +274,8 @@ def as_stored(labels: Volume, source: Source) -> Volume:
     """Lay a label map along the file's own axes of space, the slowest first, its geometry with it."""
     order = np.argsort(source.spatial)
     back = np.array(source.backwards)
-    values = np.flip(labels.values, np.flatnonzero(back)).transpose(*order, 3)
+    turned = tuple(place for place in range(3) if source.backwards[place])
+    values = np.flip(labels.values, turned).transpose(*order, 3)
     affine = None
     if labels.affine is not None:
         affine = labels.affine.copy()

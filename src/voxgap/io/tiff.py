@@ -94,8 +94,8 @@ def scan_plane(path: Path, options: Options) -> Source:
     return arrange(Stored(shape, dtype, load, said), path, options)
 
 
-def write_tiff(stream: BinaryIO, volume: Volume) -> None:
-    """Write an OME-TIFF of float32, deflated, that keeps spacing and channel names."""
+def write_tiff(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> None:
+    """Write an OME-TIFF, deflated, that keeps spacing and channel names."""
     tifffile = need("tifffile", "TIFF")
     depth = "T" if volume.axes[0] == "time" else "Z"
     metadata: dict[str, Any] = {
@@ -114,7 +114,7 @@ def write_tiff(stream: BinaryIO, volume: Volume) -> None:
     order = (0, 3, 1, 2) if depth == "T" else (3, 0, 1, 2)
     tifffile.imwrite(
         stream,
-        np.ascontiguousarray(volume.values.transpose(order)),
+        np.ascontiguousarray(volume.values.transpose(order), dtype),
         ome=True,
         metadata=metadata,
         photometric="minisblack",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,11 +14,12 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
+from voxgap.io.beside import Beside
 from voxgap.io.chunks import check_chunk, check_touched, gathered, slabs
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
 from voxgap.io.rules import MAX_PLACES, Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, kept
+from voxgap.io.source import Box, Options, Source, Stored, arrange, as_stored, kept
 from voxgap.volume import Volume, times
 
 MAX_METADATA = 2**26
@@ -80,7 +82,7 @@ def scan_zarr(path: Path, options: Options) -> Source:
     )
 
 
-def write_zarr(folder: Path, volume: Volume) -> None:
+def write_zarr(folder: Path, volume: Volume, dtype: Any = np.float32) -> None:
     """Write an OME-Zarr 0.5 image of one level, with affine and channel names as attributes."""
     zarr = need("zarr", folder)
     over_time = volume.axes[0] == "time"
@@ -108,12 +110,40 @@ def write_zarr(folder: Path, volume: Volume) -> None:
         "0",
         shape=shape,
         chunks=tuple(min(size, 64) for size in shape),
-        dtype="float32",
-        fill_value=float("nan"),
+        dtype=np.dtype(dtype),
+        fill_value=float("nan") if np.dtype(dtype).kind == "f" else 0,
         dimension_names=names,
         attributes={"voxgap": own},
     )
-    array[...] = volume.values.transpose(order)
+    array[...] = volume.values.transpose(order).astype(dtype, copy=False)
+
+
+def write_zarr_labels(folder: Path, labels: Volume, dtype: Any, source: Source | None) -> None:
+    """Write a label map of whole numbers, along the axes of the array that it is for, with their coordinates."""
+    zarr = need("zarr", folder)
+    if source is None:
+        return write_zarr(folder, labels, dtype)
+    laid, path, options = as_stored(labels, source), source.path, source.options
+    level = _level(zarr, _opened(zarr, path, "", options), path, options)
+    if (
+        level.axes or not level.item
+    ):  # An OME image says what its axes are; an array alone has nothing beside it.
+        return write_zarr(folder, laid, dtype)
+    form = _array(zarr, path, level.item, options).metadata.zarr_format
+    group = zarr.create_group(str(folder), zarr_format=form)
+    own = {"channels": list(labels.channels)} | ({"spacing": laid.spacing} if laid.spacing else {})
+    own |= {} if laid.affine is None else {"affine": laid.affine.tolist()}
+    group.create_array(
+        "values",
+        shape=laid.shape[:3],
+        chunks=tuple(min(size, 64) for size in laid.shape[:3]),
+        dtype=np.dtype(dtype),
+        # xarray takes the fill value of Zarr 2 for a sentinel.
+        fill_value=None if form == 2 else 0,
+        attributes={"voxgap": own} | ({"_ARRAY_DIMENSIONS": list(laid.axes)} if form == 2 else {}),
+        **({"dimension_names": laid.axes} if form == 3 else {}),
+    )[...] = laid.values[..., 0].astype(dtype)
+    _copy_beside(zarr, path, level, group, options)
 
 
 def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
@@ -287,14 +317,40 @@ def _ome_level(scales: Any, ome: Any, wanted: str) -> _Level:
     return _Level(wanted, found, labels if all(labels) and len(set(labels)) == len(labels) else ())
 
 
+def beside_zarr(source: Source) -> list[Beside]:
+    """List the arrays of the store that lie in the group of the volume and say what their axes are called."""
+    zarr, path, options = need("zarr", source.path), source.path, source.options
+    group = _level(zarr, _opened(zarr, path, "", options), path, options).group
+    found = []
+    for name in dict(islice(_opened(zarr, path, group, options).members(), MAX_MEMBERS)):
+        try:
+            array = _array(zarr, path, f"{group}/{name}".lstrip("/"), options)
+            check_touched(str(path), array.chunks, tuple(slice(0, size) for size in array.shape))
+        except VoxgapError:  # A group, text, or packed in a way that is not read.
+            continue
+        names = _dimensions(array)
+        if len(names) == len(array.shape) and all(names):
+            load = partial(_decoded, array)
+            found.append(Beside(name, tuple(map(str, names)), tuple(array.shape), dict(array.attrs), load))
+    return found
+
+
+def _decoded(array: Any) -> NDArray[Any]:
+    return cf.decode(np.asarray(array[...]), _sentinels(array, dict(array.attrs)))
+
+
+def _dimensions(array: Any) -> tuple[Any, ...]:
+    """Return the names that Zarr 3, or xarray in Zarr 2, keeps of the axes of an array."""
+    names = getattr(array.metadata, "dimension_names", None) or dict(array.attrs).get("_ARRAY_DIMENSIONS")
+    return tuple(names or ())
+
+
 def _axes(zarr: Any, path: Path, item: str, array: Any, options: Options) -> tuple[Axis, ...]:
     """Return the axes of an array with the names that Zarr 3, or xarray in Zarr 2, keeps, and their coordinates."""
-    attributes = dict(array.attrs)
-    names = getattr(array.metadata, "dimension_names", None) or attributes.get("_ARRAY_DIMENSIONS") or ()
     group = item.rpartition("/")[0]
     return tuple(
         _axis(zarr, path, f"{group}/{name}".lstrip("/"), size, options) if name else Axis()
-        for name, size in zip(names, array.shape, strict=False)
+        for name, size in zip(_dimensions(array), array.shape, strict=False)
     )
 
 
@@ -315,8 +371,7 @@ def _axis(zarr: Any, path: Path, item: str, size: int, options: Options) -> Axis
         check_touched(str(path), array.chunks, (slice(0, size),))
     except VoxgapError:
         return Axis(name, attributes=attributes)
-    places = cf.decode(np.asarray(array[...]), _sentinels(array, attributes))
-    return Axis(name, places=places.tolist(), attributes=attributes)
+    return Axis(name, places=_decoded(array).tolist(), attributes=attributes)
 
 
 def _sentinels(array: Any, attributes: dict[str, Any]) -> dict[str, Any]:
@@ -402,4 +457,4 @@ def _zstd_size(data: bytes) -> int:
     return size
 
 
-__all__ = ["is_zarr", "scan_zarr", "write_zarr", "write_zarr_like"]
+__all__ = ["is_zarr", "scan_zarr", "write_zarr", "write_zarr_labels", "write_zarr_like"]
