@@ -211,9 +211,9 @@ def test_what_the_labels_say_is_checked_before_any_volume_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_all(tmp_path)
-    from voxgap.dataset import manifest
+    from voxgap.dataset import reading
 
-    monkeypatch.setattr(manifest, "read_sample", lambda *_: pytest.fail("a volume was read"))
+    monkeypatch.setattr(reading, "read_sample", lambda *_: pytest.fail("a volume was read"))
     for column, cells, words in (
         ("label", [0] * 8, "all volumes are of class '0'"),
         ("label", [0] * 7 + [1], "class '1' has one sample only"),

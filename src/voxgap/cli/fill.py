@@ -233,7 +233,8 @@ def _fill_one(job: Job) -> None:
 
 def _fill_files(job: Job) -> None:
     """Fill the files of a manifest or a folder, and write a manifest that lists the filled ones."""
-    from voxgap.dataset.manifest import list_folder, read_manifest
+    from voxgap.dataset.folders import list_folder
+    from voxgap.dataset.manifest import read_manifest
 
     path = Path(job.data)
     listing = list_folder(path) if path.is_dir() else read_manifest(path)

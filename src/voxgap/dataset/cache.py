@@ -15,7 +15,8 @@ import numpy as np
 
 from voxgap import __version__, io
 from voxgap.dataset.lazy import OnDisk, Writer
-from voxgap.dataset.manifest import Listing, Samples, read_samples
+from voxgap.dataset.listing import Listing
+from voxgap.dataset.reading import Samples, read_samples
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing, write_bytes
 from voxgap.grid import Grid

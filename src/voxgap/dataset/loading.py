@@ -1,0 +1,233 @@
+"""Loading DATA: what it names, brought onto one grid, split by group."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from voxgap import io, table
+from voxgap.dataset import medmnist
+from voxgap.dataset.cache import cached_samples
+from voxgap.dataset.dataset import Dataset
+from voxgap.dataset.folders import list_folder
+from voxgap.dataset.listing import Listing, refuse
+from voxgap.dataset.manifest import read_manifest
+from voxgap.dataset.names import of_files
+from voxgap.dataset.reading import check_shapes, read_samples
+from voxgap.dataset.targets import learnable, unstratified_split, voxel_classes
+from voxgap.dataset.twins import say_twins
+from voxgap.errors import VoxgapError
+from voxgap.grid import AS_IT_IS, Grid, place_label_map
+from voxgap.io.arrays import npz_names, read_npz_arrays
+from voxgap.io.source import with_gaps
+from voxgap.resample import Record
+from voxgap.volume import Volume
+
+
+def load_data(
+    data: str | os.PathLike[str] | Dataset,
+    *,
+    size: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    crop: Literal["observed"] | None = None,
+    missing_values: Sequence[float] = (),
+    reference: str | None = None,
+    axes: Sequence[str | int] = (),
+    at: Mapping[str, int] | None = None,
+    rules: int = io.RULES,
+    seed: int = 0,
+    max_bytes: int = io.MAX_BYTES,
+    cache: str | os.PathLike[str] | None = None,
+    task: Literal["segmentation"] | None = None,
+) -> Dataset:
+    """Load a data set, and bring its volumes onto one grid.
+
+    Args:
+        data: `sample:NAME` for embedded data; `medmnist:NAME` for a public set, downloaded once; a manifest (CSV
+            or Parquet) with `path` or one column per channel, `label` or `target` (and `target_2`, ...), and
+            perhaps `label_map`, `group` and `split` (an empty cell: that channel is missing); an `.npz` with
+            `volumes` and `labels`, `targets` or `label_maps`, or of MedMNIST; or a folder with one sub-folder per
+            class (in `train`, `validation` and `test`, if there are such). A `Dataset` is returned as it is, or on
+            the grid.
+        size: Resample volumes to this `(depth, height, width)`, in a way that keeps gaps and values apart.
+        spacing: Resample to this size of a voxel. With a size: cut off or add missing voxels around the centre.
+        crop: `observed` crops each volume to the box that holds its observed voxels first.
+        missing_values: Values that stand for missing in files: they become NaN.
+        reference: Of several files a patient, the channel onto whose grid the others are brought by where they
+            lie in the world; the first one that is there by default.
+        axes: Which axes of the files are depth, height, width, and perhaps channels, by name or number: for files
+            with other names than those that are known.
+        at: One index of each axis that a volume has no place for: `{"lev": 0}`.
+        rules: Version of the rules by which files are read: see `voxgap.io.rules.RULES`. Only for data that is to
+            be read as an older bundle read its own.
+        seed: For the split, where the data has none.
+        max_bytes: Refuse data that would take more memory than this.
+        cache: A folder in which the volumes of a manifest or a folder are kept, decoded and on the grid, and read
+            from when asked for: they may be more than fits into memory. The next time nothing is decoded, unless
+            a file has changed.
+        task: `segmentation` predicts the label maps of data that has labels or targets beside them; data that has
+            only label maps is for segmentation anyway.
+
+    Returns:
+        The data set; its `grid` says how its volumes were made, so that a bundle does the same to others.
+
+    Raises:
+        VoxgapError: It isn't there, is damaged, or can't be trained on; all problems of a manifest at once.
+    """
+    wanted: Any = (size, spacing, crop, missing_values, reference, axes, at, rules)
+    grid = Grid(*wanted)
+    if task not in (None, "segmentation"):
+        raise VoxgapError(f"task must be segmentation or left out, got {task!r}")
+    if isinstance(data, Dataset):
+        return _on_grid(_for_task(data, task), grid, max_bytes)
+    name = str(data)
+    if name.startswith("sample:"):
+        from voxgap import samples
+
+        sample = Dataset(**samples.load(name.removeprefix("sample:")))
+        return _on_grid(_for_task(sample, task), grid, max_bytes)
+    path = medmnist.find(name) if name.startswith(medmnist.PREFIX) else Path(data)
+    with io.one_line(path):
+        if path.is_dir():
+            return _read_listing(list_folder(path), name, grid, max_bytes, seed, cache, task)
+        io.check_file(path)
+        if path.suffix.lower() in table.SUFFIXES:
+            return _read_listing(read_manifest(path), name, grid, max_bytes, seed, cache, task)
+        if path.suffix.lower() != ".npz":
+            raise VoxgapError(
+                f"{path}: not a data set; give a .csv manifest, a .parquet one, an .npz, a folder, sample:NAME "
+                "or medmnist:NAME"
+            )
+        fields = _npz_fields(path, max_bytes, task)
+        fields["volumes"] = with_gaps(fields["volumes"], grid.missing_values)
+    held = Dataset.from_arrays(**fields, name=name, seed=seed)
+    say_twins(held, "split" in fields)
+    return _on_grid(held, grid, max_bytes)
+
+
+def _for_task(data: Dataset, task: str | None) -> Dataset:
+    """Take the label maps for what is to be predicted, where that is asked for."""
+    if task is None or data.task == task:
+        return data
+    if data.label_maps is None:
+        raise VoxgapError(f"{data.name}: has no label maps; segmentation needs one for each volume")
+    maps, names = voxel_classes(data.label_maps, None, data.name)
+    return replace(data, task="segmentation", targets=maps, label_maps=maps, classes=names)
+
+
+def _read_listing(
+    listing: Listing,
+    name: str,
+    grid: Grid,
+    max_bytes: int,
+    seed: int,
+    cache: str | os.PathLike[str] | None,
+    task: str | None,
+) -> Dataset:
+    """Read the samples of a listing, once everything else about them has been checked."""
+    rows = listing.rows
+    wanted: dict[str, Any] = {"labels": None, "targets": None}
+    segmented = task == "segmentation" or not (listing.targets or rows[0].label)
+    if segmented and not any(row.label_map for row in rows):
+        raise VoxgapError(f"{name}: has no label maps; name them in a `label_map` column")
+    if listing.targets and not segmented:
+        wanted["targets"] = [row.targets for row in rows]
+    elif not segmented:
+        wanted["labels"] = [row.label for row in rows]
+    groups = [row.group for row in rows] if rows[0].group else None
+    split: Any = [row.split for row in rows] if rows[0].split else None
+    if segmented:
+        split = unstratified_split(len(rows), split, groups, seed, name)
+    else:
+        split = learnable(
+            len(rows), **wanted, classes=None, split=split, groups=groups, seed=seed, name=name
+        )[2]
+    if cache is None:
+        found = read_samples(listing, name, grid, max_bytes)
+    else:
+        found = cached_samples(Path(cache), listing, name, grid, max_bytes)
+    data = Dataset.from_arrays(
+        found.volumes,
+        **wanted,
+        split=split,
+        groups=groups,
+        channels=found.first.channels,
+        spacing=found.first.spacing,
+        name=name,
+        label_maps=found.label_maps,
+        grid=grid.met(found.volumes.shape),
+        records=found.records if grid.moves else None,
+        seed=seed,
+    )
+    say_twins(data, bool(rows[0].split), [row.where for row in rows])
+    return replace(data, names=of_files([row.files for row in rows], listing.folder))
+
+
+def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:
+    """Bring volumes that are in memory onto a grid."""
+    if grid in (AS_IT_IS, data.grid):
+        return data
+    if grid.axes or grid.at:
+        raise VoxgapError(
+            f"{data.name}: axes and at are for files; these volumes are (samples, depth, height, width, channels)"
+        )
+    if data.grid != AS_IT_IS:
+        raise VoxgapError(f"{data.name}: its volumes are on a grid already; load them from their files again")
+    if grid.missing_values:
+        data = replace(data, volumes=with_gaps(np.asarray(data.volumes), grid.missing_values))
+    data = replace(data, grid=grid)
+    if not grid.moves:
+        return data
+    placed: list[Volume] = []
+    records: list[list[Record]] = []
+    problems, shapes, size = [], dict[tuple[int, ...], list[str]](), 0
+    for index, values in enumerate(data.volumes):
+        where = f"volume {index}"
+        try:
+            volume, steps = grid.place(Volume(values, spacing=data.spacing), max_bytes)
+        except VoxgapError as error:
+            problems.append(f"{where}: {error}")
+            continue
+        size += volume.values.nbytes
+        if size > max_bytes:
+            raise VoxgapError(f"{data.name}: would take more than {max_bytes} bytes; give a smaller --size")
+        shapes.setdefault(volume.shape, []).append(where)
+        placed.append(volume)
+        records.append(steps)
+    refuse(data.name, problems)
+    check_shapes(data.name, shapes, grid)
+    spacings = {volume.spacing for volume in placed}
+    label_maps = data.label_maps
+    if label_maps is not None:
+        label_maps = np.stack([place_label_map(*both) for both in zip(label_maps, records, strict=True)])
+    return replace(
+        data,
+        volumes=np.stack([volume.values for volume in placed]),
+        label_maps=label_maps,
+        spacing=spacings.pop() if len(spacings) == 1 else None,
+        grid=grid.met(placed[0].shape),
+        records=tuple(records),
+    )
+
+
+def _npz_fields(path: Path, max_bytes: int, task: str | None) -> dict[str, Any]:
+    held = npz_names(path)
+    if medmnist.is_medmnist(held) and task is None:
+        return medmnist.read(path, max_bytes)
+    wanted = [] if task == "segmentation" else [name for name in ("labels", "targets") if name in held]
+    if "volumes" not in held or len(wanted) > 1 or not (wanted or "label_maps" in held):
+        names = ", ".join(held) or "nothing"
+        raise VoxgapError(
+            f"{path}: holds {names}; name the arrays `volumes`, and `labels`, `targets` or `label_maps`"
+        )
+    known = ("classes", "split", "groups", "channels", "spacing", "label_maps")
+    fields: dict[str, Any] = dict(read_npz_arrays(path, max_bytes, ("volumes", *wanted, *known)))
+    for name in ("classes", "channels", "spacing"):
+        if name in fields:
+            fields[name] = tuple(np.atleast_1d(fields[name]).tolist())
+    return fields
