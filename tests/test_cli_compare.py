@@ -115,6 +115,7 @@ def test_the_whole_way(
     assert [place["strategy"] for place in reconstruction["places"]] == ["linear", "mean"]
     assert {path.name for path in out.iterdir()} == {
         "compare.db",
+        "predictions.csv",
         "report.html",
         "results.csv",
         "results.json",
@@ -123,6 +124,13 @@ def test_the_whole_way(
         rows = list(csv.DictReader(file))
     accuracies = [row for row in rows if row["metric"] == "accuracy"]
     assert len(accuracies) == 2 * 2 * 2
+    with (out / "predictions.csv").open() as file:
+        cases = list(csv.DictReader(file))
+    for row in accuracies:
+        own = [case for case in cases if (case["run"], case["test_rate"]) == (row["run"], row["test_rate"])]
+        right = np.mean([case["class"] == case["label"] for case in own])
+        assert right == pytest.approx(float(row["value"]))
+    assert len({case["case"] for case in cases}) == 24
     page = (out / "report.html").read_text()
     assert "What the fills make of the same gap" in page
     assert f"voxgap compare &#39;{data}&#39; --strategies mean,linear" in page
@@ -179,6 +187,16 @@ def test_gaps_of_its_own_are_compared_as_they_are(tmp_path: Path, voxgap, asked:
     assert "classes are uneven: guessing the commonest is right for 67%" in done.err
     assert asked[0].train_rates == (0.0,)
     assert [name for name, _ in asked[0].strategies] == ["mean", "linear", "mask_channel", "masked_conv"]
+    assert "Warning: complete is left out: 25.0% of the values" in done.err
+    refused = voxgap(
+        *("compare", tmp_path / "gaps.npz", "--strategies", "mean,complete", "--out", tmp_path / "new")
+    )
+    assert refused.code == 2
+    assert (
+        "Error: strategies: complete is the data before simulated gaps, and 25.0% of the values"
+        in refused.err
+    )
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_is_asked_reaches_the_plan(data: Path, tmp_path: Path, voxgap, asked: list[Experiment]) -> None:

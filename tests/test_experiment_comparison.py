@@ -270,3 +270,53 @@ def test_under_the_null_a_winner_is_rarely_named() -> None:
     same = dict.fromkeys(("mean", "linear", "knn"), 0.8)
     alarms = sum("is better than" in found(same, noise=0.03, seed=seed).verdict for seed in range(200))
     assert alarms <= 17  # the 99 % quantile of Binomial(200, 0.05)
+
+
+def test_caps_that_were_hit_are_said_by_strategy() -> None:
+    made = planted.experiment(["mean", "linear", "complete"], folds=4)
+    pairs = planted.outcomes(made, MEANS)
+    assert Comparison.from_outcomes(made, pairs).cap == ""
+    late = [
+        (run, dataclasses.replace(o, best_epoch=4) if run.strategy == "linear" and run.fold else o)
+        for run, o in pairs
+    ]
+    # Out of patience at the last epoch, or ended by another reason, is no cap.
+    late[0] = (late[0][0], dataclasses.replace(late[0][1], best_epoch=4, reason="patience"))
+    comparison = Comparison.from_outcomes(made, late)
+    assert comparison.cap.startswith("The best epoch was the last of 4 allowed: linear in 3 of 4 runs.")
+    assert comparison.cap in comparison.summary()
+    assert comparison.to_json()["cap"] == comparison.cap
+    assert {cost.strategy: cost.capped for cost in comparison.costs} == {
+        "mean": 0,
+        "linear": 3,
+        "complete": 0,
+    }
+
+
+def test_predictions_of_all_runs_are_one_table(tmp_path: Path) -> None:
+    made = planted.experiment(["mean", "linear"], folds=2, test_rates=(0.1, 0.5))
+    pairs = [
+        (
+            run,
+            dataclasses.replace(
+                outcome,
+                predictions={
+                    rate: ({"case": f"{run.fold}.nii", "label": "a", "class": "b", "p_a": 0.25},)
+                    for rate in run.test_rates
+                },
+            ),
+        )
+        for run, outcome in planted.outcomes(made, MEANS)
+    ]
+    comparison = Comparison.from_outcomes(made, pairs)
+    assert len(comparison.predictions) == 2 * 2 * 2
+    comparison.predictions_to_csv(tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(r["strategy"], r["test_rate"], r["fold"], r["case"]) for r in rows[:3]] == [
+        ("mean", "0.1", "0", "0.nii"),
+        ("mean", "0.5", "0", "0.nii"),
+        ("linear", "0.1", "0", "0.nii"),
+    ]
+    assert {"run", "model", "pattern", "mechanism", "train_rate", "repeat", "seed", "p_a"} <= set(rows[0])
+    assert Comparison.from_outcomes(made, planted.outcomes(made, MEANS)).predictions == ()

@@ -14,6 +14,7 @@ import pytest
 import tiny
 from voxgap import evaluate, strategies
 from voxgap.dataset import Dataset
+from voxgap.dataset.names import case_names
 from voxgap.experiment import kept as keeping
 from voxgap.experiment.data import content_key, divide, missing_units, with_gaps
 from voxgap.experiment.execute import execute
@@ -182,6 +183,15 @@ def test_an_outcome_says_what_was_done() -> None:
     assert set(outcome.scores) == {0.25, 0.5}
     assert set(outcome.scores[0.5]) == set(evaluate.scores("classification", [0, 1, 2], np.eye(3)))
     assert [p.epoch for p in seen if p.record] == [0, 1]
+    for rate, rows in outcome.predictions.items():
+        assert [row["case"] for row in rows] == case_names(DATA.take(parts.test))
+        truth = [tiny.CLASSES.index(row["label"]) for row in rows]
+        said = [[row[f"p_{name}"] for name in tiny.CLASSES] for row in rows]
+        assert evaluate.scores("classification", truth, said) == pytest.approx(outcome.scores[rate], rel=1e-6)
+        assert np.mean([row["class"] == row["label"] for row in rows]) == pytest.approx(
+            outcome.scores[rate]["accuracy"]
+        )
+    assert set(outcome.predictions) == {0.25, 0.5}
 
 
 def test_a_regression_is_scored_as_one() -> None:
@@ -189,6 +199,8 @@ def test_a_regression_is_scored_as_one() -> None:
     outcome = execute(a_run(data=data), data)
     assert outcome.status == "done", outcome.reason
     assert set(outcome.scores[0.5]) == {"r2", "mae", "rmse"}
+    errors = [abs(row[f"target_{i}"] - row[f"value_{i}"]) for row in outcome.predictions[0.5] for i in (0, 1)]
+    assert np.mean(errors) == pytest.approx(outcome.scores[0.5]["mae"], rel=1e-5)
 
 
 def test_what_is_impossible_is_a_finding() -> None:
@@ -328,3 +340,4 @@ def test_a_segmentation_is_scored_by_its_voxels(tmp_path: Path) -> None:
     assert outcome.status == "done", outcome.reason
     assert {"dice", "iou", "accuracy", "dice_missing"} <= set(outcome.scores[0.5])
     assert outcome.scores[0.25]["accuracy"] > 0.5
+    assert {"dice", "dice_low", "dice_high"} < set(outcome.predictions[0.5][0])

@@ -283,3 +283,40 @@ def test_readers_are_not_in_the_way_of_a_writer(tmp_path: Path) -> None:
             assert run is not None
             writer.finish(done(run.key), "me:1:x")
             assert json.dumps(reader.outcomes(SMALL)[0][1].to_json())
+
+
+def test_what_was_said_of_each_case_is_kept_beside_the_outcome(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    rows = ({"case": "b/2.nii", "label": "=1+1", "p_x": 0.25}, {"case": "a", "label": "x", "p_x": None})
+    with open_store(path, create=True) as store:
+        store.add(SMALL)
+        run = store.claim(SMALL, "me:1:x")
+        assert run is not None
+        assert store.finish(Outcome(run.key, "done", predictions={0.5: rows, 0.1: rows[:1]}), "me:1:x")
+        assert not store.finish(Outcome(run.key, "done", predictions={0.5: rows[:1]}), "late:1:x")
+    with open_store(path) as store:
+        ((_, outcome),) = store.outcomes(SMALL)
+    assert outcome.predictions == {0.5: rows, 0.1: rows[:1]}
+    assert list(outcome.predictions[0.5][0]) == ["case", "label", "p_x"], "columns keep their order"
+
+
+def test_a_file_of_an_earlier_version_is_read_and_gone_on_with(tmp_path: Path) -> None:
+    """As version 0.1.0 made it: no table of predictions, no such field in its outcomes."""
+    path = tmp_path / "r.db"
+    with open_store(path, create=True) as store:
+        store.add(SMALL)
+        run = store.claim(SMALL, "me:1:x")
+        assert run is not None
+        assert store.finish(done(run.key), "me:1:x")
+    connection = sqlite3.connect(path)
+    assert '"predictions"' not in connection.execute("SELECT outcome FROM runs").fetchone()[0]
+    connection.execute("DROP TABLE predictions")
+    connection.commit()
+    connection.close()
+    with open_store(path) as store:
+        assert store.outcomes(SMALL)[0][1].predictions == {}
+    with open_store(path, create=True) as store:
+        run = store.claim(SMALL, "me:1:x")
+        assert run is not None
+        assert store.finish(Outcome(run.key, "done", predictions={0.5: ({"case": "a"},)}), "me:1:x")
+        assert [bool(outcome.predictions) for _, outcome in store.outcomes(SMALL)] == [False, True]

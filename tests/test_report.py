@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from voxgap.experiment.comparison import Comparison
 from voxgap.experiment.examples import Example
 from voxgap.experiment.plan import Outcome
 from voxgap.report import Section, Table, write_page, write_report
-from voxgap.report.figures import heat_maps, intervals, number
+from voxgap.report.figures import fills, heat_maps, intervals, number
 from voxgap.report.page import drawing, is_drawing
 
 MEANS = {"mean": 0.70, "linear": 0.80, "masked_conv": 0.90, "complete": 0.95}
@@ -136,6 +137,36 @@ def test_tables_lie_beside_the_page(tmp_path: Path) -> None:
         assert {row["strategy"] for row in csv.DictReader(file)} == set(MEANS)
     assert json.loads((tmp_path / "results.json").read_text())["verdict"] == comparison.verdict
     assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "results.csv", "results.json"]
+
+
+def test_caps_that_were_hit_and_predictions_are_on_the_page_and_beside_it(tmp_path: Path) -> None:
+    made = planted.experiment(list(MEANS), folds=3)
+    cases = {0.5: ({"case": "a.nii", "class": "=b"},)}
+    pairs = [
+        (run, replace(outcome, best_epoch=4, predictions=cases))
+        for run, outcome in planted.outcomes(made, MEANS)
+    ]
+    write_report(Comparison.from_outcomes(made, pairs), tmp_path / "page.html")
+    page = checked(tmp_path / "page.html")
+    assert "The best epoch was the last of 4 allowed: mean in 3 of 3 runs, linear in 3 of 3 runs" in page
+    assert "predictions.csv what each network said" in page
+    lines = (tmp_path / "predictions.csv").read_text().splitlines()
+    assert len(lines) == 1 + 4 * 3
+    assert "'=b" in lines[1], "no cell runs in a spreadsheet"
+
+
+def test_slices_with_gaps_are_shown_beside_some_without() -> None:
+    whole = np.random.default_rng(0).normal(size=(20, 4, 6)).astype("float32")
+    gapped = whole.copy()
+    gapped[[3, 15, 16]] = np.nan
+    figure = fills({"complete": whole, "with gaps": gapped, "filled: mean": np.nan_to_num(gapped)})
+    shown = [int(axes.get_title()) for axes in figure.axes[:7]]
+    assert {3, 15, 16} < set(shown)
+    assert shown == sorted(shown)
+    assert [axes.get_ylabel() for axes in figure.axes[::7]] == ["complete", "with gaps", "filled: mean"]
+    # Of a few slices all are shown, whatever is missing, and of nothing nothing breaks.
+    assert len(fills({"with gaps": np.full((3, 2, 2), np.nan, np.float32)}).axes) == 3
+    assert len(fills({"with gaps": np.full((30, 2, 2), np.nan, np.float32)}).axes) == 7
 
 
 def test_failures_and_what_is_not_finished_are_told(tmp_path: Path) -> None:

@@ -9,18 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from voxgap.errors import VoxgapError
 from voxgap.experiment.plan import YARDSTICKS, canonical
+from voxgap.names import NETWORKS
 
 if TYPE_CHECKING:
     from voxgap.strategies import Strategy
 
 Strategies = Sequence[str] | Mapping[str, "str | Strategy"]
-
-# The names of `voxgap.strategies.PRESETS` and of `voxgap.models.NETWORKS`, which are Keras's side of the house.
-PRESETS = (
-    *("zero", "mean", "median", "mode", "linear", "knn", "matrix_factorization"),
-    *("mask_channel", "masked_conv", "gated_conv", "gap_dropout", "attention"),
-)
-NETWORKS = ("cnn3d", "resnet3d", "resnet2d", "resnet2plus1d", "unet3d")
 
 DEFAULT_STRATEGIES = ("mean", "linear", "mask_channel", "masked_conv")
 """What is compared by default; and `complete`, where nothing but simulated gaps is missing."""
@@ -144,6 +138,8 @@ class Verdict:
 
 
 def _strategies(strategies: Strategies) -> dict[str, str | Strategy]:
+    from voxgap.strategies import PRESETS
+
     if isinstance(strategies, str):
         raise VoxgapError(f"strategies: give a list of names, such as ['mean', {strategies!r}]")
     pairs = (

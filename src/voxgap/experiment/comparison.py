@@ -13,7 +13,7 @@ import numpy as np
 
 from voxgap import evaluate, table
 from voxgap.errors import VoxgapError
-from voxgap.experiment.plan import YARDSTICKS, Experiment, Outcome, Run
+from voxgap.experiment.plan import YARDSTICKS, Experiment, Outcome, Row, Run
 from voxgap.experiment.ranking import Condition, Ranking, Score, ranking
 from voxgap.files import finite, write_bytes
 
@@ -59,6 +59,7 @@ class Cost:
         milliseconds_inference: one volume, through the whole network in float32.
         epochs: until training stopped.
         best_epoch: whose weights were kept, counted from 1.
+        capped: how many of the runs had their best epoch at the cap: they may still have been learning.
     """
 
     strategy: str
@@ -68,6 +69,7 @@ class Cost:
     milliseconds_inference: float
     epochs: float
     best_epoch: float
+    capped: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,10 +186,42 @@ class Comparison:
                 float(np.mean([1e3 * o.seconds_inference for o in ended])),
                 float(np.mean([o.epochs for o in ended])),
                 float(np.mean([o.best_epoch for o in ended])),
+                sum(o.capped for o in ended),
             )
             for kind, ended in by_kind.items()
         ]
         return tuple(sorted(costs, key=lambda cost: cost.seconds_train))
+
+    @property
+    def cap(self) -> str:
+        """Return which strategies had their best epoch at the cap of epochs, and what to do; empty if none had."""
+        counts: dict[str, list[bool]] = {}
+        for run, outcome in self.outcomes:
+            if outcome.status == "done":
+                counts.setdefault(run.strategy, []).append(outcome.capped)
+        hit = [f"{name} in {sum(runs)} of {len(runs)} runs" for name, runs in counts.items() if any(runs)]
+        if not hit:
+            return ""
+        epochs = max(outcome.epochs for _, outcome in self.outcomes if outcome.capped)
+        return (
+            f"The best epoch was the last of {epochs} allowed: {', '.join(hit)}. They may still have been learning, "
+            "some more than others: give more epochs before you trust the ranking."
+        )
+
+    @cached_property
+    def predictions(self) -> tuple[Row, ...]:
+        """What each network said of each case of its test part, at each test rate: out-of-fold predictions.
+
+        A row has what tells the run (run, model, strategy, pattern, mechanism, train_rate, test_rate, repeat, fold,
+        seed) and what `voxgap.experiment.cases.case_rows` says of the case.
+        """
+        rows = []
+        for run, outcome in self.outcomes:
+            facts = {"run": run.key, **{name: getattr(run, name) for name in COLUMNS[1:6]}}
+            split = {name: getattr(run, name) for name in ("repeat", "fold", "seed")}
+            for rate, cases in outcome.predictions.items():
+                rows += [facts | {"test_rate": rate} | split | case for case in cases]
+        return tuple(rows)
 
     def summary(self) -> str:
         """Return the verdict, the ranking and what failed, as text for a terminal."""
@@ -210,6 +244,8 @@ class Comparison:
         for failure in self.failures:
             runs = "1 run" if failure.runs == 1 else f"{failure.runs} runs"
             lines.append(f"{failure.strategy}: {runs} {failure.status}: {failure.reason}")
+        if self.cap:
+            lines += ["", self.cap]
         if self.done < self.planned:
             lines.append(f"Unfinished: {self.done} of {self.planned} runs have ended.")
         return "\n".join(lines)
@@ -225,6 +261,7 @@ class Comparison:
             "conditions": [one.to_json() for one in self.rankings],
             "models": self.models.to_json() if self.models else None,
             "reconstruction": self.reconstruction.to_json() if self.reconstruction else None,
+            "cap": self.cap,
             "costs": finite([dataclasses.asdict(cost) for cost in self.costs]),
             "failures": [dataclasses.asdict(failure) for failure in self.failures],
         }
@@ -236,6 +273,11 @@ class Comparison:
     def to_csv(self, path: str | Path) -> None:
         """Write one row a run, test rate and metric; a run without a score has one row; the file appears whole."""
         table.write(Path(path), COLUMNS, (row for pair in self.outcomes for row in _rows(*pair)))
+
+    def predictions_to_csv(self, path: str | Path) -> None:
+        """Write `predictions`, a row a run, test rate and case; the file appears whole."""
+        columns = dict.fromkeys(name for row in self.predictions for name in row)
+        table.write(Path(path), [*columns] or ["run"], self.predictions)
 
 
 def deciding_metric(task: str) -> str:

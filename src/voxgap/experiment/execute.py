@@ -16,9 +16,10 @@ from voxgap import evaluate
 from voxgap.backend import keras
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
+from voxgap.experiment.cases import case_rows
 from voxgap.experiment.data import NotPossibleError, Parts, divide, gaps_key, with_gaps
 from voxgap.experiment.kept import kept
-from voxgap.experiment.plan import YARDSTICKS, Outcome, Run, Scores, digest
+from voxgap.experiment.plan import YARDSTICKS, Outcome, Row, Run, Scores, digest
 from voxgap.experiment.prepared import (
     Divided,
     Packed,
@@ -124,12 +125,14 @@ def _done(
         raise KeyboardInterrupt
     scores: dict[float, Scores] = {}
     reconstruction: dict[float, Scores | None] = {}
+    cases: dict[float, tuple[Row, ...]] = {}
     inference = []
     for rate in run.test_rates:
         test = with_gaps(run, dataset, parts.test, rate, cache)
         predictions, each = _predict(model, test.volumes)
         shown = ~np.isnan(test.volumes) if dataset.task == "segmentation" else None
         scores[rate] = evaluate.scores(dataset.task, test.targets, predictions, observed=shown)
+        cases[rate] = case_rows(dataset.take(parts.test), test.volumes, predictions)
         inference.append(each)
         reconstruction[rate] = _reconstruction(run, dataset, parts, model, rate, test.volumes, cache)
     return Outcome(
@@ -148,6 +151,7 @@ def _done(
         n_test=len(parts.test),
         precision=history.policy,
         versions=versions(),
+        predictions=cases,
     )
 
 

@@ -186,6 +186,7 @@ class Experiment:
 
 
 Scores = dict[str, float]
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -207,6 +208,8 @@ class Outcome:
         n_train, n_validation, n_test: how many volumes.
         precision: dtype policy of the training step.
         versions: of Python, voxgap, Keras, its backend and NumPy.
+        predictions: test rate -> what the network said of each test case, see `voxgap.experiment.cases`; empty where
+            an earlier version did the run.
     """
 
     key: str
@@ -224,21 +227,39 @@ class Outcome:
     n_test: int = 0
     precision: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    predictions: dict[float, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def capped(self) -> bool:
+        """Whether the best epoch was the last one that was allowed: the network may still have been learning."""
+        return self.status == "done" and self.reason == "epochs" and self.best_epoch == self.epochs
 
     def to_json(self) -> dict[str, Any]:
         """The outcome as plain data; NaN and infinity, which JSON lacks, as null."""
         plain: dict[str, Any] = finite(dataclasses.asdict(self))
+        plain["predictions"] = {rate: _columns(rows) for rate, rows in plain["predictions"].items()}
         return plain
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Outcome:
         """Rebuild an outcome from `to_json`."""
-        by_rate = {
+        by_rate: dict[str, Any] = {
             name: {float(rate): values and _numbers(values) for rate, values in data[name].items()}
             for name in ("scores", "reconstruction")
         }
+        tables = data.get("predictions", {})
+        by_rate["predictions"] = {float(rate): _rows(columns) for rate, columns in tables.items()}
         return cls(**{**data, **by_rate, "history": tuple(map(_numbers, data["history"]))})
 
 
 def _numbers(values: Mapping[str, Any]) -> Scores:
     return {name: math.nan if value is None else float(value) for name, value in values.items()}
+
+
+def _columns(rows: list[Row]) -> dict[str, list[Any]]:
+    """Return a table by columns, which says each name once."""
+    return {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+
+
+def _rows(columns: Mapping[str, list[Any]]) -> tuple[Row, ...]:
+    return tuple(dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True))

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from voxgap import intensity
+from voxgap import strategies as presets
 from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
 from voxgap.experiment.asked import (
@@ -211,8 +212,6 @@ def _strategies(design: Design, dataset: Dataset, simulated: bool) -> tuple[tupl
     Raises:
         VoxgapError: `complete` is asked for, and the data has gaps of its own.
     """
-    from voxgap import strategies as presets
-
     rate = dataset.missing_rate
     usual = (*DEFAULT_STRATEGIES, "complete") if simulated or rate else DEFAULT_STRATEGIES
     chosen = dict(design.strategies or zip(usual, usual, strict=True))

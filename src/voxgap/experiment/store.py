@@ -43,6 +43,8 @@ CREATE TABLE members (
     PRIMARY KEY (experiment, position)
 );
 """
+# Beside the outcomes: few readers want it, and files of earlier versions lack it.
+_PREDICTIONS = "CREATE TABLE IF NOT EXISTS predictions (run TEXT PRIMARY KEY, json TEXT NOT NULL)"
 
 
 def worker_name() -> str:
@@ -106,6 +108,7 @@ class Store:
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA}")
         self._check(connection)
+        connection.execute(_PREDICTIONS)
 
     def _check(self, connection: sqlite3.Connection) -> None:
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
@@ -183,7 +186,23 @@ class Store:
             "WHERE members.experiment = ? AND outcome IS NOT NULL ORDER BY position",
             experiment.key,
         )
-        return [(Run.from_json(json.loads(r)), Outcome.from_json(json.loads(o))) for r, o in rows]
+        said = self._predictions(experiment)
+        pairs = [(Run.from_json(json.loads(run)), json.loads(outcome)) for run, outcome in rows]
+        return [
+            (run, Outcome.from_json(outcome | {"predictions": json.loads(said.get(run.key, "{}"))}))
+            for run, outcome in pairs
+        ]
+
+    def _predictions(self, experiment: Experiment) -> dict[str, str]:
+        if not self._read("SELECT 1 FROM sqlite_master WHERE name = 'predictions'"):
+            return {}
+        return dict(
+            self._read(
+                "SELECT predictions.run, json FROM members JOIN predictions ON members.run = predictions.run "
+                "WHERE members.experiment = ?",
+                experiment.key,
+            )
+        )
 
     def outcome(self, run: Run) -> Outcome | None:
         """What came of one run; None before it has ended."""
@@ -245,12 +264,18 @@ class Store:
         Returns:
             Whether it counts: not where the worker was taken for dead and another has the run.
         """
+        plain = outcome.to_json()
+        predictions = plain.pop("predictions")
         with self._writing() as connection:
             done = connection.execute(
                 "UPDATE runs SET status = ?, outcome = ?, finished = ? "
                 "WHERE key = ? AND worker = ? AND status = 'running'",
-                (outcome.status, canonical(outcome.to_json()), time.time(), outcome.key, worker),
+                (outcome.status, canonical(plain), time.time(), outcome.key, worker),
             )
+            if done.rowcount and predictions:
+                connection.execute(
+                    "INSERT OR REPLACE INTO predictions VALUES (?, ?)", (outcome.key, json.dumps(predictions))
+                )
             return done.rowcount == 1
 
     def held(self, worker: str) -> list[Run]:

@@ -58,6 +58,8 @@ def write_report(
     write_page(path, title, comparison.verdict + note, sections)
     comparison.to_csv(path.with_name("results.csv"))
     comparison.write_json(path.with_name("results.json"))
+    if comparison.predictions:
+        comparison.predictions_to_csv(path.with_name("predictions.csv"))
 
 
 def _ranking(comparison: Comparison) -> Section:
@@ -73,6 +75,8 @@ def _ranking(comparison: Comparison) -> Section:
         "Lines are 95 % intervals that allow for training sets that overlap; what is grey is shown to be worse "
         "than the best, or is a yardstick.",
     ]
+    if comparison.cap:
+        paragraphs.append(comparison.cap)
     if len(overall.conditions) > 1:
         paragraphs.append(f"Scores are averaged over {len(overall.conditions)} conditions, listed below.")
     if overall.yardsticks:
@@ -202,11 +206,12 @@ def _cost(comparison: Comparison) -> Section:
             f"{cost.milliseconds_inference:.2f} ms",
             f"{cost.epochs:.1f}",
             f"{cost.best_epoch:.1f}",
+            str(cost.capped or "–"),
             str(cost.runs),
         )
         for cost in comparison.costs
     ]
-    header = ("strategy", "one training", "one prediction", "epochs", "best epoch", "runs")
+    header = ("strategy", "one training", "one prediction", "epochs", "best epoch", "best was last", "runs")
     words = ["Means over the runs, on the machine that did them; runs side by side slow each other down."]
     return Section("Cost", words, Table(header, rows))
 
@@ -232,7 +237,8 @@ def _again(comparison: Comparison, command: str) -> Section:
         *sorted(versions.items()),
     ]
     words = [
-        "results.csv, beside this page, has a row for each run and metric; results.json has the statistics."
+        "results.csv, beside this page, has a row for each run and metric; results.json has the statistics"
+        + ("; predictions.csv what each network said of each test case." if comparison.predictions else ".")
     ]
     return Section("Do it again", words, Table(("what", "value"), rows, words=True), code=command)
 

@@ -1,0 +1,173 @@
+"""What is asked of `compare`: refused before data or Keras are touched, one set of defaults, no false yardstick."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import tiny
+from voxgap.dataset import Dataset
+from voxgap.errors import VoxgapError
+from voxgap.experiment import compare, plan_experiment
+from voxgap.experiment.asked import DEFAULT_STRATEGIES, Verdict, designed
+
+WHOLE = Dataset.from_arrays(
+    np.random.default_rng(0).normal(size=(24, *tiny.SHAPE)).astype("float32"), np.arange(24) % 2, name="whole"
+)
+
+
+def with_holes(voxels: int) -> Dataset:
+    volumes = WHOLE.volumes.copy()
+    volumes.reshape(-1)[:voxels] = np.nan
+    return WHOLE.with_volumes(volumes)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"strategies": ["magic"]}, "no strategy 'magic'"),
+        ({"models": "resnet"}, "models 'resnet' is unknown"),
+        ({"pattern": "stripes"}, "pattern 'stripes' is unknown"),
+        ({"train_rates": 2}, "train_rates 2 is out of range"),
+        ({"folds": 0}, "folds must be"),
+        ({"gap_options": {"size": 3}}, "gap_options 'size' is unknown"),
+        (
+            {"strategies": ["mean", "drop"], "reference": "drop"},
+            "reference drop is not compared: choose one of mean",
+        ),
+        ({"rope": -1.0}, "rope -1 is no width"),
+    ],
+)
+def test_what_no_data_can_make_possible_is_said_before_any_is_read(
+    arguments: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(VoxgapError, match=said):
+        compare(tmp_path / "nowhere.npz", out=tmp_path / "r.db", **arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_are_known_without_keras() -> None:
+    code = """
+        import sys, voxgap as vg
+        from voxgap.cli import main
+        try:
+            vg.compare("nowhere.npz", ["magic"])
+        except vg.VoxgapError as error:
+            print(error)
+        sys.argv = ["voxgap", "compare", "nowhere.npz", "--model", "resnet"]
+        try:
+            main()
+        except SystemExit as stop:
+            print(stop.code, "keras" in sys.modules)
+    """
+    lines = tiny.run_alone(code).splitlines()
+    assert lines[0].startswith("no strategy 'magic': choose from zero, mean")
+    assert lines[1] == "2 False"
+
+
+def test_a_metric_of_another_task_is_refused_before_any_training(tmp_path: Path) -> None:
+    with pytest.raises(
+        VoxgapError, match="metric dice is unknown for classification: choose one of accuracy"
+    ):
+        compare(WHOLE, ["mean"], metric="dice", out=tmp_path / "r.db")
+    with pytest.raises(VoxgapError, match="metric auc is unknown for regression"):
+        Verdict("auc").check_metric("regression", 0)
+    Verdict("dice_1").check_metric("segmentation", 2)
+
+
+@pytest.mark.parametrize("voxels", [1, 5000])
+@pytest.mark.parametrize("rates", [None, 0.5])
+def test_complete_is_no_yardstick_of_data_with_gaps_of_its_own(voxels: int, rates: float | None) -> None:
+    data = with_holes(voxels)
+    share = "40.7%" if voxels > 1 else "less than 0.1%"
+    with pytest.raises(
+        VoxgapError, match=f"complete is .* {share} of the values of whole .* Leave it out; drop"
+    ):
+        plan_experiment(data, ["mean", "complete"], train_rates=rates)
+    with pytest.warns(UserWarning, match=f"complete is left out: {share}"):
+        plan = plan_experiment(data, train_rates=rates)
+    assert tuple(name for name, _ in plan.strategies) == DEFAULT_STRATEGIES
+    assert plan.train_rates == (rates or 0.0,)
+
+
+def test_complete_is_compared_where_only_simulated_gaps_are_missing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plan = plan_experiment(WHOLE)
+        nothing = plan_experiment(WHOLE, train_rates=0)
+    assert tuple(name for name, _ in plan.strategies) == (*DEFAULT_STRATEGIES, "complete")
+    assert (plan.patterns, plan.train_rates) == (("slices",), (0.5,))
+    assert tuple(name for name, _ in nothing.strategies) == DEFAULT_STRATEGIES
+    asked = plan_experiment(WHOLE, ["complete", "mean"])
+    assert [name for name, _ in asked.strategies] == ["complete", "mean"]
+
+
+def test_a_pattern_that_is_named_is_simulated_also_where_the_data_has_gaps() -> None:
+    plan = plan_experiment(with_holes(9), ["mean"], pattern="blocks")
+    assert (plan.patterns, plan.train_rates) == (("blocks",), (0.5,))
+
+
+@pytest.mark.parametrize("voxels", [0, 5000])
+def test_the_command_line_and_python_ask_the_same(
+    voxels: int, tmp_path: Path, voxgap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voxgap import experiment
+
+    plans: list[Any] = []
+    monkeypatch.setattr(experiment, "run_all", lambda plan, *_, **__: plans.append(plan))
+    monkeypatch.setattr("voxgap.experiment.cost.estimate", lambda *_: (1.0, 2.0))
+    monkeypatch.setattr("voxgap.experiment.examples.fill_examples", lambda *_: ())
+    data = with_holes(voxels)
+    path = tmp_path / "data.npz"
+    np.savez(path, volumes=data.volumes, labels=data.targets)
+    done = voxgap("compare", path, "--precision", "float32", "--out", tmp_path / "out")
+    assert done.code == 0, done.err
+    assert ("Warning: complete is left out" in done.err) == bool(voxels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        ours = plan_experiment(data, precision="float32")
+    (theirs,) = plans
+    for field in (
+        "strategies",
+        "models",
+        "patterns",
+        "mechanisms",
+        "train_rates",
+        "test_rates",
+        "folds",
+        "seeds",
+    ):
+        assert getattr(theirs, field) == getattr(ours, field), field
+    assert json.loads(ours.training).items() <= json.loads(theirs.training).items()
+    assert "normalize" not in theirs.architecture + ours.architecture
+
+
+def test_units_of_their_own_are_seen_by_both_doors_and_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    from voxgap import intensity
+
+    measured = []
+    spreads = intensity.spreads
+    monkeypatch.setattr(intensity, "spreads", lambda *a: measured.append(1) or spreads(*a))
+    scales = 10.0 ** np.linspace(-2, 2, len(WHOLE)).reshape(-1, 1, 1, 1, 1)
+    plan = plan_experiment(WHOLE.with_volumes(WHOLE.volumes * scales.astype("float32")), ["mean"])
+    assert json.loads(plan.architecture) == {"normalize": "volume"}
+    assert len(measured) == 1
+
+
+def test_a_design_says_who_takes_part() -> None:
+    assert designed(["complete", "mean", "drop", "knn"]).ranked == ("mean", "knn")
+    assert designed().ranked == DEFAULT_STRATEGIES
+
+
+@pytest.mark.parametrize("module", ["asked", "question", "comparison", "local"])
+def test_questions_and_answers_load_no_keras(module: str) -> None:
+    code = f"import sys, voxgap.experiment.{module}; print('keras' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
