@@ -43,6 +43,19 @@ def test_what_is_like_the_training_data_passes() -> None:
         assert drift(volume, KNOWN) == ()
 
 
+def test_fewer_gaps_than_in_training_are_no_doubt() -> None:
+    often = COMPLETE[:, :, :, :, :1].copy()
+    often[:, 1:4] = np.nan
+    known = profile(often, ("t1",))
+    complete = np.random.default_rng(5).normal(100, 20, size=(8, 8, 8, 1)).astype(np.float32)
+    assert drift(complete, known) == ()
+    one_slice = complete.copy()
+    one_slice[2] = np.nan
+    assert drift(one_slice, known) == ()
+    some_voxels = np.where(np.random.default_rng(6).random(complete.shape) < 0.1, np.nan, complete)
+    assert [said[:24] for said in drift(some_voxels, known)] == ["the gaps look like voxel"]
+
+
 def test_each_difference_is_said() -> None:
     nothing = np.full_like(fresh(), np.nan)
     absent, rarer, units, blocks = fresh(), fresh(), fresh(), fresh()

@@ -15,7 +15,7 @@ from voxgap.missingness.diagnosis import pattern_of
 from voxgap.volume import Values
 
 RATE_SLACK = 0.05
-"""A missing rate this far outside of those of the training volumes still counts as like them."""
+"""A missing rate this far above those of the training volumes still counts as like them; less missing is no doubt."""
 RARE = 0.01
 """A pattern with less than this share of the training data's gaps was hardly there; an input with fewer
 missing voxels than this share has no pattern to speak of."""
@@ -104,8 +104,8 @@ def drift(volume: Values, known: Profile | None) -> tuple[str, ...]:
         known: of the training data; without it, only a volume of nothing is noticed.
 
     Returns:
-        One sentence for each difference: nothing observed, a channel missing that never was, a missing rate or
-        values outside of the training data's, gaps of a pattern that the training data hardly had.
+        One sentence for each difference: nothing observed, a channel missing that never was, more missing than in
+        the training data, values outside of theirs, gaps of a pattern that they hardly had.
     """
     missing = np.isnan(volume)
     gaps = np.count_nonzero(missing)
@@ -147,7 +147,7 @@ def _is_far(least: float, most: float, known: Range) -> bool:
 
 def _rate(name: str, rate: float, known: Channel) -> str | None:
     low, high = known.missing_rate
-    if low - RATE_SLACK <= rate <= high + RATE_SLACK:
+    if rate <= high + RATE_SLACK:
         return None
     if rate == 1:
         return f"channel {name} is missing as a whole, which it never was in the training data"

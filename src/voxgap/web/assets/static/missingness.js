@@ -35,7 +35,7 @@ export function doubts({ values, shape }, manifest) {
 }
 
 function rateDoubt(name, rate, { missing_rate: [low, high] }) {
-  if (low - RATE_SLACK <= rate && rate <= high + RATE_SLACK) return null;
+  if (rate <= high + RATE_SLACK) return null;
   if (rate === 1) return `channel ${name} is missing as a whole, which it never was in the training data`;
   return `channel ${name}: ${percent(rate)} missing, in the training data ${percent(low)} to ${percent(high)}`;
 }
