@@ -9,7 +9,7 @@ demo: .venv/base          ## train on embedded real data with gaps, see what doe
 	$(BIN)/voxgap demo --out demo
 
 test: .venv/dev           ## one representative case per contract
-	$(BIN)/python -m pytest --durations=10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 check: lint .venv/dev     ## the full matrices, fuzzing, kill and load tests
 	$(BIN)/python -m pytest -m "" --durations=10

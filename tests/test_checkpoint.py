@@ -53,7 +53,16 @@ def uninterrupted() -> tuple[list[np.ndarray], History]:
     return model.get_weights(), history
 
 
-@pytest.mark.parametrize("moments", [[(0, 2)], [(2, None)], [(1, 3), (4, 1)], [(5, None)]], ids=str)
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pytest.param([(0, 2)], marks=pytest.mark.full),
+        pytest.param([(2, None)], marks=pytest.mark.full),
+        [(1, 3), (4, 1)],
+        pytest.param([(5, None)], marks=pytest.mark.full),
+    ],
+    ids=str,
+)
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     moments: list, tmp_path: Path, uninterrupted: tuple[list[np.ndarray], History]
 ) -> None:
@@ -278,6 +287,7 @@ def test_an_augmentation_of_ones_own_resumes_and_another_does_not(tmp_path: Path
     assert len(history.epochs) == 2
 
 
+@pytest.mark.full
 def test_a_loss_of_ones_own_resumes(tmp_path: Path) -> None:
     def make_loss() -> Any:
         def mine(y_true: Any, y_pred: Any) -> Any:

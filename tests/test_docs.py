@@ -15,7 +15,14 @@ PAGES = sorted(
 
 
 # These train or export nothing that another page, or a test of their subject, does not.
-SLOW = ("segmentation.md", "3d-convolution.md", "early-stopping.md", "augmentation.md")
+SLOW = (
+    "segmentation.md",
+    "3d-convolution.md",
+    "early-stopping.md",
+    "augmentation.md",
+    "serve.md",
+    "deploy.md",
+)
 
 
 @pytest.mark.parametrize(

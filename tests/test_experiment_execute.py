@@ -265,6 +265,7 @@ def test_planted_gaps_that_tell_the_class_are_found_by_who_sees_them(tmp_path: P
     assert accuracy["mean"] < 0.7
 
 
+@pytest.mark.full
 def test_planted_smooth_volumes_are_best_interpolated(tmp_path: Path) -> None:
     depth = np.linspace(0, np.pi, 8).reshape(1, 8, 1, 1, 1)
     phase = np.random.default_rng(0).uniform(0, 2 * np.pi, (60, 1, 8, 8, 1))

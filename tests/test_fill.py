@@ -197,9 +197,8 @@ def test_any_finite_values_stay_finite(name: str, data: st.DataObject) -> None:
     assert_filled(filled(adapted(name, train), x), x)
 
 
-@pytest.mark.parametrize(
-    "names", [("knn",), pytest.param(tuple(LAYERS), marks=pytest.mark.full)], ids=["representative", "all"]
-)
+@pytest.mark.full
+@pytest.mark.parametrize("names", [("knn",), tuple(LAYERS)], ids=["representative", "all"])
 def test_pytorch_gives_the_same_numbers(names: tuple[str, ...], tmp_path: Path) -> None:
     x = hard_volumes()
     np.save(tmp_path / "x.npy", x)

@@ -48,7 +48,7 @@ def test_arrays_have_the_values_of_zarr(
         (3, zarr.codecs.ZstdCodec()),
         (3, None),
     ],
-    ids=str,
+    ids=lambda value: str(value) if isinstance(value, int) else type(value).__name__,
 )
 def test_compressors(form: int, compressors: object, tmp_path: Path) -> None:
     path = store(tmp_path / "v.zarr", chunks=(2, 7, 9), zarr_format=form, compressors=compressors)

@@ -250,7 +250,8 @@ def test_label_maps_that_cannot_be_learnt_are_one_line(maps: np.ndarray, said: s
 # --- training ----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_planted_segmentation_is_learnt(precision: str) -> None:
     model = build_model("unet3d", SHAPE, 3, "segmentation", "masked_conv", filters=(8, 12))
     history = train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,11 @@ QUICK: dict[str, Any] = {
     "lr_patience": 1,
     "verbose": False,
 }
+
+
+def named(value: Any) -> str:
+    """A test's name must be the same in every process, or they can't be shared between processes."""
+    return re.sub(r" at 0x\w+", "", str(value))[:80]
 
 
 def fit(model: keras.Model | None = None, data: Any = DATA, **arguments: Any) -> tuple[keras.Model, History]:
@@ -394,7 +400,7 @@ def test_class_weights_weigh_the_loss() -> None:
         ),
         pytest.param({"loss": keras.losses.sparse_categorical_crossentropy}, marks=pytest.mark.full),
     ],
-    ids=str,
+    ids=named,
 )
 def test_losses_and_optimizers_of_keras(arguments: dict) -> None:
     _, history = fit(tiny.model(plain, "mean"), epochs=4, **arguments)
@@ -464,7 +470,7 @@ class Part:
             "infinite",
         ),
     ],
-    ids=lambda value: str(value)[:50],
+    ids=named,
 )
 def test_what_is_not_possible_is_one_line(arguments: dict, said: str) -> None:
     with pytest.raises(VoxgapError, match=said) as caught:
