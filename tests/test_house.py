@@ -26,6 +26,7 @@ NUMPY_SIDE = {
     "names": {"errors"},
     "shapes": BASE,
     "volume": BASE,
+    "decision": BASE,
     "io": {"volume", *BASE},
     "table": {"io", *BASE},
     "paths": {"io", *BASE},
@@ -50,8 +51,8 @@ NUMPY_SIDE = {
         *BASE,
     },
     "intensity": BASE,
-    "evaluate": {"volume", *BASE},
-    "evidence": {"dataset", "table", *BASE},
+    "evaluate": {"decision", "volume", *BASE},
+    "evidence": {"dataset", "decision", "table", *BASE},
 }
 KERAS_SIDE = {
     "backend": set(),
@@ -77,6 +78,7 @@ KERAS_SIDE = {
 MEETING = {
     "runtime": {
         "backend",
+        "decision",
         "cluster",
         "patches",
         "table",
@@ -98,6 +100,7 @@ MEETING = {
         "table",
         "patches",
         "dataset",
+        "decision",
         "missingness",
         "evaluate",
         "volume",
@@ -109,6 +112,7 @@ MEETING = {
         "patches",
         "runtime",
         "dataset",
+        "decision",
         "missingness",
         "evaluate",
         "evidence",
@@ -117,8 +121,9 @@ MEETING = {
         "volume",
         *BASE,
     },
-    "web": BASE,
-    "server": {"runtime", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
+    "filling": {"dataset", "table", "grid", "io", "volume", "strategies", "fill", "backend", *BASE},
+    "web": {"runtime", *BASE},
+    "server": {"runtime", "decision", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
     "pictures": {"history", "volume", *BASE},
     "report": {"pictures", "history", "evidence", *BASE},
 }

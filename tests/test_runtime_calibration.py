@@ -1,14 +1,21 @@
-"""Calibration: the temperature and the threshold of an exhaustive search, and probabilities that come true."""
+"""Calibration: the temperature of an exhaustive search, probabilities that come true, and few samples."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 from scipy.special import softmax
-from sklearn.metrics import log_loss, roc_curve
+from sklearn.metrics import log_loss
 
 from voxgap.errors import VoxgapError
-from voxgap.runtime.calibration import Calibration, calibrate, fit_temperature, tempered, youden_threshold
+from voxgap.runtime.calibration import (
+    LEAST_SAMPLES,
+    Calibration,
+    calibrate,
+    fit_temperature,
+    tempered,
+    too_few,
+)
 
 
 def overconfident(n: int = 3000, classes: int = 3, temperature: float = 2.5, seed: int = 0):
@@ -38,18 +45,37 @@ def test_tempering_is_softmax_of_divided_logits() -> None:
     assert certain.argmax() == 0
 
 
-def test_the_threshold_is_youdens() -> None:
-    rng = np.random.default_rng(1)
-    y = rng.random(500) < 0.2
-    scores = np.clip(rng.normal(0.2 + 0.2 * y, 0.1), 0, 1)
-    cut = youden_threshold(scores, y.astype(int))
-    assert cut is not None
-    index = (scores[y] >= cut).mean() + (scores[~y] < cut).mean()
-    fpr, tpr, _ = roc_curve(y, scores)
-    assert index == pytest.approx(1 + (tpr - fpr).max(), abs=1e-12)
-    assert youden_threshold(scores, np.zeros(500, int)) is None
-    # Of equally good cuts the one nearest to a half.
-    assert youden_threshold([0.1, 0.9], [0, 1]) == pytest.approx(0.5)
+@pytest.mark.parametrize("sure", [0.6, 0.9, 0.999, 1 - 1e-9])
+@pytest.mark.parametrize("count", [10, 20, 300])
+def test_samples_that_are_all_right_make_nothing_certain(count: int, sure: float) -> None:
+    y = np.arange(count) % 2
+    p = np.where(np.eye(2)[y] > 0, sure, 1 - sure)
+    found = fit_temperature(p, y)
+    assert 0.25 <= found <= 1
+    # The evidence of n samples: not surer than one error in some ten times as many, or than the network was.
+    assert tempered(p, found).min() > min(1 - sure, 0.01 / count) * 0.5
+    assert bool(calibrate(p, y)) == (count >= LEAST_SAMPLES)
+
+
+def test_the_prior_is_that_of_a_few_samples() -> None:
+    p, y = overconfident(temperature=2.5)
+    few, all_of_them = fit_temperature(p[:30], y[:30]), fit_temperature(p, y)
+    alone = np.exp(np.linspace(np.log(0.25), np.log(10), 2001))
+    unaided = alone[int(np.argmin([log_loss(y[:30], tempered(p[:30], t), labels=[0, 1, 2]) for t in alone]))]
+    assert abs(np.log(few)) < abs(np.log(unaided))
+    assert all_of_them == pytest.approx(2.5, rel=0.1)
+    assert 0.25 <= fit_temperature(np.full((50, 2), 0.5), np.arange(50) % 2) <= 10
+    wrong = 1 - np.where(np.eye(2)[np.arange(50) % 2] > 0, 0.999, 0.001)
+    assert fit_temperature(wrong, np.arange(50) % 2) <= 10
+
+
+def test_why_there_is_no_calibration_is_said() -> None:
+    assert too_few(np.arange(40) % 3) is None
+    assert too_few(np.arange(19) % 2) == (
+        "no calibrated probabilities: 19 validation volumes; it takes 20 of two classes or more"
+    )
+    assert "40 validation volumes of one class" in str(too_few(np.zeros(40, int)))
+    assert calibrate(np.full((40, 2), 0.5), np.zeros(40, int)) == {}
 
 
 def test_calibrating_says_what_it_gains() -> None:
@@ -58,10 +84,8 @@ def test_calibrating_says_what_it_gains() -> None:
     before, after = found["log_loss"]
     assert before == pytest.approx(log_loss(y, p), abs=1e-9)
     assert after < before
-    assert found["threshold"] is None
     assert found["samples"] == len(y)
-    binary, targets = overconfident(classes=2)
-    assert 0 < calibrate(binary, targets)["threshold"] < 1
+    assert "threshold" not in calibrate(*overconfident(classes=2)), "a decision that nobody asked for"
     assert calibrate(np.zeros((0, 3)), []) == {}
 
 

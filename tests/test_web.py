@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import web_cases as cases
+from voxgap.decision import named
 from voxgap.errors import VoxgapError
 from voxgap.io import read, write
-from voxgap.runtime.answer import decide
-from voxgap.runtime.calibration import Calibration, tempered
+from voxgap.runtime.calibration import tempered
 from voxgap.runtime.predictor import Predictor
 from voxgap.runtime.profile import Profile, drift
 from voxgap.volume import Volume
@@ -430,8 +430,7 @@ def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
     assert sum(map(len, found["doubts"])) >= 6 + 2 * len(numbers)
     drawn = Predictor.label_values.fget  # type: ignore[attr-defined]
     assert found["drawn"] == [list(drawn(SimpleNamespace(classes=classes))) for classes in names]
-    fitted = Calibration(1.7, 0.3)
-    assert [("no", "yes")[i] for i in found["decided"]] == [decide(row, ("no", "yes"), fitted) for row in p]
+    assert found["decided"] == named(p, 0.3).tolist()
     np.testing.assert_allclose(found["calibrated"], tempered(p, 1.7), atol=1e-12)
 
 

@@ -44,6 +44,14 @@ def predict(interpreter: Interpreter, volume: np.ndarray) -> np.ndarray:
     return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0]
 
 
+def decide(probabilities: np.ndarray) -> int:
+    """The class: the most probable one; of two, the second from the threshold on, where the bundle has one."""
+    threshold = (MANIFEST.get("decision") or MANIFEST.get("calibration") or {}).get("threshold")
+    if threshold is not None and len(probabilities) == 2:
+        return int(float(probabilities[1]) >= threshold)
+    return int(probabilities.argmax())
+
+
 def main(paths: list[str]) -> None:
     """Print the answer for each file."""
     interpreter = load()
@@ -52,7 +60,7 @@ def main(paths: list[str]) -> None:
         assert np.isfinite(answer).all(), f"{path}: no finite answer; give the units of the training data"
         said: dict[str, Any] = {"path": path, "answer": answer.tolist()}
         if MANIFEST["task"] == "classification":
-            said["class"] = MANIFEST["classes"][int(answer.argmax())]
+            said["class"] = MANIFEST["classes"][decide(answer)]
         print(json.dumps(said))
 
 

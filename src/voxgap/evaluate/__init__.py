@@ -14,6 +14,7 @@ from voxgap.evaluate.metrics import (
     mae,
     r2,
     rmse,
+    scorer,
     scores,
     voxel_confusion,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "mae",
     "r2",
     "rmse",
+    "scorer",
     "scores",
     "voxel_confusion",
 ]

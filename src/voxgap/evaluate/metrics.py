@@ -1,22 +1,28 @@
-"""Scores of predictions against targets, in NumPy."""
+"""Scores of predictions against targets, in NumPy: of the classes that `voxgap.decision` names."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.decision import named
 from voxgap.errors import VoxgapError
 from voxgap.volume import times
 
 Floats = NDArray[np.float64]
 Classes = NDArray[np.int64]
+Scorer = Callable[[Any], dict[str, float]]
+"""Scores of some of the samples, by index: all of them, or a sample of them."""
 
 CALIBRATION_BINS = 15
 
 
-def scores(task: str, targets: Any, predictions: Any, *, observed: Any = None) -> dict[str, float]:
+def scores(
+    task: str, targets: Any, predictions: Any, *, observed: Any = None, threshold: float | None = None
+) -> dict[str, float]:
     """Score predictions by everything that is usual for the task.
 
     Args:
@@ -27,6 +33,7 @@ def scores(task: str, targets: Any, predictions: Any, *, observed: Any = None) -
             numbers, shaped like the targets; or probabilities `(samples, depth, height, width, classes)`.
         observed: For segmentation, which values the network was shown, boolean, shaped like the volumes: adds
             dice_missing, the Dice score of the voxels that no channel shows.
+        threshold: By which a class is named; see `voxgap.decision.named`.
 
     Returns:
         For classification accuracy, balanced_accuracy, auc, macro_f1, log_loss, brier and calibration_error;
@@ -36,15 +43,45 @@ def scores(task: str, targets: Any, predictions: Any, *, observed: Any = None) -
     Raises:
         VoxgapError: Targets and predictions don't match, or a prediction is NaN.
     """
+    score, count = scorer(task, targets, predictions, observed=observed, threshold=threshold)
+    return score(np.arange(count))
+
+
+def scorer(
+    task: str, targets: Any, predictions: Any, *, observed: Any = None, threshold: float | None = None
+) -> tuple[Scorer, int]:
+    """Check once what is to be scored, for scores of many samples of it.
+
+    Args:
+        task, targets, predictions, observed, threshold: As for `scores`.
+
+    Returns:
+        What scores the samples of some indices as `scores` does, and how many samples there are.
+
+    Raises:
+        VoxgapError: As for `scores`.
+    """
     if task == "regression":
         truth, numbers = _numbers(targets, predictions)
-        return {"r2": r2(truth, numbers), "mae": mae(truth, numbers), "rmse": rmse(truth, numbers)}
+        return lambda some: _regression_scores(truth[some], numbers[some]), len(truth)
     if task == "segmentation":
-        return _segmentation_scores(targets, predictions, observed)
+        tables, hidden = _tables_of(targets, predictions, observed, threshold)
+        return lambda some: _segmentation_scores(tables[some], None if hidden is None else hidden[some]), len(
+            tables
+        )
     if task != "classification":
         raise VoxgapError(f"task {task!r} is unknown; use classification, regression or segmentation")
     classes, probabilities = _probabilities(targets, predictions)
-    table = confusion_matrix(classes, probabilities)
+    found = named(probabilities, threshold)
+    return lambda some: _class_scores(classes[some], probabilities[some], found[some]), len(classes)
+
+
+def _regression_scores(truth: Floats, numbers: Floats) -> dict[str, float]:
+    return {"r2": r2(truth, numbers), "mae": mae(truth, numbers), "rmse": rmse(truth, numbers)}
+
+
+def _class_scores(classes: Classes, probabilities: Floats, found: NDArray[np.intp]) -> dict[str, float]:
+    table = _counted(classes, found, probabilities.shape[1])
     return {
         "accuracy": float(np.trace(table) / table.sum()),
         "balanced_accuracy": _balanced_accuracy(table),
@@ -56,36 +93,39 @@ def scores(task: str, targets: Any, predictions: Any, *, observed: Any = None) -
     }
 
 
-def confusion_matrix(targets: Any, predictions: Any) -> NDArray[np.int64]:
-    """Count samples by true class (rows) and most probable class (columns).
+def confusion_matrix(targets: Any, predictions: Any, threshold: float | None = None) -> NDArray[np.int64]:
+    """Count samples by true class (rows) and by the class that is named (columns).
 
     Args:
         targets: Class indices, `(samples,)`.
         predictions: Probabilities, as for `scores`.
+        threshold: See `voxgap.decision.named`.
 
     Returns:
         `(classes, classes)`.
     """
     classes, probabilities = _probabilities(targets, predictions)
-    count = probabilities.shape[1]
-    cells = classes * count + probabilities.argmax(axis=1)
-    return np.bincount(cells, minlength=count**2).reshape(count, count)
+    return _counted(classes, named(probabilities, threshold), probabilities.shape[1])
 
 
-def accuracy(targets: Any, predictions: Any) -> float:
-    """Return the share of samples whose most probable class is the true one."""
-    table = confusion_matrix(targets, predictions)
+def _counted(truth: Classes, found: NDArray[np.intp], classes: int) -> NDArray[np.int64]:
+    return np.bincount(truth * classes + found, minlength=classes**2).reshape(classes, classes)
+
+
+def accuracy(targets: Any, predictions: Any, threshold: float | None = None) -> float:
+    """Return the share of samples of which the true class is named."""
+    table = confusion_matrix(targets, predictions, threshold)
     return float(np.trace(table) / table.sum())
 
 
-def balanced_accuracy(targets: Any, predictions: Any) -> float:
+def balanced_accuracy(targets: Any, predictions: Any, threshold: float | None = None) -> float:
     """Return the mean over the classes that occur of the share that is recognised."""
-    return _balanced_accuracy(confusion_matrix(targets, predictions))
+    return _balanced_accuracy(confusion_matrix(targets, predictions, threshold))
 
 
-def macro_f1(targets: Any, predictions: Any) -> float:
-    """Return the mean F1 score over the classes that occur or are predicted."""
-    return _macro_f1(confusion_matrix(targets, predictions))
+def macro_f1(targets: Any, predictions: Any, threshold: float | None = None) -> float:
+    """Return the mean F1 score over the classes that occur or are named."""
+    return _macro_f1(confusion_matrix(targets, predictions, threshold))
 
 
 def auc(targets: Any, predictions: Any) -> float:
@@ -125,7 +165,7 @@ def calibration_error(targets: Any, predictions: Any, bins: int = CALIBRATION_BI
     """
     classes, probabilities = _probabilities(targets, predictions)
     confidence = probabilities.max(axis=1)
-    surplus = confidence - (probabilities.argmax(axis=1) == classes)
+    surplus = confidence - (named(probabilities) == classes)
     place = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     return float(np.abs(np.bincount(place, surplus, minlength=bins)).sum() / len(classes))
 
@@ -157,12 +197,13 @@ def rmse(targets: Any, predictions: Any) -> float:
     return float(np.sqrt(((truth - numbers) ** 2).mean(axis=0)).mean())
 
 
-def voxel_confusion(targets: Any, predictions: Any) -> NDArray[np.int64]:
-    """Count labelled voxels by true class (rows) and most probable class (columns), over all volumes.
+def voxel_confusion(targets: Any, predictions: Any, threshold: float | None = None) -> NDArray[np.int64]:
+    """Count labelled voxels by true class (rows) and by the class that is named (columns), over all volumes.
 
     Args:
         targets: Label maps `(samples, depth, height, width)`, -1 where nobody said.
         predictions: Probabilities `(samples, depth, height, width, classes)`.
+        threshold: See `voxgap.decision.named`.
 
     Returns:
         `(classes, classes)`.
@@ -170,6 +211,13 @@ def voxel_confusion(targets: Any, predictions: Any) -> NDArray[np.int64]:
     Raises:
         VoxgapError: The shapes don't match, a probability is NaN, or no voxel is labelled.
     """
+    return np.asarray(_tables_of(targets, predictions, None, threshold)[0].sum(axis=0))
+
+
+def _tables_of(
+    targets: Any, predictions: Any, observed: Any, threshold: float | None
+) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
+    """The confusion of each volume's labelled voxels; and of those that no channel shows, where that is known."""
     maps, answers = np.asarray(targets), np.asarray(predictions)
     if maps.ndim != 4 or not len(maps) or answers.shape[:-1] != maps.shape:
         raise VoxgapError(
@@ -179,48 +227,49 @@ def voxel_confusion(targets: Any, predictions: Any) -> NDArray[np.int64]:
     classes = answers.shape[-1]
     if maps.dtype.kind not in "biu" or maps.min() < -1 or maps.max() >= classes:
         raise VoxgapError(f"label maps don't hold class indices from 0 to {classes - 1}, or -1")
-    table = np.zeros(classes**2, np.int64)
-    for truth, probabilities in zip(maps, answers, strict=True):  # a volume at a time, for memory
+    tables, hidden = [], []
+    for index, (truth, probabilities) in enumerate(zip(maps, answers, strict=True)):  # one by one, for memory
         if not np.isfinite(probabilities).all():
             raise VoxgapError("predictions hold NaN or infinity; look at the training loss")
         labelled = truth >= 0
-        cells = truth[labelled].astype(np.int64) * classes + probabilities[labelled].argmax(axis=-1)
-        table += np.bincount(cells, minlength=classes**2)
-    if not table.any():
+        found = named(probabilities, threshold)
+        tables.append(_counted(truth[labelled].astype(np.int64), found[labelled], classes))
+        if observed is not None:
+            shown = np.asarray(observed[index], bool)
+            labelled &= ~(shown.any(axis=-1) if shown.ndim == 4 else shown)
+            hidden.append(_counted(truth[labelled].astype(np.int64), found[labelled], classes))
+    if not np.any(tables):
         raise VoxgapError("no voxel of the label maps is labelled; there is nothing to score")
-    return table.reshape(classes, classes)
+    return np.array(tables), np.array(hidden) if observed is not None else None
 
 
-def dice(targets: Any, predictions: Any) -> Floats:
+def dice(targets: Any, predictions: Any, threshold: float | None = None) -> Floats:
     """Return the Dice score (F1 over voxels) of each class; NaN for one that neither side has.
 
     Args:
-        targets, predictions: As for `voxel_confusion`.
+        targets, predictions, threshold: As for `voxel_confusion`.
 
     Source: Dice, Ecology 26, 1945.
     """
-    return _dice(voxel_confusion(targets, predictions))
+    return _dice(voxel_confusion(targets, predictions, threshold))
 
 
-def iou(targets: Any, predictions: Any) -> Floats:
+def iou(targets: Any, predictions: Any, threshold: float | None = None) -> Floats:
     """Return the intersection over union (Jaccard index) of each class; NaN for one that neither side has."""
-    each = dice(targets, predictions)
+    each = dice(targets, predictions, threshold)
     return each / (2 - each)
 
 
-def _segmentation_scores(targets: Any, predictions: Any, observed: Any) -> dict[str, float]:
-    table = voxel_confusion(targets, predictions)
+def _segmentation_scores(tables: NDArray[np.int64], hidden: NDArray[np.int64] | None) -> dict[str, float]:
+    table = tables.sum(axis=0)
     each = _dice(table)
     found = {
         "dice": _of_foreground(each),
         "iou": _of_foreground(each / (2 - each)),
-        "accuracy": float(np.trace(table) / table.sum()),
+        "accuracy": float(np.trace(table) / table.sum()) if table.any() else float("nan"),
     }
-    if observed is not None:
-        shown = np.asarray(observed, bool)
-        hidden = np.where(shown.any(axis=-1) if shown.ndim == 5 else shown, -1, targets)
-        some = bool((hidden >= 0).any())
-        found["dice_missing"] = _of_foreground(dice(hidden, predictions)) if some else float("nan")
+    if hidden is not None:
+        found["dice_missing"] = _of_foreground(_dice(hidden.sum(axis=0)))
     return found | {f"dice_{index}": float(value) for index, value in enumerate(each)}
 
 

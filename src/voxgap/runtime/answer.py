@@ -19,7 +19,7 @@ class Answer:
     Args:
         values: probabilities of the classes `(classes,)`, values `(outputs,)`, or for each voxel
             `(depth, height, width, classes)`: the network's own, the same in every engine.
-        label: the class; None for a regression and for label maps.
+        label: the class that is named, see `voxgap.decision`; None for a regression and for label maps.
         top: the most probable classes and their probabilities, the largest first.
         calibrated: `values` as probabilities that came true as often on validation data; None where the bundle
             has no calibration.
@@ -60,13 +60,6 @@ class Answer:
             "version": self.version,
             "seconds": self.seconds,
         }
-
-
-def decide(probabilities: Values, classes: tuple[str, ...], calibration: Calibration | None) -> str:
-    """The class of one volume: the most probable one; of two, the second from the threshold on."""
-    if calibration is not None and calibration.threshold is not None and len(classes) == 2:
-        return classes[int(probabilities[1] >= calibration.threshold)]
-    return classes[int(probabilities.argmax())]
 
 
 def top(probabilities: Values, classes: tuple[str, ...], count: int) -> tuple[tuple[str, float], ...]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from voxgap.decision import asked
 from voxgap.errors import VoxgapError
 from voxgap.runtime import choice
 from voxgap.runtime.engines import (
@@ -36,6 +37,7 @@ def load(
     precision: Precision = "float32",
     engine: str = "auto",
     threads: int | None = None,
+    threshold: float | None = None,
 ) -> Predictor:
     """Load a bundle for prediction.
 
@@ -49,12 +51,14 @@ def load(
             the first three whose file is in the bundle and whose package is installed, measured on this machine
             when the model is loaded for the first time, and the next one in this order without them.
         threads: processor cores to use; all by default.
+        threshold: of two classes, name the second from this probability on, 0.5: the more probable one. By default
+            as the bundle's manifest says in `decision`.
 
     Raises:
         VoxgapError: it is not a bundle, is damaged, was made by a newer voxgap, or has no file for such an engine.
     """
     folder = Path(bundle)
-    manifest = read_manifest(folder)
+    manifest = decided(read_manifest(folder), threshold)
     if precision not in PRECISIONS:
         raise VoxgapError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     kinds = candidates(manifest, folder, engine, precision)
@@ -80,6 +84,20 @@ def load(
     entry = manifest["files"][kinds[name]]
     running = _running(name, entry, precision, run, manifest, folder)
     return Predictor(manifest, run, running)
+
+
+def decided(manifest: dict[str, Any], threshold: float | None) -> dict[str, Any]:
+    """A manifest with the user's threshold in the place of its own: whoever reads it decides alike.
+
+    Raises:
+        VoxgapError: it is no number between 0 and 1, or there are not two classes.
+    """
+    if threshold is None:
+        return manifest
+    decision = asked(threshold, manifest["task"], manifest["outputs"])
+    if decision is None:
+        raise VoxgapError(f"threshold {threshold}: give a number; it is chosen where a network is trained")
+    return manifest | {"decision": decision.to_json()}
 
 
 def candidates(manifest: dict[str, Any], folder: Path, engine: str, precision: str) -> dict[str, str]:

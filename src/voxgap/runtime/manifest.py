@@ -7,6 +7,7 @@ import math
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
 from voxgap.files import sha256
 from voxgap.grid import Grid
@@ -63,6 +64,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Profile.of(manifest, str(file))
     Calibration.of(manifest, str(file))
     return manifest
+    Decision.of(manifest, str(file))
 
 
 def _check_optional(manifest: dict[str, Any], where: str) -> None:

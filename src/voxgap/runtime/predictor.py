@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from voxgap.decision import Decision, named
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED, Grid, LabelMap, read_sample, scan_sample
 from voxgap.patches import each_volume
@@ -54,6 +55,7 @@ class Predictor:
         running: how it computes.
     """
 
+        decision: how it names classes.
     def __init__(self, manifest: dict[str, Any], engine: Engine, running: Running | None = None) -> None:
         self.manifest = manifest
         self.running = running or Running()
@@ -63,6 +65,7 @@ class Predictor:
         self._calibration = Calibration.of(manifest, MANIFEST)
 
     @property
+        self.decision = Decision.of(manifest, MANIFEST)
     def task(self) -> str:
         """`classification`, `regression` or `segmentation`."""
         return str(self.manifest["task"])
@@ -164,8 +167,8 @@ class Predictor:
         return tuple(range(len(self.classes)))
 
     def drawn(self, values: Values) -> LabelMap:
-        """Turn answers for each voxel, `(..., classes)`, into the `label_values` of the most probable classes."""
-        return np.array(self.label_values, np.int16)[values.argmax(axis=-1)]
+        """Turn answers for each voxel, `(..., classes)`, into the `label_values` of the classes that are named."""
+        return np.array(self.label_values, np.int16)[named(values, self.decision.threshold)]
 
     def label_map(self, values: Values, volume: Volume, records: Sequence[Record]) -> Volume:
         """Turn an answer for each voxel into a label map on the grid of the file that it is for.
@@ -261,7 +264,7 @@ class Predictor:
         one_class = self.task == "classification"
         return Answer(
             values=values,
-            label=answers.decide(values, self.classes, self._calibration) if one_class else None,
+            label=self.classes[int(named(values, self.decision.threshold))] if one_class else None,
             top=answers.top(values, self.classes, top_k) if one_class else (),
             calibrated=answers.calibrated(values, self._calibration) if one_class else None,
             missing_rate=float(np.isnan(volume).mean()),

@@ -12,7 +12,11 @@ class Prediction(BaseModel):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    class_: str | None = Field(None, alias="class", description="The most probable class.")
+    class_: str | None = Field(
+        None,
+        alias="class",
+        description="The most probable class; of two, the second from the bundle's threshold on, where it has one.",
+    )
     probabilities: dict[str, float] | None = Field(None, description="Of each class, by name.")
     calibrated: dict[str, float] | None = Field(
         None, description="Probabilities that came true as often on validation data, where the bundle knows."

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
 from voxgap.files import sha256
 from voxgap.runtime import MANIFEST
@@ -53,6 +54,11 @@ class Loaded:
     def calibration(self) -> Calibration | None:
         """How to read the probabilities."""
         return Calibration.of(self.predictor.manifest, MANIFEST)
+
+    @functools.cached_property
+    def decision(self) -> Decision:
+        """Which class they name."""
+        return Decision.of(self.predictor.manifest, MANIFEST)
 
     @property
     def shape(self) -> tuple[int, ...]:

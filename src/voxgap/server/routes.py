@@ -10,9 +10,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
+from voxgap.decision import named
 from voxgap.io.medical import write_nifti_gz
 from voxgap.resample import Record
-from voxgap.runtime.answer import calibrated, decide
+from voxgap.runtime.answer import calibrated
+from voxgap.runtime.manifest import windows
 from voxgap.server.answers import Answer, Failure, JsonVolumes, Model, ModelCard, Prediction, Sample, Timing
 from voxgap.server.batching import Outcome
 from voxgap.server.bodies import SUFFIXES, Read, read_volumes
@@ -328,11 +330,12 @@ def _said(loaded: Loaded, output: Values) -> dict[str, Any]:
     if not classes:
         return {"values": _plain(output)}
     if output.ndim > 1:
-        counts = np.bincount(output.argmax(-1).reshape(-1), minlength=len(classes))
+    found = named(output, loaded.decision.threshold)
+        counts = np.bincount(found.reshape(-1), minlength=len(classes))
         return {"voxels": dict(zip(classes, counts.tolist(), strict=True))}
     honest = calibrated(output, loaded.calibration)
     return {
-        "class_": decide(output, classes, loaded.calibration),
+        "class_": classes[int(found)],
         "probabilities": dict(zip(classes, _plain(output), strict=True)),
         "calibrated": None if honest is None else dict(zip(classes, honest.round(6).tolist(), strict=True)),
     }

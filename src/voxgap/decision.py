@@ -1,0 +1,188 @@
+"""The one rule that turns probabilities into the class that is named: in scores, predictions, server and page alike."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+
+DEFAULT = "0.5"
+RULES = "a number between 0 and 1, youden, sensitivity=0.95 or specificity=0.9"
+_EARLIER = "youden, as earlier versions of voxgap did unasked"
+_REACHED = re.compile(r"(sensitivity|specificity)=(.+)")
+
+
+def named(probabilities: Any, threshold: float | None = None) -> NDArray[np.intp]:
+    """The class that probabilities name.
+
+    Args:
+        probabilities: `(..., classes)`, as the network gives them: calibration names no other class.
+        threshold: of two classes, the second is named from this probability of it on. None names the most
+            probable class, the earlier one of equals.
+
+    Returns:
+        Indices of classes, `(...)`.
+
+    Raises:
+        VoxgapError: a threshold for other than two classes.
+    """
+    values = np.asarray(probabilities)
+    if threshold is None:
+        return np.asarray(values.argmax(axis=-1), np.intp)
+    if values.shape[-1] != 2:
+        raise VoxgapError(f"a threshold decides between two classes, and there are {values.shape[-1]}")
+    # In float64, as the page compares: in float32 a threshold of 0.7 would be another number.
+    return np.asarray(values[..., 1].astype(np.float64) >= threshold, np.intp)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a network's classes are named, and where that comes from.
+
+    Args:
+        threshold: see `named`.
+        rule: that it was chosen by: `0.5`, another number, `youden`, `sensitivity=...` or `specificity=...`.
+        samples: of validation data that it was chosen on; 0 for a number.
+        sensitivity, specificity: share of the second, and of the first class that it named rightly there.
+    """
+
+    threshold: float | None = None
+    rule: str = DEFAULT
+    samples: int = 0
+    sensitivity: float | None = None
+    specificity: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values, for a manifest's field `decision`."""
+        return asdict(self)
+
+    def words(self, classes: tuple[str, ...]) -> str:
+        """The rule in one line, for people."""
+        if self.threshold is None:
+            return "decision: the most probable class"
+        chosen = [] if self.rule == f"{self.threshold:g}" else [self.rule]
+        if self.samples:
+            chosen += [f"on {self.samples} validation volumes: sensitivity {self.sensitivity:.3f}"]
+            chosen += [f"specificity {self.specificity:.3f}"]
+        return f"decision: {classes[1]} from a probability of {self.threshold:.4g} on" + (
+            f" ({', '.join(chosen)})" if chosen else ""
+        )
+
+    @classmethod
+    def of(cls, manifest: dict[str, Any], where: str) -> Decision:
+        """The decision of a bundle; an older one that kept a threshold with its calibration still decides by it.
+
+        Raises:
+            VoxgapError: the field holds something else, or a threshold for other than two classes.
+        """
+        data, rule = manifest.get("decision"), None
+        if data is None and isinstance(manifest.get("calibration"), dict) and manifest["outputs"] == 2:
+            data, rule = manifest["calibration"], _EARLIER
+        if not data or (data_threshold := _threshold(data, where)) is None:
+            return cls()
+        if manifest["task"] == "regression" or manifest["outputs"] != 2:
+            raise VoxgapError(f"{where}: field decision holds a threshold, but there are not two classes")
+        facts = (data.get(name) for name in ("samples", "sensitivity", "specificity"))
+        samples, *reached = (fact if _is_number(fact) else None for fact in facts)
+        if rule is not None or None in reached or not samples:
+            return cls(data_threshold, rule or str(data.get("rule", f"{data_threshold:g}")))
+        return cls(data_threshold, str(data.get("rule")), int(samples), *reached)
+
+
+def asked(text: str | float, task: str, classes: int) -> Decision | None:
+    """What a user asks for.
+
+    Args:
+        text: a number, `youden`, `sensitivity=0.95` or `specificity=0.9`.
+        task: of the data.
+        classes: how many there are.
+
+    Returns:
+        The decision, or None where it is to be chosen on validation data, by `chosen`. One half is the default: the
+        more probable class, the earlier one of equals.
+
+    Raises:
+        VoxgapError: it is none of these, or there are not two classes.
+    """
+    rule = str(text).strip()
+    value = _number(rule)
+    if value == 0.5:
+        return Decision()
+    if value is None and rule != "youden" and _rate(rule) is None:
+        raise VoxgapError(f"threshold must be {RULES}, got {rule!r}")
+    if value is not None and not 0 < value < 1:
+        raise VoxgapError(f"threshold {rule} is out of range: a number between 0 and 1")
+    if task == "regression" or classes != 2:
+        held = "a regression has none" if task == "regression" else f"this data has {classes}"
+        raise VoxgapError(f"threshold {rule} decides between two classes, and {held}: leave it out")
+    if value is not None:
+        return Decision(value, f"{value:g}")
+    if task == "segmentation":
+        raise VoxgapError(f"threshold {rule} is chosen on whole volumes; for label maps give a number")
+    return None
+
+
+def chosen(rule: str, scores: Any, targets: Any) -> Decision:
+    """Choose the threshold on data that the network was not trained on.
+
+    Args:
+        rule: `youden` makes sensitivity plus specificity largest (Youden, Cancer 3, 1950); `sensitivity=0.95`
+            reaches that share of the second class with the best specificity, `specificity=0.9` the other way round.
+        scores: probability of the second class, `(n,)`.
+        targets: 0 or 1, `(n,)`.
+
+    Returns:
+        A threshold midway between two scores; of equally good ones the nearest to one half.
+
+    Raises:
+        VoxgapError: one of the classes is not there, or the rule is none of these.
+    """
+    rule = rule.strip()
+    values, positive = np.asarray(scores, np.float64), np.asarray(targets) == 1
+    if positive.all() or not positive.any():
+        raise VoxgapError(f"threshold {rule} is chosen on validation volumes of both classes; give a number")
+    levels = np.unique(values)
+    cuts = np.concatenate([[levels[0] / 2], (levels[1:] + levels[:-1]) / 2, [(levels[-1] + 1) / 2]])
+    sensitivity = 1 - np.searchsorted(np.sort(values[positive]), cuts) / positive.sum()
+    specificity = np.searchsorted(np.sort(values[~positive]), cuts) / (~positive).sum()
+    if rule == "youden":
+        worth = sensitivity + specificity
+    elif (rate := _rate(rule)) is not None:
+        kept, other = (sensitivity, specificity) if rate[0] == "sensitivity" else (specificity, sensitivity)
+        worth = np.where(kept >= rate[1] - 1e-12, other, -1.0)
+    else:
+        raise VoxgapError(f"threshold must be {RULES}, got {rule!r}")
+    best = np.flatnonzero(worth >= worth.max() - 1e-12)
+    at = best[np.abs(cuts[best] - 0.5).argmin()]
+    return Decision(float(cuts[at]), rule, len(values), float(sensitivity[at]), float(specificity[at]))
+
+
+def _rate(rule: str) -> tuple[str, float] | None:
+    found = _REACHED.fullmatch(rule)
+    value = None if found is None else _number(found[2])
+    return None if found is None or value is None or not 0 < value <= 1 else (found[1], value)
+
+
+def _number(text: str) -> float | None:
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def _threshold(data: Any, where: str) -> float | None:
+    value = data.get("threshold") if isinstance(data, dict) else False
+    if value is not None and not (_is_number(value) and 0 <= value <= 1):
+        raise VoxgapError(f"{where}: field decision must hold a threshold in [0, 1], or null")
+    return None if value is None else float(value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
