@@ -1,5 +1,6 @@
 """How good an answer is (metrics), and whether one way is better than another (paired statistics)."""
 
+from voxgap.evaluate.intervals import Scored, scored
 from voxgap.evaluate.metrics import (
     accuracy,
     auc,
@@ -20,6 +21,7 @@ from voxgap.evaluate.metrics import (
 )
 
 __all__ = [
+    "Scored",
     "accuracy",
     "auc",
     "balanced_accuracy",
@@ -33,6 +35,7 @@ __all__ = [
     "mae",
     "r2",
     "rmse",
+    "scored",
     "scorer",
     "scores",
     "voxel_confusion",

@@ -1,0 +1,129 @@
+"""How far a score would move with other cases of the same kind: bootstrap intervals, by groups where there are some."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.evaluate.metrics import Scorer, scorer
+
+LEVEL = 0.95
+_DRAWS, _FEWEST_DRAWS = 500, 200
+_SAMPLES_IN_ALL = 1_000_000  # scored over all draws: of large data an interval needs no more of them
+_DEFINED = 0.9  # a score that fewer of the draws have has no interval
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores, and what they rest on.
+
+    Attributes:
+        scores: of `voxgap.evaluate.scores`.
+        intervals: 95 % interval of those that have one.
+        n: volumes that were scored.
+        groups: that they come from (patients, recordings); None where each volume is its own.
+    """
+
+    scores: dict[str, float]
+    intervals: dict[str, Interval]
+    n: int
+    groups: int | None
+
+    @property
+    def words(self) -> str:
+        """How many volumes, for people: `n = 40, 12 groups`."""
+        return f"n = {self.n}" + ("" if self.groups is None else f", {self.groups} groups")
+
+    def to_json(self) -> dict[str, Any]:
+        """What the scores rest on, as plain values."""
+        known = {name: list(interval) for name, interval in self.intervals.items()}
+        return {"n": self.n, "groups": self.groups, "intervals": known}
+
+
+def scored(
+    task: str,
+    targets: Any,
+    predictions: Any,
+    *,
+    observed: Any = None,
+    threshold: float | None = None,
+    groups: Any = None,
+    seed: int = 0,
+) -> Scored:
+    """Score predictions, and say within which interval each score lies.
+
+    Args:
+        task, targets, predictions, observed, threshold: As for `voxgap.evaluate.scores`.
+        groups: A name for each sample: samples of one group are drawn together. None: each is its own.
+        seed: Of the draws.
+
+    Raises:
+        VoxgapError: As for `voxgap.evaluate.scores`, or there are not as many groups as samples.
+    """
+    score, count = scorer(task, targets, predictions, observed=observed, threshold=threshold)
+    members = np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if len(members) != count:
+        raise VoxgapError(f"{len(members)} groups for {count} samples; give one for each")
+    several = int(members.max()) + 1
+    of_groups = None if groups is None or several == count else several
+    found = score(np.arange(count))
+    return Scored(found, intervals(score, members, seed), count, of_groups)
+
+
+def intervals(score: Scorer, members: NDArray[np.intp], seed: int = 0) -> dict[str, Interval]:
+    """Percentile bootstrap of scores: groups are drawn with replacement, each with all of its samples.
+
+    Efron and Tibshirani, An Introduction to the Bootstrap, 1993; whole groups as in Davison and Hinkley, Bootstrap
+    Methods and their Application, 1997, section 3.8. Where all draws score the same, as with answers that are all
+    right, they say nothing of how sure that is: accuracy then has the interval of Wilson, JASA 22, 1927, by the number
+    of groups, and other scores have none.
+
+    Args:
+        score: Gives scores for samples by index.
+        members: The group of each sample, from 0.
+        seed: Of the draws.
+
+    Returns:
+        Bounds of the 95 % interval by score; those without one are left out.
+    """
+    count = int(members.max()) + 1
+    if count < 2:
+        return {}
+    order = np.argsort(members, kind="stable")
+    samples = np.split(order, np.cumsum(np.bincount(members))[:-1])
+    rng = np.random.default_rng(seed)
+    draws = max(_FEWEST_DRAWS, min(_DRAWS, _SAMPLES_IN_ALL // len(members)))
+    drawn: dict[str, list[float]] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # a draw may lack a class
+        for _ in range(draws):
+            some = np.concatenate([samples[group] for group in rng.integers(0, count, count)])
+            for name, value in score(some).items():
+                drawn.setdefault(name, []).append(value)
+    found = {name: _of_draws(name, np.array(values), count) for name, values in drawn.items()}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _of_draws(name: str, values: NDArray[np.float64], count: int) -> Interval | None:
+    known = values[np.isfinite(values)]
+    if len(known) < _DEFINED * len(values):
+        return None
+    if known.max() - known.min() < 1e-12:
+        return _wilson(float(known[0]), count) if name == "accuracy" else None
+    low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _wilson(share: float, count: int) -> Interval:
+    z = 1.959964
+    middle = share + z * z / (2 * count)
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
+    return max(0.0, (middle - half) / (1 + z * z / count)), min(1.0, (middle + half) / (1 + z * z / count))

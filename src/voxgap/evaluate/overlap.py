@@ -1,0 +1,73 @@
+"""Cases that a network knows from its training, found by their content: whatever their files are called now."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from voxgap.errors import VoxgapError
+
+PARTS = ("train", "validation")
+_DIGITS = 12  # of a thousand million pairs of cases, one in a quarter of a million sets agrees by chance
+
+
+def digests(volumes: Iterable[Any]) -> list[str | None]:
+    """What each volume is known by: 12 hexadecimal digits of the SHA-256 of its shape and its float32 values.
+
+    A name has no part in them. NaN is missing whatever its bits are, and -0 is 0.
+
+    Args:
+        volumes: `(depth, height, width, channels)` each, read one by one; before gaps are simulated in them.
+
+    Returns:
+        One for each; None for a volume of which nothing was observed, which is no case.
+    """
+    return [_digest(np.asarray(volume, np.float32)) for volume in volumes]
+
+
+def _digest(volume: np.ndarray) -> str | None:
+    missing = np.isnan(volume)
+    if missing.all():
+        return None
+    values = np.where(missing, np.float32(np.nan), volume + np.float32(0)).astype("<f4")
+    content = hashlib.sha256(str(volume.shape).encode())
+    content.update(np.ascontiguousarray(values).data)
+    return content.hexdigest()[:_DIGITS]
+
+
+def known_cases(found: Iterable[str | None], split: Iterable[str]) -> dict[str, list[str]]:
+    """Return what a bundle keeps of the cases that its network was trained and chosen on.
+
+    Args:
+        found: their `digests`.
+        split: the part that each is in.
+
+    Returns:
+        Digests by part, sorted, so that they say nothing of an order either.
+    """
+    pairs = list(zip(found, split, strict=True))
+    return {part: sorted({case for case, held in pairs if case and held == part}) for part in PARTS}
+
+
+def overlap(found: Iterable[str | None], known: Mapping[str, list[str]]) -> dict[str, int]:
+    """Count the cases that a network has met, by the part of its data that they were in."""
+    cases = [case for case in found if case]
+    return {part: sum(case in set(known.get(part, ())) for case in cases) for part in PARTS}
+
+
+def read_cases(file: Path) -> dict[str, list[str]]:
+    """Read what `known_cases` made, from a bundle.
+
+    Raises:
+        VoxgapError: it is something else.
+    """
+    try:
+        held = json.loads(file.read_bytes())
+        return {part: [str(case) for case in held[part]] for part in PARTS}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise VoxgapError(f"{file}: not the cases of a training; train the bundle again") from None

@@ -1,0 +1,111 @@
+"""Intervals of scores: against SciPy's bootstrap, for groups, and how often they hold the truth."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from voxgap import evaluate
+from voxgap.errors import VoxgapError
+
+
+def answers(n: int, right: float = 0.8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Targets, and probabilities that are right that often."""
+    rng = np.random.default_rng(seed)
+    y = rng.integers(0, 2, n)
+    sure = rng.uniform(0.5, 1, n)
+    p = np.where(rng.random(n) < right, sure, 1 - sure)
+    return y, np.where(np.eye(2)[y] > 0, p[:, None], 1 - p[:, None])
+
+
+def test_an_interval_is_the_percentile_bootstraps() -> None:
+    y, p = answers(120)
+    found = evaluate.scored("classification", y, p)
+    right = (p.argmax(1) == y).astype(float)
+    peer = stats.bootstrap((right,), np.mean, method="percentile", n_resamples=5000, random_state=0)
+    assert found.intervals["accuracy"] == pytest.approx(tuple(peer.confidence_interval), abs=0.015)
+    assert found.scores == evaluate.scores("classification", y, p)
+    assert (found.n, found.groups, found.words) == (120, None, "n = 120")
+    for name, (low, high) in found.intervals.items():
+        assert low <= high
+        if name != "calibration_error":  # which other draws make larger: it is biased upwards
+            assert low <= found.scores[name] <= high, name
+    again = evaluate.scored("regression", y[:20], p[:20, 1])
+    assert again == evaluate.scored("regression", y[:20], p[:20, 1])
+    assert again.intervals != evaluate.scored("regression", y[:20], p[:20, 1], seed=1).intervals
+
+
+def test_samples_of_one_group_are_drawn_together() -> None:
+    y, p = answers(20)
+    many = evaluate.scored(
+        "classification", np.repeat(y, 9), np.repeat(p, 9, 0), groups=np.repeat(np.arange(20), 9)
+    )
+    alone = evaluate.scored("classification", y, p)
+    assert many.scores["accuracy"] == pytest.approx(alone.scores["accuracy"])
+    assert many.intervals["accuracy"] == pytest.approx(alone.intervals["accuracy"], abs=1e-9)
+    assert (many.n, many.groups, many.words) == (180, 20, "n = 180, 20 groups")
+    assert np.ptp(many.intervals["accuracy"]) > 1.3 * np.ptp(
+        evaluate.scored("classification", *answers(180)).intervals["accuracy"]
+    )
+    assert evaluate.scored("classification", y, p, groups=["one"] * 20).intervals == {}
+    with pytest.raises(VoxgapError, match="3 groups for 20 samples"):
+        evaluate.scored("classification", y, p, groups=["a", "b", "c"])
+
+
+def test_answers_that_are_all_right_are_not_certain() -> None:
+    y = np.arange(12) % 2
+    found = evaluate.scored("classification", y, np.eye(2)[y] * 0.8 + 0.1)
+    low, high = found.intervals["accuracy"]
+    assert high == pytest.approx(1.0)
+    assert low == pytest.approx(stats.binomtest(12, 12).proportion_ci(method="wilson").low, abs=1e-6)
+    assert "auc" not in found.intervals
+    # A score that is not defined has no interval, and nothing is said of it but that.
+    one_class = evaluate.scored("classification", np.zeros(9, int), answers(9)[1])
+    assert np.isnan(one_class.scores["auc"])
+    assert "auc" not in one_class.intervals
+
+
+def test_maps_and_numbers_have_intervals_too() -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.integers(-1, 3, (8, 3, 4, 5)).astype(np.int16)
+    p = rng.dirichlet(np.ones(3), maps.shape)
+    observed = rng.random((*maps.shape, 1)) < 0.7
+    found = evaluate.scored("segmentation", maps, p, observed=observed)
+    assert found.scores == evaluate.scores("segmentation", maps, p, observed=observed)
+    assert set(found.intervals) == set(found.scores)
+    draws = np.random.default_rng(0).integers(0, 8, (1000, 8))
+    dice = [evaluate.scores("segmentation", maps[d], p[d])["dice"] for d in draws[:60]]
+    assert found.intervals["dice"][0] < np.median(dice) < found.intervals["dice"][1]
+    y = rng.normal(size=50)
+    numbers = evaluate.scored("regression", y, y + 0.3 * rng.normal(size=50))
+    peer = stats.bootstrap((np.abs(rng.normal(size=50)) * 0.3,), np.mean, random_state=0).confidence_interval
+    assert np.ptp(numbers.intervals["mae"]) == pytest.approx(peer.high - peer.low, rel=0.5)
+
+
+@pytest.mark.full
+def test_the_truth_lies_within_as_often_as_said() -> None:
+    held = [
+        low <= 0.8 <= high
+        for seed in range(200)
+        for low, high in [evaluate.scored("classification", *answers(60, 0.8, seed)).intervals["accuracy"]]
+    ]
+    assert 0.9 <= np.mean(held) <= 0.99
+
+
+def test_a_threshold_decides_what_is_scored() -> None:
+    y, p = answers(200)
+    found = evaluate.scores("classification", y, p, threshold=0.9)
+    named = (p[:, 1] >= 0.9).astype(int)
+    assert found["accuracy"] == (named == y).mean() == evaluate.accuracy(y, p, 0.9)
+    assert found["balanced_accuracy"] == evaluate.balanced_accuracy(y, p, 0.9)
+    assert found["macro_f1"] == evaluate.macro_f1(y, p, 0.9)
+    assert evaluate.confusion_matrix(y, p, 0.9)[0, 1] == ((y == 0) & (named == 1)).sum()
+    for name in ("auc", "log_loss", "brier", "calibration_error"):
+        assert found[name] == evaluate.scores("classification", y, p)[name]
+    maps, q = y.reshape(2, 4, 5, 5), p.reshape(2, 4, 5, 5, 2)
+    both = ((q[..., 1] >= 0.3) & (maps == 1)).sum()
+    expected = 2 * both / ((q[..., 1] >= 0.3).sum() + (maps == 1).sum())
+    assert evaluate.scores("segmentation", maps, q, threshold=0.3)["dice_1"] == pytest.approx(expected)
+    assert evaluate.dice(maps, q, 0.3)[1] == pytest.approx(expected)
+    assert evaluate.iou(maps, q, 0.3)[1] == pytest.approx(expected / (2 - expected))
