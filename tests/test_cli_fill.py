@@ -2,7 +2,6 @@
 
 import csv
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +12,14 @@ import xarray
 from sklearn.impute import KNNImputer
 from typer.testing import CliRunner
 
-from voxgap.cli.fill import FILLS, fill
+from voxgap.cli.fill import fill
 from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
+from voxgap.filling import FILLS, files
 from voxgap.io import read, write
 from voxgap.missingness import simulate
 from voxgap.strategies import FILLS as LAYERS
 from voxgap.volume import Volume
-
-# The package's attribute `fill` is the command; its module is behind it.
-module = sys.modules[fill.__module__]
 
 APP = typer.Typer()
 APP.command()(fill)
@@ -204,18 +201,18 @@ def test_a_sample_becomes_a_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def test_a_stopped_job_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, written = manifest(tmp_path / "in"), []
-    genuine = module._fill_sample
+    genuine = files._fill_sample
 
-    def stop_after_three(job: Any, sample: Any, apply: Any) -> None:
+    def stop_after_three(job: Any, sample: Any, *rest: Any) -> int:
         if len(written) == 3:
             raise KeyboardInterrupt
         written.append(sample)
-        genuine(job, sample, apply)
+        return genuine(job, sample, *rest)
 
-    monkeypatch.setattr(module, "_fill_sample", stop_after_three)
+    monkeypatch.setattr(files, "_fill_sample", stop_after_three)
     with pytest.raises(AssertionError, match="130"):
         run(source, "--strategy", "mean", "--out", tmp_path / "out")
-    monkeypatch.setattr(module, "_fill_sample", genuine)
+    monkeypatch.setattr(files, "_fill_sample", genuine)
     assert not (tmp_path / "out" / "data.csv").exists()
     first = (tmp_path / "out/p1/t1.nii.gz").stat().st_mtime_ns
     with pytest.raises(VoxgapError, match="was filled in another way"):
@@ -277,7 +274,7 @@ def test_a_file_that_did_not_keep_what_is_observed_is_removed(
     def rounding(path: Path, volume: Volume, **_: object) -> None:
         write(path, Volume(volume.values.round()))
 
-    monkeypatch.setattr("voxgap.io.write", rounding)
+    monkeypatch.setattr(files, "write", rounding)
     with pytest.raises(VoxgapError, match="can't keep the observed values exactly"):
         run(tmp_path / "scan.npy", "--strategy", "zero", "--out", tmp_path / "out")
     assert not (tmp_path / "out" / "scan.npy").exists()
@@ -300,7 +297,7 @@ def test_a_manifest_of_dicom_folders(tmp_path: Path) -> None:
         (tmp_path / f"data/p{index}/t1/00003.dcm").unlink()
         rows.append(f"p{index}/t1,{f'p{index}/t2' if index else ''},{'ab'[index % 2]}")
     (tmp_path / "data/data.csv").write_text("\n".join(rows))
-    run(tmp_path / "data/data.csv", "--strategy", "mean", "--out", tmp_path / "out")
+    run(tmp_path / "data/data.csv", "--strategy", "mean", "--everywhere", "--out", tmp_path / "out")
     before, after = load_data(tmp_path / "data/data.csv"), load_data(tmp_path / "out/data.csv")
     assert np.isnan(before.volumes[:, 2, ..., 0]).all()
     assert np.isnan(before.volumes[0, ..., 1]).all()

@@ -1,6 +1,7 @@
 """Linear interpolation along lines of a volume, as scans that any runtime can execute."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import keras
@@ -12,6 +13,7 @@ from voxgap.errors import VoxgapError
 from voxgap.fill import statistics
 from voxgap.fill.base import FillLayer
 
+Array = npt.NDArray[np.float32]
 _AXES: dict[object, int] = {"depth": 1, "height": 2, "width": 3, 1: 1, 2: 2, 3: 3}
 
 
@@ -54,32 +56,68 @@ class LinearInterpolation(FillLayer):
         axes = (1, 2, 3) if self.axis == "blend" else (self.axis,)
         weighted, weights = 0.0, 0.0
         for axis in axes:
-            estimate, weight = self._along(axis, values, observed)
+            estimate, weight = _along(axis, self.volume_shape, values, observed)
             weighted, weights = weighted + estimate * weight, weights + weight
         # A weight is 0 or at least 1 / length².
         found = ops.cast(weights > 0, "float32")
         return weighted / ops.maximum(weights, 1e-9) + (1.0 - found) * self.mean
 
-    def _along(self, axis: int, values: Any, observed: Any) -> tuple[Any, Any]:
-        """Interpolation along one axis, and its weight (0 where the line holds nothing)."""
-        size = self.volume_shape
-        lines = (-1, size[axis - 1], math.prod(size[axis:]))
-        values, observed = ops.reshape(values, lines), ops.reshape(observed, lines)
-        left, to_left, has_left = _nearest(values, observed, backward=False)
-        right, to_right, has_right = _nearest(values, observed, backward=True)
-        left_part = has_left * (1.0 - has_right + to_right)
-        right_part = has_right * (1.0 - has_left + to_left)
-        share = left_part / ops.maximum(left_part + right_part, 1.0)
-        estimate = share * left + (1.0 - share) * right
-        # Between two observed voxels the variance is ab / (a + b); beyond the last one it is the distance.
-        variance = share * to_left * has_right + (1.0 - has_right) * to_left + (1.0 - has_left) * to_right
-        weight = ops.maximum(has_left, has_right) / ops.square(ops.maximum(variance, 0.5))
-        shape = (-1, *size)
-        return ops.reshape(estimate, shape), ops.reshape(weight, shape)
-
     def get_config(self) -> dict[str, Any]:
         # A number: Keras drops an "axis" that isn't one when it loads .h5, which leaves the default, "blend".
         return {**super().get_config(), "axis": self.axis}
+
+
+def interpolate(
+    values: Array, axis: int | str = "blend"
+) -> Iterator[tuple[slice, Array, npt.NDArray[np.bool_]]]:
+    """Interpolate one volume of any size, as the layer does, in a memory of twice its own.
+
+    Args:
+        values: float32 `(D, H, W, C)`, NaN = missing; not looked at any more once the first slab is there.
+        axis: 1, 2, 3 or "blend".
+
+    Yields:
+        A slab of depths, its values, and where a voxel had an observed one on its lines.
+    """
+    weighted, weights = np.zeros_like(values), np.zeros_like(values)
+    for along in (1, 2, 3) if axis == "blend" else (int(axis),):
+        # Lines stay whole: slabs are cut across another axis.
+        for part in _slabs(values, across=1 if along == 1 else 0):
+            slab = values[part]
+            known = np.isfinite(slab)
+            finite = np.clip(np.where(known, slab, np.float32(0)), -statistics.LARGEST, statistics.LARGEST)
+            found = _along(along, slab.shape, finite[None], known[None].astype(np.float32))
+            estimate, weight = (ops.convert_to_numpy(one)[0] for one in found)
+            weighted[part] += estimate * weight
+            weights[part] += weight
+    for part in _slabs(values, across=0):
+        estimate = weighted[part]
+        estimate /= np.maximum(weights[part], np.float32(1e-9))
+        yield part[0], estimate, weights[part] > 0
+
+
+def _slabs(values: Array, across: int) -> Iterator[tuple[slice, ...]]:
+    each = max(1, values.nbytes // max(1, values.shape[across]))
+    step = max(1, statistics.BLOCK_BYTES // 4 // each)
+    for start in range(0, values.shape[across], step):
+        yield (*(slice(None),) * across, slice(start, start + step))
+
+
+def _along(axis: int, size: tuple[int, ...], values: Any, observed: Any) -> tuple[Any, Any]:
+    """Interpolation along one axis, and its weight (0 where the line holds nothing)."""
+    lines = (-1, size[axis - 1], math.prod(size[axis:]))
+    values, observed = ops.reshape(values, lines), ops.reshape(observed, lines)
+    left, to_left, has_left = _nearest(values, observed, backward=False)
+    right, to_right, has_right = _nearest(values, observed, backward=True)
+    left_part = has_left * (1.0 - has_right + to_right)
+    right_part = has_right * (1.0 - has_left + to_left)
+    share = left_part / ops.maximum(left_part + right_part, 1.0)
+    estimate = share * left + (1.0 - share) * right
+    # Between two observed voxels the variance is ab / (a + b); beyond the last one it is the distance.
+    variance = share * to_left * has_right + (1.0 - has_right) * to_left + (1.0 - has_left) * to_right
+    weight = ops.maximum(has_left, has_right) / ops.square(ops.maximum(variance, 0.5))
+    shape = (-1, *size)
+    return ops.reshape(estimate, shape), ops.reshape(weight, shape)
 
 
 def _nearest(values: Any, observed: Any, backward: bool) -> tuple[Any, Any, Any]:

@@ -81,12 +81,13 @@ def mean(volumes: npt.NDArray[np.floating], per: str = "voxel") -> Array:
         float32 `(D, H, W, C)` or `(1, 1, 1, C)`. A voxel that was never observed has its channel's
         mean; a channel that was never observed has 0.
     """
-    total = np.zeros(volumes.shape[1:])
-    count = np.zeros(volumes.shape[1:], dtype=np.int64)
+    # A channel has no room for each voxel: of one large volume that would be several more.
+    over, shape = (0, volumes.shape[1:]) if per == "voxel" else ((0, 1, 2, 3), (1, 1, 1, volumes.shape[-1]))
+    total, count = np.zeros(shape), np.zeros(shape, dtype=np.int64)
     for block in sample_blocks(volumes):
         observed = ~np.isnan(block)
-        total += np.sum(block, axis=0, dtype=np.float64, where=observed)
-        count += np.sum(observed, axis=0)
+        total += np.sum(block, axis=over, dtype=np.float64, where=observed)
+        count += np.sum(observed, axis=over)
     of_channel = total.sum((0, 1, 2), keepdims=True) / np.maximum(count.sum((0, 1, 2), keepdims=True), 1)
     if per == "channel":
         return of_channel.astype(np.float32)

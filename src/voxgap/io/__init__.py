@@ -240,7 +240,8 @@ def write(
 
     With `labels`, whole numbers are written in the smallest type that holds them: uint8, int8 where one is
     negative, int16 or int32. DICOM has 16 bits for each, and a clip 8. Then `like` is the scan that the label map
-    is for: the file has its axes, orientation and place, and in NIfTI, NRRD and MetaImage its header.
+    is for: the file has its axes, orientation and place, and in NIfTI, NRRD and MetaImage its header. It may be of
+    another format: then only its place is kept.
 
     Args:
         path: A file with one of these suffixes; one that exists is replaced. A folder of any name where `like`
@@ -256,6 +257,8 @@ def write(
     """
     path = Path(path)
     source = like if like is None or isinstance(like, Source) else scan(like)
+    if source and labels and _label_format(source) is not FORMATS[suffix(path)].scan:
+        source = None  # In another format, it lies where the scan does, and that is all.
     form = _format_like(path, volume, source, labels) if source else FORMATS[suffix(path)]
     put = _writer(form, volume, source, whole_type(volume, path) if labels else None)
     try:
@@ -313,6 +316,16 @@ def label_suffix(path: Path) -> str:
     return found if found in alike else OTHERS if OTHERS in alike else next(iter(alike), OTHERS)
 
 
+def _label_format(source: Source) -> Callable[[Path, Options], Source] | None:
+    """Return what describes the format of a scan in which its label map can have the same axes and header."""
+    own = FORMATS[label_suffix(source.path)].scan
+    return (
+        own
+        if (_scanner(source.path) if source.path.is_dir() else FORMATS[suffix(source.path)].scan) is own
+        else None
+    )
+
+
 def _format_like(path: Path, volume: Volume, source: Source, labels: bool) -> Format:
     """Return the format of a file to be written like another one."""
     if volume.shape[:3] != source.shape[:3] or not (labels or volume.shape == source.shape):
@@ -323,10 +336,6 @@ def _format_like(path: Path, volume: Volume, source: Source, labels: bool) -> Fo
     if source.path.is_dir() and planes.is_planes(source.path):
         return FORMATS[suffix(path)]._replace(like=None)  # Images have no header to keep.
     if source.path.is_dir() and not zarr.is_zarr(source.path):
-        if labels:
-            raise VoxgapError(
-                f"{path}: a label map is no slice of a patient's series; leave out like=, and write .nii.gz or .nrrd"
-            )
         return FORMATS[".dicom"]
     form, original = FORMATS[suffix(path)], FORMATS[suffix(source.path)]
     if form.scan is not original.scan:

@@ -1,4 +1,4 @@
-"""Which files `voxgap fill` writes, and the manifest that lists them."""
+"""Which files filling writes, and the manifest that lists them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
-    from voxgap.dataset.manifest import Listing, Row
+    from voxgap.dataset.listing import Listing, Row
 
 COPIED = (".nc", ".nc4", ".h5", ".hdf5", ".zarr")
 """Of these a filled file is a copy, with other values for what was filled."""
@@ -36,7 +36,7 @@ class Sample:
 
 def plan(listing: Listing, path: Path, folder: Path) -> list[Sample]:
     """Choose where each sample goes: the same path below the folder as below the data."""
-    from voxgap.dataset.manifest import refuse
+    from voxgap.dataset.listing import refuse
     from voxgap.dataset.splits import split_name
 
     files = [os.path.abspath(file) for row in listing.rows for file in row.files if file is not None]
