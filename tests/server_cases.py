@@ -90,6 +90,16 @@ def segmenter(folder: Path, classes: tuple[str, ...] = CLASSES) -> tuple[Path, C
     return bundle, lambda path: Predictor(json.loads((path / "manifest.json").read_text()), above)
 
 
+def windowed(folder: Path) -> tuple[Path, Callable[[Path], Predictor]]:
+    """A bundle whose predictor is voxgap's own, which lays windows over what is deeper than SHAPE."""
+    bundle = make_bundle(folder)
+
+    def brightness(batch: np.ndarray) -> np.ndarray:
+        return Brightness(json.loads((bundle / "manifest.json").read_text())).predict(batch)
+
+    return bundle, lambda path: Predictor(json.loads((path / "manifest.json").read_text()), brightness)
+
+
 def volume(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     """Whole numbers from 0 to 255, one slice (a frame) missing."""
     values = np.random.default_rng(seed).integers(0, 256, shape).astype(np.float32)

@@ -18,6 +18,7 @@ from voxgap.resample import Record, crop_or_pad, crop_to_observed, onto, replay,
 from voxgap.volume import Volume, as_real, times
 
 LabelMap = NDArray[np.int16]
+_TIME = ("time", "t", "frame", "frames")
 
 UNLABELLED = -1
 """In a label map: nobody said what this voxel is, or it lies outside what was scanned."""
@@ -132,12 +133,16 @@ class Grid:
         """Whether a volume may come out on another grid than it went in."""
         return any(step is not None for step in (self.size, self.spacing, self.crop))
 
-    def place(self, volume: Volume, max_bytes: int = io.MAX_BYTES) -> tuple[Volume, list[Record]]:
+    def place(
+        self, volume: Volume, max_bytes: int = io.MAX_BYTES, step: float | None = None
+    ) -> tuple[Volume, list[Record]]:
         """Bring a volume onto the grid.
 
         Args:
             volume: With its missing values as NaN.
             max_bytes: Refuse a result that would take more memory than this.
+            step: Keep a clip (a volume whose depth is time) whole if it is longer than `size` at this step, in
+                seconds; without it, it is squeezed into `size`, or cut off where there is a spacing.
 
         Returns:
             The volume on the grid, and the records for `voxgap.resample.inverse`, none where nothing is done.
@@ -152,12 +157,12 @@ class Grid:
         if spacing is not None:
             steps.append(lambda volume: resample(volume, spacing=spacing, max_bytes=max_bytes))
         if size is not None and spacing is not None:
-            steps.append(lambda volume: crop_or_pad(volume, size))
+            steps.append(lambda volume: crop_or_pad(volume, _long(volume, size, step)))
         elif size is not None:
-            steps.append(lambda volume: resample(volume, size=size, max_bytes=max_bytes))
+            steps.append(lambda volume: resample(volume, size=_long(volume, size, step), max_bytes=max_bytes))
         records = []
-        for step in steps:
-            volume, record = step(volume)
+        for move in steps:
+            volume, record = move(volume)
             records.append(record)
         return volume, records
 
@@ -274,8 +279,19 @@ def scan_sample(
     return sample
 
 
-def read_sample(sample: Sample, grid: Grid, max_bytes: int = io.MAX_BYTES) -> Placed:
+def _long(volume: Volume, size: tuple[int, int, int], step: float | None) -> tuple[int, int, int]:
+    """The size that a volume gets: for a clip that is longer at this step, as many frames as it has."""
+    if step is None or volume.axes[0] not in _TIME or volume.spacing is None:
+        return size
+    return max(size[0], round(volume.shape[0] * volume.spacing[0] / step)), size[1], size[2]
+
+
+def read_sample(
+    sample: Sample, grid: Grid, max_bytes: int = io.MAX_BYTES, step: float | None = None
+) -> Placed:
     """Read one sample, bring its files onto one grid, and that onto the network's, its label map with it.
+
+    `step` is that of `Grid.place`.
 
     Raises:
         VoxgapError: A file is damaged, a label map holds other than whole numbers, a file lies wholly outside
@@ -283,7 +299,7 @@ def read_sample(sample: Sample, grid: Grid, max_bytes: int = io.MAX_BYTES) -> Pl
     """
     first = sample.first.read()
     moved, joined = _joined(sample, first, max_bytes)
-    volume, records = grid.place(joined, max_bytes)
+    volume, records = grid.place(joined, max_bytes, step)
     if sample.label_map is None:
         return Placed(volume, records, onto=moved)
     drawn, _ = _on_one_grid(sample.label_map, first, max_bytes, "nearest")

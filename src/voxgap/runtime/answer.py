@@ -24,6 +24,7 @@ class Answer:
         calibrated: `values` as probabilities that came true as often on validation data; None where the bundle
             has no calibration.
         missing_rate: share of the input that is missing, in [0, 1].
+        windows: along depth, whose mean the answer is, where the input is deeper than the network's.
         drift: one sentence for each way in which the input differs from the training data.
         precision: `float32`, or what was computed in.
         difference: largest difference from float32, as measured on the bundle's golden inputs; 0 in float32.
@@ -43,6 +44,7 @@ class Answer:
     engine: str
     version: str
     seconds: float
+    windows: int = 1
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values; of an answer for each voxel without the voxels."""
@@ -53,6 +55,7 @@ class Answer:
             "values": self.values.tolist() if whole else None,
             "calibrated": self.calibrated.tolist() if whole and self.calibrated is not None else None,
             "missing_rate": self.missing_rate,
+            "windows": self.windows,
             "drift": list(self.drift),
             "precision": self.precision,
             "difference": self.difference,

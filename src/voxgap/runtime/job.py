@@ -129,7 +129,7 @@ def columns_of(predictor: Predictor, wanted: Wanted) -> list[str]:
         columns += ["label_map", *(f"voxels_{name}" for name in predictor.classes)]
     else:
         columns += _value_names(int(predictor.manifest["outputs"]))
-    columns += ["missing_rate"]
+    columns += ["missing_rate", "windows"]
     columns += ["precision", "difference"] if predictor.running.precision != "float32" else []
     return [*columns, "warnings", "error"]
 
@@ -149,7 +149,11 @@ def row_of(predictor: Predictor, name: str, answer: Answer, wanted: Wanted) -> R
     elif predictor.task == "regression":
         names = _value_names(len(answer.values))
         row |= {name: float(value) for name, value in zip(names, answer.values, strict=True)}
-    row |= {"missing_rate": answer.missing_rate, "warnings": "; ".join(answer.drift)}
+    row |= {
+        "missing_rate": answer.missing_rate,
+        "windows": answer.windows,
+        "warnings": "; ".join(answer.drift),
+    }
     if answer.precision != "float32":
         row |= {"precision": answer.precision, "difference": answer.difference}
     return row
@@ -345,7 +349,7 @@ def _parquet_file(file: Path, rows: Iterable[Row], columns: Sequence[str]) -> No
         name: arrow.string()
         if name in texts or name.startswith("top_")
         else arrow.int64()
-        if name.startswith("voxels_")
+        if name.startswith("voxels_") or name == "windows"
         else arrow.float64()
         for name in columns
     }

@@ -11,6 +11,7 @@ from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
 from voxgap.files import sha256
 from voxgap.grid import Grid
+from voxgap.patches import OVERLAP, corners
 from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.profile import Profile
 from voxgap.volume import times
@@ -63,8 +64,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     _check_names(manifest["classes"], classes, f"{file}: field classes")
     Profile.of(manifest, str(file))
     Calibration.of(manifest, str(file))
-    return manifest
     Decision.of(manifest, str(file))
+    return manifest
 
 
 def _check_optional(manifest: dict[str, Any], where: str) -> None:
@@ -107,17 +108,37 @@ def patches_of(manifest: dict[str, Any], where: str) -> tuple[tuple[int, int, in
 
 
 def fits(manifest: dict[str, Any], shape: tuple[int, ...]) -> bool:
-    """Whether the network takes volumes of this shape; one that works in patches takes any size."""
+    """Whether the network takes volumes of this shape: deeper ones in `windows`; in patches, any size."""
     wanted = tuple(manifest["input"]["shape"])
+    if len(shape) != len(wanted):
+        return False
     if patches_of(manifest, MANIFEST) is None:
-        return shape == wanted
-    return len(shape) == len(wanted) and shape[-1] == wanted[-1]
+        return shape[0] >= wanted[0] and shape[1:] == wanted[1:]
+    return shape[-1] == wanted[-1]
+
+
+def windows(manifest: dict[str, Any], shape: tuple[int, ...]) -> int:
+    """How many windows along depth (time, in a clip) a volume that `fits` is predicted in; 1 where it is not deeper.
+
+    They overlap by half at least. An answer for the volume is the mean over the windows, as clips are judged since
+    Wang et al., Non-local Neural Networks, CVPR 2018; one for each voxel is blended as that of patches is.
+    """
+    size = tuple(manifest["input"]["shape"][:3])
+    return 1 if patches_of(manifest, MANIFEST) else len(corners(shape[:3], size, OVERLAP))
+
+
+def step_of(manifest: dict[str, Any]) -> float | None:
+    """Seconds from frame to frame of a network's input, where files are brought to a size; see `Grid.place`."""
+    grid = manifest["input"].get("grid") or {}
+    spacing = grid.get("spacing") or manifest["input"].get("spacing")
+    return float(spacing[0]) if spacing and patches_of(manifest, MANIFEST) is None else None
 
 
 def takes(manifest: dict[str, Any]) -> str:
     """What the network takes, for messages."""
     shape, channels = manifest["input"]["shape"], ", ".join(manifest["input"]["channels"])
-    size = times(shape) if patches_of(manifest, MANIFEST) is None else f"any size ×{shape[-1]}"
+    whole = patches_of(manifest, MANIFEST) is None
+    size = f"{times(shape)} or deeper" if whole else f"any size ×{shape[-1]}"
     return f"{size} (depth, height, width, channels: {channels})"
 
 

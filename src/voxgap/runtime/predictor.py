@@ -15,13 +15,13 @@ import numpy as np
 from voxgap.decision import Decision, named
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED, Grid, LabelMap, read_sample, scan_sample
-from voxgap.patches import each_volume
+from voxgap.patches import OVERLAP, each_volume, patch_size
 from voxgap.resample import Record, inverse
 from voxgap.runtime import answer as answers
 from voxgap.runtime.answer import Answer
 from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.engines import Engine
-from voxgap.runtime.manifest import MANIFEST, fits, patches_of, takes
+from voxgap.runtime.manifest import MANIFEST, fits, patches_of, step_of, takes, windows
 from voxgap.runtime.profile import Profile, drift, far_outside
 from voxgap.volume import Values, Volume, as_batch, as_real, times
 
@@ -53,9 +53,9 @@ class Predictor:
     Attributes:
         manifest: what the bundle says of itself.
         running: how it computes.
+        decision: how it names classes.
     """
 
-        decision: how it names classes.
     def __init__(self, manifest: dict[str, Any], engine: Engine, running: Running | None = None) -> None:
         self.manifest = manifest
         self.running = running or Running()
@@ -63,9 +63,9 @@ class Predictor:
         self._patches = patches_of(manifest, MANIFEST)
         self._profile = Profile.of(manifest, MANIFEST)
         self._calibration = Calibration.of(manifest, MANIFEST)
+        self.decision = Decision.of(manifest, MANIFEST)
 
     @property
-        self.decision = Decision.of(manifest, MANIFEST)
     def task(self) -> str:
         """`classification`, `regression` or `segmentation`."""
         return str(self.manifest["task"])
@@ -95,7 +95,8 @@ class Predictor:
 
         Args:
             volumes: `(batch, depth, height, width, channels)`, one volume without the batch axis, or a sequence
-                of `Volume`s; NaN = missing, values in the units of the training data.
+                of `Volume`s; NaN = missing, values in the units of the training data. Deeper ones than the
+                network's input go through it in overlapping windows along depth, and the answer is their mean.
             batch_size: how many go through the network at once; by default `Predictor.batch_size`.
 
         Returns:
@@ -218,7 +219,9 @@ class Predictor:
             if len(files) != len(channels):
                 raise VoxgapError(f"{len(files)} files for {len(channels)} channels; give one each, or None")
         grid = self.grid.told(axes, at)
-        volume, records, *_ = read_sample(scan_sample(files, channels, grid=grid), grid)
+        volume, records, *_ = read_sample(
+            scan_sample(files, channels, grid=grid), grid, step=step_of(self.manifest)
+        )
         self._check(volume.shape, str(volume.source))
         return volume, records
 
@@ -246,8 +249,8 @@ class Predictor:
         size = batch_size or self.batch_size
         if size < 1:
             raise VoxgapError(f"batch_size must be at least 1, got {batch_size}")
-        if self._patches is not None:
-            edges, overlap = self._patches
+        if self._patches is not None or batch.shape[1:] != self.input_shape:
+            edges, overlap = self._patches or (patch_size(self.input_shape[:3]), OVERLAP)
             return np.stack(list(each_volume(self._engine, batch, edges, overlap, batch_size=size)))
         return np.concatenate([self._engine(batch[i : i + size]) for i in range(0, len(batch), size)])
 
@@ -269,6 +272,7 @@ class Predictor:
             calibrated=answers.calibrated(values, self._calibration) if one_class else None,
             missing_rate=float(np.isnan(volume).mean()),
             drift=drift(volume, self._profile),
+            windows=windows(self.manifest, volume.shape),
             seconds=seconds,
             **vars(self.running),
         )

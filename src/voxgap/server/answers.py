@@ -28,6 +28,10 @@ class Prediction(BaseModel):
         None, description="Of a segmentation: voxels of each class; the map itself is at /v1/label_map."
     )
     missing_rate: float = Field(description="Share of values that are missing (NaN), on the network's grid.")
+    windows: int = Field(
+        1,
+        description="Along depth (time), whose mean the answer is: of a volume deeper than the network's input.",
+    )
     warnings: list[str] = Field(
         description="Why to doubt this answer: nothing observed, unlike the training data."
     )
@@ -124,6 +128,7 @@ class Sample(BaseModel):
     url: str
     shape: list[int]
     note: str
+    warnings: list[str] = Field(description="How it differs from the training data, as in an answer.")
 
 
 Row = list[float | None]

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from voxgap import io
 from voxgap.errors import VoxgapError
 from voxgap.io.dicom_files import HEAD, begins_dicom
+from voxgap.runtime.manifest import step_of
 from voxgap.runtime.profile import drift
 from voxgap.server.limits import MIB, RequestError, Settings
 from voxgap.server.live import Loaded
@@ -158,8 +159,10 @@ async def _uploads(request: Request, loaded: Loaded, parsers: Parsers, settings:
         plan = _planned(uploads, loaded, settings)
         names = await asyncio.to_thread(_store, plan, folder)
         grid = loaded.predictor.grid.to_json()
+        step = step_of(loaded.predictor.manifest)
         jobs = [
-            Job(str(folder), files, channels, grid, settings.max_files) for files, channels in plan.volumes
+            Job(str(folder), files, channels, grid, settings.max_files, step)
+            for files, channels in plan.volumes
         ]
         reading = [asyncio.ensure_future(parsers.read(job)) for job in jobs]
         try:

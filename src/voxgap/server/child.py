@@ -68,7 +68,7 @@ def _read(request: dict[str, Any], max_volume: int) -> tuple[Volume, list[Record
                 file, file.with_suffix(""), max_bytes=max_volume, max_files=request["max_files"]
             )
     sample = scan_sample(files, request["channels"], grid=grid, max_bytes=max_volume)
-    volume, records, *_ = read_sample(sample, grid, max_volume)
+    volume, records, *_ = read_sample(sample, grid, max_volume, request["step"])
     return volume, records
 
 

@@ -39,6 +39,7 @@ class Job:
         channels: One for each file, or none where one file holds all.
         grid: As JSON.
         max_files: In an archive.
+        step: Of `Grid.place`.
     """
 
     folder: str
@@ -46,6 +47,7 @@ class Job:
     channels: list[str]
     grid: dict[str, Any]
     max_files: int
+    step: float | None = None
 
 
 class Parsers:

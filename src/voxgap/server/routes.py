@@ -23,7 +23,7 @@ from voxgap.server.limits import RequestError
 from voxgap.server.live import Loaded
 from voxgap.server.metrics import CONTENT_TYPE
 from voxgap.server.occlusion import occlusion_map
-from voxgap.server.samples import sample, sample_names
+from voxgap.server.samples import list_samples, sample
 from voxgap.server.service import Service
 from voxgap.volume import Values, Volume
 
@@ -250,11 +250,7 @@ async def model(request: Request) -> ModelCard:
 async def samples(request: Request) -> list[Sample]:
     """List inputs to try the network with."""
     service = _service(request)
-    loaded = service.live.current
-    return [
-        Sample(name=name, url=f"/v1/samples/{name}", shape=list(loaded.shape), note=note)
-        for name, note in sample_names(service.live.folder, loaded)
-    ]
+    return await asyncio.to_thread(list_samples, service.live.folder, service.live.current)
 
 
 @router.get(
@@ -319,7 +315,12 @@ def _nifti(loaded: Loaded, output: Values, volume: Volume, records: list[Record]
 
 def _predictions(loaded: Loaded, read: Read, outcome: Outcome) -> list[Prediction]:
     return [
-        Prediction(**_said(loaded, output), missing_rate=round(rate, 6), warnings=list(drift))
+        Prediction(
+            **_said(loaded, output),
+            missing_rate=round(rate, 6),
+            windows=windows(loaded.predictor.manifest, read.volumes.shape[1:]),
+            warnings=list(drift),
+        )
         for output, rate, drift in zip(outcome.outputs, read.missing_rates, read.drift, strict=True)
     ]
 
@@ -329,8 +330,8 @@ def _said(loaded: Loaded, output: Values) -> dict[str, Any]:
     classes = loaded.predictor.classes
     if not classes:
         return {"values": _plain(output)}
-    if output.ndim > 1:
     found = named(output, loaded.decision.threshold)
+    if output.ndim > 1:
         counts = np.bincount(found.reshape(-1), minlength=len(classes))
         return {"voxels": dict(zip(classes, counts.tolist(), strict=True))}
     honest = calibrated(output, loaded.calibration)

@@ -9,6 +9,8 @@ from pathlib import Path
 from voxgap.errors import VoxgapError
 from voxgap.runtime.golden import read_golden
 from voxgap.runtime.manifest import digest, verified_entry
+from voxgap.runtime.profile import drift
+from voxgap.server.answers import Sample
 from voxgap.server.limits import RequestError
 from voxgap.server.live import Loaded
 from voxgap.volume import Values
@@ -24,9 +26,18 @@ _NOTES = {
 }
 
 
-def sample_names(folder: Path, loaded: Loaded) -> list[tuple[str, str]]:
-    """Name the samples of a bundle, each with a note; a bundle without golden inputs has none."""
-    return [(name, _NOTES.get(name.rpartition("-")[0], "")) for name in _golden(folder, loaded)]
+def list_samples(folder: Path, loaded: Loaded) -> list[Sample]:
+    """List the samples of a bundle, each with a note and its doubts; a bundle without golden inputs has none."""
+    return [
+        Sample(
+            name=name,
+            url=f"/v1/samples/{name}",
+            shape=list(loaded.shape),
+            note=_NOTES.get(name.rpartition("-")[0], ""),
+            warnings=list(drift(values, loaded.profile)),
+        )
+        for name, values in _golden(folder, loaded).items()
+    ]
 
 
 async def sample(folder: Path, loaded: Loaded, name: str) -> Values:

@@ -15,20 +15,23 @@ from typing import Any
 
 import numpy as np
 
+from voxgap.runtime.golden import read_golden
+from voxgap.runtime.profile import Profile, drift
+
 ASSETS = Path(__file__).parent / "assets"
 """`index.html`, whose engine is the server, and what it loads, under `static/`."""
 
 _RUNTIME = Path("static", "vendor", "onnxruntime-web.wasm")
 _PACKED = shutil.ignore_patterns("*.xz")
 _STAYS_BEHIND = ("arguments", "files", "golden", "training")
-_SAMPLES = {"as_recorded": "as recorded", "slices": "with missing slices"}
+_SAMPLES = {"as_recorded": "as recorded", "complete": "nothing missing", "slices": "with missing slices"}
 
 
 def write_web(folder: Path, bundle: Path, manifest: Mapping[str, Any], model: Path) -> Path:
     """Write a folder that any static web server can serve: a page on which the network runs in the browser.
 
-    Two of the bundle's golden inputs, which are volumes of its data, are in it, to try the page with. The page does
-    without them where the folder `samples` is removed.
+    Golden inputs of the bundle, which are volumes of its data, are in it, to try the page with: up to three, of those
+    that are like the training data. The page does without them where the folder `samples` is removed.
 
     Args:
         folder: Made if it is not there; files of the same names are replaced.
@@ -59,18 +62,20 @@ def _unpack_runtime(folder: Path) -> None:
 
 
 def _write_samples(folder: Path, bundle: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the first golden input of each chosen kind as a file like those that people have."""
+    """Write the first golden input of each chosen kind that is no cause for doubt, as a file like people's."""
     index = []
     if manifest.get("golden"):
-        with np.load(bundle / manifest["golden"]["path"], allow_pickle=False) as golden:
-            inputs, gaps = golden["inputs"], golden["gaps"].tolist()
+        golden = read_golden(bundle / manifest["golden"]["path"])
+        known = Profile.of(manifest, str(bundle))
         # A network that wants a voxel size refuses files without one.
         spacing = (manifest["input"].get("grid") or {}).get("spacing") or manifest["input"].get("spacing")
         geometry: dict[str, Any] = {"spacing": np.array(spacing, np.float64)} if spacing else {}
         for kind, title in _SAMPLES.items():
-            if kind in gaps:
+            plain = (x for x in golden.inputs[golden.gaps == kind] if not drift(x, known))
+            values = next(plain, None)
+            if values is not None:
                 name = f"{kind}.npz"
-                np.savez_compressed(folder / name, values=inputs[gaps.index(kind)], **geometry)
+                np.savez_compressed(folder / name, values=values, **geometry)
                 index.append({"name": name, "url": f"samples/{name}", "title": title})
     _write_json(folder / "index.json", index)
 

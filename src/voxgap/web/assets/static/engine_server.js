@@ -12,7 +12,9 @@ export class ServerEngine {
   constructor(card, samples) {
     this.manifest = card.manifest;
     this.formats = card.formats;
-    const titled = samples.map(({ name, url, note }) => ({ name, url: url.replace(/^\//, ""), title: note || name }));
+    // One that would be doubted is none to begin with.
+    const plain = samples.filter(({ warnings }) => !warnings.length);
+    const titled = plain.map(({ name, url, note }) => ({ name, url: url.replace(/^\//, ""), title: note || name }));
     this.samples = titled.filter(({ title }, index) => titled.findIndex((other) => other.title === title) === index);
     this.can = { filled: true, cut: Boolean(card.manifest.input.patches), occlusion: card.manifest.task !== "segmentation" };
     this.note = "Files are sent to the server that this page comes from, and kept there no longer than the answer takes.";
