@@ -33,10 +33,14 @@ def stock():
 
 
 def ours(strategy: str):
+    from types import SimpleNamespace
+
     import voxgap as vg
-    from voxgap.training import precision
+    from voxgap.training import adapt_model, precision
 
     model = vg.build_model("resnet3d", SHAPE, CLASSES, strategy=strategy)
+    volumes = np.random.default_rng(0).normal(size=(BATCH, *SHAPE)).astype("float32")
+    adapt_model(model, SimpleNamespace(volumes=volumes))
     policy = precision.choose(model, "auto")
     return model if policy == "float32" else precision.with_policy(model, policy)
 

@@ -204,14 +204,16 @@ def test_valid_padding_fits_odd_sizes(network: str, size: int) -> None:
 
 def assert_valid_padding_fits(network: str, size: int, kernel_size: Any, strides: Any) -> None:
     shape = (size, size + 1, size + 2, 1)
-    model = build(
-        network,
-        "masked_conv",
-        padding="valid",
-        input_shape=shape,
-        filters=(2, 3),
-        kernel_size=kernel_size,
-        strides=strides,
+    model = adapted(
+        build(
+            network,
+            "masked_conv",
+            padding="valid",
+            input_shape=shape,
+            filters=(2, 3),
+            kernel_size=kernel_size,
+            strides=strides,
+        )
     )
     assert np.isfinite(run(model, tiny.volumes(1, shape))).all()
 
@@ -259,7 +261,7 @@ def test_small_volumes_and_other_arguments_are_fine_where_they_fit() -> None:
     model = build(
         "resnet3d", "attention", input_shape=(1, 2, 3, 1), filters=[3], kernel_size=(1, 2, 3), dropout=0.5
     )
-    assert run(model, np.zeros((1, 1, 2, 3, 1), "float32")).shape == (1, 3)
+    assert run(adapted(model), np.zeros((1, 1, 2, 3, 1), "float32")).shape == (1, 3)
     strided = build("cnn3d", strides=(1, 2, 4), activation="gelu", filters=(2, 3))
     assert last_grid(strided).output_shape == (None, 8, 4, 2, 3)
 

@@ -14,6 +14,9 @@ class VoxgapError(ValueError):
     of control bytes is made visible, so that it moves no terminal and forges no line of a log.
     """
 
+    # Keras adds what a layer was called with to each error that passes it, unless that was done already.
+    _keras_call_info_injected = True
+
     def __init__(self, *parts: object) -> None:
         super().__init__(*(visible(part) if isinstance(part, str) else part for part in parts))
 

@@ -18,6 +18,7 @@ from voxgap.bundle.convert import convert
 from voxgap.bundle.locate import first_parting
 from voxgap.errors import VoxgapError
 from voxgap.fill.base import FillLayer
+from voxgap.layers.adapting import Adapts
 from voxgap.runtime.engines import load_keras, open_engine
 from voxgap.volume import Values
 
@@ -66,9 +67,10 @@ def _end_with_the_caller() -> None:
 def _load(file: Path) -> Any:
     model = load_keras(file)
     for layer in model._flatten_layers(include_self=False):
-        if isinstance(layer, FillLayer) and layer.learns and not layer._adapted():
+        if isinstance(layer, Adapts) and not layer.adapted:
+            kind = "fill layer" if isinstance(layer, FillLayer) else "layer"
             raise VoxgapError(
-                f"the fill layer {layer.name} ({type(layer).__name__}) has learnt nothing: train the model, or adapt it"
+                f"the {kind} {layer.name} ({type(layer).__name__}) has learnt nothing: train the model, or adapt it"
             )
     return model
 

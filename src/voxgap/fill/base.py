@@ -11,6 +11,7 @@ from keras import ops
 from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
 from voxgap.fill.statistics import LARGEST, check_volumes
+from voxgap.layers.adapting import Adapts
 from voxgap.layers.intensity import INTENSITY
 from voxgap.layers.missing import as_input, split_missing
 
@@ -18,7 +19,7 @@ from voxgap.layers.missing import as_input, split_missing
 FARTHEST = 1e6
 
 
-class FillLayer(keras.layers.Layer):
+class FillLayer(Adapts, keras.layers.Layer):
     """Replaces missing values (NaN) and leaves observed voxels bit-identical.
 
     A child implements `_fit(volumes)`, which learns non-trainable weights, and `_estimate(values, observed,
@@ -27,8 +28,6 @@ class FillLayer(keras.layers.Layer):
     Args:
         **kwargs: `name` and the other arguments of `keras.layers.Layer`; `dtype` is always float32.
     """
-
-    learns = True
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**{**kwargs, "dtype": "float32", "trainable": False})
@@ -76,16 +75,13 @@ class FillLayer(keras.layers.Layer):
             self.adapted_samples.assign(len(volumes))
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        # Inside a graph the weights can't be read; there an unadapted layer answers from its initial weights.
-        x = as_input(x)
-        if isinstance(x, np.ndarray) and self.learns and not self._adapted():
-            raise VoxgapError(f"{self.name} has learnt nothing yet: call adapt(training volumes) first")
-        return super().__call__(x, *args, **kwargs)
+        return super().__call__(as_input(x), *args, **kwargs)
 
-    def _adapted(self) -> bool:
-        return self.built and float(ops.convert_to_numpy(self.adapted_samples)) > 0
+    def _learnt(self) -> Any:
+        return self.adapted_samples
 
     def call(self, x: Any, training: bool | None = None) -> Any:
+        self.refuse_unless_adapted()
         finite, observed = split_missing(ops.cast(x, "float32"))
         estimate = self._estimate(ops.clip(finite, -LARGEST, LARGEST), observed, bool(training))
         # A selection, not a sum: adding 0 would turn -0.0 into 0.0 and flush subnormal values.

@@ -11,12 +11,13 @@ from keras import ops
 
 from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
+from voxgap.layers.adapting import Adapts
 
 _CHUNK = 2**20
 
 
 @keras.saving.register_keras_serializable(package="voxgap")
-class ObservedNormalization(keras.layers.Layer):
+class ObservedNormalization(Adapts, keras.layers.Layer):
     """Shift and scale each channel by the mean and standard deviation of its observed training voxels.
 
     `adapt` learns the statistics, as in `keras.layers.Normalization`, but missing voxels do not count. A channel
@@ -37,7 +38,12 @@ class ObservedNormalization(keras.layers.Layer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         channels = (input_shape[-1],)
         self.mean = self.add_weight(name="mean", shape=channels, initializer="zeros", trainable=False)
-        self.variance = self.add_weight(name="variance", shape=channels, initializer="ones", trainable=False)
+        # A variance is positive: 0 is that of a layer which has learnt nothing.
+        initial = "zeros" if self.learns else "ones"
+        self.variance = self.add_weight(name="variance", shape=channels, initializer=initial, trainable=False)
+
+    def _learnt(self) -> Any:
+        return self.variance
 
     def adapt(self, volumes: Any) -> None:
         """Learn the statistics.
@@ -78,6 +84,7 @@ class ObservedNormalization(keras.layers.Layer):
         self.variance.assign(np.where(variance > 0, variance, 1.0))
 
     def call(self, x: Any) -> Any:
+        self.refuse_unless_adapted()
         x = ops.cast(x, "float32")
         deviation = ops.sqrt(self.variance)
         return x * deviation + self.mean if self.invert else (x - self.mean) / deviation
