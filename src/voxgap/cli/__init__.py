@@ -113,6 +113,11 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
+_said: set[str] = set()
+
+
 def _one_line(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-    if issubclass(category, UserWarning):
+    # A file is looked at several times, and says the same each time.
+    if issubclass(category, UserWarning) and str(message) not in _said:
+        _said.add(str(message))
         err.print(f"[yellow]Warning:[/] {_escape(str(message))}", soft_wrap=True, highlight=False)
