@@ -215,6 +215,7 @@ class Dataset:
         grid: Grid | None = None,
         records: Sequence[list[Record]] | None = None,
         seed: int | np.random.Generator = 0,
+        scoring: bool = False,
     ) -> Dataset:
         """Build a data set that can be trained on, and split it where it isn't.
 
@@ -233,6 +234,7 @@ class Dataset:
                 Without labels and targets, this is to be predicted: segmentation.
             grid, records: Where the volumes came from other files: how; see `Dataset`.
             seed: For the split.
+            scoring: Whether a trained network is to be scored on it; see `load_data`.
 
         Raises:
             VoxgapError: There is nothing to learn from (no observed voxel, one class only, a class with one
@@ -245,11 +247,13 @@ class Dataset:
             label_maps = as_label_map(label_maps, name)
         task: Task = "regression" if labels is None else "classification"
         if labels is None and targets is None and label_maps is not None:
-            task, (label_maps, names) = "segmentation", voxel_classes(label_maps, classes, name)
+            task, (label_maps, names) = "segmentation", voxel_classes(label_maps, classes, name, scoring)
             wanted = label_maps
-            split = unstratified_split(len(batch), split, groups, seed, name)
+            split = unstratified_split(len(batch), split, groups, seed, name, scoring)
         else:
-            wanted, names, split = learnable(len(batch), labels, targets, classes, split, groups, seed, name)
+            wanted, names, split = learnable(
+                len(batch), labels, targets, classes, split, groups, seed, name, scoring
+            )
         steps = None if records is None else tuple(records)
         return cls(
             batch,

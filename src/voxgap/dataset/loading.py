@@ -44,6 +44,7 @@ def load_data(
     max_bytes: int = io.MAX_BYTES,
     cache: str | os.PathLike[str] | None = None,
     task: Literal["segmentation"] | None = None,
+    scoring: bool = False,
 ) -> Dataset:
     """Load a data set, and bring its volumes onto one grid.
 
@@ -72,6 +73,8 @@ def load_data(
             a file has changed.
         task: `segmentation` predicts the label maps of data that has labels or targets beside them; data that has
             only label maps is for segmentation anyway.
+        scoring: Take what a trained network is to be scored on: one volume or one class is enough, and without a
+            split all is `test`.
 
     Returns:
         The data set; its `grid` says how its volumes were made, so that a bundle does the same to others.
@@ -84,20 +87,20 @@ def load_data(
     if task not in (None, "segmentation"):
         raise VoxgapError(f"task must be segmentation or left out, got {task!r}")
     if isinstance(data, Dataset):
-        return _on_grid(_for_task(data, task), grid, max_bytes)
+        return _on_grid(_for_task(data, task, scoring), grid, max_bytes)
     name = str(data)
     if name.startswith("sample:"):
         from voxgap import samples
 
         sample = Dataset(**samples.load(name.removeprefix("sample:")))
-        return _on_grid(_for_task(sample, task), grid, max_bytes)
+        return _on_grid(_for_task(sample, task, scoring), grid, max_bytes)
     path = medmnist.find(name) if name.startswith(medmnist.PREFIX) else Path(data)
     with io.one_line(path):
         if path.is_dir():
-            return _read_listing(list_folder(path), name, grid, max_bytes, seed, cache, task)
+            return _read_listing(list_folder(path), name, grid, max_bytes, seed, cache, task, scoring)
         io.check_file(path)
         if path.suffix.lower() in table.SUFFIXES:
-            return _read_listing(read_manifest(path), name, grid, max_bytes, seed, cache, task)
+            return _read_listing(read_manifest(path), name, grid, max_bytes, seed, cache, task, scoring)
         if path.suffix.lower() != ".npz":
             raise VoxgapError(
                 f"{path}: not a data set; give a .csv manifest, a .parquet one, an .npz, a folder, sample:NAME "
@@ -105,18 +108,18 @@ def load_data(
             )
         fields = _npz_fields(path, max_bytes, task)
         fields["volumes"] = with_gaps(fields["volumes"], grid.missing_values)
-    held = Dataset.from_arrays(**fields, name=name, seed=seed)
-    say_twins(held, "split" in fields)
+    held = Dataset.from_arrays(**fields, name=name, seed=seed, scoring=scoring)
+    say_twins(held, scoring or "split" in fields)
     return _on_grid(held, grid, max_bytes)
 
 
-def _for_task(data: Dataset, task: str | None) -> Dataset:
+def _for_task(data: Dataset, task: str | None, scoring: bool) -> Dataset:
     """Take the label maps for what is to be predicted, where that is asked for."""
     if task is None or data.task == task:
         return data
     if data.label_maps is None:
         raise VoxgapError(f"{data.name}: has no label maps; segmentation needs one for each volume")
-    maps, names = voxel_classes(data.label_maps, None, data.name)
+    maps, names = voxel_classes(data.label_maps, None, data.name, scoring)
     return replace(data, task="segmentation", targets=maps, label_maps=maps, classes=names)
 
 
@@ -128,6 +131,7 @@ def _read_listing(
     seed: int,
     cache: str | os.PathLike[str] | None,
     task: str | None,
+    scoring: bool,
 ) -> Dataset:
     """Read the samples of a listing, once everything else about them has been checked."""
     rows = listing.rows
@@ -142,10 +146,17 @@ def _read_listing(
     groups = [row.group for row in rows] if rows[0].group else None
     split: Any = [row.split for row in rows] if rows[0].split else None
     if segmented:
-        split = unstratified_split(len(rows), split, groups, seed, name)
+        split = unstratified_split(len(rows), split, groups, seed, name, scoring)
     else:
         split = learnable(
-            len(rows), **wanted, classes=None, split=split, groups=groups, seed=seed, name=name
+            len(rows),
+            **wanted,
+            classes=None,
+            split=split,
+            groups=groups,
+            seed=seed,
+            name=name,
+            scoring=scoring,
         )[2]
     if cache is None:
         found = read_samples(listing, name, grid, max_bytes)
@@ -163,8 +174,9 @@ def _read_listing(
         grid=grid.met(found.volumes.shape),
         records=found.records if grid.moves else None,
         seed=seed,
+        scoring=scoring,
     )
-    say_twins(data, bool(rows[0].split), [row.where for row in rows])
+    say_twins(data, scoring or bool(rows[0].split), [row.where for row in rows])
     return replace(data, names=of_files([row.files for row in rows], listing.folder))
 
 

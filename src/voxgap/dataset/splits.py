@@ -153,3 +153,12 @@ def completed_split(
         own_groups = None if members is None else members[training]
         split[training] = make_split(targets[training], own_groups, seed, (0.8, 0.2, 0.0), name=name)
     return split
+
+
+def given_split(split: Any, count: int, name: str) -> NDArray[np.str_]:
+    """Return the split of data that is only to be scored: as given, or all of it `test`."""
+    if split is None:
+        return np.full(count, "test")
+    if len(split) != count:
+        raise VoxgapError(f"{name}: {len(split)} split names for {count} volumes; give one for each")
+    return split_names(np.asarray(split), name)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from voxgap.arrays import as_array
 from voxgap.dataset.lazy import OnDisk
-from voxgap.dataset.splits import completed_split, make_split
+from voxgap.dataset.splits import completed_split, given_split, make_split
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED
 from voxgap.table import is_number
@@ -33,8 +33,12 @@ def learnable(
     groups: Any,
     seed: int | np.random.Generator,
     name: str,
+    scoring: bool = False,
 ) -> tuple[NDArray[Any], tuple[str, ...], NDArray[np.str_]]:
-    """Return what is to be predicted, the names of the classes and the split, or say why it can't be learnt."""
+    """Return what is to be predicted, the names of the classes and the split, or say why it can't be learnt.
+
+    What is only to be scored needs no second class, and no other part than its own.
+    """
     if (labels is None) == (targets is None):
         raise VoxgapError(f"{name}: give either labels (classes) or targets (numbers), or label maps alone")
     names: tuple[str, ...] = ()
@@ -46,6 +50,8 @@ def learnable(
     if len(wanted) != count:
         what = "targets" if labels is None else "labels"
         raise VoxgapError(f"{name}: {len(wanted)} {what} for {count} volumes; give one for each")
+    if scoring:
+        return wanted, names, given_split(split, count, name)
     if labels is not None:
         _check_classes(wanted, names, name)
     if split is None:
@@ -160,7 +166,9 @@ def as_classes(wanted: Any, names: Sequence[str], classes: Sequence[str]) -> Any
     return _looked_up(wanted, np.array([*places, UNLABELLED]))
 
 
-def voxel_classes(label_maps: Any, classes: Sequence[str] | None, name: str) -> tuple[Any, tuple[str, ...]]:
+def voxel_classes(
+    label_maps: Any, classes: Sequence[str] | None, name: str, scoring: bool = False
+) -> tuple[Any, tuple[str, ...]]:
     """Return label maps of class indices and the names of the classes, or say why they can't be learnt.
 
     Without names, each value that occurs is a class of that name: of masks drawn with 0 and 255 there are two.
@@ -169,6 +177,7 @@ def voxel_classes(label_maps: Any, classes: Sequence[str] | None, name: str) -> 
         label_maps: `(samples, depth, height, width)`, -1 = nobody said; read one by one.
         classes: names, 0 first, or None.
         name: What error messages call the data.
+        scoring: Whether a trained network is to be scored on them: one class is enough.
 
     Warns:
         UserWarning: There are values between those that occur.
@@ -177,7 +186,7 @@ def voxel_classes(label_maps: Any, classes: Sequence[str] | None, name: str) -> 
     for label_map in label_maps:
         seen[np.asarray(label_map).ravel()] = True
     values = np.flatnonzero(seen[:-1])
-    if len(values) < 2:
+    if len(values) < (1 if scoring else 2):
         raise VoxgapError(
             f"{name}: the label maps hold {'one class' if len(values) else 'nothing'}; give at least two classes"
         )
@@ -188,15 +197,21 @@ def voxel_classes(label_maps: Any, classes: Sequence[str] | None, name: str) -> 
     names = tuple(map(str, values))
     if values[-1] == len(values) - 1:
         return label_maps, names
+    if scoring:  # the network's classes are the ones that count
+        return _as_indices(label_maps, values), names
     some = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
     warnings.warn(
         f"{name}: label maps hold {len(names)} values from {names[0]} to {names[-1]}, so there are {len(names)} "
         f"classes, called {some}",
         stacklevel=2,
     )
-    lookup = np.full(len(seen), UNLABELLED)
+    return _as_indices(label_maps, values), names
+
+
+def _as_indices(label_maps: Any, values: NDArray[np.intp]) -> Any:
+    lookup = np.full(np.iinfo(np.int16).max + 2, UNLABELLED)
     lookup[values] = np.arange(len(values))
-    return _looked_up(label_maps, lookup), names
+    return _looked_up(label_maps, lookup)
 
 
 def _looked_up(indices: Any, lookup: NDArray[Any]) -> Any:
@@ -207,10 +222,12 @@ def _looked_up(indices: Any, lookup: NDArray[Any]) -> Any:
 
 
 def unstratified_split(
-    count: int, split: Any, groups: Any, seed: int | np.random.Generator, name: str
+    count: int, split: Any, groups: Any, seed: int | np.random.Generator, name: str, scoring: bool = False
 ) -> NDArray[np.str_]:
     """Split samples that have no class, or check and complete the split that they have."""
     nothing = np.zeros(count, np.int64)
+    if scoring:
+        return given_split(split, count, name)
     if split is None:
         return make_split(nothing, groups, seed, name=name)
     return completed_split(np.asarray(split), nothing, groups, seed, name)
