@@ -11,7 +11,6 @@ import pytest
 
 from voxgap import paths
 from voxgap.dataset import load_data
-from voxgap.errors import VoxgapError
 from voxgap.runtime.inputs import list_items
 
 
@@ -96,10 +95,11 @@ def test_a_folder_of_label_maps_alone_has_samples(tmp_path: Path) -> None:
 )
 def test_folders_of_images_and_of_label_maps_are_no_classes(folders: tuple[str, str], tmp_path: Path) -> None:
     save(*(tmp_path / folder / f"{index}.npy" for folder in folders for index in range(6)))
-    with pytest.raises(
-        VoxgapError, match=rf"{folders[1]}: holds label maps by its name, .* list the samples"
-    ):
-        load_data(tmp_path)
+    data = load_data(tmp_path)
+    assert data.task == "segmentation"
+    # Images hold 0 to 5, and the label map of each what stands six files further.
+    assert [int(name) for name in np.array(data.classes)[data.targets[:, 0, 0, 0]]] == list(range(6, 12))
+    assert data.volumes[:, 0, 0, 0, 0].tolist() == list(range(6))
 
 
 def test_classes_may_be_called_after_masks(tmp_path: Path) -> None:

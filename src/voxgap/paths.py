@@ -15,6 +15,9 @@ from voxgap.errors import VoxgapError
 _JUNK = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
 _DRAWN = {"mask", "seg", "segmentation", "label", "labelmap", "gt", "groundtruth", "truth", "annotation"}
 _IMAGES = {"image", "img", "scan", "volume", "data"}
+_ANY = "|".join(sorted((*_DRAWN, *_IMAGES), key=len, reverse=True))
+_SAID_BY_WORDS = re.compile(rf"(?:{_ANY})s?(\d*)", re.IGNORECASE)
+_PARTED = re.compile(r"[_\-. ]+|(?<=[a-z0-9])(?=[A-Z])")
 
 
 def resolve(cell: str, folder: Path) -> Path:
@@ -54,6 +57,33 @@ def volumes(folder: Path) -> list[Path]:
         stacklevel=3,
     )
     return [path for path in found if path not in drawn]
+
+
+def all_volumes(folder: Path) -> list[Path]:
+    """Return the volumes in a folder and in those in it, by name, label maps and all."""
+    found = []
+    for path in sorted(folder.iterdir()):
+        if _is_junk(path):
+            continue
+        if io.is_volume(path):
+            found.append(path)
+        elif path.is_dir() and not path.is_symlink():
+            found += all_volumes(path)
+    return found
+
+
+def is_drawn(path: Path) -> bool:
+    """Tell whether a file or folder is called as label maps are."""
+    return bool(_words(_stem(path)) & _DRAWN)
+
+
+def called(path: Path, root: Path) -> tuple[str, ...]:
+    """Return the words that tell a case from others: folders and name, without those that say what kind of file."""
+    words = [*path.relative_to(root).parts[:-1]]
+    for word in filter(None, _PARTED.split(_stem(path))):
+        said = _SAID_BY_WORDS.fullmatch(word)
+        words += [word] if said is None else [said[1]] if said[1] else []
+    return tuple(words)
 
 
 def check_classes(names: Sequence[Path]) -> None:

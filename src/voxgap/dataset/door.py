@@ -15,7 +15,7 @@ def is_one_volume(data: str) -> bool:
         return False
     path, item = split_item(Path(data))
     if item is not None or path.is_dir():
-        return item is not None or is_volume(path)
+        return is_volume(path) if path.is_dir() else True
     if path.suffix.lower() != ".npz":
         return path.name.lower().endswith(tuple(FORMATS)) or is_volume(path)
     with one_line(path):

@@ -28,12 +28,20 @@ class Listing(NamedTuple):
 
     `channels` names the channel columns; it is empty where one file holds all channels of a sample. `targets`
     names the columns of numbers to predict; it is empty where the samples have labels. `folder` is the data's own.
+
+    What a description beside the files may say: `within` names the channels inside one file, `classes` what the
+    values of label maps stand for, from 0, and `unsaid` is the value that means that nobody said. `remedy` says
+    what to do where there is nothing to learn from.
     """
 
     rows: list[Row]
     channels: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     folder: Path = Path()
+    within: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
+    unsaid: int | None = None
+    remedy: str = ""
 
 
 def refuse(name: str, problems: Sequence[str]) -> None:

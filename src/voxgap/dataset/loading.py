@@ -14,12 +14,12 @@ from voxgap import io, table
 from voxgap.dataset import medmnist
 from voxgap.dataset.cache import cached_samples
 from voxgap.dataset.dataset import Dataset
-from voxgap.dataset.folders import list_folder
+from voxgap.dataset.folders import is_folder, list_folder
 from voxgap.dataset.listing import Listing, refuse
 from voxgap.dataset.manifest import read_manifest
 from voxgap.dataset.names import of_files
 from voxgap.dataset.reading import check_shapes, read_samples
-from voxgap.dataset.targets import learnable, unstratified_split, voxel_classes
+from voxgap.dataset.targets import learnable, unstratified_split, voxel_classes, without_value
 from voxgap.dataset.twins import say_twins
 from voxgap.errors import VoxgapError
 from voxgap.grid import AS_IT_IS, Grid, place_label_map
@@ -96,7 +96,7 @@ def load_data(
         return _on_grid(_for_task(sample, task, scoring), grid, max_bytes)
     path = medmnist.find(name) if name.startswith(medmnist.PREFIX) else Path(data)
     with io.one_line(path):
-        if path.is_dir():
+        if is_folder(path):
             return _read_listing(list_folder(path), name, grid, max_bytes, seed, cache, task, scoring)
         io.check_file(path)
         if path.suffix.lower() in table.SUFFIXES:
@@ -138,7 +138,9 @@ def _read_listing(
     wanted: dict[str, Any] = {"labels": None, "targets": None}
     segmented = task == "segmentation" or not (listing.targets or rows[0].label)
     if segmented and not any(row.label_map for row in rows):
-        raise VoxgapError(f"{name}: has no label maps; name them in a `label_map` column")
+        raise VoxgapError(
+            f"{name}: {listing.remedy or 'has no label maps; name them in a `label_map` column'}"
+        )
     if listing.targets and not segmented:
         wanted["targets"] = [row.targets for row in rows]
     elif not segmented:
@@ -167,10 +169,11 @@ def _read_listing(
         **wanted,
         split=split,
         groups=groups,
-        channels=found.first.channels,
+        channels=_channel_names(listing, found.first, name),
         spacing=found.first.spacing,
         name=name,
-        label_maps=found.label_maps,
+        label_maps=_said(found.label_maps, listing.unsaid),
+        classes=(listing.classes or None) if segmented else None,
         grid=grid.met(found.volumes.shape),
         records=found.records if grid.moves else None,
         seed=seed,
@@ -178,6 +181,22 @@ def _read_listing(
     )
     say_twins(data, scoring or bool(rows[0].split), [row.where for row in rows])
     return replace(data, names=of_files([row.files for row in rows], listing.folder))
+
+
+def _channel_names(listing: Listing, first: Volume, name: str) -> tuple[str, ...]:
+    if not listing.within:
+        return first.channels
+    if len(listing.within) != first.shape[3]:
+        raise VoxgapError(
+            f"{name}: names {len(listing.within)} channels ({', '.join(listing.within)}), and its files hold "
+            f"{first.shape[3]}; name each one"
+        )
+    return listing.within
+
+
+def _said(label_maps: Any, unsaid: int | None) -> Any:
+    """Return label maps in which one value means that nobody said."""
+    return label_maps if label_maps is None or unsaid is None else without_value(label_maps, unsaid)
 
 
 def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:

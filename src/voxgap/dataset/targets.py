@@ -159,11 +159,26 @@ def as_classes(wanted: Any, names: Sequence[str], classes: Sequence[str]) -> Any
     """
     index = {class_name(name): position for position, name in enumerate(classes)}
     places = [index.get(class_name(name)) for name in names]
+    if None in places and np.ndim(wanted) > 2:
+        # Of label maps the values count: a description beside the one data may name them, and none beside the other.
+        values = {value: position for position, value in enumerate(_values(classes))}
+        places = (
+            [values.get(value) for value in _values(names)] if _differ_in_kind(names, classes) else places
+        )
     if None in places:
         return None
     if places == list(range(len(places))):
         return wanted
     return _looked_up(wanted, np.array([*places, UNLABELLED]))
+
+
+def _values(names: Sequence[str]) -> Sequence[int]:
+    """Return the values in label maps that classes go by: numbers by themselves, names by their order."""
+    return [int(name) for name in names] if all(map(str.isdecimal, names)) else range(len(names))
+
+
+def _differ_in_kind(names: Sequence[str], classes: Sequence[str]) -> bool:
+    return all(map(str.isdecimal, names)) != all(map(str.isdecimal, classes))
 
 
 def voxel_classes(
@@ -211,6 +226,13 @@ def voxel_classes(
 def _as_indices(label_maps: Any, values: NDArray[np.intp]) -> Any:
     lookup = np.full(np.iinfo(np.int16).max + 2, UNLABELLED)
     lookup[values] = np.arange(len(values))
+    return _looked_up(label_maps, lookup)
+
+
+def without_value(label_maps: Any, value: int) -> Any:
+    """Return label maps in which a value means that nobody said."""
+    lookup = np.arange(np.iinfo(np.int16).max + 2)
+    lookup[[value, -1]] = UNLABELLED
     return _looked_up(label_maps, lookup)
 
 
