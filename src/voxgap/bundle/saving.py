@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import json
 import platform
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +13,9 @@ import numpy as np
 
 from voxgap import __version__
 from voxgap.bundle import golden
-from voxgap.bundle.evidence import remove_evidence, write_evidence
 from voxgap.bundle.placing import place, workspace, write_manifest, writing
 from voxgap.dataset import Dataset
-from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.overlap import digests, known_cases
-from voxgap.evidence import Cases, Predict, collect
 from voxgap.history import History
 from voxgap.missingness.diagnosis import describe
 from voxgap.patches import OVERLAP, Size, predict_patches
@@ -59,15 +53,11 @@ def save_bundle(
     units: Mapping[str, str] | None = None,
     golden_volumes: Values | None = None,
     patch_size: Size | None = None,
-    decision: Decision | None = None,
-    intervals: Mapping[str, Any] | None = None,
-    known: Mapping[str, list[str]] | None = None,
 ) -> Path:
-    """Write a trained model, everything that using it takes, and what shows how good it is.
+    """Write a trained model and everything that using it takes.
 
     Files are named after their content and manifest.json is replaced last, so that at every moment the folder
-    holds one whole bundle: the old one or the new. The folder `evidence` comes last: what the model answers for each
-    validation and test case.
+    holds one whole bundle: the old one or the new.
 
     Args:
         folder: made if it is not there.
@@ -75,16 +65,12 @@ def save_bundle(
         dataset: what it was trained on, with gaps as in training.
         strategy: that the model was built with.
         arguments: further ones that the model was built and trained with, for the record.
-        history: of its training: its curves, and a page about the cases, come into the bundle.
+        history: of its training.
         scores: metrics by split.
         units: unit and meaning of a channel, by its name, as in `{"ct": "Hounsfield units"}`.
         golden_volumes: `(n, depth, height, width, channels)` to prove exports with; they stay in the bundle.
             Without them, two volumes of the data's validation part do.
         patch_size: that the model was trained with: the bundle cuts volumes of any size into such patches.
-        decision: by which classes are named; by default the most probable one is.
-        intervals: what `scores` rest on, by split: `Scored.to_json` of `voxgap.evaluate.scored`.
-        known: `known_cases` of `voxgap.evaluate.overlap`, where the data had no simulated gaps yet; by default they
-            are found in `dataset`.
 
     Returns:
         The folder.
@@ -98,8 +84,6 @@ def save_bundle(
     if foreign:
         raise VoxgapError(f"units: no channel {foreign[0]!r}; there are {', '.join(dataset.channels)}")
     answered = golden.make(model, dataset, golden_volumes)
-    predict = _predictor(model, patch_size)
-    cases = replace(collect(dataset, predict), threshold=decision.threshold if decision else None)
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -120,33 +104,23 @@ def save_bundle(
         "strategy": strategy.to_json(),
         "arguments": arguments or {},
         "data": _data(dataset, _own_units(model)),
-        "calibration": _calibration(cases.part("validation")),
+        "calibration": _calibration(model, dataset, patch_size),
         "training": history.to_json() if history else {},
         "scores": scores or {},
-        "intervals": dict(intervals or {}),
-        "decision": {} if dataset.task == "regression" else (decision or Decision()).to_json(),
     }
     with workspace(folder) as temporary, writing(folder):
         model.save(temporary / "model.keras")
         (temporary / "golden.npz").write_bytes(golden.to_bytes(answered))
-        (temporary / "cases.json").write_text(json.dumps(known or _known(dataset)))
-        manifest["cases"] = place(folder, temporary / "cases.json", "cases")["parts"][0]
         proof = place(folder, temporary / "golden.npz", "golden")
         manifest["golden"] = proof["parts"][0]
         file = place(folder, temporary / "model.keras")
         # The digest stands beside the path too, where earlier versions of voxgap look for it.
         manifest["files"] = {"keras": file | file["parts"][0] | {"precision": "float32"}}
-        remove_evidence(folder)
         write_manifest(folder, manifest)
     if history is not None:
         history.to_csv(folder / "history.csv")
         history.plot(folder / "history.png")
-    write_evidence(folder, manifest, dataset, cases, predict, history)
     return folder
-
-
-def _known(dataset: Dataset) -> dict[str, list[str]]:
-    return known_cases(digests(dataset.volumes), dataset.split)
 
 
 def _own_units(model: Any) -> bool:
@@ -163,20 +137,18 @@ def _data(dataset: Dataset, own_units: bool) -> dict[str, Any]:
     return {"name": dataset.name, "missingness": describe(volumes).to_json(), "profile": known.to_json()}
 
 
-def _predictor(model: Any, patch_size: Size | None) -> Predict:
+def _calibration(model: Any, dataset: Dataset, patch_size: Size | None) -> dict[str, Any]:
+    """How confident a classifier should be, by data that it was not trained on; empty where there is none."""
+    held_out = dataset.part("validation")
+    if dataset.task != "classification" or not len(held_out):
+        return {}
+
     def predict(volumes: Values) -> Values:
         return np.asarray(model.predict(volumes, batch_size=16, verbose=0))
 
-    return predict if patch_size is None else lambda volumes: predict_patches(predict, volumes, patch_size)
-
-
-def _calibration(held_out: Cases) -> dict[str, Any]:
-    """How confident a classifier should be, by data that it was not trained on; empty where there is none."""
-    return (
-        calibrate(held_out.answers, held_out.targets)
-        if held_out.task == "classification" and len(held_out)
-        else {}
-    )
+    volumes = held_out.volumes
+    answers = predict(volumes) if patch_size is None else predict_patches(predict, volumes, patch_size)
+    return calibrate(answers, held_out.targets)
 
 
 def _versions() -> dict[str, str]:
