@@ -11,7 +11,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -193,7 +195,8 @@ def test_what_names_no_volume_is_one_line(tmp_path: Path) -> None:
             list_items(*arguments)
 
 
-def test_label_maps_come_back_on_the_grid_of_the_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("outside", [0, -1])
+def test_label_maps_come_back_on_the_grid_of_the_file(outside: int, tmp_path: Path) -> None:
     manifest = {
         "task": "segmentation",
         "classes": ["back", "fore"],
@@ -207,14 +210,72 @@ def test_label_maps_come_back_on_the_grid_of_the_file(tmp_path: Path) -> None:
     affine = np.diag([1.5, 2.0, 3.0, 1.0])
     vg.write(tmp_path / "in" / "ct.nii.gz", vg.Volume(values, affine))
     items = list_items([tmp_path / "in"], ["ct"])
-    wanted = job.Wanted(maps=str(tmp_path / "maps"))
+    wanted = job.Wanted(maps=str(tmp_path / "maps"), **({"outside": outside} if outside else {}))
     (row,) = job.local(predictor, wanted)(items)
     assert set(row) <= set(job.columns_of(predictor, wanted))
+    assert row["label_map"] == str(tmp_path / "maps" / "ct.nii.gz")
     labels = vg.read(row["label_map"])
+    made, image = (nibabel.load(file) for file in (row["label_map"], tmp_path / "in" / "ct.nii.gz"))
+    assert made.get_data_dtype() == (np.int8 if outside else np.uint8)
+    assert made.shape == image.shape
+    for name in ("qform_code", "sform_code", "pixdim", "xyzt_units", "srow_x", "qoffset_z"):
+        np.testing.assert_array_equal(made.header[name], image.header[name], name)
     scan = vg.read(tmp_path / "in" / "ct.nii.gz")
     np.testing.assert_allclose(labels.affine, scan.affine)
-    np.testing.assert_array_equal(labels.values, np.where(np.isnan(scan.values), -1, scan.values > 0))
-    assert (row["voxels_fore"], row["voxels_back"]) == (27, 512 - 27)
+    np.testing.assert_array_equal(labels.values, np.where(np.isnan(scan.values), outside, scan.values > 0))
+    assert (row["voxels_fore"], row["voxels_back"]) == (27, (512 if outside else scan.values.size) - 27)
+    with pytest.raises(VoxgapError, match="outside 1: is the value of class fore"):
+        predictor.check_outside(1)
+
+
+def test_label_maps_are_called_as_their_scans_seen_from_the_folder(tmp_path: Path) -> None:
+    for name in ("a/t1.nii", "a/t1.nii.gz", "b/T1.NII", "b/c/t1.mhd", "b/c/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+
+    def maps(given: list[str], **options: Any) -> list[str]:
+        return [item.label_map for item in list_items([tmp_path / name for name in given], ["t1"], **options)]
+
+    assert maps(["."]) == ["a/t1.nii", "a/t1.nii.gz", "b/T1.NII".replace("NII", "nii"), "b/c/t1.mha"]
+    assert maps(["b"]) == ["T1.nii", "c/t1.mha"]
+    assert maps(["a/t1.nii"]) == ["t1.nii"]
+    # What would be one name in two folders has its folder.
+    assert maps(["a", "b"]) == ["a/t1.nii", "a/t1.nii.gz", "b/T1.nii", "b/c/t1.mha"]
+    assert maps(["a/t1.nii", "b/T1.NII"]) == ["a/t1.nii", "b/T1.nii"]
+    assert maps(["a/t1.nii.gz", "b/c/t1.mhd"]) == ["a/t1.nii.gz", "b/c/t1.mha"]
+    (tmp_path / "rows.csv").write_text("t1,t2\na/t1.nii,b/T1.NII\na/t1.nii,\n,b/c/t1.mhd\n")
+    rows = list_items([tmp_path / "rows.csv"], ["t1", "t2"])
+    assert [item.label_map for item in rows] == ["a/t1.nii", "a/t1-2.nii", "b/c/t1.mha"]
+    rows = list_items([tmp_path / "rows.csv"], ["t1", "t2"], reference="t2")
+    assert [item.label_map for item in rows] == ["b/T1.nii", "a/t1.nii", "b/c/t1.mha"]
+    patients = list_items([tmp_path], ["t1", "t2"], ["t1.nii", "T1.NII"])
+    assert [item.label_map for item in patients] == ["a/t1.nii", "b/T1.nii"]
+    alone = list_items([tmp_path / "a", tmp_path / "b"], ["t1", "t2"], ["t1.nii", "T1.NII"])
+    assert [item.label_map for item in alone] == ["a/t1.nii", "b/T1.nii"]
+    # What is written is no input the next time, and replaces none.
+    assert maps(["."], out=tmp_path / "b") == ["a/t1.nii", "a/t1.nii.gz"]
+    for given, out in ((["a"], "a"), (["a/t1.nii"], "a"), (["a/t1.nii", "b"], ".")):
+        with pytest.raises(VoxgapError, match="name another folder with --out"):
+            maps(given, out=tmp_path / out)
+
+
+def test_warnings_are_counted_by_kind() -> None:
+    done = job.Done()
+    for path, said in (
+        ("a", "channel t1: values from 1 to 3, in the training data 0 to 1; check the units"),
+        ("b", "channel t1: values from -1.5e+03 to 3, in the training data 0 to 1; check the units"),
+        (
+            "c",
+            "channel t2 is missing | channel t1: values from 9 to 3, in the training data 0 to 1; check the units",
+        ),
+        ("d", ""),
+    ):
+        done.count({"path": path, "warnings": said})
+    assert done.doubts() == [
+        "3 of 4 inputs, such as a: channel t1: values from 1 to 3, in the training data 0 to 1; check the units "
+        "(column warnings)",
+        "c: channel t2 is missing (column warnings)",
+    ]
 
 
 @pytest.mark.full
@@ -244,10 +305,10 @@ def test_label_maps_have_the_values_of_those_they_were_learnt_from(tmp_path: Pat
         values = np.full((10, 8, 8), np.nan, np.float32)
         values[1:9] = np.arange(8).reshape(8, 1, 1) % 3
         np.save(tmp_path / "ct.npy", values)
-        (row,) = job.local(predictor, job.Wanted(maps=str(tmp_path)))(
+        (row,) = job.local(predictor, job.Wanted(maps=str(tmp_path / "maps")))(
             list_items([tmp_path / "ct.npy"], ["ct"])
         )
-        assert [row[f"voxels_{name}"] for name in classes] == [192, 192, 128]
+        assert [row[f"voxels_{name}"] for name in classes] == [192 + 128, 192, 128]
         found = vg.read(row["label_map"]).values
         volume, records = predictor.read(tmp_path / "ct.npy")
         own = predictor.label_map(predictor.answer(volume).values, volume, records)

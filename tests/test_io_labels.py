@@ -269,5 +269,6 @@ def test_the_format_of_a_map_is_that_of_the_scan_where_it_can_be(tmp_path: Path)
         assert found == wanted.get(suffix, suffix if own else ".nii.gz"), suffix
     write(tmp_path / "a.dicom", Volume(NUMBERS))
     assert label_suffix(tmp_path / "a.dicom") == ".nii.gz"
-    with pytest.raises(VoxgapError, match="no slice of a patient's series"):
-        write(tmp_path / "b.nii", Volume(NUMBERS), like=tmp_path / "a.dicom", labels=True)
+    series = read(tmp_path / "a.dicom")
+    write(tmp_path / "b.nii", Volume(NUMBERS, series.affine), like=tmp_path / "a.dicom", labels=True)
+    np.testing.assert_allclose(read(tmp_path / "b.nii").affine, series.affine)

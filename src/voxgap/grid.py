@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from voxgap import io
 from voxgap.errors import VoxgapError
-from voxgap.resample import Record, crop_or_pad, crop_to_observed, onto, replay, resample
+from voxgap.resample import Record, crop_or_pad, crop_to_observed, inverse, onto, replay, resample
 from voxgap.volume import Volume, as_real, times
 
 LabelMap = NDArray[np.int16]
@@ -334,6 +334,21 @@ def place_label_map(label_map: LabelMap, records: Sequence[Record]) -> LabelMap:
         return label_map
     moved = replay(Volume(np.asarray(label_map, np.float32)), records, method="nearest").values[..., 0]
     return np.where(np.isnan(moved), UNLABELLED, moved).astype(np.int16)
+
+
+def back_on_file(drawn: LabelMap, volume: Volume, records: Sequence[Record], outside: int) -> Volume:
+    """Take a label map from the grid of a network back to that of the file, with its geometry.
+
+    Args:
+        drawn: `(depth, height, width)`, for `volume`.
+        volume: On the network's grid.
+        records: How it got there.
+        outside: What stands where the network saw nothing.
+    """
+    values = np.asarray(drawn, np.float32)
+    labels = Volume(values, volume.affine, volume.spacing, ("label",), volume.source, volume.axes)
+    back = inverse(labels, records, method="nearest")
+    return replace(back, values=np.where(np.isnan(back.values), np.float32(outside), back.values))
 
 
 def as_label_map(values: Any, where: str) -> LabelMap:

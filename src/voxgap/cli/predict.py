@@ -35,6 +35,12 @@ Engine = Annotated[
 Threads = Annotated[
     int | None, typer.Option(help="Processor cores; all without it.", rich_help_panel="Engine")
 ]
+Threshold = Annotated[
+    float | None,
+    typer.Option(
+        help="Of two classes, name the second from this probability on. [default: as the bundle was trained to]"
+    ),
+]
 
 
 def predict(
@@ -56,6 +62,11 @@ def predict(
     ] = None,
     top_k: Annotated[int, typer.Option(help="Name so many of the most probable classes.")] = 0,
     calibrated: Annotated[bool, typer.Option(help="Calibrated probabilities as well.")] = False,
+    threshold: Threshold = None,
+    outside: Annotated[
+        int | None,
+        typer.Option(help="In label maps: what stands outside of what the network saw; 0 without it."),
+    ] = None,
     axes: Axes = None,
     at: At = None,
     precision: Precision = "float32",
@@ -79,28 +90,42 @@ def predict(
 
       voxgap predict runs/patients ward/ --channels t1.nii.gz,flair.nii.gz --top-k 3
     """
+    from voxgap.grid import Grid
     from voxgap.runtime import job
     from voxgap.runtime.inputs import list_items
     from voxgap.runtime.manifest import read_manifest
 
     manifest = read_manifest(bundle)
     names = [] if channels is None else [name.strip() for name in channels.split(",")]
-    items = list_items(paths or [], manifest["input"]["channels"], names)
     maps = manifest["task"] == "segmentation"
+    reference = Grid.from_json(manifest["input"].get("grid"), "input.grid").reference
+    items = list_items(
+        paths or [], manifest["input"]["channels"], names, reference=reference, out=out_path if maps else None
+    )
     if maps and out_path is None:
         raise VoxgapError("a segmentation writes label maps: name a folder with --out")
     table = out_path / "predictions.csv" if maps and out_path is not None else out_path
     said = grid_arguments(None, None, None, None, None, axes, at)
-    wanted = job.Wanted(top_k, calibrated, str(out_path) if maps else None, said["axes"], said["at"])
-    predictor = open_bundle(bundle, precision, engine, threads)
+    wanted = job.Wanted(top_k, calibrated, axes=said["axes"], at=said["at"])
+    predictor = open_bundle(bundle, precision, engine, threads, threshold)
+    if predictor.decision.threshold is not None:
+        err.print(predictor.decision.words(predictor.classes), soft_wrap=True, markup=False)
+    if maps:
+        wanted = dataclasses.replace(
+            wanted, maps=str(out_path), outside=wanted.outside if outside is None else outside
+        )
+        predictor.check_outside(wanted.outside)
+    elif outside is not None:
+        raise VoxgapError(f"{bundle}: --outside is for label maps, and it is for {manifest['task']}")
     if calibrated and not manifest.get("calibration"):
         raise VoxgapError(
-            f"{bundle}: no calibration; train with a validation part, or leave out --calibrated"
+            f"{bundle}: no calibration; train with a validation part that is large enough, or leave out --calibrated"
         )
     key = {
         **dataclasses.asdict(predictor.running),
         **dataclasses.asdict(wanted),
         "bundle": str(bundle.resolve()),
+        "threshold": predictor.decision.threshold,
     }
     if ray is None:
         source = job.local(predictor, wanted)
@@ -114,6 +139,7 @@ def predict(
             precision=precision,  # type: ignore[arg-type]  # load has checked it
             engine=predictor.running.engine,
             threads=threads,
+            threshold=threshold,
         )
     columns = job.columns_of(predictor, wanted)
     if table is None:
@@ -125,7 +151,9 @@ def predict(
     _conclude(done, table)
 
 
-def open_bundle(bundle: Path, precision: str, engine: str, threads: int | None) -> Predictor:
+def open_bundle(
+    bundle: Path, precision: str, engine: str, threads: int | None, threshold: float | None = None
+) -> Predictor:
     """Load a bundle as `voxgap.load` does; where that takes Keras, without what TensorFlow prints."""
     from voxgap.runtime import load, read_manifest
     from voxgap.runtime.engines import PACKAGES
@@ -134,7 +162,7 @@ def open_bundle(bundle: Path, precision: str, engine: str, threads: int | None) 
     chosen = candidates(read_manifest(bundle), bundle, engine, precision)
     if {PACKAGES[name] for name in chosen} & {"keras", "tensorflow"}:
         import_keras()
-    return load(bundle, precision, engine, threads)  # type: ignore[arg-type]  # load says what is wrong with it
+    return load(bundle, precision, engine, threads, threshold)  # type: ignore[arg-type]  # load says what is wrong with it
 
 
 def _tracked(source: Source, before: int, total: int) -> Source:
@@ -182,10 +210,8 @@ def _conclude(done: Done, table: Path | None) -> None:
         raise VoxgapError(
             done.error if done.rows == 1 else f"none of {done.rows} was predicted: {done.error}"
         )
-    if done.doubtful:
-        warnings.warn(
-            f"{done.doubtful} of {done.rows} inputs: {done.warning} (column warnings)", stacklevel=2
-        )
+    for said in done.doubts():
+        warnings.warn(said, stacklevel=2)
     if table is not None:
         err.print(f"{done.rows - done.failed} predictions: {table}", soft_wrap=True)
     if done.failed:

@@ -19,7 +19,7 @@ WriteLabels = Callable[[Any, Volume, np.dtype[Any], Source | None], None]
 _TYPES: tuple[np.dtype[Any], ...] = tuple(np.dtype(name) for name in ("uint8", "int8", "int16", "int32"))
 
 
-def whole_type(labels: Volume, where: Path) -> np.dtype[Any]:
+def whole_type(labels: Volume, where: Path | str) -> np.dtype[Any]:
     """Return the smallest type of whole numbers that holds a label map.
 
     Raises:

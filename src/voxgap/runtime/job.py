@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -20,12 +21,15 @@ from voxgap.files import replacing
 from voxgap.io.optional import need
 from voxgap.resample import Record
 from voxgap.runtime.answer import Answer
-from voxgap.runtime.inputs import Item
-from voxgap.runtime.predictor import Predictor
+from voxgap.runtime.inputs import Item, same_file
+from voxgap.runtime.predictor import OUTSIDE, Predictor
 from voxgap.volume import Volume
 
 Row = dict[str, Any]
 FORMATS = (".csv", ".json", ".jsonl", ".parquet")
+_BETWEEN = " | "
+"""Between the warnings of a row: a sentence may hold any other mark."""
+_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 _READERS = 2
 _ROWS_AT_ONCE = 10_000
 
@@ -38,34 +42,56 @@ class Wanted:
         top_k: how many of the most probable classes to name in columns of their own.
         calibrated: whether the calibrated probabilities stand beside the network's own.
         maps: folder for the label maps of a segmentation.
+        outside: what stands in them where the network saw nothing.
         axes, at: what is said of the axes of the files; see `Predictor.read`.
     """
 
     top_k: int = 0
     calibrated: bool = False
     maps: str | None = None
+    outside: int = OUTSIDE
     axes: tuple[str | int, ...] = ()
     at: dict[str, int] = field(default_factory=dict)
 
 
+class Doubt(NamedTuple):
+    """A kind of warning: as it was said of the first input that has it, and how many have it."""
+
+    said: str
+    first: str
+    inputs: int = 0
+
+
 @dataclass
 class Done:
-    """How a job ended: rows in all, those with an error or with warnings, and the first of each."""
+    """How a job ended: rows in all, those with an error and the first of them, and how many had which warning.
+
+    Warnings that differ in their numbers only are of one kind.
+    """
 
     rows: int = 0
     failed: int = 0
-    doubtful: int = 0
     error: str = ""
-    warning: str = ""
+    warnings: dict[str, Doubt] = field(default_factory=dict)
 
     def count(self, row: Row) -> None:
         """Take one more row into account."""
-        error, warning = str(row.get("error") or ""), str(row.get("warnings") or "")
+        error = str(row.get("error") or "")
         self.rows += 1
         self.failed += bool(error)
-        self.doubtful += bool(warning)
         self.error = self.error or error
-        self.warning = self.warning or warning
+        for said in filter(None, str(row.get("warnings") or "").split(_BETWEEN)):
+            kind = _NUMBER.sub("#", said)
+            known = self.warnings.get(kind, Doubt(said, str(row["path"])))
+            self.warnings[kind] = known._replace(inputs=known.inputs + 1)
+
+    def doubts(self) -> list[str]:
+        """Say of each kind of warning how many inputs have it, and which the first one is."""
+        return [
+            f"{f'{doubt.inputs} of {self.rows} inputs, such as ' if doubt.inputs > 1 else ''}{doubt.first}: "
+            f"{doubt.said} (column warnings)"
+            for doubt in sorted(self.warnings.values(), key=lambda doubt: -doubt.inputs)
+        ]
 
 
 Source = Callable[[Sequence[Item]], Iterator[Row]]
@@ -152,7 +178,7 @@ def row_of(predictor: Predictor, name: str, answer: Answer, wanted: Wanted) -> R
     row |= {
         "missing_rate": answer.missing_rate,
         "windows": answer.windows,
-        "warnings": "; ".join(answer.drift),
+        "warnings": _BETWEEN.join(answer.drift),
     }
     if answer.precision != "float32":
         row |= {"precision": answer.precision, "difference": answer.difference}
@@ -167,15 +193,16 @@ class _Read(NamedTuple):
     item: Item
     volume: Volume | None
     records: list[Record]
+    scan: io.Source | None = None
     error: str = ""
 
 
 def _read(predictor: Predictor, item: Item, wanted: Wanted) -> _Read:
     try:
-        volume, records = predictor.read(item.source, axes=wanted.axes, at=wanted.at)
-        return _Read(item, volume, records)
+        sample = predictor.scan(item.source, axes=wanted.axes, at=wanted.at)
+        return _Read(item, *predictor.place(sample), sample.first)
     except (VoxgapError, OSError) as error:
-        return _Read(item, None, [], " ".join(str(error).split()))
+        return _Read(item, None, [], error=" ".join(str(error).split()))
 
 
 def _ahead(
@@ -212,7 +239,7 @@ def _answer(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Ite
         row = row_of(predictor, read.item.name, answer, wanted)
         if predictor.task == "segmentation" and wanted.maps is not None:
             try:
-                row |= _write_map(predictor, read, answer, Path(wanted.maps))
+                row |= _write_map(predictor, read, answer, wanted)
             except (VoxgapError, OSError) as error:
                 row = {"path": read.item.name, "error": " ".join(str(error).split())}
         yield row
@@ -233,24 +260,20 @@ def _answers(
                 yield error
 
 
-def _write_map(predictor: Predictor, read: _Read, answer: Answer, folder: Path) -> Row:
+def _write_map(predictor: Predictor, read: _Read, answer: Answer, wanted: Wanted) -> Row:
     assert read.volume is not None
-    labels = predictor.label_map(answer.values, read.volume, read.records)
-    file = folder / map_name(read.item.name)
-    io.write(file, labels)
+    assert wanted.maps is not None
+    labels = predictor.label_map(answer.values, read.volume, read.records, wanted.outside)
+    file = Path(wanted.maps) / read.item.label_map
+    if any(same_file(file, Path(scan)) for scan in read.item.files if scan):
+        raise VoxgapError(f"{file}: is the scan itself; name another folder for label maps")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    io.write(file, labels, like=read.scan, labels=True)
     counts = {
         f"voxels_{name}": int(np.count_nonzero(labels.values == value))
         for name, value in zip(predictor.classes, predictor.label_values, strict=True)
     }
     return {"label_map": str(file), **counts}
-
-
-def map_name(name: str) -> str:
-    """The file of an item's label map: `ward/p1/t1.nii.gz` -> `ward-p1-t1_labels.nii.gz`, each item its own."""
-    first = name.partition("|")[0]
-    known = max((s for s in io.FORMATS if first.lower().endswith(s)), key=len, default="")
-    pieces = [piece for piece in Path(first[: len(first) - len(known)]).parts if piece not in ("/", "..")]
-    return f"{'-'.join(pieces)}_labels.nii.gz"
 
 
 def _put(stream: TextIO, row: Row) -> None:

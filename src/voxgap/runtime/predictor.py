@@ -14,9 +14,9 @@ import numpy as np
 
 from voxgap.decision import Decision, named
 from voxgap.errors import VoxgapError
-from voxgap.grid import UNLABELLED, Grid, LabelMap, read_sample, scan_sample
+from voxgap.grid import Grid, LabelMap, Sample, back_on_file, read_sample, scan_sample
 from voxgap.patches import OVERLAP, each_volume, patch_size
-from voxgap.resample import Record, inverse
+from voxgap.resample import Record
 from voxgap.runtime import answer as answers
 from voxgap.runtime.answer import Answer
 from voxgap.runtime.calibration import Calibration
@@ -27,6 +27,8 @@ from voxgap.volume import Values, Volume, as_batch, as_real, times
 
 BATCH_VOXELS = 2**19
 MAX_BATCH = 64
+OUTSIDE = 0
+"""In label maps that are written: what the network did not see, as programs that show them expect it."""
 _DIGITS = 5  # of the highest value of a label map
 
 
@@ -171,22 +173,35 @@ class Predictor:
         """Turn answers for each voxel, `(..., classes)`, into the `label_values` of the classes that are named."""
         return np.array(self.label_values, np.int16)[named(values, self.decision.threshold)]
 
-    def label_map(self, values: Values, volume: Volume, records: Sequence[Record]) -> Volume:
+    def label_map(
+        self, values: Values, volume: Volume, records: Sequence[Record], outside: int = OUTSIDE
+    ) -> Volume:
         """Turn an answer for each voxel into a label map on the grid of the file that it is for.
 
         Args:
             values: `(depth, height, width, classes)`, one answer of a segmentation.
             volume: that was predicted, from `read`.
             records: that `read` gave with it.
+            outside: what stands outside of what the network saw.
 
         Returns:
-            The `label_values` of the classes, -1 outside of what the network saw, with the geometry of the file.
+            The `label_values` of the classes, with the geometry of the file.
+
+        Raises:
+            VoxgapError: `outside` is beyond 16 bits, or the value of a class that is no background.
         """
-        drawn = self.drawn(values).astype(np.float32)
-        labels = Volume(drawn, volume.affine, volume.spacing, ("label",), volume.source, volume.axes)
-        back = inverse(labels, records, method="nearest")
-        whole = np.where(np.isnan(back.values), np.float32(UNLABELLED), back.values)
-        return Volume(whole, back.affine, back.spacing, back.channels, back.source, back.axes)
+        self.check_outside(outside)
+        return back_on_file(self.drawn(values), volume, records, outside)
+
+    def check_outside(self, outside: int) -> None:
+        """Raise a `VoxgapError` if a number can't stand for what the network did not see."""
+        if outside in self.label_values[1:]:
+            name = self.classes[self.label_values.index(outside)]
+            raise VoxgapError(
+                f"outside {outside}: is the value of class {name}; choose another, such as 0 or -1"
+            )
+        if not -(2**15) <= outside < 2**15:
+            raise VoxgapError(f"outside {outside}: label maps hold 16 bits; choose another, such as 0 or -1")
 
     def read(
         self,
@@ -210,6 +225,16 @@ class Predictor:
         Raises:
             VoxgapError: the file can't be read, or its shape is not the network's.
         """
+        return self.place(self.scan(path, axes=axes, at=at))
+
+    def scan(
+        self,
+        path: str | os.PathLike[str] | Sequence[str | os.PathLike[str] | None],
+        *,
+        axes: Sequence[str | int] = (),
+        at: Mapping[str, int] | None = None,
+    ) -> Sample:
+        """Read the headers of a volume's files; see `read`."""
         files: list[Path | None]
         if isinstance(path, str | os.PathLike):
             files, channels = [Path(path)], []
@@ -218,10 +243,11 @@ class Predictor:
             channels = self.manifest["input"]["channels"]
             if len(files) != len(channels):
                 raise VoxgapError(f"{len(files)} files for {len(channels)} channels; give one each, or None")
-        grid = self.grid.told(axes, at)
-        volume, records, *_ = read_sample(
-            scan_sample(files, channels, grid=grid), grid, step=step_of(self.manifest)
-        )
+        return scan_sample(files, channels, grid=self.grid.told(axes, at))
+
+    def place(self, sample: Sample) -> tuple[Volume, list[Record]]:
+        """Read the volume of files that were scanned; see `read`."""
+        volume, records, *_ = read_sample(sample, self.grid, step=step_of(self.manifest))
         self._check(volume.shape, str(volume.source))
         return volume, records
 

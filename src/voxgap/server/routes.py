@@ -11,7 +11,8 @@ import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
 from voxgap.decision import named
-from voxgap.io.medical import write_nifti_gz
+from voxgap.io.labels import whole_type
+from voxgap.io.medical import write_nifti_gz_labels
 from voxgap.resample import Record
 from voxgap.runtime.answer import calibrated
 from voxgap.runtime.manifest import windows
@@ -203,9 +204,10 @@ async def label_map(
         Query(alias="format", description="`nifti`: on the grid of the uploaded file."),
     ] = "raw",
 ) -> Response:
-    """Segment one volume: the class of each voxel, as its training label maps had it, -1 where the network saw nothing.
+    """Segment one volume: the class of each voxel, as its training label maps had it.
 
-    As int16 `(D, H, W)` on the network's grid, or as a `.nii.gz` file that lies where the uploaded one does.
+    As int16 `(D, H, W)` on the network's grid, or as a `.nii.gz` file that lies where the uploaded one does, of the
+    smallest type of whole numbers, 0 outside of what the network saw.
     """
     service = _service(request)
     async with service.admitted(request):
@@ -309,7 +311,8 @@ def _array(values: Values | np.ndarray[Any, np.dtype[np.int16]]) -> Response:
 
 def _nifti(loaded: Loaded, output: Values, volume: Volume, records: list[Record]) -> bytes:
     stream = BytesIO()
-    write_nifti_gz(stream, loaded.predictor.label_map(output, volume, records))
+    labels = loaded.predictor.label_map(output, volume, records)
+    write_nifti_gz_labels(stream, labels, whole_type(labels, "labels.nii.gz"), None)
     return stream.getvalue()
 
 
