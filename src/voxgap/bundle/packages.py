@@ -99,7 +99,7 @@ def _edge(folder: Path, manifest: dict[str, Any], file: Path) -> None:
 
 def deployed(manifest: dict[str, Any], kind: str) -> dict[str, Any]:
     """The manifest of a copy that holds one format, and no volume of the training data."""
-    kept = {name: value for name, value in manifest.items() if name != "golden"}
+    kept = {name: value for name, value in manifest.items() if name not in ("golden", "cases")}
     return kept | {"files": {kind: manifest["files"][kind]}}
 
 

@@ -20,7 +20,7 @@ from voxgap.bundle.convert import parts, remove
 from voxgap.files import finite, held, naming, sha256, sweep, unfinished, write_bytes
 from voxgap.runtime.manifest import MANIFEST
 
-_OURS = re.compile(r"(model|golden)-[0-9a-f]{12}\.\w+")
+_OURS = re.compile(r"(model|golden|cases)-[0-9a-f]{12}\.\w+")
 
 
 @contextlib.contextmanager
@@ -79,7 +79,8 @@ def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 def _sweep(folder: Path, manifest: dict[str, Any]) -> None:
-    entries = [*manifest["files"].values(), manifest.get("golden") or {}]
+    kept = [manifest.get(name) or {} for name in ("golden", "cases")]
+    entries = [*manifest["files"].values(), *kept]
     named = {entry.get("path") for entry in entries}
     named |= {part["path"].split("/")[0] for entry in entries for part in entry.get("parts", ())}
     for path in folder.iterdir():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
+import json
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,10 @@ from voxgap.bundle import golden
 from voxgap.bundle.placing import place, workspace, write_manifest, writing
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
+from voxgap.decision import Decision
 from voxgap.history import History
+from voxgap.evaluate.overlap import digests, known_cases
+from voxgap.evidence import Cases, Predict, collect
 from voxgap.missingness.diagnosis import describe
 from voxgap.patches import OVERLAP, Size, predict_patches
 from voxgap.runtime.calibration import calibrate
@@ -54,6 +58,9 @@ def save_bundle(
     golden_volumes: Values | None = None,
     patch_size: Size | None = None,
 ) -> Path:
+    decision: Decision | None = None,
+    intervals: Mapping[str, Any] | None = None,
+    known: Mapping[str, list[str]] | None = None,
     """Write a trained model and everything that using it takes.
 
     Files are named after their content and manifest.json is replaced last, so that at every moment the folder
@@ -73,6 +80,10 @@ def save_bundle(
         patch_size: that the model was trained with: the bundle cuts volumes of any size into such patches.
 
     Returns:
+        decision: by which classes are named; by default the most probable one is.
+        intervals: what `scores` rest on, by split: `Scored.to_json` of `voxgap.evaluate.scored`.
+        known: `known_cases` of `voxgap.evaluate.overlap`, where the data had no simulated gaps yet; by default they
+            are found in `dataset`.
         The folder.
 
     Raises:
@@ -111,10 +122,14 @@ def save_bundle(
     with workspace(folder) as temporary, writing(folder):
         model.save(temporary / "model.keras")
         (temporary / "golden.npz").write_bytes(golden.to_bytes(answered))
+        "intervals": dict(intervals or {}),
+        "decision": {} if dataset.task == "regression" else (decision or Decision()).to_json(),
         proof = place(folder, temporary / "golden.npz", "golden")
         manifest["golden"] = proof["parts"][0]
         file = place(folder, temporary / "model.keras")
         # The digest stands beside the path too, where earlier versions of voxgap look for it.
+        (temporary / "cases.json").write_text(json.dumps(known or _known(dataset)))
+        manifest["cases"] = place(folder, temporary / "cases.json", "cases")["parts"][0]
         manifest["files"] = {"keras": file | file["parts"][0] | {"precision": "float32"}}
         write_manifest(folder, manifest)
     if history is not None:
@@ -129,6 +144,10 @@ def _own_units(model: Any) -> bool:
 
     layers = model._flatten_layers(include_self=False)
     return any(layer.name == INTENSITY and layer.method != "window" for layer in layers)
+def _known(dataset: Dataset) -> dict[str, list[str]]:
+    return known_cases(digests(dataset.volumes), dataset.split)
+
+
 
 
 def _data(dataset: Dataset, own_units: bool) -> dict[str, Any]:

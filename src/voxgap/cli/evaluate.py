@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+import math
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxgap.cli.console import out
-from voxgap.cli.data import At, Axes, grid_arguments
-from voxgap.cli.predict import Bundle, Engine, Precision, Threads, open_bundle
-from voxgap.errors import VoxgapError
+from voxgap.cli.console import err, out
+from voxgap.cli.data import At, Axes, grid_arguments, load
+from voxgap.cli.predict import Bundle, Engine, Precision, Threads, Threshold, open_bundle
 
 if TYPE_CHECKING:
-    from voxgap.dataset import Dataset
+    from rich.console import Console
+
+    from voxgap.bundle.scoring import Labelled
+    from voxgap.decision import Decision
+    from voxgap.evaluate import Scored
 
 
 def evaluate(
@@ -27,7 +29,11 @@ def evaluate(
             metavar="DATA",
         ),
     ],
-    split: Annotated[str, typer.Option(help="train, validation, test or all.")] = "test",
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, validation, test or all. [default: test; all where DATA has no split]"),
+    ] = None,
+    threshold: Threshold = None,
     pattern: Annotated[
         str | None,
         typer.Option(
@@ -50,47 +56,71 @@ def evaluate(
 ) -> None:
     """Score a bundle on labelled data, read and resampled as its training data was.
 
+    Classes are named as predict names them. Each score comes with its 95 % interval: bootstrap, by groups where the
+    data has some. Volumes that the network knows from its training are found by their content.
+
     [bold]Examples[/]
 
       voxgap evaluate runs/brain sample:brain --pattern slices --missing-rate 0.5
 
-      voxgap evaluate runs/patients new_patients.csv --split all --json
+      voxgap evaluate runs/patients new_patients.csv --threshold 0.3 --json
     """
-    import numpy as np
+    from voxgap.bundle.scoring import labelled, score
+    from voxgap.cli.train import with_gaps
 
-    from voxgap import evaluate as metrics
-    from voxgap.cli.train import load_with_gaps, print_scores
-    from voxgap.grid import Grid
-    from voxgap.runtime import read_manifest
-
-    manifest = read_manifest(bundle)
     said = grid_arguments(None, None, None, None, None, axes, at)
-    trained = Grid.from_json(manifest["input"].get("grid"), "input.grid")
-    grid = dataclasses.asdict(trained.told(said["axes"], said["at"]))
-    task = "segmentation" if manifest["task"] == "segmentation" else None
-    dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, task=task, **grid)
-    part = dataset if split == "all" else dataset.part(split)
-    if not len(part):
-        raise VoxgapError(f"{data}: no {split} volumes; choose another --split, or all")
-    if dataset.task != manifest["task"]:
-        raise VoxgapError(f"{data}: the data is for {dataset.task}, the bundle for {manifest['task']}")
-    targets = part.targets if dataset.task == "regression" else _as_classes(data, part, manifest["classes"])
-    predictor = open_bundle(bundle, precision, engine, threads)
-    shown = ~np.isnan(part.volumes) if task else None
-    answers = predictor.predict(part.volumes)
-    scores = {split: metrics.scores(dataset.task, targets, answers, observed=shown)}
+    given = labelled(bundle, data, split, load, axes=said["axes"], at=said["at"])
+    gapped = with_gaps(given.data, pattern, missing_rate, mechanism, seed)
+    predictor = open_bundle(bundle, precision, engine, threads, threshold)
+    worth = score(predictor, given, gapped.volumes, seed)
+    _say_what_was_scored(given)
     if as_json:
-        out.print_json(json.dumps(scores))
-    else:
-        print_scores(scores)
+        out.print_json(json.dumps(worth.to_json()))
+        return
+    print_scores({worth.split: worth.scored})
+    say_decision(worth.decision, predictor.task, predictor.classes)
 
 
-def _as_classes(data: str, part: Dataset, classes: Sequence[str]) -> Any:
-    from voxgap.dataset.targets import as_classes
-
-    targets = as_classes(part.targets, part.classes, classes)
-    if targets is None:
-        raise VoxgapError(
-            f"{data}: classes {', '.join(part.classes)} are not the bundle's: {', '.join(classes)}"
+def _say_what_was_scored(given: Labelled) -> None:
+    count = len(given.data)
+    if given.whole:
+        err.print(f"{given.data.name}: no split, so that all {count} volumes are scored", soft_wrap=True)
+    if given.split == "train" or given.known is None:
+        return
+    met = [
+        f"{known} of {count} volumes were in {part}"
+        for part, known in (("training", given.known["train"]), ("validation", given.known["validation"]))
+        if known and part != given.split
+    ]
+    if met:
+        err.print(
+            f"[yellow]Warning:[/] {' and '.join(met)} of this bundle: these scores are too good",
+            soft_wrap=True,
         )
-    return targets
+
+
+def print_scores(scores: dict[str, Scored], console: Console = out) -> None:
+    """Print metrics with their 95 % intervals, a row each, and a column for each split."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("metric")
+    for split, found in scores.items():
+        table.add_column(f"{split} ({found.words})", justify="right")
+    for name in next(iter(scores.values())).scores if scores else ():
+        # What can't be had from these data, such as the score on missing voxels where none are, has no row.
+        if not all(math.isnan(found.scores[name]) for found in scores.values()):
+            table.add_row(name.replace("_", " "), *(_cell(found, name) for found in scores.values()))
+    console.print(table)
+
+
+def _cell(found: Scored, name: str) -> str:
+    low, high = found.intervals.get(name, (math.nan, math.nan))
+    within = "" if math.isnan(low) else f"  ({low:.3f} to {high:.3f})"
+    return f"{found.scores[name]:.4f}{within:>18}"
+
+
+def say_decision(decision: Decision, task: str, classes: tuple[str, ...]) -> None:
+    """Print by what classes are named, where there are some."""
+    if task != "regression":
+        out.print(decision.words(classes), soft_wrap=True, markup=False)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -74,6 +73,13 @@ def train(
     ] = None,
     monitor: Annotated[str, typer.Option(help="val_loss, val_accuracy, val_mae or val_dice.")] = "val_loss",
     precision: Annotated[str, typer.Option(help="Of training: auto, float32 or bfloat16.")] = "auto",
+    threshold: Annotated[
+        str,
+        typer.Option(
+            help="Of two classes, name the second from this probability on: a number; youden, sensitivity=0.95 or "
+            "specificity=0.9, for which it is chosen on validation data."
+        ),
+    ] = "0.5",
     devices: Annotated[
         str | None, typer.Option(help="Share each batch among GPU:0,GPU:1, say; all: every GPU.")
     ] = None,
@@ -164,6 +170,10 @@ def train(
 
     overrides = {
         "mask_channel": mask_channel,
+    from voxgap.cli.evaluate import print_scores, say_decision
+    from voxgap.decision import asked
+    from voxgap.evaluate.overlap import digests, known_cases
+    from voxgap.runtime.calibration import too_few
         "conv": conv,
         "gap_dropout": gap_dropout,
         "attention": attention,
@@ -192,7 +202,10 @@ def train(
             if patch_size is None
             else patches.patch_size(numbers(patch_size, "--patch-size"), "--patch-size")
         )
-        dataset = load_with_gaps(data, pattern, missing_rate, mechanism, seed, cache=cache, task=task, **grid)
+        raw = load(data, cache=cache, task=task, **grid)
+        asked(threshold, raw.task, len(raw.classes))
+        known = known_cases(digests(raw.volumes), raw.split)
+        dataset = with_gaps(raw, pattern, missing_rate, mechanism, seed)
         scale = choose_normalization(normalize, dataset, patch is not None)
         architecture = {
             "normalize": scale,
@@ -231,7 +244,13 @@ def train(
         with training_progress(f"{model} {strategy}") as progress:
             live = {"progress": progress, "checkpoint": out_folder / STATE, "keep_checkpoint": True}
             result = train_and_score(
-                dataset, model, chosen, architecture=architecture, training=training | live, seed=seed
+                dataset,
+                model,
+                chosen,
+                architecture=architecture,
+                training=training | live,
+                seed=seed,
+                threshold=threshold,
             )
         gaps = {"pattern": pattern, "missing_rate": missing_rate, "mechanism": mechanism} if pattern else None
         arguments = {"architecture": architecture, "training": training, "simulated_gaps": gaps, "seed": seed}
@@ -246,7 +265,13 @@ def train(
             patch_size=patch,
         )
         out.print(result.history.summary(), soft_wrap=True)
-        print_scores(result.scores)
+        print_scores(result.scored)
+        say_decision(result.decision, dataset.task, dataset.classes)
+        if dataset.task == "classification" and (why := too_few(dataset.part("validation").targets)):
+            out.print(why, soft_wrap=True)
+            decision=result.decision,
+            intervals={split: scored.to_json() for split, scored in result.scored.items()},
+            known=known,
         out.print(f"bundle: {out_folder}   curves: {out_folder / 'history.png'}", soft_wrap=True)
         if result.history.reason == "interrupted":
             best, ran = result.history.best_epoch + 1, len(result.history.epochs)
@@ -272,32 +297,15 @@ def _saying_what_is_kept(state: Path) -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def load_with_gaps(
-    data: str, pattern: str | None, missing_rate: float, mechanism: str, seed: int, **reading: Any
+def with_gaps(
+    dataset: Dataset, pattern: str | None, missing_rate: float, mechanism: str, seed: int
 ) -> Dataset:
-    """Read DATA onto a grid and, where a pattern is given, simulate gaps in it; native gaps stay."""
+    """Simulate gaps in a data set where a pattern is given; native gaps stay."""
     from voxgap.missingness import simulate
 
-    dataset = load(data, **reading)
     if pattern is None:
         return dataset
     gaps = simulate(
         dataset.volumes, pattern=pattern, missing_rate=missing_rate, mechanism=mechanism, seed=seed
     )
     return dataset.with_volumes(gaps)
-
-
-def print_scores(scores: dict[str, dict[str, float]]) -> None:
-    """Print metrics, a row each, and a column for each split."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("metric")
-    for split in scores:
-        table.add_column(split, justify="right")
-    for name in next(iter(scores.values()), {}):
-        values = [of_split[name] for of_split in scores.values()]
-        # What can't be had from these data, such as the score on missing voxels where none are, has no row.
-        if not all(map(math.isnan, values)):
-            table.add_row(name.replace("_", " "), *(f"{value:.4f}" for value in values))
-    out.print(table)

@@ -11,6 +11,7 @@ import numpy as np
 from voxgap import evaluate, intensity
 from voxgap.backend import keras
 from voxgap.dataset import Dataset
+from voxgap.decision import DEFAULT, Decision, asked, chosen
 from voxgap.fill.base import filling
 from voxgap.history import History
 from voxgap.models import build_model
@@ -28,7 +29,8 @@ class Result:
         network, strategy_name, strategy: what was trained; a strategy of the user's own is called `custom`.
         model: trained, float32, the weights of its best epoch.
         history: of its training.
-        scores: metrics by split, `validation` and `test` where the data has one.
+        scored: metrics by split, `validation` and `test` where the data has one, with their intervals.
+        decision: by which its classes are named.
         seconds: for adapting, training and scoring.
     """
 
@@ -37,8 +39,14 @@ class Result:
     strategy: Strategy
     model: keras.Model
     history: History
-    scores: dict[str, dict[str, float]]
+    scored: dict[str, evaluate.Scored]
+    decision: Decision
     seconds: float
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Metrics by split."""
+        return {split: found.scores for split, found in self.scored.items()}
 
 
 def train_and_score(
@@ -49,6 +57,7 @@ def train_and_score(
     architecture: dict[str, Any] | None = None,
     training: dict[str, Any] | None = None,
     seed: int = 0,
+    threshold: str | float = DEFAULT,
 ) -> Result:
     """Build, train and score one network on a data set.
 
@@ -58,16 +67,25 @@ def train_and_score(
         architecture: further arguments of `build_model`; `normalize` may be `auto`.
         training: further arguments of `train`.
         seed: of weights, dropout and the order of batches.
+        threshold: by which the second of two classes is named: a number, or `youden`, `sensitivity=0.95` or
+            `specificity=0.9`, for which it is chosen on the validation part.
+
+    Raises:
+        VoxgapError: the threshold does not suit the data, or as for `build_model` and `train`.
     """
     started = time.perf_counter()
+    decision = asked(threshold, dataset.task, len(dataset.classes))
+    if decision is None:
+        held_out = dataset.part("validation").targets
+        chosen(str(threshold), np.full(len(held_out), 0.5), held_out)  # refused now, not after the training
     name = strategy if isinstance(strategy, str) else "custom"
     strategy = get_strategy(strategy)
     size = (training or {}).get("patch_size")
     architecture = dict(architecture or {})
     if "normalize" in architecture:
         train_part = dataset.part("train").volumes
-        chosen = intensity.resolve(architecture["normalize"], train_part, dataset.channels, bool(size))
-        architecture["normalize"] = chosen.method
+        units = intensity.resolve(architecture["normalize"], train_part, dataset.channels, bool(size))
+        architecture["normalize"] = units.method
     model = build_model(
         network,
         input_shape=(*(patch_size(size) if size else dataset.volumes.shape[1:4]), dataset.volumes.shape[4]),
@@ -78,14 +96,23 @@ def train_and_score(
         **architecture,
     )
     history = train(model, dataset, seed=seed, **(training or {}))
-    scores = {}
+    scored = {}
     for split in ("validation", "test"):
         if split in dataset.split:
             part = dataset.part(split)
             predictions = _predictions(model, part.volumes, size)
+            decision = decision or chosen(str(threshold), predictions[:, 1], part.targets)
             shown = ~np.isnan(part.volumes) if dataset.task == "segmentation" else None
-            scores[split] = evaluate.scores(dataset.task, part.targets, predictions, observed=shown)
-    return Result(model.name, name, strategy, model, history, scores, time.perf_counter() - started)
+            scored[split] = evaluate.scored(
+                dataset.task,
+                part.targets,
+                predictions,
+                observed=shown,
+                threshold=decision.threshold,
+                groups=part.groups,
+            )
+    seconds = time.perf_counter() - started
+    return Result(model.name, name, strategy, model, history, scored, decision or Decision(), seconds)
 
 
 def _predictions(model: keras.Model, volumes: np.ndarray, size: Any) -> np.ndarray:

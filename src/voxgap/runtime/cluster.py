@@ -18,8 +18,16 @@ _ITEMS_AT_ONCE = 64
 class Answerer:
     """Loads a bundle once in each of Ray's workers, and answers blocks of items."""
 
-    def __init__(self, bundle: str, precision: Precision, engine: str, threads: int, wanted: Wanted) -> None:
-        self._rows = local(load(bundle, precision, engine, threads), wanted)
+    def __init__(
+        self,
+        bundle: str,
+        precision: Precision,
+        engine: str,
+        threads: int,
+        threshold: float | None,
+        wanted: Wanted,
+    ) -> None:
+        self._rows = local(load(bundle, precision, engine, threads, threshold), wanted)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, list[Any]]:
         return {"row": list(self._rows([Item(*item) for item in block["item"]]))}
@@ -33,6 +41,7 @@ def on_ray(
     precision: Precision = "float32",
     engine: str = "auto",
     threads: int | None = None,
+    threshold: float | None = None,
 ) -> Source:
     """A source that answers on a Ray cluster, where the bundle and the files have the same paths as here.
 
@@ -40,7 +49,7 @@ def on_ray(
         bundle: its folder, as each machine of the cluster sees it.
         address: of the cluster; `local` starts one on this machine.
         wanted: what a row holds.
-        precision, engine: as for `load`.
+        precision, engine, threshold: as for `load`.
         threads: processor cores of one worker; 1 by default, so that each core has a worker.
     """
 
@@ -59,7 +68,7 @@ def on_ray(
             answered = listed.map_batches(
                 Answerer,
                 batch_size=_ITEMS_AT_ONCE,
-                fn_constructor_args=(str(bundle), precision, engine, cores, wanted),
+                fn_constructor_args=(str(bundle), precision, engine, cores, threshold, wanted),
                 concurrency=(1, workers),
                 num_cpus=cores,
             )
