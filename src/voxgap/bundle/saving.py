@@ -20,7 +20,6 @@ from voxgap.errors import VoxgapError
 from voxgap.decision import Decision
 from voxgap.history import History
 from voxgap.evaluate.overlap import digests, known_cases
-from voxgap.evidence import Cases, Predict, collect
 from voxgap.missingness.diagnosis import describe
 from voxgap.patches import OVERLAP, Size, predict_patches
 from voxgap.runtime.calibration import calibrate
