@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from voxgap.cli.config import Config, write_recipe
 from voxgap.cli.console import decimals, err, numbers, one_or_three, out
 from voxgap.cli.data import (
     At,
@@ -40,6 +41,7 @@ UNEVEN = 0.6
 
 
 def compare(
+    context: typer.Context,
     data: Annotated[
         str,
         typer.Argument(
@@ -159,6 +161,7 @@ def compare(
     axes: Axes = None,
     at: At = None,
     normalize: Normalize = "auto",
+    config: Config = None,
 ) -> None:
     """Find out which way of handling gaps works best: train with each, on the same splits with the same gaps.
 
@@ -220,6 +223,7 @@ def compare(
     if not resume:
         _delete(database)
     command = _command(data)
+    write_recipe(context, out_folder)
     _run(
         experiment,
         dataset,

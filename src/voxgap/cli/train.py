@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voxgap import strategies
+from voxgap.cli.config import Config, write_recipe
 from voxgap.cli.console import err, import_keras, numbers, one_or_three, out, training_progress
 from voxgap.cli.data import (
     At,
@@ -54,6 +55,7 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
 def train(
+    context: typer.Context,
     data: Data,
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for the bundle.")],
     model: Annotated[
@@ -143,6 +145,7 @@ def train(
     pattern: Pattern = None,
     missing_rate: MissingRate = 0.5,
     mechanism: Mechanism = "mcar",
+    config: Config = None,
 ) -> None:
     """Train a network on volumes with gaps and save it as a bundle.
 
@@ -264,6 +267,7 @@ def train(
             scores=result.scores,
             patch_size=patch,
         )
+        write_recipe(context, out_folder)
         out.print(result.history.summary(), soft_wrap=True)
         print_scores(result.scored)
         say_decision(result.decision, dataset.task, dataset.classes)
