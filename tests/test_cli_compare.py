@@ -252,6 +252,7 @@ def test_what_is_asked_reaches_the_plan(data: Path, tmp_path: Path, voxgap, aske
         (("--rope", "-1"), "--rope -1 is no width"),
         (("--rates", "lots"), "--rates takes numbers"),
         (("--rates", "1.5"), "1.5 is out of range"),
+        (("--threshold", "best"), "threshold must be"),
         (("--pattern", "stripes"), "'stripes' is unknown"),
         (("--folds", "0"), "folds must be"),
         (("--class-weight", "heavy"), "--class-weight must be none or balanced"),

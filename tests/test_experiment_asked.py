@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -161,13 +159,22 @@ def test_units_of_their_own_are_seen_by_both_doors_and_measured_once(monkeypatch
     assert len(measured) == 1
 
 
+def test_a_threshold_is_part_of_the_experiment_where_it_is_not_the_usual_one(tmp_path: Path) -> None:
+    assert plan_experiment(WHOLE, ["mean"], threshold="0.5") == plan_experiment(WHOLE, ["mean"])
+    asked = plan_experiment(WHOLE, ["mean"], threshold="youden")
+    assert json.loads(asked.training)["threshold"] == "youden"
+    with pytest.raises(VoxgapError, match="threshold must be"):
+        compare(WHOLE, ["mean"], threshold="best", out=tmp_path / "r.db")
+    three = Dataset.from_arrays(WHOLE.volumes, np.arange(24) % 3)
+    with pytest.raises(VoxgapError, match="two classes, and this data has 3"):
+        compare(three, ["mean"], threshold=0.3, out=tmp_path / "r.db")
+
+
 def test_a_design_says_who_takes_part() -> None:
     assert designed(["complete", "mean", "drop", "knn"]).ranked == ("mean", "knn")
     assert designed().ranked == DEFAULT_STRATEGIES
 
 
-@pytest.mark.parametrize("module", ["asked", "question", "comparison", "local"])
-def test_questions_and_answers_load_no_keras(module: str) -> None:
-    code = f"import sys, voxgap.experiment.{module}; print('keras' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+def test_questions_and_answers_load_no_keras() -> None:
+    modules = ", ".join(f"voxgap.experiment.{name}" for name in ("asked", "question", "comparison", "local"))
+    assert tiny.run_alone(f"import sys, {modules}; print('keras' in sys.modules)").strip() == "False"

@@ -80,3 +80,12 @@ def test_a_segmentation_has_the_dice_of_each_case_by_the_names_of_its_classes() 
         assert row["dice_grey"] == pytest.approx(grey)
         assert row["dice"] == pytest.approx(grey)
         assert np.isnan(row["dice_white"])
+
+
+def test_of_two_classes_the_threshold_names_one() -> None:
+    data = Dataset.from_arrays(VOLUMES, np.array(["no", "yes"])[np.arange(12) % 2])
+    said = probabilities(12, 2)
+    for threshold in (None, 0.2, 0.9):
+        rows = case_rows(data, VOLUMES, said, threshold)
+        scored = evaluate.scores("classification", data.targets, said, threshold=threshold)
+        assert np.mean([row["class"] == row["label"] for row in rows]) == pytest.approx(scored["accuracy"])

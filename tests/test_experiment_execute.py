@@ -342,3 +342,19 @@ def test_a_segmentation_is_scored_by_its_voxels(tmp_path: Path) -> None:
     assert {"dice", "iou", "accuracy", "dice_missing"} <= set(outcome.scores[0.5])
     assert outcome.scores[0.25]["accuracy"] > 0.5
     assert {"dice", "dice_low", "dice_high"} < set(outcome.predictions[0.5][0])
+
+
+@pytest.mark.parametrize("rule", [pytest.param("0.3", marks=pytest.mark.full), "sensitivity=1"])
+def test_classes_are_named_by_the_threshold_that_was_asked_for(rule: str, tmp_path: Path) -> None:
+    data = dataclasses.replace(DATA, targets=DATA.targets % 2, classes=("no", "yes"))
+    training = QUICK | {"epochs": 1, "threshold": rule}
+    outcome = execute(a_run(data=data, training=training, test_rates=(0.5,)), data, cache=tmp_path)
+    assert outcome.status == "done", outcome.reason
+    assert outcome.threshold is not None
+    if rule == "0.3":
+        assert outcome.threshold == 0.3
+    rows = outcome.predictions[0.5]
+    for row in rows:
+        assert row["class"] == ("yes" if row["p_yes"] >= outcome.threshold else "no")
+    right = np.mean([row["class"] == row["label"] for row in rows])
+    assert outcome.scores[0.5]["accuracy"] == pytest.approx(right)

@@ -26,7 +26,7 @@ from voxgap.cli.data import (
     grid_arguments,
     load,
 )
-from voxgap.cli.report import Against, Metric, Rope, write
+from voxgap.cli.report import VERDICT, Against, Metric, Rope, write
 from voxgap.errors import VoxgapError
 from voxgap.experiment.asked import DEFAULT_RATE, DEFAULT_STRATEGIES, DEFAULT_TRAINING
 
@@ -123,6 +123,15 @@ def compare(
     metric: Metric = None,
     rope: Rope = None,
     against: Against = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            help="From which probability on the second of two classes is named: 0.5, another number, or chosen on "
+            "the validation part of each run: youden, sensitivity=0.95, specificity=0.9.",
+            rich_help_panel=VERDICT,
+            show_default="0.5",
+        ),
+    ] = None,
     out_folder: Annotated[
         Path, typer.Option("--out", help="Folder for compare.db, report.html, results.csv and results.json.")
     ] = Path("compare"),
@@ -178,6 +187,7 @@ def compare(
 
       voxgap compare scans.csv --size 32,32,32 --models resnet3d,resnet2d --seeds 2 --out runs/2d-or-3d
     """
+    from voxgap import decision
     from voxgap.experiment.asked import Verdict, designed
     from voxgap.experiment.question import planned
 
@@ -211,6 +221,9 @@ def compare(
         "augment_kind": augment_kind,
         "precision": precision,
     }
+    if threshold is not None:
+        decision.asked(threshold, "classification", 2)  # whether it is a rule at all
+        training["threshold"] = threshold
     dataset = load(data, **grid_arguments(size, spacing, crop, missing_values, reference, axes, at))
     err.print(dataset.summary(), soft_wrap=True, markup=False)
     verdict.check_metric(dataset.task, len(dataset.classes), "--metric")

@@ -10,16 +10,20 @@ from numpy.typing import NDArray
 from voxgap import evaluate
 from voxgap.dataset import Dataset
 from voxgap.dataset.names import case_names
+from voxgap.decision import named
 from voxgap.experiment.plan import Row
 
 
-def case_rows(part: Dataset, gapped: NDArray[np.float32], predictions: NDArray[Any]) -> tuple[Row, ...]:
+def case_rows(
+    part: Dataset, gapped: NDArray[np.float32], predictions: NDArray[Any], threshold: float | None = None
+) -> tuple[Row, ...]:
     """Return a row for each test case, with the names that `predictions.csv` of a bundle has.
 
     Args:
         part: test cases as they were read.
         gapped: their volumes as the network was shown them, `(n, depth, height, width, channels)`.
         predictions: what it said: probabilities `(n, classes)`, numbers `(n, outputs)`, or probabilities of each voxel.
+        threshold: by which classes are named; see `voxgap.decision.named`.
 
     Returns:
         `case`, `group` where the data has some, and `missing_rate`; `label`, `class` and the probability `p_NAME` of
@@ -32,17 +36,17 @@ def case_rows(part: Dataset, gapped: NDArray[np.float32], predictions: NDArray[A
         row: Row = {"case": name}
         if part.groups is not None:
             row["group"] = str(part.groups[index])
-        row |= _SAID[part.task](part, index, predictions[index])
+        row |= _SAID[part.task](part, index, predictions[index], threshold)
         rows.append(row | {"missing_rate": float(np.isnan(gapped[index]).mean())})
     return tuple(rows)
 
 
-def _classified(part: Dataset, index: int, said: NDArray[Any]) -> Row:
-    row: Row = {"label": part.classes[part.targets[index]], "class": part.classes[int(said.argmax())]}
+def _classified(part: Dataset, index: int, said: NDArray[Any], threshold: float | None) -> Row:
+    row: Row = {"label": part.classes[part.targets[index]], "class": part.classes[named(said, threshold)]}
     return row | {f"p_{name}": _short(p) for name, p in zip(part.classes, said, strict=True)}
 
 
-def _regressed(part: Dataset, index: int, said: NDArray[Any]) -> Row:
+def _regressed(part: Dataset, index: int, said: NDArray[Any], _: float | None) -> Row:
     row: Row = {}
     for name, values in (("target", part.targets[index]), ("value", said)):
         numbers = np.ravel(values)
@@ -51,9 +55,10 @@ def _regressed(part: Dataset, index: int, said: NDArray[Any]) -> Row:
     return row
 
 
-def _segmented(part: Dataset, index: int, said: NDArray[Any]) -> Row:
-    truth = part.targets[index][np.newaxis]
-    found = evaluate.scores("segmentation", truth, said[np.newaxis]) if (truth >= 0).any() else {}
+def _segmented(part: Dataset, index: int, said: NDArray[Any], threshold: float | None) -> Row:
+    truth, found = part.targets[index][np.newaxis], {}
+    if (truth >= 0).any():
+        found = evaluate.scores("segmentation", truth, said[np.newaxis], threshold=threshold)
     each = {f"dice_{name}": found.get(f"dice_{i}", np.nan) for i, name in enumerate(part.classes)}
     return {"dice": found.get("dice", np.nan), **each}
 

@@ -34,7 +34,7 @@ COLUMNS = (
         "seed",
     ),
     *("status", "reason", "metric", "value", "n_train", "n_test", "epochs", "best_epoch"),
-    *("seconds_train", "seconds_inference"),
+    *("seconds_train", "seconds_inference", "threshold"),
 )
 
 
@@ -208,6 +208,30 @@ class Comparison:
             "some more than others: give more epochs before you trust the ranking."
         )
 
+    @property
+    def cases(self) -> str:
+        """Return on how many test cases the scores rest, in words; those of several repeats are the same ones."""
+        sizes = _sizes(self.outcomes)
+        if not sizes:
+            return "no test case yet"
+        first = [n_test for (repeat, _), (_, n_test) in sizes.items() if repeat == min(sizes)[0]]
+        splits = f"{self.experiment.folds} folds" if self.experiment.folds > 1 else "the data's own split"
+        return f"n = {sum(first)} test cases of {splits}"
+
+    @property
+    def decision(self) -> str:
+        """Return by which rule classes are named, in words; empty where there are none."""
+        done = [outcome for _, outcome in self.outcomes if outcome.status == "done"]
+        if not any("accuracy" in values for outcome in done for values in outcome.scores.values()):
+            return ""
+        rule = json.loads(self.experiment.training).get("threshold")
+        if rule is None:
+            return "The most probable class is named."
+        found = [outcome.threshold for outcome in done if outcome.threshold is not None]
+        span = f"{min(found):.3g} to {max(found):.3g}" if found and min(found) < max(found) else rule
+        chosen = "" if span == rule else f", chosen by {rule} on the validation part of each run"
+        return f"The second class is named from a probability of {span} on{chosen}."
+
     @cached_property
     def predictions(self) -> tuple[Row, ...]:
         """What each network said of each case of its test part, at each test rate: out-of-fold predictions.
@@ -227,7 +251,8 @@ class Comparison:
         """Return the verdict, the ranking and what failed, as text for a terminal."""
         overall = self.overall
         direction = "lower is better" if overall.lower_is_better else "higher is better"
-        lines = [self.verdict, "", f"{overall.metric} ({direction}), mean and 95 % interval:"]
+        lines = [self.verdict, ""]
+        lines.append(f"{overall.metric} ({direction}), mean and 95 % interval, {self.cases}:")
         width = max((len(p.strategy) for p in (*overall.places, *overall.yardsticks)), default=0)
         for rank, place in enumerate(overall.places, start=1):
             lines.append(
@@ -237,6 +262,8 @@ class Comparison:
             lines.append(
                 f"  -  {place.strategy:<{width}}  {interval(place.mean, place.low, place.high)}  yardstick"
             )
+        if self.decision:
+            lines += ["", self.decision]
         if self.models:
             lines += ["", f"Networks: {self.models.words}"]
         if self.reconstruction:
@@ -261,6 +288,8 @@ class Comparison:
             "conditions": [one.to_json() for one in self.rankings],
             "models": self.models.to_json() if self.models else None,
             "reconstruction": self.reconstruction.to_json() if self.reconstruction else None,
+            "cases": self.cases,
+            "decision": self.decision,
             "cap": self.cap,
             "costs": finite([dataclasses.asdict(cost) for cost in self.costs]),
             "failures": [dataclasses.asdict(failure) for failure in self.failures],

@@ -88,7 +88,7 @@ def _volumes(gapped: Values) -> dict[int, int]:
 
 def _fills(experiment: Experiment) -> dict[str, Strategy]:
     """Return label -> a strategy that is nothing but a fill, one for each that is compared."""
-    found = {}
+    found: dict[str, Strategy] = {}
     for run in experiment.runs():
         if run.strategy not in YARDSTICKS:
             settings = run.options("settings")

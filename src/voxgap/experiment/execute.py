@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import voxgap
-from voxgap import evaluate
+from voxgap import decision, evaluate
 from voxgap.backend import keras
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
@@ -114,6 +114,7 @@ def _done(
         **run.options("architecture"),
     )
     training = run.options("training")
+    rule = training.pop("threshold", decision.DEFAULT)
     # Where something random precedes the fill, each epoch fills anew.
     steady = not strategy.gap_dropout and training.get("augment") in (None, "none")
     training |= {"seed": run.seed, "progress": progress}
@@ -123,6 +124,7 @@ def _done(
         history, seconds = _train_whole(run, dataset, parts, model, cache, **training)
     if history.reason == "interrupted":
         raise KeyboardInterrupt
+    threshold = _threshold(rule, run, dataset, parts, model, cache)
     scores: dict[float, Scores] = {}
     reconstruction: dict[float, Scores | None] = {}
     cases: dict[float, tuple[Row, ...]] = {}
@@ -131,8 +133,10 @@ def _done(
         test = with_gaps(run, dataset, parts.test, rate, cache)
         predictions, each = _predict(model, test.volumes)
         shown = ~np.isnan(test.volumes) if dataset.task == "segmentation" else None
-        scores[rate] = evaluate.scores(dataset.task, test.targets, predictions, observed=shown)
-        cases[rate] = case_rows(dataset.take(parts.test), test.volumes, predictions)
+        scores[rate] = evaluate.scores(
+            dataset.task, test.targets, predictions, observed=shown, threshold=threshold
+        )
+        cases[rate] = case_rows(dataset.take(parts.test), test.volumes, predictions, threshold)
         inference.append(each)
         reconstruction[rate] = _reconstruction(run, dataset, parts, model, rate, test.volumes, cache)
     return Outcome(
@@ -151,8 +155,21 @@ def _done(
         n_test=len(parts.test),
         precision=history.policy,
         versions=versions(),
+        threshold=threshold,
         predictions=cases,
     )
+
+
+def _threshold(
+    rule: str, run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache: Path | None
+) -> float | None:
+    """The threshold that a rule asks for: what is to be chosen is chosen on the validation part, with its gaps."""
+    found = decision.asked(rule, dataset.task, len(dataset.classes))
+    if found is None:
+        part = with_gaps(run, dataset, parts.validation, run.train_rate, cache)
+        said = model.predict(part.volumes, batch_size=PREDICT_BATCH, verbose=0)
+        found = decision.chosen(rule, said[:, 1], part.targets)
+    return found.threshold
 
 
 def _train_whole(

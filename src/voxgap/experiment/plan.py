@@ -41,7 +41,8 @@ class Run:
         settings: JSON of its `Strategy`.
         model: a name among `voxgap.models.NETWORKS`.
         architecture: JSON of further arguments of `build_model`.
-        training: JSON of arguments of `train`: epochs, patience, batch_size, precision and others.
+        training: JSON of arguments of `train`: epochs, patience, batch_size, precision and others; and `threshold`,
+            the rule by which classes are named, where it is not the usual one.
         pattern, mechanism: of the simulated gaps, see `voxgap.simulate`; empty for `complete`.
         gap_options: JSON of its further arguments: axis, block_size, per_channel, strength.
         train_rate: share of the units that is taken from the training and validation volumes, in [0, 1].
@@ -208,6 +209,7 @@ class Outcome:
         n_train, n_validation, n_test: how many volumes.
         precision: dtype policy of the training step.
         versions: of Python, voxgap, Keras, its backend and NumPy.
+        threshold: from which probability on the second of two classes was named; None: the more probable one.
         predictions: test rate -> what the network said of each test case, see `voxgap.experiment.cases`; empty where
             an earlier version did the run.
     """
@@ -227,6 +229,7 @@ class Outcome:
     n_test: int = 0
     precision: str = ""
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    threshold: float | None = None
     predictions: dict[float, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
 
     @property

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from voxgap import intensity
+from voxgap import decision, intensity
 from voxgap import strategies as presets
 from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
@@ -56,6 +56,7 @@ def compare(
     metric: str | None = None,
     rope: float | None = None,
     reference: str | None = None,
+    threshold: str | float = decision.DEFAULT,
     out: str | os.PathLike[str] = "compare.db",
     retry: bool = False,
     processes: int | None = None,
@@ -86,6 +87,8 @@ def compare(
         seeds: how many seeds of weights each run is done with, or which ones.
         split_seed: of splits and gaps.
         metric, rope, reference: how the verdict is found; see `Comparison.from_outcomes`.
+        threshold: how classes are named, see `voxgap.decision.asked`; what is chosen is chosen on the validation part
+            of each run.
         out: the file of results. It may hold other experiments; runs that they share are done once.
         retry: do those runs again that failed.
         processes: see `run_all`. By default one for each processor.
@@ -122,7 +125,7 @@ def compare(
     verdict.check(design.ranked)
     data = dataset if isinstance(dataset, Dataset) else load_data(dataset)
     verdict.check_metric(data.task, len(data.classes))
-    experiment = planned(data, design, architecture or {}, training)
+    experiment = planned(data, design, architecture or {}, training | {"threshold": threshold})
     with open_store(out, create=True) as store:
         experiment = begun(experiment, data, store, command, retry=retry)
         run_all(experiment, data, store, processes=processes, progress=progress, memory_limit=memory_limit)
@@ -175,7 +178,7 @@ def planned(
         seeds=design.seeds,
         split_seed=design.split_seed,
         architecture=_architecture(architecture, dataset),
-        training=_training(training, dataset.task),
+        training=_training(training, dataset),
     )
 
 
@@ -247,16 +250,21 @@ def _architecture(arguments: Mapping[str, Any], dataset: Dataset) -> str:
     return as_text("architecture", arguments | ({} if normalize == "dataset" else {"normalize": normalize}))
 
 
-def _training(arguments: Mapping[str, Any], task: str) -> str:
+def _training(arguments: Mapping[str, Any], dataset: Dataset) -> str:
     from voxgap.training import intended, train
 
+    arguments = dict(arguments)
+    rule = str(arguments.pop("threshold", decision.DEFAULT)).strip()
     allowed = [name for name in inspect.signature(train).parameters if name not in _NOT_TRAINING]
     unknown = sorted(set(arguments) - set(allowed))
     if unknown:
         raise VoxgapError(f"no argument {unknown[0]!r}: for training, choose from {', '.join(allowed)}")
     # What every run would be refused for.
     intended(
-        task,
+        dataset.task,
         **{name: arguments[name] for name in inspect.signature(intended).parameters if name in arguments},
     )
+    # Left out where it is the usual one: an experiment of an earlier version goes on.
+    if decision.asked(rule, dataset.task, len(dataset.classes)) != decision.Decision():
+        arguments["threshold"] = rule
     return as_text("training", {"precision": "auto", **DEFAULT_TRAINING, **arguments})
