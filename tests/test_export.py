@@ -21,6 +21,7 @@ from voxgap.bundle import check_exportable, child, export, exporting, save_bundl
 from voxgap.bundle.formats import FORMATS, check_formats
 from voxgap.bundle.graph import write_onnx
 from voxgap.bundle.locate import cuts, first_parting
+from voxgap.bundle.parity import Parity
 from voxgap.bundle.pooling import PlanarMaxPooling3D, without_pooling_3d
 from voxgap.cli import app
 from voxgap.errors import VoxgapError
@@ -192,7 +193,7 @@ def test_answers_that_differ_are_refused_and_nothing_changes(
         export(bundle, ["litert", "h5"])
     assert str(caught.value) == (
         "h5: the answers differ from those of Keras by 0.01, more than 1e-05, for the golden input with gap "
-        "'voxels', from layer network/conv_1 on; nothing was changed"
+        "'voxels', from layer network/conv_1 on; nothing was changed; --tolerance 0.011 accepts it"
     )
     assert content(bundle) == before
     monkeypatch.setattr(exporting, "_convert", answering(9e-6))
@@ -306,8 +307,20 @@ def test_a_strategy_is_tried_before_it_is_trained(monkeypatch: pytest.MonkeyPatc
         check_exportable("mean", "cnn3d", ["h5"], data=tiny.dataset(), filters=(2,))
     assert str(caught.value) == (
         "the strategy mean of cnn3d can't be exported to h5, because the answers differ from those of Keras by 0.5, "
-        "more than 1e-05, for the golden input with gap 'voxels', from layer prepare/fill on"
+        "more than 1e-05, for the golden input with gap 'voxels', from layer prepare/fill on; --tolerance 0.6 "
+        "accepts it; or train without --export, and export to h5 then"
     )
+    monkeypatch.setattr(exporting, "_where", lambda *_: ", from layer network/conv_1 on")
+    with pytest.raises(VoxgapError, match=r"^cnn3d can't be exported to h5, because the answers differ"):
+        check_exportable("mean", "cnn3d", ["h5"], data=tiny.dataset(), filters=(2,))
+
+
+@pytest.mark.parametrize(
+    ("difference", "said"),
+    [(1.2e-5, "; --tolerance 2e-05 accepts it"), (0.97, "; --tolerance 1 accepts it"), (np.inf, "")],
+)
+def test_a_tolerance_that_would_do_is_named(difference: float, said: str) -> None:
+    assert exporting._acceptable(Parity(3, difference, None, 1e-5)) == said
 
 
 def test_of_a_training_on_patches_the_network_of_patches_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:

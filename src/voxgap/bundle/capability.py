@@ -78,9 +78,12 @@ def check_exportable(
             export(folder, kinds, precision=precision, report=report)
         except ExportError as error:
             name = strategy if isinstance(strategy, str) else f"with fill {chosen.fill}"
-            reason = error.reason.removesuffix("; nothing was changed")
+            reason = error.reason.replace("; nothing was changed", "")
+            # What fills is the strategy's; the rest, or a converter that fails, is not to be blamed on it.
+            blamed = f"the strategy {name} of {model.name}" if "layer prepare/" in reason else model.name
+            instead = f"; or train without --export, and export to {error.kind} then"
             raise VoxgapError(
-                f"the strategy {name} of {model.name} can't be exported to {error.kind}, because {reason}"
+                f"{blamed} can't be exported to {error.kind}, because {reason}{instead}"
             ) from None
 
 

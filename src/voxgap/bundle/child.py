@@ -66,7 +66,9 @@ def _end_with_the_caller() -> None:
 
 def _load(file: Path) -> Any:
     model = load_keras(file)
-    for layer in model._flatten_layers(include_self=False):
+    # What fills comes first: of a model that was never trained, it is what a person chose.
+    layers = model._flatten_layers(include_self=False)
+    for layer in sorted(layers, key=lambda layer: not isinstance(layer, FillLayer)):
         if isinstance(layer, Adapts) and not layer.adapted:
             kind = "fill layer" if isinstance(layer, FillLayer) else "layer"
             raise VoxgapError(

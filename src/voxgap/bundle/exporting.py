@@ -154,6 +154,22 @@ def _export_files(
     return made
 
 
+def convert_and_prove(
+    folder: Path,
+    model: Path,
+    proof: Golden,
+    kinds: list[str],
+    precision: Precision,
+    tolerance: float | None = None,
+    report: Report | None = None,
+) -> tuple[dict[str, Path], dict[str, Parity]]:
+    """Convert a model's file in a folder that is for nothing else, and return the files and their proofs."""
+    limit = TOLERANCES[precision] if tolerance is None else tolerance
+    work = _Work(folder, model, proof, proof.inputs, None, precision, limit, report or _silent)
+    _convert(work, kinds)
+    return {kind: _file(work, kind) for kind in kinds}, {kind: _prove(work, kind, False) for kind in kinds}
+
+
 def _golden(folder: Path, manifest: dict[str, Any]) -> Golden:
     if not isinstance(manifest.get("golden"), dict):
         raise VoxgapError(
@@ -227,8 +243,16 @@ def _prove(work: _Work, kind: str, classes: bool) -> Parity:
     raise ExportError(
         kind,
         f"the answers differ from those of Keras by {proof.max_difference:.2g}, more than {proof.tolerance:g}, for the "
-        f"golden input with gap {str(work.golden.gaps[worst])!r}{where}; nothing was changed",
+        f"golden input with gap {str(work.golden.gaps[worst])!r}{where}; nothing was changed{_acceptable(proof)}",
     )
+
+
+def _acceptable(proof: Parity) -> str:
+    """The words that say which tolerance would do, none where no number does."""
+    if not np.isfinite(proof.max_difference):
+        return ""
+    unit = 10.0 ** np.floor(np.log10(proof.max_difference))
+    return f"; --tolerance {np.ceil(1.001 * proof.max_difference / unit) * unit:g} accepts it"
 
 
 def _where(work: _Work, kind: str, inputs: Values, tolerance: float) -> str:

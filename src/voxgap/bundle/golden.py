@@ -57,18 +57,18 @@ def draw(volumes: Values, size: Size, count: int = _KEPT, seed: int = 0) -> tupl
     return np.concatenate(list(made.values())).astype(np.float32), gaps
 
 
-def make(model: Any, dataset: Dataset, volumes: Values | None = None) -> Golden:
+def make(model: Any, dataset: Dataset | None, volumes: Values | None = None) -> Golden:
     """Draw golden inputs and answer them.
 
     Args:
         model: the trained Keras model.
         dataset: the inputs come from its validation part, or from training where it has none.
-        volumes: draw from these instead, `(n, depth, height, width, channels)`.
+        volumes: draw from these instead, `(n, depth, height, width, channels)`; needed where there is no data set.
 
     Raises:
         VoxgapError: there is no volume to draw from.
     """
-    if volumes is None:
+    if volumes is None and dataset is not None:
         part = dataset.part("validation")
         volumes = (part if len(part) else dataset.part("train")).volumes
     else:
