@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -36,3 +39,47 @@ def voxgap(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         return Run(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    import web_cases
+
+    with web_cases.chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Path], str]]:
+    """Serves a folder until the test's page is closed: a server that goes first resets what still loads."""
+    import web_cases
+
+    with contextlib.ExitStack() as running:
+        yield lambda folder: running.enter_context(web_cases.serving(folder))
+
+
+@pytest.fixture
+def page(browser: Any, serve: Callable[[Path], str]) -> Iterator[Any]:
+    """A page that may load from one place only, and complain of nothing."""
+    opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    complaints: list[str] = []
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("console", lambda line: complaints.append(line.text) if line.type == "error" else None)
+    origins: set[str] = set()
+    opened.on("request", lambda request: origins.add("/".join(request.url.split("/")[:3])))
+    yield opened
+    opened.close()
+    assert not complaints
+    assert len({origin for origin in origins if origin.startswith("http")}) <= 1
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a network that labels voxels."""
+    import web_cases
+    from voxgap.web import write_web
+
+    folder = tmp_path_factory.mktemp("labels")
+    web_cases.segmenting(folder / "model.onnx")
+    manifest = web_cases.manifest("segmentation", (*web_cases.SHAPE[:3], 1), ["background", "positive"])
+    return write_web(folder / "page", folder, manifest, folder / "model.onnx")

@@ -122,7 +122,7 @@ MEETING = {
         *BASE,
     },
     "filling": {"dataset", "table", "grid", "io", "volume", "strategies", "fill", "backend", *BASE},
-    "web": {"runtime", *BASE},
+    "web": {"decision", "runtime", *BASE},
     "server": {"runtime", "decision", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
     "pictures": {"history", "volume", *BASE},
     "report": {"pictures", "history", "evidence", *BASE},

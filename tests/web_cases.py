@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import http.server
+import json
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,10 @@ def manifest(task: str, shape: tuple[int, ...], classes: list[str], **fields: An
         "outputs": len(classes) or 1,
         "network": "cnn3d",
         "strategy": {"fill": "linear"},
-        "data": {"name": "tiny", "profile": {"channels": known, "shares": {"slices": 1.0}}},
+        "data": {
+            "name": "/home/ann/tiny.csv",
+            "profile": {"channels": known, "shares": {"slices along depth": 0.8, "voxels": 0.2}},
+        },
         "arguments": {"seed": 0},
         "training": {"epochs": []},
         "files": {"onnx": {"path": "model.onnx"}},
@@ -109,6 +113,35 @@ def segmenting(path: Path) -> None:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     checker.check_model(model)
     save(model, path)
+
+
+def averaging(path: Path, shape: tuple[int, ...]) -> None:
+    """A classifier of as many classes as channels: softmax of the mean of each, a gap counting as 0."""
+    from onnx import TensorProto, checker, helper, numpy_helper, save
+
+    nodes = [
+        helper.make_node("IsNaN", ["x"], ["gap"]),
+        helper.make_node("Where", ["gap", "zero", "x"], ["filled"]),
+        helper.make_node("ReduceMean", ["filled"], ["mean"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("Softmax", ["mean"], ["y"], axis=-1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "averages",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", *shape])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", shape[-1]])],
+        [numpy_helper.from_array(np.float32(0), "zero")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    checker.check_model(model)
+    save(model, path)
+
+
+def averages(batch: np.ndarray) -> np.ndarray:
+    """What that network answers, in NumPy."""
+    means = np.nan_to_num(batch).mean(axis=(1, 2, 3))
+    odds = np.exp(means)
+    return np.asarray(odds / odds.sum(axis=1, keepdims=True))
 
 
 def golden(folder: Path, inputs: np.ndarray) -> dict[str, Any]:
@@ -175,3 +208,53 @@ def numpy_files(folder: Path) -> None:
     np.savez_compressed(folder / "named.npz", values=x[..., 0], axes=np.array(["lat", "lon", "time"]))
     affine = np.array([[0, 0, 1, 0], [0, 2, 0, 0], [3, 0, 0, 0], [0, 0, 0, 1.0]])
     voxgap.write(folder / "written.npz", voxgap.Volume(x, affine=affine))
+
+
+def choose(page: Any, file: Path) -> None:
+    """Choose a file as people do."""
+    with page.expect_file_chooser() as chooser:
+        page.get_by_text("Choose a volume").click()
+    chooser.value.set_files(file)
+
+
+def answer_of(page: Any, folder: Path) -> dict[str, Any]:
+    """The answer as the page lets people download it."""
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download the answer").click()
+    download.value.save_as(folder / "answer.json")
+    found: dict[str, Any] = json.loads((folder / "answer.json").read_text())
+    return found
+
+
+def coloured(page: Any, axis: int = 0) -> float:
+    """Share of a plane that has the colour of gaps."""
+    script = """(axis) => {
+        const canvas = document.querySelectorAll(".slice")[axis];
+        const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+        let gaps = 0;
+        for (let i = 0; i < data.length; i += 4) gaps += data[i] === 228 && data[i + 1] === 87 && data[i + 2] === 46;
+        return (4 * gaps) / data.length;
+    }"""
+    return float(page.evaluate(script, axis))
+
+
+@contextlib.contextmanager
+def at_work(folder: Path, load: Callable[[Path], Any]) -> Iterator[str]:
+    """A server of voxgap in a thread; yields its address."""
+    import threading
+
+    import uvicorn
+
+    from voxgap.server import create_app
+
+    server = uvicorn.Server(uvicorn.Config(create_app(folder, load=load), port=0, log_level="error"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        while not server.started:
+            thread.join(0.05)
+            assert thread.is_alive()
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}/"
+    finally:
+        server.should_exit = True
+        thread.join(10)

@@ -10,11 +10,12 @@ import gzip
 import json
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
 
+from voxgap.decision import Decision
 from voxgap.runtime.golden import read_golden
 from voxgap.runtime.profile import Profile, drift
 
@@ -47,10 +48,20 @@ def write_web(folder: Path, bundle: Path, manifest: Mapping[str, Any], model: Pa
     html = (ASSETS / "index.html").read_text(encoding="utf-8")
     (folder / "index.html").write_text(html.replace('data-engine="server"', 'data-engine="browser"'), "utf-8")
     shutil.copyfile(model, folder / "model.onnx")
-    _write_json(folder / "manifest.json", {k: v for k, v in manifest.items() if k not in _STAYS_BEHIND})
+    _write_json(folder / "manifest.json", _published(bundle, manifest))
     (folder / "samples").mkdir(exist_ok=True)
     _write_samples(folder / "samples", bundle, manifest)
     return folder
+
+
+def _published(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page needs of a manifest: the bundle's name, how it decides, and no folder of this machine."""
+    kept = {name: value for name, value in manifest.items() if name not in _STAYS_BEHIND}
+    data = kept.get("data") or {}
+    if "name" in data:
+        kept["data"] = data | {"name": PurePath(data["name"]).name}
+    decision = Decision.of(dict(manifest), str(bundle))
+    return kept | {"name": bundle.resolve().name, "decision": decision.to_json()}
 
 
 def _unpack_runtime(folder: Path) -> None:
@@ -66,7 +77,7 @@ def _write_samples(folder: Path, bundle: Path, manifest: Mapping[str, Any]) -> N
     index = []
     if manifest.get("golden"):
         golden = read_golden(bundle / manifest["golden"]["path"])
-        known = Profile.of(manifest, str(bundle))
+        known = Profile.of(dict(manifest), str(bundle))
         # A network that wants a voxel size refuses files without one.
         spacing = (manifest["input"].get("grid") or {}).get("spacing") or manifest["input"].get("spacing")
         geometry: dict[str, Any] = {"spacing": np.array(spacing, np.float64)} if spacing else {}

@@ -14,6 +14,8 @@ export function showAnswer(answer, volume, manifest) {
   at("calibrated").hidden = !answer.calibrated;
   at("table").tBodies[0].replaceChildren(...rows);
   showMissing(answer, volume, manifest.input.channels);
+  at("windows").hidden = answer.windows === 1;
+  at("windows").textContent = `Deeper than the network's input of ${manifest.input.shape[0]}: the mean over ${answer.windows} overlapping windows along depth.`;
   at("run").textContent = `${answer.model}, ${answer.seconds.toFixed(2)} s`;
   at("save-labels").hidden = !answer.voxels;
 }
@@ -93,7 +95,8 @@ export function showFacts(body, manifest) {
     ["task", manifest.task],
     ["strategy", words(strategy)],
     ["voxel size", input.spacing?.map((size) => Number(size.toPrecision(4))).join(" × ")],
-    ["trained on", data && `${data.name}${gaps ? `: ${gaps.volumes} volumes, ${percent(gaps.missing_rate)} missing (${gaps.pattern})` : ""}`],
+    ["network", manifest.network],
+    ["trained on", data && `${data.name.split(/[\\/]/).at(-1)}${gaps ? `: ${gaps.volumes} volumes, ${percent(gaps.missing_rate)} missing (${gaps.pattern})` : ""}`],
     ["test scores", test.map(([name, value]) => `${name} ${value.toFixed(3)}`).join(", ")],
     ["made", created && `${created.slice(0, 10)} with voxgap ${versions?.voxgap}`],
   ];

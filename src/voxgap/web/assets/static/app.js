@@ -1,9 +1,11 @@
 /** The page: a volume is chosen, shown and predicted, whatever engine does the work. */
 import { BrowserEngine } from "./engine_browser.js";
 import { ServerEngine } from "./engine_server.js";
-import { oneLine } from "./errors.js";
+import { VoxgapError, oneLine } from "./errors.js";
 import { showAnswer, showFacts } from "./answer.js";
+import { inOne, nameOf } from "./patient.js";
 import { saveAnswer, saveLabels } from "./save.js";
+import { Slots } from "./slots.js";
 import { LABELS, Viewer } from "./viewer.js";
 import { intensity } from "./volume.js";
 import { times } from "./readers/numbers.js";
@@ -11,24 +13,29 @@ import { times } from "./readers/numbers.js";
 const ENGINES = { browser: BrowserEngine, server: ServerEngine };
 /** Formats that say which way is up: canonical orientation, in which height and depth run upwards. */
 const SCAN = /\.(nii(\.gz)?|nrrd|nhdr|mha|mhd|dcm|dicom)$/i;
+/** As scanners name them: with a suffix, or numbers alone. */
+const DICOM = /(\.dcm|\.dicom|(^|\.)[^.]*\d|^[^.]+)$/i;
 const at = (id) => document.getElementById(id);
 
 let engine;
 let viewer;
+let slots;
 /** What is open; a later one takes its place, and what arrives for the earlier one is dropped. */
 let open = null;
 
 async function start() {
   engine = await ENGINES[document.documentElement.dataset.engine].start();
-  const { input, task, classes, network, data } = engine.manifest;
-  at("title").textContent = `${network} · ${data?.name ?? task}`;
-  document.title = `${network} · voxgap`;
+  const { input, classes } = engine.manifest;
+  at("title").textContent = engine.name;
+  document.title = `${engine.name} · voxgap`;
   const kinds = classes.length ? ` Classes: ${classes.join(", ")}.` : "";
-  const taken = engine.can.cut ? `any size, in patches of ${times(input.shape)}` : times(input.shape);
+  const taken = input.patches ? takenInPatches(input) : `${times(input.shape)}, or deeper, in windows`;
+  if (input.channels.length > 1) at("ask").textContent = "Choose a volume, or its files together,";
   at("about").textContent = `Takes volumes of ${taken} (depth, height, width, channels: ${input.channels.join(", ")}).${kinds}`;
   at("formats").textContent = engine.formats.join("  ");
   at("privacy").textContent = engine.note;
   showFacts(at("facts").tBodies[0], engine.manifest);
+  slots = new Slots(at("slots"), input.channels, use);
   viewer = new Viewer([...document.querySelectorAll("#planes figure")], showValue);
   for (const sample of engine.samples) at("samples").append(sampleButton(sample));
   at("samples").hidden = !engine.samples.length;
@@ -39,14 +46,14 @@ async function start() {
 
 function listen() {
   at("file").addEventListener("change", ({ target }) => {
-    if (target.files.length) use(target.files[0]);
+    if (target.files.length) take([...target.files]);
     target.value = ""; // so that the same file can be chosen again
   });
   for (const kind of ["dragenter", "dragover", "dragleave", "drop"]) {
     document.addEventListener(kind, (event) => {
       event.preventDefault();
       at("drop").classList.toggle("over", kind === "dragenter" || kind === "dragover");
-      if (kind === "drop" && event.dataTransfer.files.length) use(event.dataTransfer.files[0]);
+      if (kind === "drop" && event.dataTransfer.files.length) take([...event.dataTransfer.files]);
     });
   }
   at("channel").addEventListener("change", ({ target }) => {
@@ -64,8 +71,23 @@ function listen() {
   at("reset").addEventListener("click", resetWindow);
   at("save").addEventListener("click", () => saveAnswer(open, engine.manifest));
   at("save-labels").addEventListener("click", () => working("fetching the label map", async (shown) => {
-    saveLabels(await engine.labelFile(shown), shown.file.name);
+    saveLabels(await engine.labelFile(shown), shown.patient);
   }));
+}
+
+const takenInPatches = ({ shape }) => (engine.can.cut ? `any size, in patches of ${times(shape)}` : times(shape));
+
+/** Files that were chosen or dropped: a patient. */
+function take(files) {
+  if (engine.manifest.input.channels.length > 1) {
+    begin(""); // what was open is another patient, and it may yet be asked which file is which
+    at("status").textContent = "";
+    return slots.take(files);
+  }
+  if (files.length === 1 || (engine.can.series && files.every(({ name }) => DICOM.test(name)))) return use(inOne(files));
+  begin("");
+  const series = engine.can.series ? ", or the files of one DICOM series" : "";
+  fail(new VoxgapError(`${files.length} files, and this network takes one volume of one channel; choose one file${series}`));
 }
 
 function sampleButton(sample) {
@@ -76,7 +98,9 @@ function sampleButton(sample) {
     const mine = begin(`fetching ${sample.title}`);
     try {
       const file = await engine.sample(sample);
-      if (mine === open) await use(file);
+      if (mine !== open) return;
+      slots.clear();
+      await use(inOne([file]));
     } catch (error) {
       if (mine === open) fail(oneLine(sample.title, error));
     }
@@ -84,14 +108,16 @@ function sampleButton(sample) {
   return button;
 }
 
-/** Opens, shows and predicts one file. */
-async function use(file) {
-  const mine = begin(`reading ${file.name}`);
+/** Opens, shows and predicts one patient. */
+async function use(patient) {
+  const name = nameOf(patient);
+  const mine = begin(`reading ${name}`);
   try {
-    const volume = { ...(await engine.open(file)), file, upright: SCAN.test(file.name) };
+    const upright = SCAN.test(patient.files.find(Boolean).name);
+    const volume = { ...(await engine.open(patient)), patient, upright };
     if (mine !== open) return;
-    Object.assign(open, { volume, file });
-    showVolume(volume, file);
+    Object.assign(open, { volume, patient });
+    showVolume(volume, name);
     at("status").textContent = "predicting …";
     const answer = await engine.predict(volume);
     if (mine !== open) return;
@@ -101,7 +127,7 @@ async function use(file) {
     at("result").hidden = false;
     at("status").textContent = "";
   } catch (error) {
-    if (mine === open) fail(oneLine(file.name, error));
+    if (mine === open) fail(oneLine(name, error));
   }
 }
 
@@ -130,15 +156,15 @@ async function working(what, task) {
   try {
     await task(mine);
   } catch (error) {
-    if (mine === open) fail(oneLine(mine.file.name, error));
+    if (mine === open) fail(oneLine(nameOf(mine.patient), error));
   } finally {
     if (mine === open) at("status").textContent = "";
   }
 }
 
-function showVolume(volume, file) {
+function showVolume(volume, name) {
   at("shown").hidden = false;
-  at("name").textContent = `${file.name} `;
+  at("name").textContent = name;
   const names = engine.manifest.input.channels;
   at("channel").replaceChildren(...names.map((name, index) => new Option(name, index)));
   at("channel-control").hidden = names.length < 2;
@@ -148,6 +174,10 @@ function showVolume(volume, file) {
   at("flip").checked = volume.upright;
   at("show").value = "read";
   viewer.show(volume);
+  // A channel that is missing shows nothing: the first one that is there.
+  const there = names.findIndex((_, channel) => volume.values.some((v, i) => i % names.length === channel && !Number.isNaN(v)));
+  at("channel").value = Math.max(0, there);
+  viewer.setChannel(Math.max(0, there));
   resetWindow();
 }
 

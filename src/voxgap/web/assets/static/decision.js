@@ -1,12 +1,13 @@
-/** What is made of a network's answer: the same rules as `voxgap.runtime`'s. */
+/** What is made of a network's answer: the same rules as `voxgap.decision`'s and `voxgap.runtime`'s. */
 
 const LEAST = 1e-12;
 
-/** The index of the class: the most probable one; of two, the second from the threshold on. */
-export function decide(probabilities, calibration) {
-  const threshold = calibration?.threshold ?? null;
-  if (threshold !== null && probabilities.length === 2) return Number(probabilities[1] >= threshold);
-  return probabilities.indexOf(Math.max(...probabilities));
+/** The index of the class that is named: the most probable one; of two, the second from the threshold on. */
+export function named(probabilities, threshold, from = 0, count = probabilities.length) {
+  if (threshold !== null) return Number(probabilities[from + 1] >= threshold);
+  let best = 0;
+  for (let c = 1; c < count; c++) if (probabilities[from + c] > probabilities[from + best]) best = c;
+  return best;
 }
 
 /** Probabilities at the temperature that was fitted on validation data; null without one. */

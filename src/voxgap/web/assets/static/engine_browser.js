@@ -1,11 +1,12 @@
 /** Reads and predicts in this browser, from the files of the folder; nothing leaves the machine. */
 import { VoxgapError } from "./errors.js";
-import { calibrated, decide, labelValues } from "./decision.js";
+import { calibrated, labelValues, named } from "./decision.js";
 import { doubts } from "./missingness.js";
 import { nifti } from "./nifti.js";
 import { product } from "./readers/numbers.js";
-import { SUFFIXES, readVolume } from "./readers/read.js";
+import { SUFFIXES, readPatient } from "./readers/read.js";
 import { missingRate } from "./volume.js";
+import { predictWindows } from "./windows.js";
 
 /** The map of what the network looked at has blocks of a sixth of the longest side, and no more than this many. */
 const MAX_BLOCKS = 512;
@@ -21,7 +22,8 @@ export class BrowserEngine {
     this.manifest = manifest;
     this.samples = samples;
     this.formats = SUFFIXES;
-    this.can = { filled: false, cut: false, occlusion: manifest.task !== "segmentation" };
+    this.name = manifest.name;
+    this.can = { filled: false, cut: false, series: false, occlusion: manifest.task !== "segmentation" };
     this.note = "Files are read and predicted in this browser: nothing leaves this machine.";
     this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.waiting = new Map();
@@ -35,16 +37,16 @@ export class BrowserEngine {
     return new File([await response.blob()], name);
   }
 
-  open(file) {
-    return readVolume(file, this.manifest.input);
+  open(patient) {
+    return readPatient(patient, this.manifest.input);
   }
 
   async predict(volume) {
-    const { output, shape, seconds } = await this.#run(volume.values);
+    const { output, shape, seconds, windows } = await this.#run(volume, volume.values);
     if (!output.every(Number.isFinite)) {
       throw new VoxgapError("the network's answer is not finite for such values; give them in the units of the training data");
     }
-    return this.#answer(volume, output, shape, seconds);
+    return { ...this.#answer(volume, output, shape, seconds), windows };
   }
 
   /**
@@ -60,7 +62,7 @@ export class BrowserEngine {
       const values = volume.values.slice();
       const inside = voxels(volume.shape, box);
       for (const at of inside) values.fill(NaN, at * channels, (at + 1) * channels);
-      const { output } = await this.#run(values);
+      const { output } = await this.#run(volume, values);
       for (const at of inside) map[at] = answer.output[answer.best] - output[answer.best];
     }
     return map;
@@ -76,16 +78,20 @@ export class BrowserEngine {
   }
 
   #answer(volume, output, shape, seconds) {
-    const { task, classes, network, calibration } = this.manifest;
+    const { task, classes, network, calibration, decision } = this.manifest;
     const answer = { missing_rate: missingRate(volume.values), warnings: doubts(volume, this.manifest), seconds, model: network, output };
-    if (task === "segmentation") return { ...answer, ...labelled(output, shape, classes) };
+    if (task === "segmentation") return { ...answer, ...labelled(output, shape, classes, decision.threshold) };
     if (task === "regression") return { ...answer, values: Array.from(output), best: output.indexOf(Math.max(...output)) };
-    const named = (numbers) => numbers && new Map(classes.map((name, i) => [name, numbers[i]]));
-    const best = decide(output, calibration);
-    return { ...answer, class: classes[best], probabilities: named(output), calibrated: named(calibrated(output, calibration)), best };
+    const byName = (numbers) => numbers && new Map(classes.map((name, i) => [name, numbers[i]]));
+    const best = named(output, decision.threshold);
+    return { ...answer, class: classes[best], probabilities: byName(output), calibrated: byName(calibrated(output, calibration)), best };
   }
 
-  #run(values) {
+  #run({ shape }, values) {
+    return predictWindows((window) => this.#runOne(window), { values, shape }, this.manifest.input.shape);
+  }
+
+  #runOne(values) {
     const id = crypto.getRandomValues(new Uint32Array(1))[0];
     const model = new URL("model.onnx", document.baseURI).href;
     return new Promise((resolve, reject) => {
@@ -107,14 +113,13 @@ export class BrowserEngine {
   }
 }
 
-/** The most probable class of each voxel, and how many voxels each class has. */
-function labelled(output, shape, classes) {
+/** The class that is named for each voxel, and how many voxels each class has. */
+function labelled(output, shape, classes, threshold) {
   const labels = new Int16Array(product(shape.slice(0, 3)));
   const counts = new Array(classes.length).fill(0);
   const outputs = shape[3];
   for (let voxel = 0; voxel < labels.length; voxel++) {
-    let best = 0;
-    for (let c = 1; c < outputs; c++) if (output[voxel * outputs + c] > output[voxel * outputs + best]) best = c;
+    const best = named(output, threshold, voxel * outputs, outputs);
     labels[voxel] = best;
     counts[best]++;
   }

@@ -16,7 +16,8 @@ export class ServerEngine {
     const plain = samples.filter(({ warnings }) => !warnings.length);
     const titled = plain.map(({ name, url, note }) => ({ name, url: url.replace(/^\//, ""), title: note || name }));
     this.samples = titled.filter(({ title }, index) => titled.findIndex((other) => other.title === title) === index);
-    this.can = { filled: true, cut: Boolean(card.manifest.input.patches), occlusion: card.manifest.task !== "segmentation" };
+    this.name = card.model.name;
+    this.can = { filled: true, series: true, cut: Boolean(card.manifest.input.patches), occlusion: card.manifest.task !== "segmentation" };
     this.note = "Files are sent to the server that this page comes from, and kept there no longer than the answer takes.";
   }
 
@@ -25,13 +26,13 @@ export class ServerEngine {
     return Object.assign(new File([values], name), { shape });
   }
 
-  async open(file) {
-    const { values, shape } = await volumeOf(await send("v1/view", file), Float32Array);
+  async open(patient) {
+    const { values, shape } = await volumeOf(await this.#send("v1/view", patient), Float32Array);
     return { values, shape, spacing: this.manifest.input.spacing, affine: null };
   }
 
-  async predict({ file }) {
-    const { predictions, model, timing } = await json(await send("v1/predict", file));
+  async predict({ patient }) {
+    const { predictions, model, timing } = await json(await this.#send("v1/predict", patient));
     const [answer] = predictions;
     const inOrder = (held) => held && new Map(this.manifest.classes.map((name) => [name, held[name]]));
     return {
@@ -44,37 +45,39 @@ export class ServerEngine {
     };
   }
 
-  async filled({ file }) {
-    return (await volumeOf(await send("v1/fill", file), Float32Array)).values;
+  async filled({ patient }) {
+    return (await volumeOf(await this.#send("v1/fill", patient), Float32Array)).values;
   }
 
-  async occlusion({ file }, { class: named }) {
+  async occlusion({ patient }, { class: named }) {
     // For a class that a threshold decided for, not for the most probable one.
     const path = named ? `v1/occlusion?class=${encodeURIComponent(named)}` : "v1/occlusion";
-    return (await volumeOf(await send(path, file), Float32Array)).values;
+    return (await volumeOf(await this.#send(path, patient), Float32Array)).values;
   }
 
-  async labelMap({ file }) {
-    const { values } = await volumeOf(await send("v1/label_map", file), Int16Array);
+  async labelMap({ patient }) {
+    const { values } = await volumeOf(await this.#send("v1/label_map", patient), Int16Array);
     const index = new Map(labelValues(this.manifest.classes).map((value, i) => [value, i]));
     return values.map((value) => index.get(value));
   }
 
   /** On the grid of the file, however it was brought onto the network's. */
-  async labelFile({ file }) {
-    return { suffix: ".nii.gz", content: await (await send("v1/label_map?format=nifti", file)).blob() };
+  async labelFile({ patient }) {
+    return { suffix: ".nii.gz", content: await (await this.#send("v1/label_map?format=nifti", patient)).blob() };
   }
-}
 
-/** Sends a file as it is; a sample, which has a shape, as the numbers that it is. */
-function send(path, file) {
-  if (file.shape) {
-    const headers = { "Content-Type": "application/octet-stream", "X-Shape": file.shape.join(",") };
-    return ask(path, { method: "POST", headers, body: file });
+  /** Sends files as they are, each as its channel; a sample, which has a shape, as the numbers that it is. */
+  #send(path, { files, perChannel }) {
+    if (files[0]?.shape) {
+      const headers = { "Content-Type": "application/octet-stream", "X-Shape": files[0].shape.join(",") };
+      return ask(path, { method: "POST", headers, body: files[0] });
+    }
+    const body = new FormData();
+    files.forEach((file, index) => {
+      if (file) body.append(perChannel ? this.manifest.input.channels[index] : "file", file, file.name);
+    });
+    return ask(path, { method: "POST", body });
   }
-  const body = new FormData();
-  body.append("file", file, file.name);
-  return ask(path, { method: "POST", body });
 }
 
 async function ask(path, options) {
