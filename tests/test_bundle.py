@@ -17,10 +17,13 @@ import numpy as np
 import pytest
 
 import tiny
+from voxgap import table
 from voxgap.bundle import check_free, golden, save_bundle
+from voxgap.bundle.evidence import EVIDENCE
 from voxgap.bundle.parity import differences, measure
 from voxgap.bundle.placing import place, workspace, write_manifest
 from voxgap.dataset import Dataset
+from voxgap.dataset.names import case_names
 from voxgap.errors import VoxgapError
 from voxgap.history import History
 from voxgap.runtime import load
@@ -68,12 +71,56 @@ def folder(original: Path, tmp_path: Path) -> Path:
 
 def test_the_manifest_names_each_file_and_nothing_else_is_there(original: Path) -> None:
     manifest = read_manifest(original)
-    named = {manifest["golden"]["path"], manifest["files"]["keras"]["path"]}
-    assert {path.name for path in original.iterdir()} == {MANIFEST, "history.csv", "history.png", *named}
+    named = {manifest[part]["path"] for part in ("golden", "cases")} | {manifest["files"]["keras"]["path"]}
+    others = {MANIFEST, "history.csv", "history.png", EVIDENCE}
+    assert {path.name for path in original.iterdir()} == {*others, *named}
     assert manifest["files"]["keras"]["precision"] == "float32"
     (part,) = manifest["files"]["keras"]["parts"]
     assert part["bytes"] == (original / part["path"]).stat().st_size
     assert verified(original, manifest, "keras").name == part["path"]
+
+
+def test_the_evidence_has_a_row_for_each_case_that_was_not_trained_on(
+    original: Path, model: keras.Model
+) -> None:
+    data = tiny.dataset()
+    assert {path.name for path in (original / EVIDENCE).iterdir()} == {"predictions.csv", "report.html"}
+    header, rows, _ = table.read(original / EVIDENCE / "predictions.csv")
+    found = {name: [row.cells[i] for row in rows] for i, name in enumerate(header)}
+    held_out = data.take(np.flatnonzero(data.split != "train"))
+    assert found["case"] == case_names(held_out)
+    assert found["split"] == held_out.split.tolist()
+    assert found["label"] == [data.classes[i] for i in held_out.targets]
+    said = load(original).predict(held_out.volumes)
+    p = np.array([found[f"p_{name}"] for name in data.classes], float).T
+    np.testing.assert_allclose(p, said, atol=1e-5)
+    assert found["class"] == [data.classes[i] for i in said.argmax(axis=1)]
+    page = (original / EVIDENCE / "report.html").read_text()
+    assert all(
+        f"<h2>{title}</h2>" in page for title in ("Classes", "Probabilities", "Worst cases", "Training")
+    )
+
+
+def test_evidence_is_never_read_and_never_of_another_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table_file = folder / EVIDENCE / "predictions.csv"
+    table_file.write_bytes(b"\xff nonsense")
+    load(folder)
+    shutil.rmtree(folder / EVIDENCE)
+    load(folder)
+    # Without a history there is no page; and what was there before goes with its model, whatever comes then.
+    save(folder, trained())
+    assert [path.name for path in (folder / EVIDENCE).iterdir()] == ["predictions.csv"]
+
+    def ends(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("voxgap.bundle.saving.write_evidence", ends)
+    with pytest.raises(KeyboardInterrupt):
+        save(folder, trained(seed=1))
+    assert not (folder / EVIDENCE).exists()
+    load(folder)
 
 
 def test_golden_inputs_have_every_kind_of_gap(original: Path, model: keras.Model) -> None:

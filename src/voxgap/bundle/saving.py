@@ -14,12 +14,14 @@ import numpy as np
 
 from voxgap import __version__
 from voxgap.bundle import golden
+from voxgap.bundle.evidence import remove_evidence, write_evidence
 from voxgap.bundle.placing import place, workspace, write_manifest, writing
 from voxgap.dataset import Dataset
-from voxgap.errors import VoxgapError
 from voxgap.decision import Decision
-from voxgap.history import History
+from voxgap.errors import VoxgapError
 from voxgap.evaluate.overlap import digests, known_cases
+from voxgap.evidence import Cases, Predict, collect
+from voxgap.history import History
 from voxgap.missingness.diagnosis import describe
 from voxgap.patches import OVERLAP, Size, predict_patches
 from voxgap.runtime.calibration import calibrate
@@ -56,14 +58,15 @@ def save_bundle(
     units: Mapping[str, str] | None = None,
     golden_volumes: Values | None = None,
     patch_size: Size | None = None,
-) -> Path:
     decision: Decision | None = None,
     intervals: Mapping[str, Any] | None = None,
     known: Mapping[str, list[str]] | None = None,
-    """Write a trained model and everything that using it takes.
+) -> Path:
+    """Write a trained model, everything that using it takes, and what shows how good it is.
 
     Files are named after their content and manifest.json is replaced last, so that at every moment the folder
-    holds one whole bundle: the old one or the new.
+    holds one whole bundle: the old one or the new. The folder `evidence` comes last: what the model answers for each
+    validation and test case.
 
     Args:
         folder: made if it is not there.
@@ -71,18 +74,18 @@ def save_bundle(
         dataset: what it was trained on, with gaps as in training.
         strategy: that the model was built with.
         arguments: further ones that the model was built and trained with, for the record.
-        history: of its training.
+        history: of its training: its curves, and a page about the cases, come into the bundle.
         scores: metrics by split.
         units: unit and meaning of a channel, by its name, as in `{"ct": "Hounsfield units"}`.
         golden_volumes: `(n, depth, height, width, channels)` to prove exports with; they stay in the bundle.
             Without them, two volumes of the data's validation part do.
         patch_size: that the model was trained with: the bundle cuts volumes of any size into such patches.
-
-    Returns:
         decision: by which classes are named; by default the most probable one is.
         intervals: what `scores` rest on, by split: `Scored.to_json` of `voxgap.evaluate.scored`.
         known: `known_cases` of `voxgap.evaluate.overlap`, where the data had no simulated gaps yet; by default they
             are found in `dataset`.
+
+    Returns:
         The folder.
 
     Raises:
@@ -94,6 +97,8 @@ def save_bundle(
     if foreign:
         raise VoxgapError(f"units: no channel {foreign[0]!r}; there are {', '.join(dataset.channels)}")
     answered = golden.make(model, dataset, golden_volumes)
+    predict = _predictor(model, patch_size)
+    cases = collect(dataset, predict, decision.threshold if decision else None)
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -114,27 +119,33 @@ def save_bundle(
         "strategy": strategy.to_json(),
         "arguments": arguments or {},
         "data": _data(dataset, _own_units(model)),
-        "calibration": _calibration(model, dataset, patch_size),
+        "calibration": _calibration(cases.part("validation")),
         "training": history.to_json() if history else {},
         "scores": scores or {},
+        "intervals": dict(intervals or {}),
+        "decision": {} if dataset.task == "regression" else (decision or Decision()).to_json(),
     }
     with workspace(folder) as temporary, writing(folder):
         model.save(temporary / "model.keras")
         (temporary / "golden.npz").write_bytes(golden.to_bytes(answered))
-        "intervals": dict(intervals or {}),
-        "decision": {} if dataset.task == "regression" else (decision or Decision()).to_json(),
+        (temporary / "cases.json").write_text(json.dumps(known or _known(dataset)))
+        manifest["cases"] = place(folder, temporary / "cases.json", "cases")["parts"][0]
         proof = place(folder, temporary / "golden.npz", "golden")
         manifest["golden"] = proof["parts"][0]
         file = place(folder, temporary / "model.keras")
         # The digest stands beside the path too, where earlier versions of voxgap look for it.
-        (temporary / "cases.json").write_text(json.dumps(known or _known(dataset)))
-        manifest["cases"] = place(folder, temporary / "cases.json", "cases")["parts"][0]
         manifest["files"] = {"keras": file | file["parts"][0] | {"precision": "float32"}}
+        remove_evidence(folder)
         write_manifest(folder, manifest)
     if history is not None:
         history.to_csv(folder / "history.csv")
         history.plot(folder / "history.png")
+    write_evidence(folder, manifest, dataset, cases, predict, history)
     return folder
+
+
+def _known(dataset: Dataset) -> dict[str, list[str]]:
+    return known_cases(digests(dataset.volumes), dataset.split)
 
 
 def _own_units(model: Any) -> bool:
@@ -143,10 +154,6 @@ def _own_units(model: Any) -> bool:
 
     layers = model._flatten_layers(include_self=False)
     return any(layer.name == INTENSITY and layer.method != "window" for layer in layers)
-def _known(dataset: Dataset) -> dict[str, list[str]]:
-    return known_cases(digests(dataset.volumes), dataset.split)
-
-
 
 
 def _data(dataset: Dataset, own_units: bool) -> dict[str, Any]:
@@ -155,18 +162,20 @@ def _data(dataset: Dataset, own_units: bool) -> dict[str, Any]:
     return {"name": dataset.name, "missingness": describe(volumes).to_json(), "profile": known.to_json()}
 
 
-def _calibration(model: Any, dataset: Dataset, patch_size: Size | None) -> dict[str, Any]:
-    """How confident a classifier should be, by data that it was not trained on; empty where there is none."""
-    held_out = dataset.part("validation")
-    if dataset.task != "classification" or not len(held_out):
-        return {}
-
+def _predictor(model: Any, patch_size: Size | None) -> Predict:
     def predict(volumes: Values) -> Values:
         return np.asarray(model.predict(volumes, batch_size=16, verbose=0))
 
-    volumes = held_out.volumes
-    answers = predict(volumes) if patch_size is None else predict_patches(predict, volumes, patch_size)
-    return calibrate(answers, held_out.targets)
+    return predict if patch_size is None else lambda volumes: predict_patches(predict, volumes, patch_size)
+
+
+def _calibration(held_out: Cases) -> dict[str, Any]:
+    """How confident a classifier should be, by data that it was not trained on; empty where there is none."""
+    return (
+        calibrate(held_out.answers, held_out.targets)
+        if held_out.task == "classification" and len(held_out)
+        else {}
+    )
 
 
 def _versions() -> dict[str, str]:

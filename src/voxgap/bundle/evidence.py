@@ -1,0 +1,79 @@
+"""The folder beside a model that says how good it is: never read by what predicts, never part of what is exported."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from voxgap.bundle.placing import workspace
+from voxgap.dataset import Dataset
+from voxgap.decision import named
+from voxgap.evidence import Cases, Predict, sureness
+from voxgap.history import History
+from voxgap.runtime.calibration import Calibration, tempered
+
+EVIDENCE = "evidence"
+PREDICTIONS, REPORT = "predictions.csv", "report.html"
+WORST = 6
+
+
+def remove_evidence(folder: Path) -> None:
+    """Take away what was said of an earlier model, before another one takes its place."""
+    shutil.rmtree(folder / EVIDENCE, ignore_errors=True)
+
+
+def write_evidence(
+    folder: Path,
+    manifest: Mapping[str, Any],
+    data: Dataset,
+    cases: Cases,
+    predict: Predict,
+    history: History | None = None,
+) -> None:
+    """Write the table of all cases, and the page of a training about them, as a folder that appears whole.
+
+    Args:
+        folder: of the bundle.
+        manifest: of the bundle.
+        data: that `cases` were collected from.
+        cases: what the network answered; nothing is written where there is none.
+        predict: that they were collected with.
+        history: of its training; without it there is no page.
+    """
+    if not len(cases):
+        return
+    with workspace(folder) as temporary:
+        made = temporary / EVIDENCE
+        made.mkdir()
+        cases.write(made / PREDICTIONS)
+        if history is not None:
+            _write_page(made / REPORT, manifest, data, cases, predict, history)
+        remove_evidence(folder)
+        made.rename(folder / EVIDENCE)
+
+
+def _write_page(
+    page: Path, manifest: Mapping[str, Any], data: Dataset, cases: Cases, predict: Predict, history: History
+) -> None:
+    from voxgap.report.training import Example, shown_part, write_training_report
+
+    _, shown = shown_part(cases)
+    worst = shown.worst(WORST)
+    seen = data.take(worst.index)
+    maps: list[dict[str, Any]] = [{} for _ in range(len(worst))]
+    if data.task == "segmentation":
+        answered = named(predict(seen.volumes), cases.threshold)
+        maps = [{"truth": t, "answer": a} for t, a in zip(seen.targets, answered, strict=True)]
+    examples = [Example(volume, drawn) for volume, drawn in zip(seen.volumes, maps, strict=True)]
+    calibrated = _calibrated(shown, manifest)
+    write_training_report(page, manifest, cases, worst, examples, history, calibrated=calibrated)
+
+
+def _calibrated(shown: Cases, manifest: Mapping[str, Any]) -> Any:
+    """How sure the calibrated answers are; None without a calibration."""
+    calibration = Calibration.of(dict(manifest), "manifest")
+    if calibration is None or shown.task != "classification":
+        return None
+    return sureness(tempered(shown.answers, calibration.temperature), shown.targets)

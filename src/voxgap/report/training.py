@@ -1,0 +1,272 @@
+"""The page of one trained network: what it is worth on cases that it was not trained on, and where it fails."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from voxgap.evidence import Cases, precision_and_recall
+from voxgap.evidence import dice as dice_of
+from voxgap.history import History
+from voxgap.report import cases as drawn
+from voxgap.report.figures import number
+from voxgap.report.page import Section, Table, write_page
+
+CALIBRATED = "calibrated"
+"""Label of the curve of calibrated probabilities."""
+
+
+class Example(NamedTuple):
+    """One case to look at: its volume with gaps `(depth, height, width, channels)`, and label maps to lay over it."""
+
+    volume: NDArray[np.float32]
+    maps: Mapping[str, NDArray[Any]] = {}
+
+
+def write_training_report(
+    path: str | Path,
+    manifest: Mapping[str, Any],
+    cases: Cases,
+    worst: Cases,
+    examples: Sequence[Example],
+    history: History,
+    *,
+    calibrated: NDArray[np.float64] | None = None,
+) -> None:
+    """Write the page; it needs no other file and appears whole.
+
+    Args:
+        path: of the page.
+        manifest: of the bundle.
+        cases: all that the network was not trained on, at least one.
+        worst: those of the shown part whose answers are most wrong.
+        examples: what there is to see of each of them.
+        history: of its training.
+        calibrated: sureness of the shown part once its probabilities are calibrated; see `Cases`.
+    """
+    part, shown = shown_part(cases)
+    sections = [
+        *_scores(manifest, cases),
+        *(_numbers(shown, part) if cases.task == "regression" else _classes(shown, part)),
+        *_detection(shown),
+        *_reliability(shown, calibrated),
+        *_worst(manifest, worst, examples),
+        _curves(history),
+        _facts(manifest, cases),
+    ]
+    name = Path(str(manifest["data"]["name"])).name
+    write_page(path, f"What {manifest['network']} is worth on {name}", _lead(shown, part), sections)
+
+
+def shown_part(cases: Cases) -> tuple[str, Cases]:
+    """The part whose cases the page shows: the test, and where there is none the validation part."""
+    part = "test" if (cases.split == "test").any() else "validation"
+    return part, cases.part(part)
+
+
+def _lead(shown: Cases, part: str) -> str:
+    count = f"{len(shown)} {part} case{'s' if len(shown) != 1 else ''}"
+    if shown.task == "regression":
+        off = np.abs(shown.answers - shown.targets).mean()
+        return f"On {count} its answers are off by {number(float(off))} on average."
+    if shown.task == "segmentation":
+        scores = shown.foreground
+        scores = scores[~np.isnan(scores)]
+        if not len(scores):
+            return f"None of {count} holds anything but background, in truth or in the answer."
+        return f"On {count} the median Dice score is {np.median(scores):.3f}, the lowest {scores.min():.3f}."
+    right = int(np.trace(shown.confusion))
+    never = [
+        name for name, asked in zip(shown.classes, shown.confusion.sum(axis=0), strict=True) if not asked
+    ]
+    lead = f"Of {count} it answers {right} right ({right / len(shown):.1%})."
+    return lead + (f" It never answers {', '.join(never[:5])}." if never else "")
+
+
+def _scores(manifest: Mapping[str, Any], cases: Cases) -> list[Section]:
+    """The scores that training printed, a column for each part."""
+    scores: Mapping[str, Mapping[str, Any]] = manifest.get("scores") or {}
+    parts = [part for part in scores if scores[part]]
+    names = [
+        name
+        for name in (scores[parts[0]] if parts else ())
+        if any(_is_known(scores[part].get(name)) for part in parts)
+    ]
+    if not names:
+        return []
+    counts = {part: str(int((cases.split == part).sum())) for part in parts}
+    rows = [["cases", *(counts[part] for part in parts)]]
+    for name in names:
+        values = [scores[part].get(name) for part in parts]
+        rows.append([_said(name, cases.classes), *map(_number, values)])
+    return [Section("Scores", table=Table(["metric", *parts], rows))]
+
+
+def _is_known(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _number(value: Any) -> str:
+    return number(value) if _is_known(value) else "–"
+
+
+def _said(name: str, classes: Sequence[str]) -> str:
+    """`dice_2` -> the Dice score of the class of that index, by name."""
+    _, _, index = name.partition("dice_")
+    if name.startswith("dice_") and index.isdecimal() and int(index) < len(classes):
+        return f"dice of {classes[int(index)]}"
+    return name.replace("_", " ")
+
+
+def _classes(shown: Cases, part: str) -> list[Section]:
+    counts = shown.confusion
+    segmented = shown.task == "segmentation"
+    unit = "voxels" if segmented else "cases"
+    precision, recall = precision_and_recall(counts)
+    scores = dice_of(counts)
+    header = ["class", "precision", "recall", "Dice (F1)" if segmented else "F1", unit]
+    rows = [
+        [name, number(precision[i]), number(recall[i]), number(scores[i]), f"{int(counts[i].sum()):,}"]
+        for i, name in enumerate(shown.classes)
+    ]
+    figures = []
+    words = []
+    if segmented:
+        words.append("Dice of the table is that of all voxels together; a dot in the figure is one case.")
+        figures.append((drawn.dice_by_class(shown), "Dice score of each case, medians marked."))
+    shares = "Shares of the voxels of a row." if segmented else "A row adds up to the cases of one class."
+    figures.append(
+        (drawn.confusion(counts, shown.classes, unit), f"Truth and answer in the {part} part. {shares}")
+    )
+    if shown.threshold is not None:
+        words.append(f"The answer is {shown.classes[1]} from a probability of {shown.threshold:.4g} on.")
+    return [Section("Classes", words, Table(header, rows), figures)]
+
+
+def _numbers(shown: Cases, part: str) -> list[Section]:
+    caption = f"Answer and truth in the {part} part; on the dotted line they are the same."
+    many = shown.targets.shape[1] > 6
+    return [
+        Section(
+            "Answers and targets",
+            figures=[(drawn.against_targets(shown), caption + " The first six outputs." * many)],
+        )
+    ]
+
+
+def _detection(shown: Cases) -> list[Section]:
+    if shown.task != "classification":
+        return []
+    found = drawn.areas(shown)
+    if not found:
+        return []
+    rows = [[label, number(area), number(average)] for label, area, average in found]
+    rest = "" if len(shown.classes) == 2 else ", each class against the rest"
+    left_out = len(shown.classes) > len(found) > 1
+    caption = f"ROC and precision-recall{rest}. Dotted: guessing." + (
+        " The classes that are told apart worst." if left_out else ""
+    )
+    return [
+        Section(
+            "Telling classes apart",
+            table=Table(["class", "area under ROC", "average precision"], rows),
+            figures=[(drawn.detection(shown), caption)],
+        )
+    ]
+
+
+def _reliability(shown: Cases, calibrated: NDArray[np.float64] | None) -> list[Section]:
+    if shown.task == "regression":
+        return []
+    curves = {"the network's own": shown.sureness}
+    if calibrated is not None:
+        curves[CALIBRATED] = calibrated
+    unit = "voxels" if shown.task == "segmentation" else "cases"
+    caption = (
+        "On the dotted line probabilities come true as often as they say; below it they promise too much."
+    )
+    return [Section("Probabilities", figures=[(drawn.calibration(curves, shown.classes, unit), caption)])]
+
+
+def _worst(manifest: Mapping[str, Any], worst: Cases, examples: Sequence[Example]) -> list[Section]:
+    if not len(worst):
+        return []
+    channels = manifest["input"]["channels"]
+    figures: list[tuple[Figure, str]] = [
+        (
+            drawn.picture(example.volume, channels, example.maps, worst.classes),
+            f"{worst.names[place]}: {_verdict(worst, place)}",
+        )
+        for place, example in enumerate(examples)
+    ]
+    how = {
+        "classification": "The true class got the least probability here.",
+        "regression": "The answers are farthest from their targets here.",
+        "segmentation": "The Dice score of all but the background is lowest here.",
+    }[worst.task]
+    return [Section("Worst cases", [f"{how} Red is missing."], figures=figures)]
+
+
+def _verdict(worst: Cases, place: int) -> str:
+    if worst.task == "segmentation":
+        scores = zip(worst.classes[1:], worst.dice[place, 1:], strict=True)
+        return "Dice " + ", ".join(f"{name} {number(float(score))}" for name, score in scores)
+    if worst.task == "regression":
+        said, true = worst.answers[place], worst.targets[place]
+        return f"answer {_list(said)}, target {_list(true)}"
+    true, named = int(worst.targets[place]), int(worst.named[place])
+    p = worst.answers[place]
+    if named == true:
+        return f"rightly {worst.classes[true]}, with probability {p[true]:.3f}"
+    return f"is {worst.classes[true]} ({p[true]:.3f}), answered {worst.classes[named]} ({p[named]:.3f})"
+
+
+def _list(values: NDArray[Any]) -> str:
+    return ", ".join(number(float(value)) for value in values[:6]) + (", ..." if len(values) > 6 else "")
+
+
+def _curves(history: History) -> Section:
+    summary = history.summary()
+    caption = "Loss and score by epoch; the dashed line is the epoch whose weights were kept."
+    return Section(
+        "Training", [f"{summary[:1].upper()}{summary[1:]}."], figures=[(drawn.training(history), caption)]
+    )
+
+
+def _facts(manifest: Mapping[str, Any], cases: Cases) -> Section:
+    given = manifest.get("arguments") or {}
+    groups = {"architecture": given.get("architecture"), "training": given.get("training")}
+    rows = [
+        ("data", Path(str(manifest["data"]["name"])).name),
+        ("task", str(manifest["task"])),
+        ("network", str(manifest["network"])),
+        ("strategy", _options(manifest["strategy"])),
+        *((name, _options(options)) for name, options in groups.items() if isinstance(options, Mapping)),
+        ("simulated gaps", _options(given.get("simulated_gaps") or {}) or "none"),
+        ("seed", str(given.get("seed", "–"))),
+        *sorted(manifest["versions"].items()),
+    ]
+    words = [
+        f"predictions.csv, beside this page, has a row for each of the {len(cases)} validation and test cases, with "
+        "what the network answered. This folder stays behind when the network is exported or served."
+    ]
+    return Section("What it rests on", words, Table(("what", "value"), rows, words=True))
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    kept = {name: value for name, value in options.items() if value not in (None, {}, [])}
+    return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in kept.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "×".join(map(_plain, value))
+    if isinstance(value, Mapping):
+        return f"({_options(value)})"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)

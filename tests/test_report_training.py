@@ -1,0 +1,160 @@
+"""The page of one training: whole, self-contained, of every task, and what it says of the cases."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from test_evidence import Network, data
+from test_report import checked
+from voxgap import evaluate
+from voxgap.bundle.evidence import WORST, write_evidence
+from voxgap.dataset import Dataset
+from voxgap.evidence import Cases, collect
+from voxgap.history import History
+from voxgap.report import cases as drawn
+from voxgap.report.training import shown_part
+
+EPOCHS = tuple({"loss": 1.0 / n, "val_loss": 1.2 / n, "accuracy": 0.5, "seconds": 1.0} for n in range(1, 4))
+FULL = pytest.mark.full
+HISTORY = History(EPOCHS, "val_loss", 2, 5, "patience")
+
+
+def manifest(known: Dataset, network: Network, **more: Any) -> dict[str, Any]:
+    scores = {
+        part: evaluate.scores(known.task, known.part(part).targets, network(known.part(part).volumes))
+        for part in ("validation", "test")
+        if part in known.split
+    }
+    return {
+        "data": {"name": "/home/jane/scans.csv"},
+        "network": "resnet3d",
+        "strategy": {"fill": "mean", "attention": False, "fill_options": {}},
+        "arguments": {"architecture": {"filters": [4, 8]}, "seed": 3},
+        "versions": {"keras": "3.15.1"},
+        "task": known.task,
+        "classes": list(known.classes),
+        "outputs": len(known.classes) or 1,
+        "input": {"channels": list(known.channels)},
+        "scores": scores,
+    } | more
+
+
+def page_of(folder: Path, known: Dataset, **more: Any) -> str:
+    network = Network(known)
+    cases = collect(known, network)
+    write_evidence(folder, manifest(known, network, **more), known, cases, network, HISTORY)
+    return checked(folder / "evidence" / "report.html")
+
+
+def cases_of(known: Dataset) -> Cases:
+    return collect(known, Network(known)).part("test")
+
+
+def test_a_page_of_classes(tmp_path: Path) -> None:
+    known = data("classification")
+    calibration = {"temperature": 2.0, "samples": 20}
+    page = page_of(tmp_path, known, calibration=calibration)
+    titles = ("Scores", "Classes", "Telling classes apart", "Probabilities", "Worst cases", "Training")
+    assert [page.index(f"<h2>{title}</h2>") for title in titles] == sorted(
+        page.index(f"<h2>{title}</h2>") for title in titles
+    )
+    cases = cases_of(known)
+    right = int((cases.named == cases.targets).sum())
+    assert f"Of 20 test cases it answers {right} right" in page
+    assert all(f"{name}: " in page for name in cases.worst(WORST).names)
+    assert page.count("data:image/png;base64,") == WORST
+    assert "calibrated" in page
+    assert "jane" not in page
+    assert "scans.csv" in page
+
+
+@pytest.mark.parametrize("task", [pytest.param("regression", marks=FULL), "segmentation"])
+def test_a_page_of_other_tasks(tmp_path: Path, task: str) -> None:
+    page = page_of(tmp_path, data(task))
+    assert page.count("data:image/png;base64,") == WORST
+    assert ("Answers and targets" in page) == (task == "regression")
+    assert ("dice of b" in page) == (task == "segmentation")
+
+
+@pytest.mark.full
+def test_without_a_test_part_the_page_shows_the_validation_part(tmp_path: Path) -> None:
+    known = data("classification")
+    known = replace(known, split=np.where(known.split == "test", "train", known.split))
+    assert "Of 20 validation cases" in page_of(tmp_path, known)
+    assert shown_part(collect(known, Network(known)))[0] == "validation"
+
+
+def test_nothing_is_written_of_no_case(tmp_path: Path) -> None:
+    known = data("classification")
+    network = Network(known)
+    write_evidence(tmp_path, {}, known, collect(known.part("train"), network), network, HISTORY)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["one case", *(pytest.param(k, marks=FULL) for k in ("one class", "all missing", "never answered"))],
+)
+def test_what_is_drawn_of_little(tmp_path: Path, kind: str) -> None:
+    """Each of these leaves a score undefined or a picture empty."""
+    known = data("classification")
+    if kind == "one case":
+        known = known.take(
+            np.r_[np.flatnonzero(known.split == "train"), np.flatnonzero(known.split == "test")[:1]]
+        )
+        known = known.with_volumes(
+            np.where(np.arange(len(known))[:, None, None, None, None] == 20, 20, known.volumes)
+        )
+    elif kind == "one class":
+        known = replace(known, targets=np.zeros(len(known), int))
+    elif kind == "all missing":
+        known.volumes[:, :, 1:] = np.nan
+    else:
+        known = replace(known, classes=("a", "b", "<never>"), targets=known.targets % 2)
+    page = page_of(tmp_path, known)
+    assert ("Telling classes apart" in page) == (kind not in ("one case", "one class"))
+    assert ("It never answers &lt;never&gt;" in page) == (kind == "never answered")
+
+
+def test_many_classes_are_drawn_by_those_that_are_told_apart_worst() -> None:
+    known = data("classification", count=600, classes=8)
+    known = replace(known, classes=tuple(f"class {i}" for i in range(20)), targets=np.arange(600) // 3 % 20)
+    cases = cases_of(known)
+    areas = drawn.areas(cases)
+    each = {
+        name: evaluate.auc(cases.targets == i, cases.answers[:, i]) for i, name in enumerate(known.classes)
+    }
+    assert len(areas) == drawn.MOST_CURVES
+    assert [name for name, _, _ in areas] == sorted(each, key=each.__getitem__)[: drawn.MOST_CURVES]
+    assert [area for _, area, _ in areas] == pytest.approx(sorted(each.values())[: drawn.MOST_CURVES])
+
+
+def test_a_confusion_matrix_says_its_counts() -> None:
+    axes = drawn.confusion(np.array([[5, 1], [0, 4]]), ("dim", "bright"), "cases").axes[0]
+    assert [text.get_text() for text in axes.texts] == ["5", "1", "0", "4"]
+    assert axes.yaxis_inverted()
+    voxels = drawn.confusion(np.array([[3, 1], [0, 4]]), ("dim", "bright"), "voxels").axes[0]
+    assert [text.get_text() for text in voxels.texts] == ["75.0%", "25.0%", "0.0%", "100.0%"]
+
+
+def test_gaps_and_label_maps_can_be_seen() -> None:
+    volume = np.random.default_rng(0).random((3, 5, 6, 2)).astype("float32")
+    volume[1] = np.nan
+    maps = {"truth": np.zeros((3, 5, 6), int), "answer": np.zeros((3, 5, 6), int)}
+    maps["truth"][0, 0, 0] = maps["answer"][2, 0, 0] = 1
+    figure = drawn.picture(volume, ("t1", "t2"), maps, ("outside", "lesion"))
+    assert [axes.get_ylabel() for axes in figure.axes] == ["t1", "t2", "truth", "answer"]
+    # Slices that hold something of a label map, and no other.
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["slice 0", "slice 2"]
+    images = [axes.images[0].get_array() for axes in figure.axes]
+    assert (images[0] != images[2]).any()
+    assert (images[2] != images[3]).any()
+    plain = drawn.picture(volume, ("t1", "t2"), {}, ())
+    shown = np.asarray(plain.axes[0].images[0].get_array())
+    red = np.isclose(shown, (0xE4 / 255, 0x57 / 255, 0x2E / 255)).all(axis=-1)
+    assert 0.25 < red.mean() < 0.4
