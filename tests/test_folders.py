@@ -307,3 +307,19 @@ def test_bids_never_guesses(tmp_path: Path) -> None:
     data = load_data(tmp_path / "two")
     assert data.task == "segmentation"
     assert np.array_equal(data.targets[3], label(3))
+
+
+def test_a_table_names_its_classes_by_the_description_beside_it(tmp_path: Path) -> None:
+    rows = ["path,label_map"]
+    for index in range(4):
+        write(tmp_path / f"{index}.npy", Volume(np.full((2, 3, 4, 1), index, np.float32)))
+        drawn = (np.arange(24).reshape(2, 3, 4, 1) % 2).astype(np.float32)
+        write(tmp_path / f"{index}_labels.npy", Volume(drawn))
+        rows.append(f"{index}.npy,{index}_labels.npy")
+    (tmp_path / "data.csv").write_text("\n".join(rows) + "\n")
+    assert load_data(tmp_path / "data.csv").classes == ("0", "1")
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": {"outside": 0, "liver": 1, "spleen": 2}}))
+    assert load_data(tmp_path / "data.csv").classes == ("outside", "liver", "spleen")
+    (tmp_path / "dataset.json").write_text("{")
+    with pytest.raises(VoxgapError, match=r"dataset\.json: can't be read as JSON"):
+        load_data(tmp_path / "data.csv")

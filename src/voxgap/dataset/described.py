@@ -40,6 +40,17 @@ def find(path: Path) -> Listing | None:
     raise VoxgapError(f"{file}: names neither `training` (the Decathlon) nor `channel_names` (nnU-Net)")
 
 
+def with_names_beside(listing: Listing) -> Listing:
+    """Name the classes of a table's label maps as the `labels` of a `dataset.json` in its folder say, if there is one.
+
+    Raises:
+        VoxgapError: It can't be read.
+    """
+    file = listing.folder / NAME
+    drawn = any(row.label_map for row in listing.rows)
+    return _with_names(file, listing, _read(file)) if drawn and file.is_file() else listing
+
+
 def _read(file: Path) -> dict[str, Any]:
     if file.stat().st_size > MAX_BYTES:
         raise VoxgapError(f"{file}: is larger than a list of samples; give a manifest")

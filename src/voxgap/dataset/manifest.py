@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from voxgap import io, paths, table
+from voxgap.dataset import described
 from voxgap.dataset.listing import Listing, Row, refuse
 from voxgap.dataset.splits import SPLITS, split_name
 from voxgap.dataset.targets import alike, class_name
@@ -60,7 +61,7 @@ def read_manifest(path: Path) -> Listing:
         problems += [f"{where}: {problem}" for problem in _row_problems(row, header)]
         rows.append(row)
     refuse(str(path), problems + _alike(path, columns))
-    return Listing(rows, channels, targets, path.parent)
+    return described.with_names_beside(Listing(rows, channels, targets, path.parent))
 
 
 def _alike(path: Path, columns: dict[str, list[str]]) -> list[str]:
