@@ -215,8 +215,7 @@ class Comparison:
         if not sizes:
             return "no test case yet"
         first = [n_test for (repeat, _), (_, n_test) in sizes.items() if repeat == min(sizes)[0]]
-        splits = f"{self.experiment.folds} folds" if self.experiment.folds > 1 else "the data's own split"
-        return f"n = {sum(first)} test cases of {splits}"
+        return f"n = {sum(first)} test cases"
 
     @property
     def decision(self) -> str:

@@ -70,7 +70,7 @@ def _ranking(comparison: Comparison) -> Section:
     seeds = f"{len(plan.seeds)} seeds each" if len(plan.seeds) > 1 else "one seed each"
     ended = sum(outcome.status == "done" for _, outcome in comparison.outcomes)
     paragraphs = [
-        f"{ended} networks were trained: {splits}, {seeds}; {comparison.cases}. All strategies had the same "
+        f"{ended} networks were trained: {splits}, {seeds}, {comparison.cases}. All strategies had the same "
         "splits and the same gaps. "
         f"Differences of up to {overall.rope:.2g} in {_words(overall.metric)} count as practically none. "
         "Lines are 95 % intervals that allow for training sets that overlap; what is grey is shown to be worse "

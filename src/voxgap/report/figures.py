@@ -144,6 +144,8 @@ def learning_curves(runs: Mapping[str, Sequence[tuple[Sequence[float], int]]], q
         axes.xaxis.set_major_locator(MaxNLocator(4, integer=True))
         axes.tick_params(labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
+    for axes in grid.flat[max(0, len(runs) - across) : len(runs)]:
+        axes.tick_params(labelbottom=True)  # the last of each column, also above a place that is empty
     figure.supxlabel("epoch", fontsize=9)
     figure.supylabel(quantity, fontsize=9)
     return figure
@@ -153,20 +155,19 @@ def fills(versions: Mapping[str, NDArray[np.float32]]) -> Figure:
     """Draw the same slices of one channel of a volume, a version a row, gaps coloured; half of the slices have some.
 
     Args:
-        versions: label -> `(depth, height, width)`, NaN = missing; each from black to white by what is observed of
-            the first.
+        versions: label -> `(depth, height, width)`, NaN = missing; each from black to white by the values of the
+            first that has some.
     """
-    first = next(iter(versions.values()))
     with_gaps = max(versions.values(), key=lambda volume: int(np.isnan(volume).sum()))
     chosen = _telling_slices(with_gaps)
-    seen = first[~np.isnan(first)]
-    low, high = np.percentile(seen, (1, 99)) if seen.size else (0.0, 1.0)
-    height, width = first.shape[1:]
+    seen = next((v for volume in versions.values() if (v := volume[~np.isnan(volume)]).size), np.zeros(1))
+    low, high = _ends(seen)
+    height, width = with_gaps.shape[1:]
     # A figure of the page's width, in which pixels are squares.
     edge = (WIDTH - 1.0) / len(chosen)
     row = min(max(edge * height / width, 0.25 * edge), 2 * edge)
     figure = Figure(figsize=(WIDTH, (row + 0.06) * len(versions) + 0.35))
-    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, hspace=0.02, wspace=0.02)
     grid = figure.subplots(len(versions), len(chosen), squeeze=False)
     for axes_row, (label, volume) in zip(grid, versions.items(), strict=True):
         for axes, index in zip(axes_row, chosen, strict=True):
@@ -178,6 +179,12 @@ def fills(versions: Mapping[str, NDArray[np.float32]]) -> Figure:
     for axes, index in zip(grid[0], chosen, strict=True):
         axes.set_title(f"{index}", fontsize=8)
     return figure
+
+
+def _ends(values: NDArray[np.float32]) -> tuple[float, float]:
+    """Return what is black and what is white: without the extremes, unless nearly all is one value."""
+    low, high = np.percentile(values, (1, 99))
+    return (float(low), float(high)) if low < high else (float(values.min()), float(values.max()))
 
 
 def _telling_slices(volume: NDArray[np.float32], count: int = SLICES) -> list[int]:
