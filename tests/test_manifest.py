@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -446,3 +447,53 @@ def test_one_name_in_two_forms_of_unicode_is_one(tmp_path: Path) -> None:
 def test_a_target_beyond_float32_is_refused_with_its_row(tmp_path: Path, number: str) -> None:
     with pytest.raises(VoxgapError, match=f"row 3: target {number} is too large"):
         listed(tmp_path, "target;group", "3.4e38;a", f"{number};b")
+
+
+def test_a_column_that_is_no_channel_is_named_once_with_the_name_that_is_known(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    files = [f"{index}.nii.gz" for index in range(8)]
+    names: list[object] = [f"P{index}" for index in range(8)]
+    for column, words in {
+        "patient": "patient names go into `group`",
+        "Patient ID": "patient names go into `group`",
+        "diagnosys": "classes go into `label`",
+        "fold": "train, validation and test go into `split`",
+        "age": "name a file in each cell, or remove the column",
+    }.items():
+        path = save_csv(tmp_path / "d.csv", {"t1": files, column: names, "label": [0, 1] * 4})
+        with pytest.raises(VoxgapError) as error:
+            load_data(path)
+        said = f"d.csv: column `{column}` is read as a channel, and 'P0' is no file; {words}"
+        assert str(error.value).endswith(said)
+    only = {"patient": names, "label": [0, 1] * 4}
+    with pytest.raises(VoxgapError, match=r"d\.csv: column `patient` is read as a channel.*`group`$"):
+        load_data(save_csv(tmp_path / "d.csv", only))
+    # A file that is not there is a matter of its row.
+    lost: list[object] = ["none.nii.gz", *files[1:]]
+    with pytest.raises(VoxgapError, match=r"row 2: .*none\.nii\.gz: no such file"):
+        load_data(save_csv(tmp_path / "d.csv", {"t1": lost, "label": [0, 1] * 4}))
+
+
+def test_columns_that_are_called_like_known_ones_are_said_once(tmp_path: Path) -> None:
+    save_all(tmp_path)
+    base: dict[str, list[object]] = {"path": patients()["path"], "label": [0, 1] * 4}
+    maps: list[object] = [f"{index}-map.nii.gz" for index in range(8)]
+    for columns, words in (
+        (
+            {**base, "patient": [f"P{i}" for i in range(8)]},
+            "column `patient` is not used; patient names go into",
+        ),
+        (
+            {"t1": base["path"], "mask": maps, "label": base["label"]},
+            "column `mask` is read as a channel; files of",
+        ),
+    ):
+        with pytest.warns(UserWarning, match=words) as said:
+            read_manifest(save_csv(tmp_path / "d.csv", columns))
+        assert len(said) == 1
+    with pytest.raises(VoxgapError, match=r"is `diagnosis` it. Call it `label`"):
+        read_manifest(save_csv(tmp_path / "d.csv", {"path": base["path"], "diagnosis": [0, 1] * 4}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_manifest(save_csv(tmp_path / "d.csv", {**base, "age": [60] * 8, "group": list(range(8))}))
+        read_manifest(save_csv(tmp_path / "d.csv", {"image": base["path"], "label": base["label"]}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from voxgap.arrays import as_array
 from voxgap.dataset import summary
+from voxgap.dataset.drawn import Drawn
 from voxgap.dataset.lazy import OnDisk
 from voxgap.dataset.splits import split_names
 from voxgap.dataset.targets import learnable, unstratified_split, voxel_classes
@@ -45,6 +46,7 @@ class Dataset:
         grid: How files became these volumes, and how others are to.
         records: For each sample, the steps that `voxgap.resample.inverse` takes back; None where there are none.
         names: The file of each sample, seen from the data's own folder; see `voxgap.dataset.names`. Or None.
+        drawn: The label maps on their own grids, where volumes came onto another; or None.
 
     Raises:
         VoxgapError: The parts don't fit each other.
@@ -63,6 +65,7 @@ class Dataset:
     grid: Grid = AS_IT_IS
     records: tuple[list[Record], ...] | None = None
     names: tuple[str, ...] | None = None
+    drawn: Drawn | None = None
 
     def __post_init__(self) -> None:
         volumes = as_batch(self.volumes, self.name, allow_empty=True)
@@ -163,11 +166,25 @@ class Dataset:
             label_maps=None if self.label_maps is None else _taken(self.label_maps, indices),
             records=_tuple_of(self.records, indices),
             names=_tuple_of(self.names, indices),
+            drawn=None if self.drawn is None else self.drawn.take(indices),
         )
 
     def with_volumes(self, volumes: Any) -> Dataset:
         """Return the same samples with other volumes, such as with gaps simulated or filled."""
         return replace(self, volumes=volumes)
+
+    def on_own_grids(self, found: Sequence[LabelMap]) -> Iterator[tuple[LabelMap, LabelMap]]:
+        """Yield label maps on the grids that they were drawn on, and beside each what was found for its voxels.
+
+        Args:
+            found: Class indices for each sample, `(depth, height, width)`; outside they are the background.
+
+        Raises:
+            VoxgapError: The data keeps no such label maps (`drawn`).
+        """
+        if self.drawn is None:
+            raise VoxgapError(f"{self.name}: keeps no label maps on other grids than that of its volumes")
+        return self.drawn.each(self.classes, self.records, found)
 
     def tiled(self, size: Size, most: int) -> Dataset:
         """Return the patches that tile the volumes, each a sample of its own, with what is said of its volume.
@@ -182,7 +199,7 @@ class Dataset:
         cut = Patches(self.volumes, size)[tiles]
         maps = None if self.label_maps is None else Patches(self.label_maps, size)[tiles]
         targets: Any = maps if self.task == "segmentation" else whole.targets
-        return replace(whole, volumes=cut, targets=targets, label_maps=maps, records=None)
+        return replace(whole, volumes=cut, targets=targets, label_maps=maps, records=None, drawn=None)
 
     @cached_property
     def missing_rate(self) -> float:

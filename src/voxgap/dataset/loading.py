@@ -14,12 +14,13 @@ from voxgap import io, table
 from voxgap.dataset import medmnist
 from voxgap.dataset.cache import cached_samples
 from voxgap.dataset.dataset import Dataset
+from voxgap.dataset.drawn import Drawn, InFiles, InMemory, say_what_is_cut
 from voxgap.dataset.folders import is_folder, list_folder
 from voxgap.dataset.listing import Listing, refuse
 from voxgap.dataset.manifest import read_manifest
 from voxgap.dataset.names import of_files
 from voxgap.dataset.reading import check_shapes, read_samples
-from voxgap.dataset.targets import learnable, unstratified_split, voxel_classes, without_value
+from voxgap.dataset.targets import class_name, learnable, unstratified_split, voxel_classes, without_value
 from voxgap.dataset.twins import say_twins
 from voxgap.errors import VoxgapError
 from voxgap.grid import AS_IT_IS, Grid, place_label_map
@@ -180,7 +181,25 @@ def _read_listing(
         scoring=scoring,
     )
     say_twins(data, scoring or bool(rows[0].split), [row.where for row in rows])
-    return replace(data, names=of_files([row.files for row in rows], listing.folder))
+    data = replace(data, names=of_files([row.files for row in rows], listing.folder))
+    return _with_drawn(data, _drawn(listing, data.classes, grid)) if segmented and grid.moves else data
+
+
+def _drawn(listing: Listing, classes: tuple[str, ...], grid: Grid) -> Drawn:
+    """Return where the label maps of a listing are; without names of its own, a class is called after its value."""
+    codes = {class_name(c): index if listing.classes else int(c) for index, c in enumerate(classes)}
+    maps = [
+        InFiles(row.files, listing.channels, row.label_map, grid) if row.label_map else None
+        for row in listing.rows
+    ]
+    return Drawn(tuple(maps), codes, listing.unsaid)
+
+
+def _with_drawn(data: Dataset, drawn: Drawn) -> Dataset:
+    """Return data that keeps its label maps as they were drawn, and warn of what is cut off them."""
+    assert data.records is not None
+    say_what_is_cut(drawn, data.name, data.classes, data.records, data.volumes.shape[1:4])
+    return replace(data, drawn=drawn)
 
 
 def _channel_names(listing: Listing, first: Volume, name: str) -> tuple[str, ...]:
@@ -236,7 +255,7 @@ def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:
     label_maps = data.label_maps
     if label_maps is not None:
         label_maps = np.stack([place_label_map(*both) for both in zip(label_maps, records, strict=True)])
-    return replace(
+    moved = replace(
         data,
         volumes=np.stack([volume.values for volume in placed]),
         label_maps=label_maps,
@@ -244,6 +263,10 @@ def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:
         grid=grid.met(placed[0].shape),
         records=tuple(records),
     )
+    if data.task != "segmentation" or data.label_maps is None:
+        return moved
+    codes = {class_name(name): index for index, name in enumerate(data.classes)}
+    return _with_drawn(moved, Drawn(tuple(map(InMemory, data.label_maps)), codes))
 
 
 def _npz_fields(path: Path, max_bytes: int, task: str | None) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from voxgap import io, paths, table
+from voxgap.dataset import columns as columns_named
 from voxgap.dataset import described
 from voxgap.dataset.listing import Listing, Row, refuse
 from voxgap.dataset.splits import SPLITS, split_name
@@ -43,6 +44,9 @@ def read_manifest(path: Path) -> Listing:
         problems = ["there is no row below the header; list one sample per row"]
     refuse(str(path), problems)
     columns = {name: [line.cells[i] for line in lines if not line.problem] for i, name in enumerate(header)}
+    foreign = columns_named.no_channels(path, columns, channels)
+    problems += foreign.values()
+    channels = tuple(name for name in channels if name not in foreign)
     named = [name for name in ("label", "group") if name in columns]
     if decimal_comma and path.suffix.lower() != ".parquet":  # where a column has a type, a point is a point
         problems += _thousands(columns, targets, named, [line.number for line in lines if not line.problem])
@@ -58,9 +62,11 @@ def read_manifest(path: Path) -> Listing:
         row = _row(
             where, {name: cells[len(rows)] for name, cells in columns.items()}, path, channels, targets
         )
-        problems += [f"{where}: {problem}" for problem in _row_problems(row, header)]
+        if channels or not foreign:
+            problems += [f"{where}: {problem}" for problem in _row_problems(row, header)]
         rows.append(row)
     refuse(str(path), problems + _alike(path, columns))
+    columns_named.say_others(path, header, channels)
     return described.with_names_beside(Listing(rows, channels, targets, path.parent))
 
 
@@ -121,10 +127,12 @@ def _header_problems(header: list[str], channels: tuple[str, ...]) -> list[str]:
     if wanted > 1 or not (wanted or "label_map" in header):
         problems.append(
             "needs either a `label` column (classes) or a `target` column (numbers), or a `label_map` column, "
-            "with something in it"
+            "with something in it" + columns_named.hint(header, ("label", "target", "label_map"))
         )
     if "path" not in header and not channels:
-        problems.append("needs a `path` column, or one column per channel")
+        problems.append(
+            "needs a `path` column, or one column per channel" + columns_named.hint(header, ("path",))
+        )
     return problems
 
 
