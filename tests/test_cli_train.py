@@ -52,6 +52,7 @@ def test_training_leaves_a_bundle_and_no_checkpoint_but_what_more_epochs_need(bu
     assert manifest["arguments"]["architecture"]["filters"] == [4, 8]
     assert set(manifest["scores"]) == {"validation", "test"}
     assert (bundle / "history.png").read_bytes().startswith(b"\x89PNG")
+    assert "<h2>Worst cases</h2>" in (bundle / "evidence" / "report.html").read_text()
     with (bundle / "history.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     assert not (bundle / "checkpoint").exists()

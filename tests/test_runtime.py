@@ -214,7 +214,8 @@ def test_the_manifest_says_what_using_the_bundle_takes(original: Path) -> None:
     digest = hashlib.sha256(data).hexdigest()
     assert entry["parts"] == [{"path": entry["path"], "sha256": digest, "bytes": len(data)}]
     names = {p.name for p in original.iterdir()}
-    assert names == {MANIFEST, entry["path"], manifest["golden"]["path"], "history.csv", "history.png"}
+    own = {entry["path"], *(manifest[part]["path"] for part in ("golden", "cases"))}
+    assert names == {MANIFEST, *own, "history.csv", "history.png", "evidence"}
 
 
 # --- what is refused ---------------------------------------------------------------------------------------

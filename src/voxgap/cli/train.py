@@ -73,8 +73,6 @@ def train(
     lr_patience: Annotated[
         int | None, typer.Option(help="Epochs without improvement before halving the learning rate.")
     ] = None,
-    monitor: Annotated[str, typer.Option(help="val_loss, val_accuracy, val_mae or val_dice.")] = "val_loss",
-    precision: Annotated[str, typer.Option(help="Of training: auto, float32 or bfloat16.")] = "auto",
     threshold: Annotated[
         str,
         typer.Option(
@@ -82,6 +80,8 @@ def train(
             "specificity=0.9, for which it is chosen on validation data."
         ),
     ] = "0.5",
+    monitor: Annotated[str, typer.Option(help="val_loss, val_accuracy, val_mae or val_dice.")] = "val_loss",
+    precision: Annotated[str, typer.Option(help="Of training: auto, float32 or bfloat16.")] = "auto",
     devices: Annotated[
         str | None, typer.Option(help="Share each batch among GPU:0,GPU:1, say; all: every GPU.")
     ] = None,
@@ -170,13 +170,14 @@ def train(
     """
     from voxgap import names, patches
     from voxgap.bundle import STATE, check_free, forget, goes_on, save_bundle  # runtime only: no Keras yet
-
-    overrides = {
-        "mask_channel": mask_channel,
+    from voxgap.bundle.evidence import EVIDENCE, REPORT
     from voxgap.cli.evaluate import print_scores, say_decision
     from voxgap.decision import asked
     from voxgap.evaluate.overlap import digests, known_cases
     from voxgap.runtime.calibration import too_few
+
+    overrides = {
+        "mask_channel": mask_channel,
         "conv": conv,
         "gap_dropout": gap_dropout,
         "attention": attention,
@@ -266,6 +267,9 @@ def train(
             history=result.history,
             scores=result.scores,
             patch_size=patch,
+            decision=result.decision,
+            intervals={split: scored.to_json() for split, scored in result.scored.items()},
+            known=known,
         )
         write_recipe(context, out_folder)
         out.print(result.history.summary(), soft_wrap=True)
@@ -273,10 +277,7 @@ def train(
         say_decision(result.decision, dataset.task, dataset.classes)
         if dataset.task == "classification" and (why := too_few(dataset.part("validation").targets)):
             out.print(why, soft_wrap=True)
-            decision=result.decision,
-            intervals={split: scored.to_json() for split, scored in result.scored.items()},
-            known=known,
-        out.print(f"bundle: {out_folder}   curves: {out_folder / 'history.png'}", soft_wrap=True)
+        out.print(f"bundle: {out_folder}   report: {out_folder / EVIDENCE / REPORT}", soft_wrap=True)
         if result.history.reason == "interrupted":
             best, ran = result.history.best_epoch + 1, len(result.history.epochs)
             err.print(
