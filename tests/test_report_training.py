@@ -57,8 +57,10 @@ def cases_of(known: Dataset) -> Cases:
 
 def test_a_page_of_classes(tmp_path: Path) -> None:
     known = data("classification")
-    calibration = {"temperature": 2.0, "samples": 20}
-    page = page_of(tmp_path, known, calibration=calibration)
+    rests = {"test": {"n": 20, "groups": 7, "intervals": {"accuracy": [0.25, 0.875]}}}
+    page = page_of(tmp_path, known, calibration={"temperature": 2.0, "samples": 20}, intervals=rests)
+    assert "(0.250 to 0.875)" in page
+    assert "bootstrap over groups" in page
     titles = ("Scores", "Classes", "Telling classes apart", "Probabilities", "Worst cases", "Training")
     assert [page.index(f"<h2>{title}</h2>") for title in titles] == sorted(
         page.index(f"<h2>{title}</h2>") for title in titles

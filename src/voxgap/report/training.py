@@ -100,20 +100,32 @@ def _scores(manifest: Mapping[str, Any], cases: Cases) -> list[Section]:
     ]
     if not names:
         return []
-    counts = {part: str(int((cases.split == part).sum())) for part in parts}
-    rows = [["cases", *(counts[part] for part in parts)]]
+    rests: Mapping[str, Mapping[str, Any]] = manifest.get("intervals") or {}
+    intervals = {part: rests.get(part, {}).get("intervals") or {} for part in parts}
+    rows = [["cases", *(f"{(cases.split == part).sum()}" for part in parts)]]
     for name in names:
-        values = [scores[part].get(name) for part in parts]
-        rows.append([_said(name, cases.classes), *map(_number, values)])
-    return [Section("Scores", table=Table(["metric", *parts], rows))]
+        values = [_number(scores[part].get(name), intervals[part].get(name)) for part in parts]
+        rows.append([_said(name, cases.classes), *values])
+    drawn_by = "groups" if cases.groups is not None else "cases"
+    words = (
+        [f"In brackets the 95 % interval, by a bootstrap over {drawn_by}."] if any(intervals.values()) else []
+    )
+    return [Section("Scores", words, Table(["metric", *parts], rows))]
 
 
 def _is_known(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def _number(value: Any) -> str:
-    return number(value) if _is_known(value) else "–"
+def _number(value: Any, interval: Sequence[Any] | None = None) -> str:
+    if not _is_known(value):
+        return "–"
+    lies = (
+        f" ({number(interval[0])} to {number(interval[1])})"
+        if interval and all(map(_is_known, interval))
+        else ""
+    )
+    return f"{number(value)}{lies}"
 
 
 def _said(name: str, classes: Sequence[str]) -> str:
