@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +20,10 @@ import pytest
 
 import tiny
 from voxgap.bundle import export, save_bundle
+from voxgap.bundle.evidence import EVIDENCE
 from voxgap.bundle.formats import FORMATS, PACKAGES
 from voxgap.bundle.packages import write_wheel
+from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.runtime.engines import open_engine
 from voxgap.runtime.golden import read_golden
@@ -31,13 +36,42 @@ def golden_of(folder: Path) -> Any:
     return read_golden(folder / read_manifest(folder)["golden"]["path"])
 
 
+SECRETS = ("Roe, Jane", "clinic", "g-17")
+
+
+def private() -> Dataset:
+    """Data whose cases, groups and folder are called after people."""
+    data = tiny.dataset()
+    names = tuple(f"Roe, Jane {index}/t1.nii.gz" for index in range(len(data)))
+    groups = np.array([f"g-17-{index}" for index in range(len(data))])
+    return replace(data, names=names, groups=groups, name="/home/clinic/Roe, Jane/scans.csv")
+
+
+def told(data: bytes, name: str = "") -> set[str]:
+    """Which of the secrets a file says, in its name, its content or that of what is packed in it."""
+    found = {secret for secret in SECRETS if secret.encode() in data or secret in name}
+    if data[:2] == b"\x1f\x8b":
+        found |= told(gzip.decompress(data))
+    if zipfile.is_zipfile(io.BytesIO(data)):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for inner in archive.namelist():
+                found |= told(archive.read(inner), inner)
+    return found
+
+
+def all_told(folder: Path) -> set[str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert files
+    return set().union(*(told(path.read_bytes(), str(path.relative_to(folder))) for path in files))
+
+
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A bundle with the formats that packages carry."""
     model = tiny.model("cnn3d", "mean", filters=(2,))
     adapt_model(model, tiny.dataset().part("train"))
     folder = tmp_path_factory.mktemp("packages") / "bundle"
-    save_bundle(folder, model, tiny.dataset(), strategy=get("mean"))
+    save_bundle(folder, model, private(), strategy=get("mean"))
     export(folder, list(PACKAGES.values()))
     return folder
 
@@ -97,6 +131,41 @@ def test_the_container_holds_one_engine_and_this_voxgap(exported: Path, tmp_path
         if line.startswith("COPY"):
             assert (target / line.split()[1]).exists()
     assert "RUN" not in dockerfile.split("USER")[1]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_case_leaves_with_a_package(exported: Path, tmp_path: Path, package: str) -> None:
+    assert all_told(exported / EVIDENCE) == {"Roe, Jane", "g-17"}
+    export(exported, [package], out=tmp_path / package)
+    assert all_told(tmp_path / package) == set()
+    assert not list(tmp_path.rglob(f"*{EVIDENCE}*"))
+    (manifest,) = tmp_path.rglob(MANIFEST)
+    assert json.loads(manifest.read_text())["data"]["name"] == "scans.csv"
+
+
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.full) for k in FORMATS])
+def test_no_case_is_in_a_model(exported: Path, kind: str) -> None:
+    if kind not in read_manifest(exported)["files"]:
+        export(exported, [kind])
+    for part in read_manifest(exported)["files"][kind]["parts"]:
+        assert told((exported / part["path"]).read_bytes(), part["path"]) == set()
+
+
+def test_no_case_is_served(exported: Path) -> None:
+    from starlette.testclient import TestClient
+
+    from voxgap.server import Settings, create_app
+
+    app = create_app(exported, Settings())
+    with TestClient(app, "http://localhost") as client:
+        paths = {path for path in app.openapi()["paths"] if "{" not in path} | {"/", "/docs"}
+        answers = {path: client.get(path) for path in paths}
+        assert answers["/v1/model"].json()["manifest"]["data"]["name"] == "scans.csv"
+        for sample in answers["/v1/samples"].json():
+            answers[sample["name"]] = client.get(f"/v1/samples/{sample['name']}")
+        for place in (f"/{EVIDENCE}/predictions.csv", f"/static/../{EVIDENCE}/predictions.csv"):
+            assert client.get(place).status_code == 404
+        assert {path: told(answer.content) for path, answer in answers.items() if told(answer.content)} == {}
 
 
 def test_the_wheel_is_a_wheel(tmp_path: Path) -> None:

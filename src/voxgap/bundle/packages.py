@@ -10,7 +10,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import voxgap
@@ -18,7 +18,7 @@ from voxgap.bundle.formats import PACKAGES
 from voxgap.bundle.placing import workspace
 from voxgap.errors import VoxgapError
 from voxgap.runtime.golden import read_golden
-from voxgap.runtime.manifest import MANIFEST, verified_entry
+from voxgap.runtime.manifest import MANIFEST, published, verified_entry
 
 _MARK = ".voxgap-package"
 
@@ -58,7 +58,7 @@ def write(name: str, folder: Path, bundle: Path, manifest: dict[str, Any], file:
         manifest: of the bundle.
         file: of the format that the package carries.
     """
-    manifest = anonymous(manifest)
+    manifest = published(manifest)
     with workspace(folder.parent) as temporary:
         made = temporary / "made"
         made.mkdir(mode=0o755)
@@ -102,16 +102,6 @@ def deployed(manifest: dict[str, Any], kind: str) -> dict[str, Any]:
     """The manifest of a copy that holds one format, and no volume of the training data."""
     kept = {name: value for name, value in manifest.items() if name not in ("golden", "cases")}
     return kept | {"files": {kind: manifest["files"][kind]}}
-
-
-def anonymous(manifest: dict[str, Any]) -> dict[str, Any]:
-    """What may leave the house: a manifest whose data has a name, but no place.
-
-    Of a bundle, packages take models and what is said here; never its evidence, which names cases.
-    """
-    data = manifest.get("data") or {}
-    manifest = {name: value for name, value in manifest.items() if name != "cases"}
-    return manifest | {"data": data | {"name": PurePath(str(data.get("name", ""))).name}}
 
 
 def write_wheel(folder: Path) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -88,6 +89,18 @@ def _check_optional(manifest: dict[str, Any], where: str) -> None:
             or not isinstance(entry.get("path"), str)
         ):
             raise VoxgapError(f"{where}: field files.{name} must name a path, and its parts; export it again")
+
+
+def published(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """What may leave the house of a manifest, in every package and from every server.
+
+    Its data has a name, but no place, and nothing is said of single cases: a bundle's evidence is no part of it.
+    """
+    data = manifest.get("data") or {}
+    # Where it was made with backslashes, another system takes the whole path for a name.
+    name = str(data.get("name", "")).replace("\\", "/").rstrip("/").rpartition("/")[2]
+    kept = {name: value for name, value in manifest.items() if name != "cases"}
+    return kept | {"data": data | {"name": name}} if "name" in data else kept
 
 
 def patches_of(manifest: dict[str, Any], where: str) -> tuple[tuple[int, int, int], float] | None:

@@ -15,7 +15,7 @@ from voxgap.io.labels import whole_type
 from voxgap.io.medical import write_nifti_gz_labels
 from voxgap.resample import Record
 from voxgap.runtime.answer import calibrated
-from voxgap.runtime.manifest import windows
+from voxgap.runtime.manifest import published, windows
 from voxgap.server.answers import Answer, Failure, JsonVolumes, Model, ModelCard, Prediction, Sample, Timing
 from voxgap.server.batching import Outcome
 from voxgap.server.bodies import SUFFIXES, Read, read_volumes
@@ -244,7 +244,7 @@ async def model(request: Request) -> ModelCard:
             "volumes": settings.max_volumes,
             "timeout_seconds": settings.timeout,
         },
-        manifest=loaded.predictor.manifest,
+        manifest=published(loaded.predictor.manifest),
     )
 
 

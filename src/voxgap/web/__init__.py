@@ -10,13 +10,14 @@ import gzip
 import json
 import shutil
 from collections.abc import Mapping
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from voxgap.decision import Decision
 from voxgap.runtime.golden import read_golden
+from voxgap.runtime.manifest import published
 from voxgap.runtime.profile import Profile, drift
 
 ASSETS = Path(__file__).parent / "assets"
@@ -56,10 +57,7 @@ def write_web(folder: Path, bundle: Path, manifest: Mapping[str, Any], model: Pa
 
 def _published(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
     """What the page needs of a manifest: the bundle's name, how it decides, and no folder of this machine."""
-    kept = {name: value for name, value in manifest.items() if name not in _STAYS_BEHIND}
-    data = kept.get("data") or {}
-    if "name" in data:
-        kept["data"] = data | {"name": PurePath(data["name"]).name}
+    kept = {name: value for name, value in published(manifest).items() if name not in _STAYS_BEHIND}
     decision = Decision.of(dict(manifest), str(bundle))
     return kept | {"name": bundle.resolve().name, "decision": decision.to_json()}
 
