@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -11,10 +12,15 @@ import numpy as np
 import pytest
 
 import tiny
-from voxgap.dataset import Dataset
+from voxgap.dataset import Dataset, load_data
+from voxgap.dataset.gaps import own_missing_rate
 from voxgap.errors import VoxgapError
 from voxgap.experiment import compare, plan_experiment
 from voxgap.experiment.asked import DEFAULT_STRATEGIES, Verdict, designed
+from voxgap.experiment.data import divide
+from voxgap.experiment.handover import hand_over, take_over
+from voxgap.io import write
+from voxgap.volume import Volume
 
 WHOLE = Dataset.from_arrays(
     np.random.default_rng(0).normal(size=(24, *tiny.SHAPE)).astype("float32"), np.arange(24) % 2, name="whole"
@@ -105,6 +111,35 @@ def test_complete_is_compared_where_only_simulated_gaps_are_missing() -> None:
     assert tuple(name for name, _ in nothing.strategies) == DEFAULT_STRATEGIES
     asked = plan_experiment(WHOLE, ["complete", "mean"])
     assert [name for name, _ in asked.strategies] == ["complete", "mean"]
+
+
+def test_what_a_grid_adds_around_scans_is_no_gap_of_theirs(tmp_path: Path) -> None:
+    lines = ["path,label"]
+    for index in range(12):
+        values = np.random.default_rng(index).normal(size=(6 + index % 3, 6, 6)).astype("float32")
+        if index == 3:
+            hole = values
+        write(tmp_path / f"{index}.nii", Volume(values, affine=np.eye(4)))
+        lines.append(f"{index}.nii,{'ab'[index % 2]}")
+    (tmp_path / "scans.csv").write_text("\n".join(lines))
+    padded = load_data(tmp_path / "scans.csv", size=(10, 8, 8), spacing=(1, 1, 1))
+    assert padded.missing_rate > 0.4
+    assert own_missing_rate(padded) == 0
+    plan = plan_experiment(padded, ["mean", "complete"])
+    assert plan.train_rates == (0.5,)
+    # drop keeps them, too; also where another process has been handed the data.
+    run = plan_experiment(padded, ["drop"], train_rates=0.1, folds=2).runs()[0]
+    run = dataclasses.replace(run, train_rate=0.0)
+    hand_over(padded, tmp_path / "handed")
+    for held in (padded, take_over(tmp_path / "handed")):
+        parts = divide(run, held)
+        assert len(parts.train) + len(parts.validation) == 6
+    hole[2, 3, 3] = np.nan
+    write(tmp_path / "3.nii", Volume(hole, affine=np.eye(4)))
+    gapped = load_data(tmp_path / "scans.csv", size=(10, 8, 8), spacing=(1, 1, 1))
+    assert own_missing_rate(gapped) == pytest.approx(1 / gapped.volumes.size)
+    with pytest.raises(VoxgapError, match="complete is the data before simulated gaps"):
+        plan_experiment(gapped, ["mean", "complete"])
 
 
 def test_a_pattern_that_is_named_is_simulated_also_where_the_data_has_gaps() -> None:

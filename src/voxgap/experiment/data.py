@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.dataset import Dataset
+from voxgap.dataset.gaps import own_gaps
 from voxgap.dataset.splits import make_folds, make_split
 from voxgap.errors import VoxgapError
 from voxgap.experiment.kept import kept
@@ -107,7 +108,7 @@ def _complete(run: Run, dataset: Dataset, indices: Indices, cache: Path | None) 
     """Those of the samples that have no gap of their own and get none."""
     gaps = missing_units(run, dataset, run.train_rate, cache)
     hit = np.zeros(len(dataset), bool) if gaps is None else np.asarray(gaps.any(axis=(1, 2, 3, 4)))
-    spared = [i for i in indices if not hit[i] and not np.isnan(dataset.volumes[i]).any()]
+    spared = [i for i in indices if not hit[i] and not own_gaps(dataset, i).any()]
     return np.array(spared, dtype=np.intp)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from voxgap.dataset import Dataset
 
-# How files became volumes matters to nobody who trains on the volumes.
-_LEFT_OUT = ("grid", "records")
+# What others are to be brought onto matters to nobody who trains on the volumes.
+_LEFT_OUT = ("grid",)
 
 
 def hand_over(dataset: Dataset, folder: Path) -> None:

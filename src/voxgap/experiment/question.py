@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from voxgap import decision, intensity
 from voxgap import strategies as presets
 from voxgap.dataset import Dataset, load_data
+from voxgap.dataset.gaps import own_missing_rate
 from voxgap.errors import VoxgapError
 from voxgap.experiment.asked import (
     DEFAULT_RATE,
@@ -161,12 +162,13 @@ def planned(
     Raises:
         VoxgapError: the data, or an argument of the network or its training, doesn't allow it.
     """
-    as_it_is = bool(design.patterns is None and design.train_rates is None and dataset.missing_rate)
+    own = own_missing_rate(dataset)
+    as_it_is = bool(design.patterns is None and design.train_rates is None and own)
     rates = design.train_rates or (0.0 if as_it_is else DEFAULT_RATE,)
     return Experiment(
         data=dataset.name,
         data_key=content_key(dataset),
-        strategies=_strategies(design, dataset, simulated=any(rates)),
+        strategies=_strategies(design, dataset.name, own, simulated=any(rates)),
         models=design.models,
         patterns=design.patterns or ("slices",),
         mechanisms=design.mechanisms,
@@ -209,20 +211,23 @@ def resumed(experiment: Experiment, store: Store) -> Experiment | None:
     return None
 
 
-def _strategies(design: Design, dataset: Dataset, simulated: bool) -> tuple[tuple[str, str], ...]:
+def _strategies(design: Design, name: str, own: float, *, simulated: bool) -> tuple[tuple[str, str], ...]:
     """Return `(name, JSON)` of each strategy; `complete` only where nothing but simulated gaps is missing.
+
+    Args:
+        design: what is asked for.
+        name: of the data.
+        own: share of its values that is missing in the data itself.
+        simulated: whether gaps are simulated besides.
 
     Raises:
         VoxgapError: `complete` is asked for, and the data has gaps of its own.
     """
-    rate = dataset.missing_rate
-    usual = (*DEFAULT_STRATEGIES, "complete") if simulated or rate else DEFAULT_STRATEGIES
+    usual = (*DEFAULT_STRATEGIES, "complete") if simulated or own else DEFAULT_STRATEGIES
     chosen = dict(design.strategies or zip(usual, usual, strict=True))
-    if rate and "complete" in chosen:
-        share = f"{rate:.1%}" if rate >= 0.001 else "less than 0.1%"
-        why = (
-            f"{share} of the values of {dataset.name} are missing in the data itself, which nothing can undo"
-        )
+    if own and "complete" in chosen:
+        share = f"{own:.1%}" if own >= 0.001 else "less than 0.1%"
+        why = f"{share} of the values of {name} are missing in the data itself, which nothing can undo"
         if design.strategies:
             raise VoxgapError(
                 f"strategies: complete is the data before simulated gaps, and {why}: it would be no yardstick. Leave "
@@ -231,8 +236,8 @@ def _strategies(design: Design, dataset: Dataset, simulated: bool) -> tuple[tupl
         warnings.warn(f"complete is left out: {why}, so there is no such yardstick", stacklevel=3)
         del chosen["complete"]
     # What fills the gaps that a yardstick meets: those of the data itself, and those of test volumes.
-    fills = {name: "mean" if name in YARDSTICKS else strategy for name, strategy in chosen.items()}
-    return tuple((name, canonical(presets.get(strategy).to_json())) for name, strategy in fills.items())
+    fills = {called: "mean" if called in YARDSTICKS else strategy for called, strategy in chosen.items()}
+    return tuple((called, canonical(presets.get(strategy).to_json())) for called, strategy in fills.items())
 
 
 def _architecture(arguments: Mapping[str, Any], dataset: Dataset) -> str:
