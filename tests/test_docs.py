@@ -20,6 +20,7 @@ SLOW = (
     "3d-convolution.md",
     "early-stopping.md",
     "augmentation.md",
+    "own-model.md",
     "serve.md",
     "deploy.md",
 )
