@@ -11,8 +11,8 @@ import numpy as np
 
 from voxgap.dataset import Dataset
 
-# What others are to be brought onto matters to nobody who trains on the volumes.
-_LEFT_OUT = ("grid",)
+# What files were brought onto, and how they were drawn, matters to nobody who trains on the volumes.
+_LEFT_OUT = ("grid", "drawn")
 
 
 def hand_over(dataset: Dataset, folder: Path) -> None:
