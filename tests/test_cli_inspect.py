@@ -8,7 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from voxgap.cli.compare import _read_again
+from voxgap.cli.report import _read_again
 from voxgap.cli.inspect import inspect
 from voxgap.errors import VoxgapError
 from voxgap.io import write

@@ -18,6 +18,7 @@ from voxgap.cli.evaluate import evaluate
 from voxgap.cli.export import export
 from voxgap.cli.fill import fill
 from voxgap.cli.inspect import inspect
+from voxgap.cli.manifest import manifest
 from voxgap.cli.predict import predict
 from voxgap.cli.report import report
 from voxgap.cli.serve import serve
@@ -37,13 +38,27 @@ app = typer.Typer(
     name="voxgap",
     help="Train, compare and deploy 3D convolutional networks on volumes with missing data.",
     epilog="DATA is a CSV or Parquet manifest, an .npz with volumes and labels, a folder with one sub-folder per "
-    "class, sample:motion, sample:brain, sample:brain-tissue, sample:nodules, or medmnist:NAME. See docs/your-data.md.",
+    "class or with images and labels (nnU-Net, Decathlon, BIDS),"
+    " sample:motion, sample:brain, sample:brain-tissue, sample:nodules, or medmnist:NAME. See docs/your-data.md.",
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (demo, inspect, fill, augment, train, compare, report, evaluate, predict, export, serve):
+for command in (
+    demo,
+    inspect,
+    manifest,
+    fill,
+    augment,
+    train,
+    compare,
+    report,
+    evaluate,
+    predict,
+    export,
+    serve,
+):
     app.command()(command)
 # Layers are applied in the order in which they are written, which an ordinary command forgets.
 app.command(cls=InOrder)(shapes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from voxgap.dataset import Dataset
+    from voxgap.dataset.survey import Survey
     from voxgap.missingness.advice import Advice
     from voxgap.missingness.diagnosis import Description
     from voxgap.missingness.mechanism import Dependence, Evidence
@@ -63,14 +64,7 @@ class Inspection:
         if "task" not in self.facts:
             return ""
         words = ["voxgap", "compare", self.name, "--strategies", ",".join(to_compare(self.advice))]
-        for name, given in self.grid.items():
-            if given:
-                pairs = (
-                    [f"{key}={index}" for key, index in given.items()] if isinstance(given, dict) else given
-                )
-                text = given if isinstance(given, str) else ",".join(map(str, pairs))
-                words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
-        return shlex.join(words)
+        return shlex.join([*words, *_options(self.grid).split()])
 
     @property
     def _counted(self) -> str:
@@ -86,10 +80,34 @@ class Inspection:
         ]
         if self.facts.get("groups") is not None:
             rows.append(("groups", f"{self.facts['groups']}, each in one part of the split"))
-        if self.facts["spacing"] is not None:
+        rows += [tuple(pair) for pair in self.facts.get("files", ())]
+        if self.facts.get("suggested"):
+            rows.append(("for training", _options(self.facts["suggested"])))
+        if self.facts["spacing"] is not None and not self.facts.get("suggested"):
             rows.append(("spacing", " × ".join(f"{size:.4g}" for size in self.facts["spacing"])))
         rows += [("values", said) for said in self.facts["intensity"]]
-        return rows + self.found.rows()
+        described = self.found.rows()
+        if self.facts.get("suggested"):
+            from voxgap.volume import times
+
+            counted = f"{self.found.volumes}; patterns are measured on {times(self.found.shape)}"
+            described[0] = ("volumes", counted)
+        return rows + described
+
+
+def _options(grid: dict[str, Any]) -> str:
+    """Return a grid as the options that say it."""
+    words = []
+    for name, given in grid.items():
+        if given:
+            pairs = [f"{key}={index}" for key, index in given.items()] if isinstance(given, dict) else given
+            text = (
+                given
+                if isinstance(given, str)
+                else ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in pairs)
+            )
+            words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
+    return " ".join(words)
 
 
 def inspect(
@@ -151,21 +169,48 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
         volumes, channels = volume.values[None], volume.channels
         found, evidence = describe(volumes, channels=channels), examine(volumes, channels=channels)
     else:
-        dataset = load(data, **grid)
-        facts, volumes, channels = _facts(dataset), dataset.volumes, dataset.channels
-        of_class = dataset.targets if dataset.task == "classification" else None
-        found = describe(volumes, of_class, channels=channels, classes=dataset.classes)
-        evidence = examine(
-            volumes,
-            # Of a label map no volume has a class of its own.
-            None if dataset.task == "segmentation" else dataset.targets,
-            classes=dataset.classes,
-            groups=dataset.groups,
-            channels=channels,
-            seed=seed,
-        )
+        there = _survey(data, grid)
+        one_size = {"size": there.suggested["size"]} if there is not None and there.suggested else {}
+        dataset = None if there is not None and there.unlabelled else load(data, **grid | one_size)
+        if dataset is None:
+            assert there is not None
+            facts, volumes, channels = there.read(Grid(**grid | one_size))
+            found, evidence = (
+                describe(volumes, channels=channels),
+                examine(volumes, channels=channels, seed=seed),
+            )
+        else:
+            facts, volumes, channels = _facts(dataset), dataset.volumes, dataset.channels
+            of_class = dataset.targets if dataset.task == "classification" else None
+            found = describe(volumes, of_class, channels=channels, classes=dataset.classes)
+            evidence = examine(
+                volumes,
+                # Of a label map no volume has a class of its own.
+                None if dataset.task == "segmentation" else dataset.targets,
+                classes=dataset.classes,
+                groups=dataset.groups,
+                channels=channels,
+                seed=seed,
+            )
+        if there is not None:
+            facts |= there.facts
+            if there.suggested:
+                # A rate is that of the volumes as they are; what a common grid is for, patterns, it hardly changes.
+                found = replace(found, missing_rate=there.missing_rate)
+                grid = grid | there.suggested
     facts["intensity"] = _intensity(volumes, channels)
     return Inspection(data, volumes, channels, facts, found, evidence, advise(found, evidence), grid)
+
+
+def _survey(data: str, grid: dict[str, Any]) -> Survey | None:
+    """Describe files as they are, where the grid would leave them so."""
+    from voxgap.dataset.survey import listing_of, survey
+    from voxgap.grid import Grid
+
+    if Grid(**grid).moves or data.startswith(("sample:", "medmnist:")):
+        return None
+    listing = listing_of(data)
+    return None if listing is None else survey(listing, data, Grid(**grid))
 
 
 def _intensity(volumes: Values, channels: tuple[str, ...]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from voxgap.dataset.medmnist import PREFIX, is_medmnist
+from voxgap.dataset.scans import is_several
 from voxgap.io import FORMATS, check_file, is_volume, one_line, split_item
 from voxgap.io.arrays import npz_names
 
@@ -15,7 +16,9 @@ def is_one_volume(data: str) -> bool:
         return False
     path, item = split_item(Path(data))
     if item is not None or path.is_dir():
-        return is_volume(path) if path.is_dir() else True
+        if path.is_dir():
+            return is_volume(path) and (item is not None or not is_several(path))
+        return True
     if path.suffix.lower() != ".npz":
         return path.name.lower().endswith(tuple(FORMATS)) or is_volume(path)
     with one_line(path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from voxgap import io, paths
-from voxgap.dataset import bids, described, pairs
+from voxgap.dataset import bids, described, pairs, scans
 from voxgap.dataset.listing import Listing, Row
 from voxgap.dataset.splits import split_name
 from voxgap.dataset.targets import class_name
@@ -32,7 +32,7 @@ def list_folder(path: Path) -> Listing:
     if not path.is_dir():
         io.check_file(path)
     found = None if column else described.find(path)
-    found = found or bids.find(path, column) or (None if column else pairs.find(path))
+    found = found or bids.find(path, column) or (None if column else pairs.find(path) or scans.find(path))
     if column and found is None:
         raise VoxgapError(
             f"{path}: is no BIDS data set, in which ::{column} would name a column of participants.tsv"
@@ -65,6 +65,7 @@ def _classes(path: Path) -> Listing:
         files = paths.volumes(folder)
         if not files:
             raise VoxgapError(f"{folder}: holds no volume; voxgap reads {', '.join(io.FORMATS)}")
+        scans.check_whole(folder, files)
         rows += [
             Row(str(file.relative_to(path)), (file,), class_name(folder.name), split=part) for file in files
         ]

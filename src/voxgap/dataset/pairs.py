@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import warnings
 from collections import defaultdict
@@ -189,5 +190,5 @@ def _rows(path: Path, cases: Sequence[tuple[Path, dict[str, Path], str]]) -> Lis
     rows = []
     for label, files, part in cases:
         of_case = tuple(map(files.get, channels)) if channels else tuple(files.values())
-        rows.append(Row(str(label.relative_to(path)), of_case, split=part, label_map=label))
+        rows.append(Row(os.path.relpath(label, path), of_case, split=part, label_map=label))
     return Listing(rows, channels, folder=path)

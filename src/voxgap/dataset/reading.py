@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from voxgap import io
 from voxgap.dataset.listing import Listing, refuse
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED, Grid, Sample, read_sample, scan_sample
@@ -48,8 +49,13 @@ def read_samples(
     Raises:
         VoxgapError: All files that can't be read at once, or the shapes that differ.
     """
-    samples = _scanned(listing, name, grid, max_bytes)
+    samples = scan_samples(listing, name, grid, max_bytes)
     shapes: dict[tuple[int, ...], list[str]] = {}
+    if not grid.moves:
+        for row, sample in zip(listing.rows, samples, strict=True):
+            shapes.setdefault(sample.shape, []).append(row.where)
+        check_shapes(name, shapes, grid)
+        shapes = {}
     problems: list[str] = []
     spacings = set()
     records = []
@@ -80,9 +86,13 @@ def read_samples(
     return found._replace(first=first, records=tuple(records))
 
 
-def _scanned(listing: Listing, name: str, grid: Grid, max_bytes: int) -> list[Sample]:
+def scan_samples(listing: Listing, name: str, grid: Grid, max_bytes: int = io.MAX_BYTES) -> list[Sample]:
+    """Read the headers of all samples, of whatever shapes.
+
+    Raises:
+        VoxgapError: All files that can't be read at once.
+    """
     problems: list[str] = []
-    shapes: dict[tuple[int, ...], list[str]] = {}
     samples = []
     for row in listing.rows:
         try:
@@ -91,10 +101,7 @@ def _scanned(listing: Listing, name: str, grid: Grid, max_bytes: int) -> list[Sa
             problems.append(f"{row.where}: {error}")
             continue
         samples.append(sample)
-        shapes.setdefault(sample.shape, []).append(row.where)
     refuse(name, problems)
-    if not grid.moves:
-        check_shapes(name, shapes, grid)
     return samples
 
 

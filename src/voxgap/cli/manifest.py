@@ -1,0 +1,72 @@
+"""`voxgap manifest`: the samples in a folder as a table, to look at, change and train on."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from voxgap.cli.console import err
+from voxgap.errors import VoxgapError
+
+if TYPE_CHECKING:
+    from voxgap.dataset.listing import Listing
+
+
+def manifest(
+    data: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of images, of any kind that train takes, or dataset.json.", metavar="DATA"
+        ),
+    ],
+    labels: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of their label maps, where it lies elsewhere.", metavar="[LABELS]"),
+    ] = None,
+    out_path: Annotated[
+        Path | None,
+        typer.Option("--out", help="CSV file; paths are relative to it. Standard output without it."),
+    ] = None,
+) -> None:
+    """Write the samples in a folder as a manifest: one row each, a column a channel.
+
+    [bold]Examples[/]
+
+      voxgap manifest images/ labels/ > data.csv
+
+      voxgap manifest dicom/ --out data.csv
+    """
+    from voxgap import table
+    from voxgap.dataset import pairs
+    from voxgap.dataset.folders import is_folder, list_folder
+
+    for folder in filter(None, (data, labels)):
+        if not is_folder(folder):
+            raise VoxgapError(f"{folder}: no such folder; check the path")
+    listing = list_folder(data) if labels is None else pairs.listed(data, [pairs.Pair(data, labels)])
+    columns = [*(listing.channels or ("path",)), *listing.targets, *_given(listing)]
+    folder = Path() if out_path is None else out_path.parent
+    table.write(out_path or sys.stdout, columns, _rows(listing, columns, folder))
+    if out_path is not None:
+        err.print(f"{len(listing.rows)} samples: {out_path}", soft_wrap=True)
+    if listing.classes:
+        said = ", ".join(f"{value} {name}" for value, name in enumerate(listing.classes))
+        err.print(f"a manifest has no names for the values of label maps: {said}", soft_wrap=True)
+
+
+def _given(listing: Listing) -> list[str]:
+    known = ("label", "label_map", "group", "split")
+    return [name for name in known if any(getattr(row, name) for row in listing.rows)]
+
+
+def _rows(listing: Listing, columns: list[str], folder: Path) -> Iterator[dict[str, Any]]:
+    for row in listing.rows:
+        files = [file and os.path.relpath(file, folder) for file in row.files]
+        drawn = row.label_map and os.path.relpath(row.label_map, folder)
+        cells = [*files, *row.targets]
+        yield row._asdict() | {"label_map": drawn} | dict(zip(columns, cells, strict=False))

@@ -1,0 +1,135 @@
+"""What lies in files of any shape: sizes, voxels and what is missing, and the grid that they may be brought onto."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from voxgap import io, table
+from voxgap.dataset.folders import is_folder, list_folder
+from voxgap.dataset.listing import Listing
+from voxgap.dataset.manifest import read_manifest
+from voxgap.dataset.reading import read_samples, scan_samples
+from voxgap.grid import Grid, read_sample
+from voxgap.volume import Values, times
+
+MULTIPLE = 8
+"""Networks that halve three times take sizes that can be halved so."""
+
+
+class Survey(NamedTuple):
+    """The samples of a listing as their headers describe them.
+
+    `shapes` are `(depth, height, width, channels)` and `spacings` `(depth, height, width)`, None where unknown, one
+    each; `missing_rate` is the share of all values that is missing, each volume on its own grid, where shapes differ.
+    """
+
+    name: str
+    listing: Listing
+    shapes: tuple[tuple[int, ...], ...]
+    spacings: tuple[tuple[float, float, float] | None, ...]
+    missing_rate: float
+
+    @property
+    def unlabelled(self) -> bool:
+        """Whether nothing is said of any sample that could be learnt."""
+        return not self.listing.targets and not any(row.label or row.label_map for row in self.listing.rows)
+
+    @property
+    def suggested(self) -> dict[str, tuple[float, ...]]:
+        """What brings the volumes onto one grid; empty where they are on one."""
+        return self.grid() if self.differ else {}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what there is beside the volumes, as plain values."""
+        return {"files": self.rows(), "suggested": self.suggested}
+
+    def read(self, grid: Grid) -> tuple[dict[str, Any], Values, tuple[str, ...]]:
+        """Read samples of which nothing need be said.
+
+        Returns:
+            What is known of them, the volumes `(samples, depth, height, width, channels)`, and their channels.
+        """
+        found = read_samples(self.listing, self.name, grid, io.MAX_BYTES)
+        return {"name": self.name, "spacing": found.first.spacing}, found.volumes, found.first.channels
+
+    @property
+    def differ(self) -> bool:
+        """Whether volumes are of more than one shape."""
+        return len(set(self.shapes)) > 1
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return sizes and voxels as pairs of name and text: ranges, and the commonest."""
+        rows = [("sizes", _spread(self.shapes, times))] if self.differ else []
+        rounded = {spacing and tuple(float(f"{size:.3g}") for size in spacing) for spacing in self.spacings}
+        if len(rounded) > 1:
+            known = [spacing for spacing in self.spacings if spacing is not None]
+            unknown = len(self.spacings) - len(known)
+            text = _spread(known, lambda sizes: " × ".join(f"{size:.3g}" for size in sizes)) if known else ""
+            rows.append(
+                ("voxels", ", ".join(filter(None, (text, f"unknown in {unknown}" if unknown else ""))))
+            )
+        return rows
+
+    def grid(self) -> dict[str, tuple[float, ...]]:
+        """Return a size, and a spacing where all have one, that hold all but the largest twentieth of the volumes."""
+        extents = np.array([shape[:3] for shape in self.shapes], float)
+        spacing = None
+        if all(self.spacings):
+            spacing = np.median(np.array(self.spacings, float), axis=0)
+            extents *= np.array(self.spacings, float) / spacing
+        high = np.quantile(extents, 0.95, axis=0) if spacing is not None else np.median(extents, axis=0)
+        size = tuple(MULTIPLE * math.ceil(round(float(length), 3) / MULTIPLE) for length in high)
+        # A single slice stays one.
+        size = tuple(1 if extents[:, axis].max() == 1 else length for axis, length in enumerate(size))
+        found: dict[str, tuple[float, ...]] = {"size": size}
+        if spacing is not None:
+            found["spacing"] = tuple(float(f"{length:.3g}") for length in spacing)
+        return found
+
+
+def listing_of(data: str) -> Listing | None:
+    """List the samples that DATA names, None where they lie in one file or are embedded."""
+    path = Path(data)
+    if is_folder(path):
+        return list_folder(path)
+    return read_manifest(path) if path.suffix.lower() in table.SUFFIXES and path.is_file() else None
+
+
+def survey(listing: Listing, name: str, grid: Grid) -> Survey:
+    """Describe the samples of a listing as they are; volumes are read one by one, and only where shapes differ.
+
+    Raises:
+        VoxgapError: All files that can't be read at once.
+    """
+    samples = scan_samples(listing, name, grid)
+    shapes = tuple(sample.shape for sample in samples)
+    rate = math.nan
+    if len(set(shapes)) > 1:
+        as_it_is = Grid(
+            missing_values=grid.missing_values, reference=grid.reference, axes=grid.axes, at=grid.at
+        )
+        missing = sum(int(np.isnan(read_sample(one, as_it_is).volume.values).sum()) for one in samples)
+        rate = missing / sum(map(math.prod, shapes))
+    return Survey(name, listing, shapes, tuple(_spacing(sample.first) for sample in samples), rate)
+
+
+def _spacing(source: io.Source) -> tuple[float, float, float] | None:
+    if source.spacing is not None or source.affine is None:
+        return source.spacing
+    depth, height, width = np.linalg.norm(source.affine[:3, :3], axis=0).tolist()
+    return depth, height, width
+
+
+def _spread(values: Sequence[Iterable[float]], text: Callable[[Any], str]) -> str:
+    tuples = [tuple(value) for value in values]
+    low, high = (tuple(of) for of in (np.min(tuples, axis=0).tolist(), np.max(tuples, axis=0).tolist()))
+    (commonest, count), *_ = Counter(tuples).most_common()
+    both = text(low) if low == high else f"{text(low)} to {text(high)}"
+    return both if low == high else f"{both}; most often {text(commonest)} ({count} of {len(tuples)})"
