@@ -12,7 +12,7 @@ import numpy as np
 
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.targets import as_classes
-from voxgap.decision import Decision
+from voxgap.decision import Decision, named
 from voxgap.errors import VoxgapError
 from voxgap.evaluate import Scored, scored
 from voxgap.evaluate.overlap import digests, overlap, read_cases
@@ -113,12 +113,14 @@ def score(predictor: Predictor, given: Labelled, volumes: Any = None, seed: int 
     """
     data = given.data
     volumes = data.volumes if volumes is None else volumes
+    answers, threshold = predictor.predict(volumes), predictor.decision.threshold
     found = scored(
         data.task,
         data.targets,
-        predictor.predict(volumes),
+        answers,
         observed=~np.isnan(volumes) if data.task == "segmentation" else None,
-        threshold=predictor.decision.threshold,
+        threshold=threshold,
+        own_grids=data.on_own_grids([named(answer, threshold) for answer in answers]) if data.drawn else None,
         groups=data.groups,
         seed=seed,
     )

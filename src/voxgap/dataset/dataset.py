@@ -173,7 +173,7 @@ class Dataset:
         """Return the same samples with other volumes, such as with gaps simulated or filled."""
         return replace(self, volumes=volumes)
 
-    def on_own_grids(self, found: Sequence[LabelMap]) -> Iterator[tuple[LabelMap, LabelMap]]:
+    def on_own_grids(self, found: Sequence[NDArray[Any]]) -> Iterator[tuple[LabelMap, LabelMap]]:
         """Yield label maps on the grids that they were drawn on, and beside each what was found for its voxels.
 
         Args:

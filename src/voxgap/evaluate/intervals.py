@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.metrics import Scorer, scorer
+from voxgap.evaluate.metrics import OwnGrids, Scorer, scorer
 
 LEVEL = 0.95
 _DRAWS, _FEWEST_DRAWS = 500, 200
@@ -55,20 +55,23 @@ def scored(
     *,
     observed: Any = None,
     threshold: float | None = None,
+    own_grids: OwnGrids | None = None,
     groups: Any = None,
     seed: int = 0,
 ) -> Scored:
     """Score predictions, and say within which interval each score lies.
 
     Args:
-        task, targets, predictions, observed, threshold: As for `voxgap.evaluate.scores`.
+        task, targets, predictions, observed, threshold, own_grids: As for `voxgap.evaluate.scores`.
         groups: A name for each sample: samples of one group are drawn together. None: each is its own.
         seed: Of the draws.
 
     Raises:
         VoxgapError: As for `voxgap.evaluate.scores`, or there are not as many groups as samples.
     """
-    score, count = scorer(task, targets, predictions, observed=observed, threshold=threshold)
+    score, count = scorer(
+        task, targets, predictions, observed=observed, threshold=threshold, own_grids=own_grids
+    )
     members = np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
     if len(members) != count:
         raise VoxgapError(f"{len(members)} groups for {count} samples; give one for each")

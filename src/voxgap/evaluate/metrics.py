@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,20 @@ Classes = NDArray[np.int64]
 Scorer = Callable[[Any], dict[str, float]]
 """Scores of some of the samples, by index: all of them, or a sample of them."""
 
+OwnGrids = Iterable[tuple[NDArray[Any], NDArray[Any]]]
+"""For each sample a label map of class indices, -1 where nobody said, and the classes that were named there."""
+
 CALIBRATION_BINS = 15
 
 
 def scores(
-    task: str, targets: Any, predictions: Any, *, observed: Any = None, threshold: float | None = None
+    task: str,
+    targets: Any,
+    predictions: Any,
+    *,
+    observed: Any = None,
+    threshold: float | None = None,
+    own_grids: OwnGrids | None = None,
 ) -> dict[str, float]:
     """Score predictions by everything that is usual for the task.
 
@@ -34,6 +43,8 @@ def scores(
         observed: For segmentation, which values the network was shown, boolean, shaped like the volumes: adds
             dice_missing, the Dice score of the voxels that no channel shows.
         threshold: By which a class is named; see `voxgap.decision.named`.
+        own_grids: For segmentation, for each sample its label map on the grid that it was drawn on, and the class
+            named for each of its voxels; all scores but dice_missing are then of these.
 
     Returns:
         For classification accuracy, balanced_accuracy, auc, macro_f1, log_loss, brier and calibration_error;
@@ -43,17 +54,25 @@ def scores(
     Raises:
         VoxgapError: Targets and predictions don't match, or a prediction is NaN.
     """
-    score, count = scorer(task, targets, predictions, observed=observed, threshold=threshold)
+    score, count = scorer(
+        task, targets, predictions, observed=observed, threshold=threshold, own_grids=own_grids
+    )
     return score(np.arange(count))
 
 
 def scorer(
-    task: str, targets: Any, predictions: Any, *, observed: Any = None, threshold: float | None = None
+    task: str,
+    targets: Any,
+    predictions: Any,
+    *,
+    observed: Any = None,
+    threshold: float | None = None,
+    own_grids: OwnGrids | None = None,
 ) -> tuple[Scorer, int]:
     """Check once what is to be scored, for scores of many samples of it.
 
     Args:
-        task, targets, predictions, observed, threshold: As for `scores`.
+        task, targets, predictions, observed, threshold, own_grids: As for `scores`.
 
     Returns:
         What scores the samples of some indices as `scores` does, and how many samples there are.
@@ -66,6 +85,8 @@ def scorer(
         return lambda some: _regression_scores(truth[some], numbers[some]), len(truth)
     if task == "segmentation":
         tables, hidden = _tables_of(targets, predictions, observed, threshold)
+        if own_grids is not None:
+            tables = _tables_on(own_grids, tables.shape[-1])
         return lambda some: _segmentation_scores(tables[some], None if hidden is None else hidden[some]), len(
             tables
         )
@@ -241,6 +262,15 @@ def _tables_of(
     if not np.any(tables):
         raise VoxgapError("no voxel of the label maps is labelled; there is nothing to score")
     return np.array(tables), np.array(hidden) if observed is not None else None
+
+
+def _tables_on(own_grids: OwnGrids, classes: int) -> NDArray[np.int64]:
+    """The confusion of each label map's labelled voxels, on grids of their own."""
+    tables = []
+    for truth, found in own_grids:
+        labelled = truth >= 0
+        tables.append(_counted(truth[labelled].astype(np.int64), found[labelled], classes))
+    return np.array(tables)
 
 
 def dice(targets: Any, predictions: Any, threshold: float | None = None) -> Floats:

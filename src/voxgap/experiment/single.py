@@ -11,7 +11,7 @@ import numpy as np
 from voxgap import evaluate, intensity
 from voxgap.backend import keras
 from voxgap.dataset import Dataset
-from voxgap.decision import DEFAULT, Decision, asked, chosen
+from voxgap.decision import DEFAULT, Decision, asked, chosen, named
 from voxgap.fill.base import filling
 from voxgap.history import History
 from voxgap.models import build_model
@@ -103,12 +103,15 @@ def train_and_score(
             predictions = _predictions(model, part.volumes, size)
             decision = decision or chosen(str(threshold), predictions[:, 1], part.targets)
             shown = ~np.isnan(part.volumes) if dataset.task == "segmentation" else None
+            # What a crop cut off is missed, as it is when the network is used.
+            found = [named(answer, decision.threshold) for answer in predictions] if part.drawn else []
             scored[split] = evaluate.scored(
                 dataset.task,
                 part.targets,
                 predictions,
                 observed=shown,
                 threshold=decision.threshold,
+                own_grids=part.on_own_grids(found) if part.drawn else None,
                 groups=part.groups,
             )
     seconds = time.perf_counter() - started
