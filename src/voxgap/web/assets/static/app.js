@@ -30,7 +30,7 @@ async function start() {
   document.title = `${engine.name} · voxgap`;
   const kinds = classes.length ? ` Classes: ${classes.join(", ")}.` : "";
   const taken = input.patches ? takenInPatches(input) : `${times(input.shape)}, or deeper, in windows`;
-  if (input.channels.length > 1) at("ask").textContent = "Choose a volume, or its files together,";
+  if (input.channels.length > 1) at("ask").textContent = "Choose a volume, in one file or several,";
   at("about").textContent = `Takes volumes of ${taken} (depth, height, width, channels: ${input.channels.join(", ")}).${kinds}`;
   at("formats").textContent = engine.formats.join("  ");
   at("privacy").textContent = engine.note;
