@@ -33,7 +33,7 @@ from voxgap.training import adapt_model
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data, model = tiny.dataset(), tiny.model("cnn3d", "mean", filters=(4, 6))
+    data, model = tiny.dataset(count=144), tiny.model("cnn3d", "mean", filters=(4, 6))
     adapt_model(model, data.part("train"))
     return Path(vg.save_bundle(tmp_path_factory.mktemp("predict") / "b", model, data, strategy=get("mean")))
 

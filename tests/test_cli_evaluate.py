@@ -1,0 +1,194 @@
+"""What is scored is what is deployed: evaluate, predict and the server name the same class for each volume."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+import server_cases as cases
+import voxgap as vg
+from voxgap.bundle.scoring import labelled, score
+from voxgap.dataset import load_data
+from voxgap.evaluate.overlap import digests, known_cases
+from voxgap.files import sha256
+from voxgap.runtime import job
+from voxgap.runtime.inputs import list_items
+from voxgap.runtime.loading import decided
+from voxgap.runtime.predictor import Predictor
+from voxgap.server import create_app
+
+SHAPE = (3, 4, 5, 1)
+
+
+def engine(task: str, outputs: int) -> Any:
+    """Answers that depend on the mean, with many that are nearly even; for label maps on each voxel."""
+
+    def run(batch: np.ndarray) -> np.ndarray:
+        known = np.nan_to_num(
+            batch[..., 0] if task == "segmentation" else np.nanmean(batch, axis=(1, 2, 3, 4))
+        )
+        logits = np.stack([known * (i - 0.7) for i in range(outputs)], axis=-1).astype(np.float32)
+        if task == "regression":
+            return logits
+        odds = np.exp(logits)
+        return (odds / odds.sum(axis=-1, keepdims=True)).astype(np.float32)
+
+    return run
+
+
+def written(folder: Path, task: str, outputs: int, count: int, split: bool = False) -> tuple[Path, Path]:
+    """A bundle of that task, whose network is `engine`, and a table of labelled volumes."""
+    entry = {"shape": list(SHAPE), "channels": ["channel_0"], "grid": vg.Dataset.grid.to_json()}
+    classes = [] if task == "regression" else [str(i) for i in range(outputs)]
+    bundle = cases.make_bundle(
+        folder / "b", task=task, classes=classes, outputs=outputs, input=entry, schema_version=1, strategy={}
+    )
+    rng = np.random.default_rng(1)
+    column = {"classification": "label", "regression": "target", "segmentation": "label_map"}[task]
+    lines = [f"path,{column},group" + (",split" if split else "")]
+    for i in range(count):
+        values = rng.normal(rng.normal(), 1, SHAPE).astype(np.float32)
+        values[rng.integers(SHAPE[0])] = np.nan
+        np.save(folder / f"{i:03}.npy", values)
+        wanted: Any = i % outputs if task == "classification" else i / 7
+        if task == "segmentation":
+            wanted = f"m{i:03}.npy"
+            np.save(folder / wanted, rng.integers(0, outputs, SHAPE[:3]).astype(np.int16))
+        part = "," + ("train", "validation", "test")[i % 3] if split else ""
+        lines.append(f"{i:03}.npy,{wanted},p{i // 2}{part}")
+    (folder / "data.csv").write_text("\n".join(lines))
+    return bundle, folder / "data.csv"
+
+
+def opened(bundle: Path, task: str, outputs: int, threshold: float | None = None) -> Predictor:
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    return Predictor(decided(manifest, threshold), engine(task, outputs))
+
+
+def full(*values: Any) -> Any:
+    return pytest.param(*values, marks=pytest.mark.full)
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "threshold"),
+    [
+        ("classification", 2, 0.37),
+        full("classification", 2, None),
+        full("classification", 4, None),
+        full("segmentation", 2, 0.37),
+        full("segmentation", 2, None),
+        full("segmentation", 3, None),
+        full("regression", 1, None),
+    ],
+)
+def test_predict_and_the_server_name_what_evaluate_scored(
+    task: str, outputs: int, threshold: float | None, tmp_path: Path
+) -> None:
+    bundle, data = written(tmp_path, task, outputs, 300)
+    predictor = opened(bundle, task, outputs, threshold)
+    given = labelled(bundle, data)
+    worth = score(predictor, given)
+    assert (worth.split, worth.scored.n, worth.scored.groups) == ("all", 300, 150)
+    wanted = job.Wanted(maps=str(tmp_path / "maps") if task == "segmentation" else None)
+    items = list_items(sorted(tmp_path.glob("[0-9]*.npy")), ["channel_0"])
+    rows = sorted(job.local(predictor, wanted)(items), key=lambda row: str(row["path"]))
+    assert [row["error"] for row in rows if row.get("error")] == []
+    app = create_app(bundle, load=lambda _: predictor)
+    with TestClient(app, base_url="http://localhost") as client:
+        served: list[dict[str, Any]] = []
+        for i in range(0, 300, 50):
+            body = cases.raw(given.data.volumes[i : i + 50])
+            served += cases.predictions(client.post("/v1/predict", **body))
+    if task == "regression":
+        values = [[row["value"]] for row in rows]
+        np.testing.assert_allclose([one["values"] for one in served], values, rtol=1e-6)
+        truth = given.data.targets
+        assert worth.scored.scores["mae"] == pytest.approx(np.abs(np.ravel(values) - truth).mean(), rel=1e-5)
+        return
+    if task == "segmentation":
+        maps = np.stack([vg.read(row["label_map"]).values[..., 0] for row in rows]).astype(int)
+        counts = [[int((m == c).sum()) for c in range(outputs)] for m in maps]
+        assert [[one["voxels"][c] for c in predictor.classes] for one in served] == counts
+        found: Any = maps
+    else:
+        found = np.array([int(row["class"]) for row in rows])
+        assert [one["class"] for one in served] == [row["class"] for row in rows]
+    assert worth.scored.scores["accuracy"] == pytest.approx((found == given.data.targets).mean())
+    if threshold is not None:
+        plain = opened(bundle, task, outputs).predict(given.data.volumes).argmax(axis=-1)
+        assert (plain != found).any(), "the threshold decided nothing"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
+    """A bundle of two classes that the command line opens without an engine's package, and 24 volumes."""
+    def open_bundle(bundle: Path, *options: Any) -> Predictor:
+        return opened(bundle, "classification", 2, options[-1])
+
+    monkeypatch.setattr(sys.modules["voxgap.cli.evaluate"], "open_bundle", open_bundle)
+    return written(tmp_path, "classification", 2, 24)
+
+
+def test_a_table_without_a_split_is_scored_whole_with_a_word(here: tuple[Path, Path], voxgap: Any) -> None:
+    bundle, data = here
+    done = voxgap("evaluate", bundle, data)
+    assert done.code == 0, done.err
+    assert "no split, so that all 24 volumes are scored" in done.err
+    assert "all (n = 24, 12 groups)" in done.out
+    assert " to " in done.out
+    assert "decision: the most probable class" in done.out
+    done = voxgap("evaluate", bundle, data, "--threshold", 0.3, "--json")
+    found = json.loads(done.out)
+    worth = score(opened(bundle, "classification", 2, 0.3), labelled(bundle, data))
+    assert found["all"] == worth.scored.scores
+    assert found["about"]["n"] == 24
+    assert found["about"]["decision"]["threshold"] == 0.3
+    assert found["about"]["intervals"]["accuracy"] == list(worth.scored.intervals["accuracy"])
+    for words in (("--split", "train"), ("--split", "half")):
+        done = voxgap("evaluate", bundle, data, *words)
+        assert (done.code, "Traceback" in done.err) == (2, False)
+    assert voxgap("evaluate", bundle, data, "--threshold", 3).err.startswith("Error: threshold 3")
+
+
+def test_what_could_not_be_trained_on_is_scored(here: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, data = here
+    header, first, *_ = data.read_text().splitlines()
+    (tmp_path / "one.csv").write_text(f"{header}\n{first}\n")
+    one = labelled(bundle, tmp_path / "one.csv")
+    assert (len(one.data), one.whole, one.data.classes) == (1, True, ("0", "1"))
+    assert score(opened(bundle, "classification", 2), one).scored.intervals == {}
+    (tmp_path / "split.csv").write_text(f"{header},split\n{first},test\n")
+    assert len(labelled(bundle, tmp_path / "split.csv", "test").data) == 1
+    with pytest.raises(vg.VoxgapError, match="one"):
+        load_data(tmp_path / "one.csv")
+
+
+def test_volumes_that_were_in_training_are_said_whatever_they_are_called(
+    here: tuple[Path, Path], tmp_path: Path, voxgap: Any
+) -> None:
+    bundle, data = here
+    trained = load_data(data, scoring=True)
+    part = ["train"] * 7 + ["validation"] * 2 + ["test"] * 15
+    (bundle / "cases.json").write_text(json.dumps(known_cases(digests(trained.volumes), part)))
+    entry = {"path": "cases.json", "sha256": sha256(bundle / "cases.json")}
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    (bundle / "manifest.json").write_text(json.dumps(manifest | {"cases": entry}))
+    again = tmp_path / "again"
+    again.mkdir()
+    with data.open() as stream:
+        rows = list(csv.DictReader(stream))[4:]
+    for i, row in enumerate(rows):
+        vg.write(again / f"other{i}.nii.gz", vg.Volume(np.load(tmp_path / row["path"])))
+    lines = [f"other{i}.nii.gz,{row['label']}" for i, row in enumerate(rows)]
+    (again / "new.csv").write_text("\n".join(["path,label", *lines]))
+    done = voxgap("evaluate", bundle, again / "new.csv", "--pattern", "slices", "--missing-rate", 0.3)
+    assert done.code == 0, done.err
+    assert "3 of 20 volumes were in training and 2 of 20 volumes were in validation" in done.err
+    assert "other" not in (bundle / "cases.json").read_text()
