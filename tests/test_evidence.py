@@ -13,12 +13,13 @@ from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
 from voxgap import evaluate, table
-from voxgap.dataset import Dataset
+from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.names import case_names
 from voxgap.evidence import (
     BINS,
     Cases,
     collect,
+    dice,
     precision_and_recall,
     precision_recall,
     reliability,
@@ -142,6 +143,25 @@ def test_a_row_of_a_label_map_has_its_dice(tmp_path: Path, threshold: float | No
         known.part("test").targets, network.answers[known.split == "test"], threshold
     )
     np.testing.assert_array_equal(cases.part("test").confusion, whole)
+
+
+def test_dice_is_that_on_the_grid_of_the_label_map() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(18, 6, 8, 10, 1)).astype("float32")
+    maps = rng.integers(0, 3, (18, 6, 8, 10))
+    split = np.repeat(["train", "validation", "test"], 6)
+    fine = Dataset.from_arrays(x, label_maps=maps, split=split, spacing=(1.0, 1.0, 1.0))
+    with pytest.warns(UserWarning, match="cut off"):
+        known = load_data(fine, size=(4, 8, 6), spacing=(1.0, 1.0, 1.0))
+    answers = rng.dirichlet((1, 1, 1), size=(18, 4, 8, 6))
+    batches = iter([answers[6:]])
+    cases = collect(known, lambda _: next(batches))
+    part = known.part("test")
+    found = list(answers[12:].argmax(axis=-1))
+    scored = evaluate.scores("segmentation", part.targets, answers[12:], own_grids=part.on_own_grids(found))
+    table_of_all = cases.part("test").confusion
+    assert table_of_all.sum() == maps[12:].size
+    np.testing.assert_allclose(dice(table_of_all), [scored[f"dice_{i}"] for i in range(3)])
 
 
 def test_cells_are_safe_for_spreadsheets(tmp_path: Path) -> None:

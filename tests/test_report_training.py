@@ -156,7 +156,17 @@ def test_gaps_and_label_maps_can_be_seen() -> None:
     images = [axes.images[0].get_array() for axes in figure.axes]
     assert (images[0] != images[2]).any()
     assert (images[2] != images[3]).any()
+    volume[..., 1] = np.nan
     plain = drawn.picture(volume, ("t1", "t2"), {}, ())
+    assert len(plain.axes) == 1
     shown = np.asarray(plain.axes[0].images[0].get_array())
     red = np.isclose(shown, (0xE4 / 255, 0x57 / 255, 0x2E / 255)).all(axis=-1)
     assert 0.25 < red.mean() < 0.4
+
+
+def test_slices_without_anything_to_see_are_left_out() -> None:
+    volume = np.zeros((20, 5, 6, 2), np.float32)
+    volume[..., 1] = np.nan
+    volume[3, 2, 2, 0], volume[7, :, :, 0], volume[9, 1, 1, 0] = 1, np.nan, np.nan
+    axes = drawn.picture(volume, ("t1", "t2"), {}, ()).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["slice 3", "slice 7", "slice 9"]

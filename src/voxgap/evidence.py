@@ -39,7 +39,8 @@ class Cases:
         missing_rate: share of each volume that is missing.
         targets: class indices `(n,)`, numbers `(n, outputs)`; nothing for a segmentation.
         answers: probabilities `(n, classes)`, numbers `(n, outputs)`; nothing for a segmentation.
-        voxels: for a segmentation, voxels by true class and by answered class, `(n, classes, classes)`.
+        voxels: for a segmentation, voxels by true class and by answered class, `(n, classes, classes)`, on the grid
+            that the label map was drawn on.
         sureness: `(n, bins, 3)`: how many answers lie in each bin of probability, the sum of those
             probabilities, and how many of them came true. See `reliability`.
         threshold: by which a class is named; see `voxgap.decision.named`.
@@ -191,15 +192,19 @@ def _answered(part: Dataset, predict: Predict, threshold: float | None) -> tuple
         return answers.reshape(count, -1), bare.astype(np.int64), bare
     if part.task == "classification":
         return answers, bare.astype(np.int64), sureness(answers, part.targets)
-    classes = answers.shape[-1]
-    tables, sure = [], []
-    for probabilities, truth in zip(answers, part.targets, strict=True):
-        said = truth >= 0
-        true, p = truth[said].astype(np.int64), probabilities[said]
-        cells = np.bincount(true * classes + named(p, threshold), minlength=classes**2)
-        tables.append(cells.reshape(classes, classes))
-        sure.append(_binned(p, true))
+    found = [named(probabilities, threshold) for probabilities in answers]
+    # Where label maps were drawn on another grid, that is where a user compares them.
+    pairs = part.on_own_grids(found) if part.drawn is not None else zip(part.targets, found, strict=True)
+    sure = [_binned(p[truth >= 0], truth[truth >= 0]) for p, truth in zip(answers, part.targets, strict=True)]
+    tables = [_counted(truth, classes, answers.shape[-1]) for truth, classes in pairs]
     return bare, np.stack(tables), np.stack(sure)
+
+
+def _counted(truth: NDArray[Any], found: NDArray[Any], classes: int) -> Counts:
+    """Count labelled voxels by true class (rows) and answered class."""
+    said = truth >= 0
+    cells = truth[said].astype(np.int64) * classes + found[said]
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def sureness(probabilities: Any, targets: Any) -> Floats:

@@ -199,16 +199,16 @@ def picture(
 
     Args:
         volume: `(depth, height, width, channels)`, NaN = missing.
-        channels: names; as many as there is room for are drawn.
+        channels: names; those that are there are drawn, as many as there is room for.
         maps: title -> class indices `(depth, height, width)`, of which the first, the background, and -1 stay bare.
         classes: names.
     """
-    chosen = _middle(np.stack([*maps.values()]) if maps else None, len(volume))
-    observed = ~np.isnan(volume)
-    shown = np.argsort(~observed.any(axis=(0, 1, 2)), kind="stable")[:_MOST_CHANNELS]  # empty ones last
-    grey = {index: _grey(volume[chosen, ..., index], volume[..., index]) for index in sorted(shown)}
+    chosen = _middle(volume, np.stack([*maps.values()]) if maps else None)
+    held = np.flatnonzero(~np.isnan(volume).all(axis=(0, 1, 2)))
+    shown = held[:_MOST_CHANNELS].tolist() or [0]
+    grey = {index: _grey(volume[chosen, ..., index], volume[..., index]) for index in shown}
     rows = {channels[index] if len(channels) > 1 else "input": image for index, image in grey.items()}
-    first = grey[int(shown[0])]
+    first = grey[shown[0]]
     for title, label_map in maps.items():
         rows[title] = _laid_over(first, label_map[chosen])
     strips = [np.concatenate(list(_parted(image)), axis=1) for image in rows.values()]
@@ -235,14 +235,17 @@ def picture(
     return figure
 
 
-def _middle(maps: NDArray[Any] | None, depth: int) -> NDArray[np.intp]:
-    """Choose slices: those that hold something of a label map, evenly; of a volume without one, all but its ends."""
+def _middle(volume: NDArray[Any], maps: NDArray[Any] | None) -> NDArray[np.intp]:
+    """Choose slices, evenly, of those with something to see: of a label map, else values that differ, or a gap."""
     if maps is not None and (maps > 0).any():
         held = np.flatnonzero((maps > 0).any(axis=(0, 2, 3)))
         return held[np.unique(np.linspace(0, len(held) - 1, min(_SLICES, len(held))).round().astype(int))]
-    if depth <= _SLICES:
-        return np.arange(depth)
-    return np.linspace(0, depth - 1, _SLICES + 2)[1:-1].round().astype(int)
+    flat = volume[..., ~np.isnan(volume).all(axis=(0, 1, 2))].reshape(len(volume), -1)
+    held = np.flatnonzero((flat != flat[:, :1]).any(axis=1))  # NaN differs from all
+    held = held if len(held) else np.arange(len(volume))
+    if len(held) <= _SLICES:
+        return held
+    return held[np.linspace(0, len(held) - 1, _SLICES + 2)[1:-1].round().astype(int)]
 
 
 def _grey(slices: NDArray[Any], volume: NDArray[Any]) -> NDArray[np.float64]:

@@ -213,7 +213,7 @@ def _worst(manifest: Mapping[str, Any], worst: Cases, examples: Sequence[Example
     figures: list[tuple[Figure, str]] = [
         (
             drawn.picture(example.volume, channels, example.maps, worst.classes),
-            f"{worst.names[place]}: {_verdict(worst, place)}",
+            f"{worst.names[place]}: {_verdict(worst, place)}{_lacking(example, channels)}",
         )
         for place, example in enumerate(examples)
     ]
@@ -223,6 +223,12 @@ def _worst(manifest: Mapping[str, Any], worst: Cases, examples: Sequence[Example
         "segmentation": "The Dice score of all but the background is lowest here.",
     }[worst.task]
     return [Section("Worst cases", [f"{how} Red is missing."], figures=figures)]
+
+
+def _lacking(example: Example, channels: Sequence[str]) -> str:
+    """Name the channels that are missing altogether, and have no picture."""
+    names = [name for i, name in enumerate(channels) if np.isnan(example.volume[..., i]).all()]
+    return f"; without {', '.join(names)}" if names else ""
 
 
 def _verdict(worst: Cases, place: int) -> str:
