@@ -159,7 +159,9 @@ def fills(versions: Mapping[str, NDArray[np.float32]]) -> Figure:
             first that has some.
     """
     with_gaps = max(versions.values(), key=lambda volume: int(np.isnan(volume).sum()))
-    chosen = _telling_slices(with_gaps)
+    missing, before = np.isnan(with_gaps), np.isnan(next(iter(versions.values())))
+    # What was taken away, where it is shown as it was before: not what lies outside of a scan.
+    chosen = _telling_slices(missing & ~before if (missing & ~before).any() else missing)
     seen = next((v for volume in versions.values() if (v := volume[~np.isnan(volume)]).size), np.zeros(1))
     low, high = _ends(seen)
     height, width = with_gaps.shape[1:]
@@ -187,10 +189,10 @@ def _ends(values: NDArray[np.float32]) -> tuple[float, float]:
     return (float(low), float(high)) if low < high else (float(values.min()), float(values.max()))
 
 
-def _telling_slices(volume: NDArray[np.float32], count: int = SLICES) -> list[int]:
+def _telling_slices(missing: NDArray[np.bool_], count: int = SLICES) -> list[int]:
     """Return slices evenly from those with gaps and from those without, as far as there are some of each."""
-    missing = np.isnan(volume).any(axis=(1, 2))
-    gaps, rest = np.flatnonzero(missing), np.flatnonzero(~missing)
+    hit = missing.any(axis=(1, 2))
+    gaps, rest = np.flatnonzero(hit), np.flatnonzero(~hit)
     of_gaps = max(count - len(rest), min(len(gaps), (count + 1) // 2))
     return sorted([*_evenly(gaps, of_gaps), *_evenly(rest, count - of_gaps)])
 
