@@ -16,6 +16,7 @@ from voxgap.dataset import load_data
 from voxgap.dataset.folders import list_folder
 from voxgap.errors import VoxgapError
 from voxgap.io import read, write
+from voxgap.runtime.inputs import list_items
 from voxgap.volume import Volume
 
 
@@ -108,6 +109,7 @@ def test_patients_in_one_dicom_folder_are_volumes_each(is_flat: bool, tmp_path: 
     for index in range(3):
         assert sum(np.array_equal(one[..., 0], values(index)) for one in found) == 1
     assert json.loads(voxgap("inspect", root, "--json"))["description"]["volumes"] == 3
+    assert len(list_items([root], ["t1"])) == 3
     table = voxgap("manifest", root)
     assert table.startswith("path,group\n")
     with pytest.raises(

@@ -10,6 +10,9 @@ from pathlib import Path
 
 from voxgap import io
 from voxgap.errors import VoxgapError
+from voxgap.io.dicom_series import all_series
+from voxgap.io.planes import is_planes
+from voxgap.io.zarr import is_zarr
 
 # What operating systems and disks put beside people's files.
 _JUNK = {"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found", "__pycache__"}
@@ -70,6 +73,27 @@ def all_volumes(folder: Path) -> list[Path]:
         elif path.is_dir() and not path.is_symlink():
             found += all_volumes(path)
     return found
+
+
+def is_dicom_folder(path: Path) -> bool:
+    """Tell whether a folder holds DICOM, and no volume of another format."""
+    return path.is_dir() and not is_zarr(path) and not is_planes(path) and io.is_volume(path)
+
+
+def series(path: Path) -> list[tuple[Path, Path]]:
+    """Return what each series in a DICOM folder is read by, its folder or `folder::number`, and one file of it."""
+    found: dict[Path, Path] = {}
+    for one in all_series(path):
+        files = {frame.file for frame in one.frames}
+        parent = Path(os.path.commonpath([file.parent for file in files]))
+        held = [{frame.file for frame in other.frames} for other in all_series(parent)]
+        named = [parent if len(held) == 1 else Path(f"{parent}::{n}") for n in range(1, len(held) + 1)]
+        # Frames of one file may be several series.
+        name = next(
+            name for name, other in zip(named, held, strict=True) if other == files and name not in found
+        )
+        found[name] = min(files)
+    return list(found.items())
 
 
 def is_drawn(path: Path) -> bool:

@@ -12,8 +12,6 @@ from voxgap.dataset.listing import Listing, Row
 from voxgap.errors import VoxgapError
 from voxgap.io.dicom_files import files_in, is_dicom, opened, read_header
 from voxgap.io.dicom_series import all_series
-from voxgap.io.planes import is_planes
-from voxgap.io.zarr import is_zarr
 
 
 def find(path: Path) -> Listing | None:
@@ -27,7 +25,8 @@ def find(path: Path) -> Listing | None:
     loose = any(file.parent == path and is_dicom(file) for file in files_in(path))
     if not loose and not all(len(_patients(folder)) == 1 for folder in inside):
         return None
-    rows = [Row(_where(file, path), (file,), group=patient) for file, patient in series_in(path)]
+    found = [(name, _patient(file)) for name, file in paths.series(path)]
+    rows = [Row(_where(file, path), (file,), group=patient) for file, patient in found]
     if not all(row.group for row in rows):
         rows = [row._replace(group="") for row in rows]
     return Listing(
@@ -36,24 +35,6 @@ def find(path: Path) -> Listing | None:
         remedy=f"holds {len(rows)} DICOM series and says no classes; list them with `voxgap manifest {path} --out "
         "data.csv`, and add a column `label`",
     )
-
-
-def series_in(path: Path) -> list[tuple[Path, str]]:
-    """Return what each series in a DICOM folder is read by, its folder or `folder::number`, and its patient."""
-    found: dict[Path, str] = {}
-    for one in all_series(path):
-        files = {frame.file for frame in one.frames}
-        parent = Path(os.path.commonpath([file.parent for file in files]))
-        held = [{frame.file for frame in other.frames} for other in all_series(parent)]
-        named = [
-            parent if len(held) == 1 else Path(f"{parent}::{number}") for number in range(1, len(held) + 1)
-        ]
-        # Frames of one file may be several series.
-        name = next(
-            name for name, other in zip(named, held, strict=True) if other == files and name not in found
-        )
-        found[name] = _patient(min(files))
-    return list(found.items())
 
 
 def is_several(path: Path) -> bool:
@@ -72,7 +53,7 @@ def check_whole(folder: Path, files: Sequence[Path]) -> None:
 
 
 def _is_dicom(path: Path) -> bool:
-    return path.is_dir() and not is_zarr(path) and not is_planes(path) and io.is_volume(path)
+    return paths.is_dicom_folder(path)
 
 
 def _patients(folder: Path) -> set[str]:

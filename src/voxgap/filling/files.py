@@ -24,7 +24,7 @@ from voxgap.filling.learn import Fill, Where
 from voxgap.filling.plan import Sample, plain, plan, target_of, write_manifest
 from voxgap.filling.where import by_mask, ever
 from voxgap.grid import same_grid
-from voxgap.io import FORMATS, Source, is_volume, split_item, write
+from voxgap.io import FORMATS, Source, split_item, write
 from voxgap.io.arrays import npz_names
 from voxgap.io.folders import MARK
 from voxgap.volume import Values, Volume, times
@@ -52,7 +52,7 @@ def fill_files(job: Job) -> str:
     job.check_record()
     path = Path(job.data)
     embedded = job.data.startswith(EMBEDDED)
-    one = not embedded and (is_one_volume(job.data) or (path.is_dir() and is_volume(path)))
+    one = not embedded and is_one_volume(job.data)
     if not embedded and "axis" in job.options and (first := path if one else _first_file(path)):
         job = job.of(job.grid.scan(first))
     # Before anything is read: a wrong option is a matter of a second.

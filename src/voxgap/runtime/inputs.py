@@ -69,18 +69,33 @@ def list_items(
         elif path.suffix.lower() in table.SUFFIXES:
             found += _rows(path, channels)
         elif path.is_dir() and not io.is_volume(path):
-            inside = [Item(str(file), (str(file),), folder=str(path)) for file in _volumes(path, out)]
+            inside = [
+                Item(str(file), (str(file),), folder=str(path))
+                for volume in _volumes(path, out)
+                for file in _series(volume)
+            ]
             if not inside:
                 raise VoxgapError(f"{path}: holds no volume; voxgap reads {', '.join(io.FORMATS)}")
             found += inside
         else:
-            found.append(Item(str(path), (str(path),)))
+            found += [Item(str(file), (str(file),)) for file in _series(path)]
     if not found:
         raise VoxgapError("nothing to predict: name files, a folder, or a manifest")
     named = _with_label_maps(list({item.name: item for item in found}.values()), channels, reference)
     if out is not None:
         _check_kept(named, out)
     return named
+
+
+def _series(path: Path) -> list[Path]:
+    """Return each series of a DICOM folder; one that can't be read is found out when it is."""
+    if not paths.is_dicom_folder(path):
+        return [path]
+    try:
+        found = [name for name, _ in paths.series(path)]
+    except VoxgapError:
+        return [path]
+    return found if len(found) > 1 else [path]
 
 
 def _with_label_maps(items: Sequence[Item], channels: Sequence[str], reference: str | None) -> list[Item]:
