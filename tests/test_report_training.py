@@ -170,3 +170,12 @@ def test_slices_without_anything_to_see_are_left_out() -> None:
     volume[3, 2, 2, 0], volume[7, :, :, 0], volume[9, 1, 1, 0] = 1, np.nan, np.nan
     axes = drawn.picture(volume, ("t1", "t2"), {}, ()).axes[0]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["slice 3", "slice 7", "slice 9"]
+
+
+@pytest.mark.parametrize("depth", [1, 7, 8, 9, 15, 40])
+def test_no_slice_is_drawn_twice(depth: int) -> None:
+    volume = np.random.default_rng(0).random((depth, 3, 4, 1)).astype("float32")
+    ticks = drawn.picture(volume, ("t1",), {}, ()).axes[0].get_xticklabels()
+    chosen = [int(tick.get_text().removeprefix("slice ")) for tick in ticks]
+    assert len(set(chosen)) == min(depth, 7)
+    assert chosen == sorted(chosen)

@@ -239,13 +239,14 @@ def _middle(volume: NDArray[Any], maps: NDArray[Any] | None) -> NDArray[np.intp]
     """Choose slices, evenly, of those with something to see: of a label map, else values that differ, or a gap."""
     if maps is not None and (maps > 0).any():
         held = np.flatnonzero((maps > 0).any(axis=(0, 2, 3)))
-        return held[np.unique(np.linspace(0, len(held) - 1, min(_SLICES, len(held))).round().astype(int))]
-    flat = volume[..., ~np.isnan(volume).all(axis=(0, 1, 2))].reshape(len(volume), -1)
-    held = np.flatnonzero((flat != flat[:, :1]).any(axis=1))  # NaN differs from all
+    else:
+        flat = volume[..., ~np.isnan(volume).all(axis=(0, 1, 2))].reshape(len(volume), -1)
+        held = np.flatnonzero((flat != flat[:, :1]).any(axis=1))  # NaN differs from all
     held = held if len(held) else np.arange(len(volume))
     if len(held) <= _SLICES:
         return held
-    return held[np.linspace(0, len(held) - 1, _SLICES + 2)[1:-1].round().astype(int)]
+    # Each of as many equal parts gives its middle one.
+    return held[((np.arange(_SLICES) + 0.5) * len(held) / _SLICES).astype(int)]
 
 
 def _grey(slices: NDArray[Any], volume: NDArray[Any]) -> NDArray[np.float64]:
