@@ -240,20 +240,26 @@ def copy_file(path: Path, stream: BinaryIO) -> None:
 
 def replace_values(dataset: Any, values: NDArray[Any], attributes: Mapping[str, Any]) -> None:
     """Put values into a dataset of an open file; it becomes float32 if its own type can't hold them."""
-    stored = dataset[...]
-    decoded = cf.decode(stored, attributes)
-    holes = np.zeros(stored.shape, bool)
-    box = tuple(slice(0, size) for size in stored.shape)
-    for hole in _never_written(dataset, box, _written(dataset, box) if dataset.chunks else {}):
-        holes[hole] = True
-    plainly = stored.dtype.kind == "f" and not {"scale_factor", "add_offset"} & set(attributes)
-    new = kept(stored, np.where(holes, np.nan, decoded) if holes.any() else decoded, values)
-    if new is stored:
-        return
-    if plainly:
+    box = tuple(slice(0, size) for size in dataset.shape)
+    written = _written(dataset, box) if dataset.chunks else {}
+    untouched = dataset.chunks is None and dataset.id.get_storage_size() == 0
+    plainly = dataset.dtype.kind == "f" and not {"scale_factor", "add_offset"} & set(attributes)
+    # Whole chunks at a time: of a large file, all that is compared would be several times its memory.
+    for part in slabs(box, dataset.chunks or (1,) * len(box), max(4, dataset.dtype.itemsize)):
+        stored, wanted = dataset[part], values[part]
+        decoded = cf.decode(stored, attributes)
+        holes = np.full(stored.shape, untouched)
+        for hole in _never_written(dataset, part, written) if dataset.chunks else ():
+            holes[hole] = True
+        new = kept(stored, np.where(holes, np.nan, decoded) if holes.any() else decoded, wanted)
+        if new is stored:
+            continue
+        if not plainly:
+            break
         # What nobody wrote stays missing once its chunk is there.
-        new[holes & np.isnan(values)] = np.nan
-        dataset[...] = new
+        new[holes & np.isnan(wanted)] = np.nan
+        dataset[part] = new
+    else:
         return
     # Whole numbers have no room for what lies between them.
     file, name = dataset.file, dataset.name
