@@ -179,7 +179,7 @@ def _calibration(held_out: Cases) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    import keras
+    from voxgap.backend import keras
 
     packages = ("keras", keras.backend.backend(), "numpy")
     return {"voxgap": __version__, "python": platform.python_version()} | {
