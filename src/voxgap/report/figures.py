@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize
@@ -183,7 +183,7 @@ def fills(versions: Mapping[str, NDArray[np.float32]]) -> Figure:
     return figure
 
 
-def _ends(values: NDArray[np.float32]) -> tuple[float, float]:
+def _ends(values: NDArray[Any]) -> tuple[float, float]:
     """Return what is black and what is white: without the extremes, unless nearly all is one value."""
     low, high = np.percentile(values, (1, 99))
     return (float(low), float(high)) if low < high else (float(values.min()), float(values.max()))
