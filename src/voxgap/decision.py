@@ -68,7 +68,9 @@ class Decision:
             return "decision: the most probable class"
         chosen = [] if self.rule == f"{self.threshold:g}" else [self.rule]
         if self.samples:
-            chosen += [f"on {self.samples} validation volumes: sensitivity {self.sensitivity:.3f} ({classes[1]})"]
+            chosen += [
+                f"on {self.samples} validation volumes: sensitivity {self.sensitivity:.3f} ({classes[1]})"
+            ]
             chosen += [f"specificity {self.specificity:.3f} ({classes[0]})"]
         return f"decision: {classes[1]} from a probability of {self.threshold:.4g} on" + (
             f" ({', '.join(chosen)})" if chosen else ""

@@ -19,6 +19,7 @@ from voxgap.bundle.formats import FORMATS, PACKAGES, Precision, check_formats
 from voxgap.bundle.parity import TOLERANCES, Parity, differences, measure
 from voxgap.bundle.placing import place, workspace, write_manifest, writing
 from voxgap.dataset import Dataset
+from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
 from voxgap.runtime.golden import Golden, read_golden
 from voxgap.runtime.manifest import MANIFEST, patches_of, read_manifest, verified, verified_entry
@@ -148,7 +149,7 @@ def _export_files(
                 placed = dict(manifest["files"][kind]) if own else place(folder, _file(work, kind))
                 made[kind] = placed | {"precision": precision, "parity": proofs[kind].to_json()}
                 if labelled is not None:
-                    made[kind]["scores"] = _scores(work, kind, labelled)
+                    made[kind]["scores"] = _scores(work, kind, labelled, manifest)
             current["files"] |= made
             write_manifest(folder, current)
     return made
@@ -264,15 +265,20 @@ def _where(work: _Work, kind: str, inputs: Values, tolerance: float) -> str:
     return f", from layer {layer} on" if layer else ""
 
 
-def _scores(work: _Work, kind: str, labelled: Dataset) -> dict[str, Any]:
+def _scores(work: _Work, kind: str, labelled: Dataset, manifest: dict[str, Any]) -> dict[str, Any]:
     """What the format is worth on labelled data, beside the model that it was made from."""
     from voxgap import evaluate
 
     skip = len(work.golden.inputs)
+    threshold = Decision.of(manifest, MANIFEST).threshold
+
+    def of(answers: Values) -> dict[str, float]:
+        return evaluate.scores(labelled.task, labelled.targets, answers[skip:], threshold=threshold)
+
     return {
         "inputs": len(labelled),
-        "float32": evaluate.scores(labelled.task, labelled.targets, work.answers["keras"][skip:]),
-        work.precision: evaluate.scores(labelled.task, labelled.targets, work.answers[kind][skip:]),
+        "float32": of(work.answers["keras"]),
+        work.precision: of(work.answers[kind]),
     }
 
 
