@@ -93,7 +93,7 @@ BITS = {"flag_masks": np.array([1, 2], np.int8), "flag_meanings": "land lake"}
     ("name", "mask", "attributes", "said"),
     [
         ("mask", ~LAND, {}, "found by its name: gaps are filled where it is 1; where it is 0, gaps stay"),
-        ("lsm", LAND, {}, "filled where it is 0;"),
+        pytest.param("lsm", LAND, {}, "filled where it is 0;", marks=pytest.mark.full),
         ("lsm", LAND * 0.9 + 0.02, {}, "filled where it is 0;"),
         ("land_sea_mask", np.where(LAND, np.nan, 1.0), {}, "filled where it is 1; where it is missing"),
         (
@@ -102,7 +102,9 @@ BITS = {"flag_masks": np.array([1, 2], np.int8), "flag_meanings": "land lake"}
             FLAGS,
             "found by its CF attributes: gaps are filled where it is 0 (sea); where it is 1 (land)",
         ),
-        ("ground", np.where(LAND, 1, 2), TURNED, "filled where it is 2 (open_sea)"),
+        pytest.param(
+            "ground", np.where(LAND, 1, 2), TURNED, "filled where it is 2 (open_sea)", marks=pytest.mark.full
+        ),
         ("ground", LAND, BITS, "filled where it is 0; where it is 1 (land)"),
         ("ground", LAND, {"standard_name": "land_binary_mask"}, "filled where it is 0 (sea)"),
         ("tmask", np.broadcast_to(~LAND, (8, 5, 6)), {}, "filled where it is 1;"),
@@ -119,7 +121,7 @@ def test_a_mask_of_the_file_is_found(
     assert np.array_equal(np.isnan(after), np.broadcast_to(LAND, after.shape))
 
 
-@pytest.mark.parametrize("suffix", [".nc4", ".zarr"])
+@pytest.mark.parametrize("suffix", [".zarr", pytest.param(".nc4", marks=pytest.mark.full)])
 def test_a_mask_turns_with_falling_latitudes(suffix: str, tmp_path: Path) -> None:
     path = sea(tmp_path / f"sea{suffix}", {"lsm": (LAND.astype(np.int8), FLAGS)}, falling=True)
     after, _ = filled(path)
