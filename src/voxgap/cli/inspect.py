@@ -48,6 +48,7 @@ class Inspection:
     evidence: Evidence
     advice: list[Advice]
     grid: dict[str, Any]
+    rises: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain dictionaries, lists and numbers."""
@@ -162,9 +163,11 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
     from voxgap.missingness.diagnosis import describe
     from voxgap.missingness.mechanism import examine
 
+    rises = False
     if is_one_volume(data):
         wanted = Grid(**grid)
-        volume = wanted.place(wanted.scan(Path(data)).read())[0]
+        source = wanted.scan(Path(data))
+        rises, volume = source.rises, wanted.place(source.read())[0]
         facts: dict[str, Any] = {"name": data, "spacing": volume.spacing}
         volumes, channels = volume.values[None], volume.channels
         found, evidence = describe(volumes, channels=channels), examine(volumes, channels=channels)
@@ -199,7 +202,7 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
                 found = replace(found, missing_rate=there.missing_rate)
                 grid = grid | there.suggested
     facts["intensity"] = _intensity(volumes, channels)
-    return Inspection(data, volumes, channels, facts, found, evidence, advise(found, evidence), grid)
+    return Inspection(data, volumes, channels, facts, found, evidence, advise(found, evidence), grid, rises)
 
 
 def _survey(data: str, grid: dict[str, Any]) -> Survey | None:
@@ -352,7 +355,7 @@ def _examples(inspection: Inspection) -> list[tuple[Figure, str]]:
         if len(rows) == 1:
             caption = "The volume." if len(volumes) == 1 else "A volume."
     gaps = " Gaps are red." if inspection.found.missing_rate else ""
-    return [(slices(rows, own_scale=True), caption + gaps)]
+    return [(slices(rows, own_scale=True, rises=inspection.rises), caption + gaps)]
 
 
 def _where(inspection: Inspection) -> list[tuple[Figure, str]]:
