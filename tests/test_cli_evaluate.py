@@ -129,6 +129,7 @@ def test_predict_and_the_server_name_what_evaluate_scored(
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A bundle of two classes that the command line opens without an engine's package, and 24 volumes."""
+
     def open_bundle(bundle: Path, *options: Any) -> Predictor:
         return opened(bundle, "classification", 2, options[-1])
 

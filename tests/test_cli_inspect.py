@@ -8,8 +8,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from voxgap.cli.report import _read_again
 from voxgap.cli.inspect import inspect
+from voxgap.cli.report import _read_again
 from voxgap.errors import VoxgapError
 from voxgap.io import write
 from voxgap.missingness import simulate

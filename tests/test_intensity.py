@@ -239,6 +239,7 @@ def test_a_value_that_looks_like_a_mark_is_named() -> None:
     (said, *_) = intensity.suspects(x, ("ct", "pet"))
     assert re.match(r"-1000 stands in 1[34]% of the voxels of channel ct", said)
     assert said.endswith("--missing-values -1000")
+    assert intensity.suspects([x[0], x[1, :3], x[2, :, :4]], ("ct", "pet")), "of volumes of any shapes"
     # Zeros around a head lie at the end of the values, not beyond it.
     head = np.round(np.abs(rng.normal(0, 50, (4, 5, 6, 7, 1)))).astype("f4")
     head[:, :2] = 0

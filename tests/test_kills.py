@@ -81,6 +81,8 @@ def killed(folder: Path, moment: float, *arguments: object) -> bool:
 def weights(out: Path) -> dict[str, Any]:
     import keras
 
+    import voxgap.models  # noqa: F401  # its layers are known to Keras once it is imported
+
     (file,) = out.glob("model-*.keras")
     model = keras.saving.load_model(file, compile=False)
     return {str(i): np.asarray(value) for i, value in enumerate(model.get_weights())}

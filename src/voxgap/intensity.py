@@ -148,14 +148,15 @@ def suspects(volumes: Any, channels: tuple[str, ...] = ()) -> list[str]:
     """Say which values look like marks of what is missing: one value, common, and far beyond all others.
 
     Args:
-        volumes: as for `spreads`; some of them are looked at.
+        volumes: as for `spreads`, or volumes `(depth, height, width, channels)` of any shapes; some are looked at.
+            As they were read: resampling blends marks with what lies beside them.
         channels: their names.
 
     Returns:
         A sentence for each, with the option that makes them missing.
     """
     found = []
-    for channel in range(volumes.shape[-1]):
+    for channel in range(volumes[0].shape[-1] if len(volumes) else 0):
         values = _some(volumes, channel)
         distinct, counts = np.unique(values, return_counts=True)
         if len(distinct) <= _FEW:
@@ -173,7 +174,7 @@ def suspects(volumes: Any, channels: tuple[str, ...] = ()) -> list[str]:
 
 def _some(volumes: Any, channel: int) -> Any:
     """Return observed values of a channel, of volumes from all over the data."""
-    step = max(1, len(volumes) * int(np.prod(volumes.shape[1:4])) // _LOOKED_AT)
+    step = max(1, len(volumes) * math.prod(volumes[0].shape[:3]) // _LOOKED_AT)
     some = [as_real(volumes[i], "volumes")[..., channel] for i in range(0, len(volumes), step)]
     values = np.concatenate([part[~np.isnan(part)] for part in some])
     return values[:_LOOKED_AT]

@@ -94,6 +94,7 @@ def grid_arguments(
 def choose_normalization(asked: str, dataset: Dataset, patches: bool = False, whole: bool = False) -> str:
     """Return the normalisation to train with, and say why where the data decided: all of it, or its training part."""
     from voxgap import intensity
+    from voxgap.dataset.survey import as_they_are
 
     intensity.check(asked)
     part = not whole and "train" in dataset.split
@@ -101,7 +102,7 @@ def choose_normalization(asked: str, dataset: Dataset, patches: bool = False, wh
     chosen = intensity.resolve(asked, known, dataset.channels, patches)
     if asked == "auto":
         err.print(f"normalize: {chosen.method} ({chosen.why})", soft_wrap=True)
-    for said in intensity.suspects(known, dataset.channels):
+    for said in intensity.suspects(as_they_are(dataset.name, dataset.grid) or known, dataset.channels):
         err.print(f"values: {said}", soft_wrap=True, markup=False)
     return chosen.method
 

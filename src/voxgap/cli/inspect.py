@@ -158,6 +158,7 @@ def inspect(
 
 def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
     from voxgap.dataset.door import is_one_volume
+    from voxgap.dataset.survey import as_they_are
     from voxgap.grid import Grid
     from voxgap.missingness.advice import advise
     from voxgap.missingness.diagnosis import describe
@@ -167,7 +168,8 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
     if is_one_volume(data):
         wanted = Grid(**grid)
         source = wanted.scan(Path(data))
-        rises, volume = source.rises, wanted.place(source.read())[0]
+        as_read = source.read()
+        rises, volume, raw = source.rises, wanted.place(as_read)[0], [as_read.values]
         facts: dict[str, Any] = {"name": data, "spacing": volume.spacing}
         volumes, channels = volume.values[None], volume.channels
         found, evidence = describe(volumes, channels=channels), examine(volumes, channels=channels)
@@ -201,7 +203,8 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
                 # A rate is that of the volumes as they are; what a common grid is for, patterns, it hardly changes.
                 found = replace(found, missing_rate=there.missing_rate)
                 grid = grid | there.suggested
-    facts["intensity"] = _intensity(volumes, channels)
+        raw = as_they_are(data, Grid(**grid))
+    facts["intensity"] = _intensity(volumes, channels, raw or volumes)
     return Inspection(data, volumes, channels, facts, found, evidence, advise(found, evidence), grid, rises)
 
 
@@ -216,7 +219,7 @@ def _survey(data: str, grid: dict[str, Any]) -> Survey | None:
     return None if listing is None else survey(listing, data, Grid(**grid))
 
 
-def _intensity(volumes: Values, channels: tuple[str, ...]) -> list[str]:
+def _intensity(volumes: Values, channels: tuple[str, ...], raw: Any) -> list[str]:
     """Say what is odd about the values themselves: units that differ, marks that were not named."""
     from voxgap import intensity
 
@@ -224,7 +227,7 @@ def _intensity(volumes: Values, channels: tuple[str, ...]) -> list[str]:
     odd = (
         [] if chosen.method == "dataset" else [f"{chosen.why} in training, unless --normalize says otherwise"]
     )
-    return odd + intensity.suspects(volumes, channels)
+    return odd + intensity.suspects(raw, channels)
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:

@@ -112,12 +112,32 @@ def survey(listing: Listing, name: str, grid: Grid) -> Survey:
     shapes = tuple(sample.shape for sample in samples)
     rate = math.nan
     if len(set(shapes)) > 1:
-        as_it_is = Grid(
-            missing_values=grid.missing_values, reference=grid.reference, axes=grid.axes, at=grid.at
-        )
+        as_it_is = _unmoved(grid)
         missing = sum(int(np.isnan(read_sample(one, as_it_is).volume.values).sum()) for one in samples)
         rate = missing / sum(map(math.prod, shapes))
     return Survey(name, listing, shapes, tuple(_spacing(sample.first) for sample in samples), rate)
+
+
+def as_they_are(data: str, grid: Grid, most: int = 8) -> list[Values]:
+    """Read some volumes of files without bringing them onto a grid: none where the grid changes nothing.
+
+    Args:
+        data: What DATA names.
+        grid: What all of it is brought onto.
+        most: So many, from all over the data.
+    """
+    listing = listing_of(data) if grid.moves else None
+    if listing is None:
+        return []
+    count = len(listing.rows)  # at random: every so many might all lack one channel
+    rows = [listing.rows[i] for i in np.random.default_rng(0).permutation(count)[:most]]
+    as_it_is = _unmoved(grid)
+    samples = scan_samples(listing._replace(rows=rows), data, as_it_is)
+    return [read_sample(sample, as_it_is).volume.values for sample in samples]
+
+
+def _unmoved(grid: Grid) -> Grid:
+    return Grid(missing_values=grid.missing_values, reference=grid.reference, axes=grid.axes, at=grid.at)
 
 
 def _spacing(source: io.Source) -> tuple[float, float, float] | None:
