@@ -4,12 +4,9 @@ A volume is an .npy of (depth, height, width, channels), in the units of the tra
 model, NaN where a voxel is missing. Prints one line of JSON for each.
 """
 
-from __future__ import annotations
-
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
@@ -19,7 +16,6 @@ MANIFEST = json.loads((HERE / "manifest.json").read_text())
 
 
 def load(threads: int = 2) -> Interpreter:
-    """Open the model, once."""
     interpreter = Interpreter(str(HERE / MANIFEST["files"]["litert"]["path"]), num_threads=threads)
     interpreter.allocate_tensors()
     return interpreter
@@ -29,8 +25,7 @@ def read(path: str) -> np.ndarray:
     """Read a volume; the values that stood for missing in the training data become NaN."""
     volume = np.load(path, allow_pickle=False).astype(np.float32)
     shape = tuple(MANIFEST["input"]["shape"])
-    if volume.shape == shape[:3] and shape[3] == 1:
-        volume = volume[..., np.newaxis]
+    volume = volume[..., np.newaxis] if volume.ndim == 3 else volume
     if volume.shape != shape:
         raise SystemExit(f"{path}: shape {volume.shape}, the model takes {shape}")
     volume[np.isin(volume, [float(value) for value in MANIFEST["input"]["grid"]["missing_values"]])] = np.nan
@@ -53,15 +48,12 @@ def decide(probabilities: np.ndarray) -> int:
 
 
 def main(paths: list[str]) -> None:
-    """Print the answer for each file."""
     interpreter = load()
     for path in paths:
         answer = predict(interpreter, read(path))
         assert np.isfinite(answer).all(), f"{path}: no finite answer; give the units of the training data"
-        said: dict[str, Any] = {"path": path, "answer": answer.tolist()}
-        if MANIFEST["task"] == "classification":
-            said["class"] = MANIFEST["classes"][decide(answer)]
-        print(json.dumps(said))
+        named = {"class": MANIFEST["classes"][decide(answer)]} if MANIFEST["task"] == "classification" else {}
+        print(json.dumps({"path": path, "answer": answer.tolist(), **named}))
 
 
 if __name__ == "__main__":
