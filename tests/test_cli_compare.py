@@ -118,6 +118,7 @@ def test_the_whole_way(
         "predictions.csv",
         "report.html",
         "results.csv",
+        "recipe.toml",
         "results.json",
     }
     with (out / "results.csv").open() as file:

@@ -8,6 +8,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from voxgap.cli import console
 from voxgap.cli.inspect import inspect
 from voxgap.cli.report import _read_again
 from voxgap.errors import VoxgapError
@@ -24,7 +25,10 @@ def values() -> np.ndarray:
 
 
 def output(*arguments: str) -> str:
-    result = CliRunner().invoke(APP, list(arguments), env={"COLUMNS": "140"}, catch_exceptions=False)
+    # Not by COLUMNS alone: a console that was made where it was set keeps that width.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(console.out, "_width", 200)
+        result = CliRunner().invoke(APP, list(arguments), env={"COLUMNS": "200"}, catch_exceptions=False)
     assert result.exit_code == 0
     return result.output
 

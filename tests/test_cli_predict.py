@@ -349,7 +349,7 @@ def test_a_table_of_predictions_runs_nothing_and_is_read_as_it_was(
     assert [Path(item.name).name for item in list_items([tmp_path / "p.csv"], ["t1"])] == names
 
 
-@pytest.mark.parametrize("first", ["0", "0.0"])
+@pytest.mark.parametrize("first", [pytest.param("0", marks=pytest.mark.full), "0.0"])
 def test_scores_are_those_of_the_same_classes_whatever_wrote_them(first: str, tmp_path: Path, voxgap) -> None:
     data, model = tiny.dataset(), tiny.model("cnn3d", "mean", filters=(4, 6))
     adapt_model(model, data.part("train"))

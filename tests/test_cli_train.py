@@ -64,6 +64,7 @@ def epochs_of(folder: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
 
 
+@pytest.mark.full
 def test_more_epochs_go_on_from_the_bundle(bundle: Path, data: Path, tmp_path: Path, voxgap) -> None:
     folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
     done = voxgap("train", data, "--out", folder, *QUICK)
@@ -103,7 +104,7 @@ def test_what_is_said_of_a_bundle_whose_training_is_over(bundle: Path, tmp_path:
     assert not goes_on(tmp_path / "nothing", 3, 10)
 
 
-@pytest.mark.parametrize("epoch", [0, 1])
+@pytest.mark.parametrize("epoch", [pytest.param(0, marks=pytest.mark.full), 1])
 def test_ctrl_c_exits_with_130_and_says_what_is_kept(
     epoch: int, data: Path, tmp_path: Path, voxgap, monkeypatch: pytest.MonkeyPatch
 ) -> None:

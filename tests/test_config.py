@@ -116,6 +116,7 @@ def test_a_recipe_says_all_that_was_chosen_and_nothing_of_the_place(tmp_path: Pa
     assert Path(SEEN["data"]).resolve() == Path(first["data"])
 
 
+@pytest.mark.full
 def test_a_bundle_is_trained_again_by_its_recipe(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "d.npz", volumes=rng.normal(size=(16, 4, 4, 4)), labels=np.arange(16) % 2)

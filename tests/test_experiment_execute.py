@@ -68,7 +68,7 @@ def test_a_cached_fill_changes_nothing(strategy: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "precision"),
     [
-        ("classification", "float32"),
+        pytest.param("classification", "float32", marks=pytest.mark.full),
         pytest.param("classification", "bfloat16", marks=pytest.mark.full),
         pytest.param("regression", "float32", marks=pytest.mark.full),
     ],
@@ -344,7 +344,8 @@ def test_a_segmentation_is_scored_by_its_voxels(tmp_path: Path) -> None:
     assert {"dice", "dice_low", "dice_high"} < set(outcome.predictions[0.5][0])
 
 
-@pytest.mark.parametrize("rule", [pytest.param("0.3", marks=pytest.mark.full), "sensitivity=1"])
+@pytest.mark.full
+@pytest.mark.parametrize("rule", ["0.3", "sensitivity=1"])
 def test_classes_are_named_by_the_threshold_that_was_asked_for(rule: str, tmp_path: Path) -> None:
     data = dataclasses.replace(DATA, targets=DATA.targets % 2, classes=("no", "yes"))
     training = QUICK | {"epochs": 1, "threshold": rule}

@@ -42,6 +42,7 @@ def work_folders(path: Path) -> list[Path]:
     return [p for p in path.iterdir() if p.is_dir()]
 
 
+@pytest.mark.full
 def test_a_question_is_answered_and_answered_again_from_the_file(tmp_path: Path) -> None:
     out = tmp_path / "results.db"
     events: list[Event] = []

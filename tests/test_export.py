@@ -71,6 +71,7 @@ def exported(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- every format ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", FORMATS)
 def test_each_format_answers_as_the_model_did(kind: str, exported: Path) -> None:
     manifest = read_manifest(exported)
@@ -88,14 +89,17 @@ def test_each_format_answers_as_the_model_did(kind: str, exported: Path) -> None
     np.testing.assert_allclose(engine(x[2:5]), model(x[2:5]), atol=1e-5)
 
 
+@pytest.mark.full
 def test_a_bundle_with_every_format_holds_nothing_else(exported: Path) -> None:
     manifest = read_manifest(exported)
     named = {part["path"] for entry in manifest["files"].values() for part in entry["parts"]}
-    assert set(content(exported)) == named | {MANIFEST, manifest["golden"]["path"]}
+    others = {MANIFEST, manifest["golden"]["path"], manifest["cases"]["path"], "evidence/predictions.csv"}
+    assert set(content(exported)) == named | others
     assert len(manifest["files"]["openvino"]["parts"]) == 2
     assert (exported / manifest["files"]["savedmodel"]["path"]).is_dir()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_tampered_file_is_refused(kind: str, exported: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
@@ -108,6 +112,7 @@ def test_a_tampered_file_is_refused(kind: str, exported: Path, tmp_path: Path) -
         verified(folder, manifest, kind)
 
 
+@pytest.mark.full
 def test_exporting_again_replaces_the_file(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -393,6 +398,7 @@ def test_planar_pooling_is_pooling(padding: str, size: Any, strides: Any) -> Non
 
 def test_only_a_model_with_pooling_is_rebuilt() -> None:
     plain, pooling = (tiny.model("cnn3d", name, filters=(2,)) for name in ("mean", "attention"))
+    adapt_model(pooling, tiny.dataset().part("train"))
     assert without_pooling_3d(plain) is plain
     rebuilt = without_pooling_3d(pooling)
     x = tiny.volumes(2)
@@ -480,6 +486,7 @@ def test_every_normalisation_in_every_format(normalize: str, strategy: str, tmp_
         assert entry["parity"]["class_agreement"] == 1.0
 
 
+@pytest.mark.full
 @pytest.mark.full
 def test_a_killed_export_leaves_the_old_bundle(exported: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "bundle"))

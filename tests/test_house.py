@@ -109,6 +109,7 @@ MEETING = {
     # It tries an export before training: it builds, and adapts, the untrained network.
     "bundle": {
         *KERAS_SIDE,
+        "grid",
         "patches",
         "runtime",
         "dataset",

@@ -298,7 +298,9 @@ def test_a_stack_in_a_class_folder_a_manifest_and_a_filled_set(tmp_path: Path) -
     assert found.classes == ("cat", "dog")
     assert np.isnan(found.volumes[:, 3]).all()
     assert load_data(tmp_path / "data.csv").volumes.shape == (4, 6, 8, 10, 1)
-    run = CliRunner().invoke(app, ["fill", str(data), "--strategy", "linear", "--out", str(tmp_path / "out")])
+    run = CliRunner().invoke(
+        app, ["fill", str(data), "--strategy", "linear", "--everywhere", "--out", str(tmp_path / "out")]
+    )
     assert run.exit_code == 0
     filled = read(tmp_path / "out" / "cat" / "p1.tif").values
     assert not np.isnan(filled).any()

@@ -281,7 +281,7 @@ def test_a_label_map_lies_where_the_file_does(segmenting: TestClient, tmp_path: 
     (tmp_path / "labels.nii.gz").write_bytes(response.content)
     found, known = read(tmp_path / "labels.nii.gz"), read(tmp_path / "expected.nii.gz")
     np.testing.assert_allclose(found.affine, known.affine)
-    np.testing.assert_array_equal(found.values, np.nan_to_num(known.values, nan=-1))
+    np.testing.assert_array_equal(found.values, np.nan_to_num(known.values, nan=0))
 
 
 def test_a_label_map_of_bare_values_is_a_file_too(segmenting: TestClient, tmp_path: Path) -> None:
