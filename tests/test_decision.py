@@ -102,6 +102,25 @@ def test_both_classes_are_needed_to_choose() -> None:
             chosen("youden", [0.1, 0.9], targets)
 
 
+def test_a_rate_that_no_threshold_reaches_is_refused_with_the_best_there_is() -> None:
+    saturated = [0.1, 0.2, 1.0, 0.9, 1.0], [0, 0, 0, 1, 1]
+    with pytest.raises(VoxgapError, match=r"specificity=0\.9 is out of reach on 5 .* at most 0\.6666;"):
+        chosen("specificity=0.9", *saturated)
+    found = chosen("specificity=0.6666", *saturated)
+    assert (found.sensitivity, found.specificity) == (1.0, pytest.approx(2 / 3))
+    with pytest.raises(VoxgapError, match="specificity is at most 0;"):
+        chosen("specificity=0.01", [1.0, 1.0], [0, 1])
+    # Sensitivity is always to be had: at the price of the other.
+    assert chosen("sensitivity=1", [1.0, 0.0], [0, 1]).sensitivity == 1
+
+
+@pytest.mark.parametrize("rule", ["youden", "sensitivity=0.9", "specificity=0.9"])
+@pytest.mark.parametrize("score", [np.nan, np.inf])
+def test_no_threshold_is_chosen_on_what_is_no_number(rule: str, score: float) -> None:
+    with pytest.raises(VoxgapError, match="1 of 3 validation volumes have no probability"):
+        chosen(rule, [0.1, score, 0.9], [0, 0, 1])
+
+
 def manifest(**fields: object) -> dict[str, object]:
     return {"task": "classification", "outputs": 2, "classes": ["well", "ill"]} | fields
 

@@ -144,12 +144,17 @@ def chosen(rule: str, scores: Any, targets: Any) -> Decision:
         A threshold midway between two scores; of equally good ones the nearest to one half.
 
     Raises:
-        VoxgapError: one of the classes is not there, or the rule is none of these.
+        VoxgapError: one of the classes is not there, a score is no number, no threshold reaches the rate, or the rule
+            is none of these.
     """
     rule = rule.strip()
     values, positive = np.asarray(scores, np.float64), np.asarray(targets) == 1
     if positive.all() or not positive.any():
         raise VoxgapError(f"threshold {rule} is chosen on validation volumes of both classes; give a number")
+    if lost := int((~np.isfinite(values)).sum()):
+        raise VoxgapError(
+            f"threshold {rule}: {lost} of {len(values)} validation volumes have no probability (NaN)"
+        )
     levels = np.unique(values)
     cuts = np.concatenate([[levels[0] / 2], (levels[1:] + levels[:-1]) / 2, [(levels[-1] + 1) / 2]])
     sensitivity = 1 - np.searchsorted(np.sort(values[positive]), cuts) / positive.sum()
@@ -158,6 +163,13 @@ def chosen(rule: str, scores: Any, targets: Any) -> Decision:
         worth = sensitivity + specificity
     elif (rate := _rate(rule)) is not None:
         kept, other = (sensitivity, specificity) if rate[0] == "sensitivity" else (specificity, sensitivity)
+        if kept.max() < rate[1] - 1e-12:
+            # Down, so that what is named can be asked for.
+            best_rate = math.floor(kept.max() * 1e4) / 1e4
+            raise VoxgapError(
+                f"threshold {rule} is out of reach on {len(values)} validation volumes, where {rate[0]} is at most "
+                f"{best_rate:g}; ask for less, or give a number"
+            )
         worth = np.where(kept >= rate[1] - 1e-12, other, -1.0)
     else:
         raise VoxgapError(f"threshold must be {RULES}, got {rule!r}")
