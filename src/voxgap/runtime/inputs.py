@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from voxgap import io, paths, table
 from voxgap.errors import VoxgapError
-from voxgap.runtime.naming import label_map_names
+from voxgap.runtime.naming import below, label_map_names
 
 
 class Item(NamedTuple):
@@ -156,10 +156,8 @@ def _rows(manifest: Path, channels: Sequence[str]) -> list[Item]:
             raise VoxgapError(f"{manifest}: row {row.number} names no file")
         # Two rows may share a file, so that a sample of several files is named after all of them.
         name = first if len(files) == 1 else "|".join(file or "" for file in files)
-        below = all(
-            Path(file).absolute().is_relative_to(manifest.parent.absolute()) for file in files if file
-        )
-        found.append(Item(name, files, "path" not in header, str(manifest.parent) if below else ""))
+        inside = all(below(file, manifest.parent) for file in files if file)
+        found.append(Item(name, files, "path" not in header, str(manifest.parent) if inside else ""))
     return found
 
 

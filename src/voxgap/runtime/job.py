@@ -22,6 +22,7 @@ from voxgap.io.optional import need
 from voxgap.resample import Record
 from voxgap.runtime.answer import Answer
 from voxgap.runtime.inputs import Item, same_file
+from voxgap.runtime.naming import below
 from voxgap.runtime.predictor import OUTSIDE, Predictor
 from voxgap.volume import Volume
 
@@ -265,6 +266,10 @@ def _write_map(predictor: Predictor, read: _Read, answer: Answer, wanted: Wanted
     assert wanted.maps is not None
     labels = predictor.label_map(answer.values, read.volume, read.records, wanted.outside)
     file = Path(wanted.maps) / read.item.label_map
+    if not below(file, wanted.maps):
+        raise VoxgapError(
+            f"{file}: lies outside of {wanted.maps}, where label maps go; give the scan's own path"
+        )
     if any(same_file(file, Path(scan)) for scan in read.item.files if scan):
         raise VoxgapError(f"{file}: is the scan itself; name another folder for label maps")
     file.parent.mkdir(parents=True, exist_ok=True)

@@ -31,17 +31,24 @@ def label_map_names(scans: Sequence[tuple[str, str]]) -> list[str]:
     return _numbered(named)
 
 
+def below(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
+    """Whether a path leads into a folder by its letters, `..` taken back; "" is no folder."""
+    return bool(os.fspath(folder)) and Path(os.path.abspath(file)).is_relative_to(os.path.abspath(folder))
+
+
 def _shared(files: Sequence[Path]) -> str:
     """Return the deepest folder that holds all files; "" where there is none, as on two drives."""
     try:
-        return os.path.commonpath([file.absolute().parent for file in files])
+        return os.path.commonpath([os.path.dirname(os.path.abspath(file)) for file in files])
     except ValueError:
         return ""
 
 
 def _named(scan: str, folder: str) -> str:
     file, item = io.split_item(Path(scan))
-    inside = os.path.relpath(os.path.abspath(file), os.path.abspath(folder)) if folder else file.name
+    inside = (
+        os.path.relpath(os.path.abspath(file), os.path.abspath(folder)) if below(file, folder) else file.name
+    )
     parent, name = os.path.split(inside)
     known = max(
         (s for s in io.FORMATS if name.lower().endswith(s) and len(name) > len(s)), key=len, default=""
