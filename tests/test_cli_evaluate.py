@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from starlette.testclient import TestClient
 
 import server_cases as cases
 import voxgap as vg
 from voxgap.bundle.scoring import labelled, score
+from voxgap.cli.evaluate import print_scores
 from voxgap.dataset import load_data
+from voxgap.evaluate import Scored
 from voxgap.evaluate.overlap import digests, known_cases
 from voxgap.files import sha256
 from voxgap.runtime import job
@@ -126,6 +131,27 @@ def test_predict_and_the_server_name_what_evaluate_scored(
         assert (plain != found).any(), "the threshold decided nothing"
 
 
+def test_scores_of_classes_are_said_by_their_names() -> None:
+    console = Console(record=True, width=120, file=io.StringIO())
+    scores = {
+        "dice": 0.5,
+        "dice_missing": 0.4,
+        "dice_0": 0.1,
+        "dice_1": 0.2,
+        "dice_2": 0.3,
+        "dice_3": math.nan,
+    }
+    print_scores({"test": Scored(scores, {}, 9, None)}, ("0", "2", "[5]", "7"), console)
+    said = dict(line.rsplit(maxsplit=1) for line in console.export_text().splitlines()[1:])
+    assert {name.strip(): float(value) for name, value in said.items()} == {
+        "dice": 0.5,
+        "dice missing": 0.4,
+        "dice of 0": 0.1,
+        "dice of 2": 0.2,
+        "dice of [5]": 0.3,
+    }
+
+
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A bundle of two classes that the command line opens without an engine's package, and 24 volumes."""
@@ -150,6 +176,7 @@ def test_a_table_without_a_split_is_scored_whole_with_a_word(here: tuple[Path, P
     worth = score(opened(bundle, "classification", 2, 0.3), labelled(bundle, data))
     assert found["all"] == worth.scored.scores
     assert found["about"]["n"] == 24
+    assert found["about"]["classes"] == ["0", "1"]
     assert found["about"]["decision"]["threshold"] == 0.3
     assert found["about"]["intervals"]["accuracy"] == list(worth.scored.intervals["accuracy"])
     for words in (("--split", "train"), ("--split", "half")):

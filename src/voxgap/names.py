@@ -49,5 +49,13 @@ def check(what: str, name: str, known: Sequence[str]) -> None:
     raise VoxgapError(f"no {what} {name!r}: {hint} {', '.join(known)}")
 
 
+def metric_words(name: str, classes: Sequence[str] = ()) -> str:
+    """A metric in words: `dice_2` is the Dice score of the class of that index, and said by the name of that class."""
+    index = name.removeprefix("dice_")
+    if index != name and index.isdecimal() and int(index) < len(classes):
+        return f"dice of {classes[int(index)]}"
+    return name.replace("_", " ")
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("_", "")

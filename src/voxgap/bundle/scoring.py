@@ -33,16 +33,19 @@ class Worth:
         decision: by which classes were named.
         known: how many of the volumes were among those that the network was trained on, and that it was chosen on
             (`train`, `validation`), by their content; None where the bundle does not know.
+        classes: names of what the scores count: `dice_1` is of the second.
     """
 
     split: str
     scored: Scored
     decision: Decision
     known: dict[str, int] | None
+    classes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The scores by split, and what they rest on under `about`."""
         about = self.scored.to_json() | {"decision": self.decision.to_json(), "known": self.known}
+        about["classes"] = list(self.classes)
         return {self.split: self.scored.scores, "about": about}
 
 
@@ -124,7 +127,7 @@ def score(predictor: Predictor, given: Labelled, volumes: Any = None, seed: int 
         groups=data.groups,
         seed=seed,
     )
-    return Worth(given.split, found, predictor.decision, given.known)
+    return Worth(given.split, found, predictor.decision, given.known, data.classes)
 
 
 def _with_classes(part: Dataset, classes: list[str]) -> Dataset:

@@ -77,7 +77,7 @@ def evaluate(
     if as_json:
         out.print_json(json.dumps(worth.to_json()))
         return
-    print_scores({worth.split: worth.scored})
+    print_scores({worth.split: worth.scored}, predictor.classes)
     say_decision(worth.decision, predictor.task, predictor.classes)
 
 
@@ -99,9 +99,12 @@ def _say_what_was_scored(given: Labelled) -> None:
         )
 
 
-def print_scores(scores: dict[str, Scored], console: Console = out) -> None:
-    """Print metrics with their 95 % intervals, a row each, and a column for each split."""
+def print_scores(scores: dict[str, Scored], classes: tuple[str, ...], console: Console = out) -> None:
+    """Print metrics with their 95 % intervals, a row each, and a column for each split; classes by their names."""
+    from rich.markup import escape
     from rich.table import Table
+
+    from voxgap.names import metric_words
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("metric")
@@ -110,7 +113,9 @@ def print_scores(scores: dict[str, Scored], console: Console = out) -> None:
     for name in next(iter(scores.values())).scores if scores else ():
         # What can't be had from these data, such as the score on missing voxels where none are, has no row.
         if not all(math.isnan(found.scores[name]) for found in scores.values()):
-            table.add_row(name.replace("_", " "), *(_cell(found, name) for found in scores.values()))
+            table.add_row(
+                escape(metric_words(name, classes)), *(_cell(found, name) for found in scores.values())
+            )
     console.print(table)
 
 

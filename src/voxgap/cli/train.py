@@ -273,7 +273,7 @@ def train(
         )
         write_recipe(context, out_folder)
         out.print(result.history.summary(), soft_wrap=True)
-        print_scores(result.scored)
+        print_scores(result.scored, dataset.classes)
         say_decision(result.decision, dataset.task, dataset.classes)
         if dataset.task == "classification" and (why := too_few(dataset.part("validation").targets)):
             out.print(why, soft_wrap=True)

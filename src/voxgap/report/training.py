@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from voxgap.evidence import Cases, precision_and_recall
 from voxgap.evidence import dice as dice_of
 from voxgap.history import History
+from voxgap.names import metric_words
 from voxgap.report import cases as drawn
 from voxgap.report.figures import number
 from voxgap.report.page import Section, Table, write_page
@@ -105,7 +106,7 @@ def _scores(manifest: Mapping[str, Any], cases: Cases) -> list[Section]:
     rows = [["cases", *(f"{(cases.split == part).sum()}" for part in parts)]]
     for name in names:
         values = [_number(scores[part].get(name), intervals[part].get(name)) for part in parts]
-        rows.append([_said(name, cases.classes), *values])
+        rows.append([metric_words(name, cases.classes), *values])
     drawn_by = "groups" if cases.groups is not None else "cases"
     words = (
         [f"In brackets the 95 % interval, by a bootstrap over {drawn_by}."] if any(intervals.values()) else []
@@ -126,14 +127,6 @@ def _number(value: Any, interval: Sequence[Any] | None = None) -> str:
         else ""
     )
     return f"{number(value)}{lies}"
-
-
-def _said(name: str, classes: Sequence[str]) -> str:
-    """`dice_2` -> the Dice score of the class of that index, by name."""
-    _, _, index = name.partition("dice_")
-    if name.startswith("dice_") and index.isdecimal() and int(index) < len(classes):
-        return f"dice of {classes[int(index)]}"
-    return name.replace("_", " ")
 
 
 def _classes(shown: Cases, part: str) -> list[Section]:
