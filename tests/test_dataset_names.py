@@ -81,10 +81,9 @@ def test_names_go_with_their_samples() -> None:
         replace(bare, names=("a", "b"))
 
 
-def test_a_path_that_climbs_is_relative() -> None:
-    folder = Path("study")
-    assert of_files([(folder / "../scans/a.nii.gz",), (Path("/scans/b.nii.gz"),), (None,)], folder) == (
-        "../scans/a.nii.gz",
-        "",
-        "",
-    )
+def test_what_leads_out_of_the_folder_has_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / "lists", Path("lists"), Path("elsewhere/../lists")):
+        files = ["../hospital/Mueller_Hans/s0.nii.gz", "a/../../s0.npy", "a/../s1.npy", "../lists/s2.npy"]
+        assert of_files([[folder / file] for file in files], folder) == ("", "", "s1.npy", "s2.npy")
+        assert of_files([(Path("/scans/b.nii.gz"),), (None,)], folder) == ("", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,9 +38,11 @@ def case_names(data: Dataset) -> list[str]:
 
 
 def _relative(file: Path | None, folder: Path) -> str:
-    if file is None or not file.absolute().is_relative_to(folder.absolute()):
+    # `..` is taken back first: what leads out of the folder lies elsewhere, and says where.
+    inside = None if file is None else Path(os.path.abspath(file))
+    if inside is None or not inside.is_relative_to(os.path.abspath(folder)):
         return ""
-    return file.absolute().relative_to(folder.absolute()).as_posix()
+    return inside.relative_to(os.path.abspath(folder)).as_posix()
 
 
 def _digest(volume: np.ndarray) -> str:
