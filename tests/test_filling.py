@@ -121,6 +121,29 @@ def test_a_mask_of_the_file_is_found(
     assert np.array_equal(np.isnan(after), np.broadcast_to(LAND, after.shape))
 
 
+@pytest.mark.parametrize(
+    "attributes",
+    [
+        {"flag_values": "0b, 1b"},
+        {"flag_values": ["a", "b"]},
+        {"flag_values": [[0], [1]]},
+        {"flag_values": [[0], [1, 2]]},
+        {"flag_values": [0, None]},
+        {"flag_values": [0.5, 1.0]},
+        {"flag_values": {"0": "sea"}},
+        {"flag_masks": "1b"},
+        {"flag_masks": [float("nan"), 1.0]},
+        {"flag_values": [0, 1], "flag_masks": "1b"},
+    ],
+)
+def test_meanings_that_go_by_no_numbers_are_ignored(attributes: Mapping[str, Any]) -> None:
+    from voxgap.filling.where import _meanings
+
+    named = {**attributes, "flag_meanings": "sea land"}
+    assert _meanings(named, np.array([0.0, 1.0, np.inf])) == {}
+    assert _meanings({**named, "standard_name": "land_binary_mask"}, np.array([0.0])) == {0: "sea", 1: "land"}
+
+
 @pytest.mark.parametrize("suffix", [".zarr", pytest.param(".nc4", marks=pytest.mark.full)])
 def test_a_mask_turns_with_falling_latitudes(suffix: str, tmp_path: Path) -> None:
     path = sea(tmp_path / f"sea{suffix}", {"lsm": (LAND.astype(np.int8), FLAGS)}, falling=True)

@@ -138,13 +138,15 @@ def _parts(one: Beside, values: Values, where: str) -> dict[str, Where]:
 
 def _meanings(attributes: Mapping[str, Any], values: NDArray[Any]) -> dict[float, str]:
     names = str(attributes.get("flag_meanings", "")).split()
-    flags, bits = (np.atleast_1d(attributes.get(key, [])).tolist() for key in ("flag_values", "flag_masks"))
+    flags, bits = (_whole(attributes.get(key, [])) for key in ("flag_values", "flag_masks"))
+    if flags is None or bits is None:
+        names, flags, bits = [], [], []
     if len(flags) == len(names) > 0 and not bits:
         return dict(zip(map(float, flags), names, strict=True))
     if len(bits) == len(names) > 0:
         flags = flags if len(flags) == len(bits) else bits
         found = {}
-        for value in values.tolist():
+        for value in values[np.isfinite(values)].tolist():
             held = [
                 name
                 for bit, flag, name in zip(bits, flags, names, strict=True)
@@ -153,6 +155,19 @@ def _meanings(attributes: Mapping[str, Any], values: NDArray[Any]) -> dict[float
             found[value] = " ".join(held)
         return found
     return dict(enumerate(_STANDARD.get(str(attributes.get("standard_name", "")), ())))
+
+
+def _whole(said: Any) -> list[int] | None:
+    """Return an attribute of whole numbers, None where it holds anything else: a file may say what it likes."""
+    try:
+        values = np.atleast_1d(said)
+    except ValueError:
+        return None
+    if values.ndim != 1 or (values.size and values.dtype.kind not in "iuf"):
+        return None
+    with np.errstate(invalid="ignore"):
+        whole = np.isfinite(values).all() and (values == np.round(values)).all()
+    return [int(value) for value in values.tolist()] if whole else None
 
 
 def _is_called(label: str, chosen: Sequence[str]) -> bool:
