@@ -160,6 +160,12 @@ def test_a_mask_that_is_named_says_where_to_fill(tmp_path: Path) -> None:
         assert np.isfinite(after[:, basins == 2]).all()
         assert np.array_equal(np.isnan(after[:, basins < 2]), np.isnan(field()[:, basins < 2]))
         assert "where it is 2 (east); where it is 0 (none), 1 (west), gaps stay" in said
+    for asked in ("basin=2,2", "basin=east,2"):
+        assert np.array_equal(filled(path, mask=asked, overwrite=True)[0], after, equal_nan=True)
+    with pytest.raises(
+        VoxgapError, match=r"basin=9,south has no such value; it holds 0 \(none\), 1 \(west\), 2"
+    ):
+        filled(path, mask="basin=east,9,south", overwrite=True)
     after, _ = filled(path, mask="basin", overwrite=True)
     assert np.array_equal(np.isnan(after), np.broadcast_to(LAND, after.shape))
 

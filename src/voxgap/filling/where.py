@@ -100,9 +100,10 @@ def _wanted(
         values = _of_all_steps(values, time, where)
     parts = _parts(one, values, where)
     if chosen:
+        lost = [value for value in chosen if not any(_is_called(label, [value]) for label in parts)]
+        if lost:
+            raise VoxgapError(f"{where}={','.join(lost)} has no such value; it holds {', '.join(parts)}")
         wanted = [label for label in parts if _is_called(label, chosen)]
-        if len(wanted) < len(chosen):
-            raise VoxgapError(f"{where} has no such value; it holds {', '.join(parts)}")
     else:
         wanted = _observed_parts(one, parts, observed, where)
     others = [label for label in parts if label not in wanted]
