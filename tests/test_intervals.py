@@ -66,6 +66,24 @@ def test_answers_that_are_all_right_are_not_certain() -> None:
     assert "auc" not in one_class.intervals
 
 
+def test_what_is_the_same_in_all_draws_has_no_interval_but_that_of_answers_that_all_agree() -> None:
+    y = np.tile([0, 1], 6)
+    wrong = evaluate.scored("classification", y, np.eye(2)[1 - y]).intervals["accuracy"]
+    peer = stats.binomtest(0, 12).proportion_ci(method="wilson")
+    assert wrong == pytest.approx((peer.low, peer.high), abs=1e-6)
+    pairs = np.repeat(np.arange(6), 2)
+    of_groups = evaluate.scored("classification", y, np.eye(2)[y], groups=pairs).intervals["accuracy"]
+    assert of_groups[0] == pytest.approx(stats.binomtest(6, 6).proportion_ci(method="wilson").low, abs=1e-6)
+    # Each group is right once in two: the groups agree, and no group is a trial that was won or lost.
+    half = evaluate.scored("classification", y, np.tile([[1.0, 0.0]], (12, 1)), groups=pairs)
+    assert half.scores["accuracy"] == 0.5
+    assert "accuracy" not in half.intervals
+    maps = np.zeros((6, 2, 2, 2), int)
+    maps[:, 0] = 1
+    for answers_of_maps in (np.eye(2)[np.zeros_like(maps)], np.eye(2)[maps]):
+        assert evaluate.scored("segmentation", maps, answers_of_maps).intervals == {}
+
+
 def test_maps_and_numbers_have_intervals_too() -> None:
     rng = np.random.default_rng(0)
     maps = rng.integers(-1, 3, (8, 3, 4, 5)).astype(np.int16)

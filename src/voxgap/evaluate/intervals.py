@@ -78,21 +78,24 @@ def scored(
     several = int(members.max()) + 1
     of_groups = None if groups is None or several == count else several
     found = score(np.arange(count))
-    return Scored(found, intervals(score, members, seed), count, of_groups)
+    return Scored(found, intervals(score, members, seed, task == "classification"), count, of_groups)
 
 
-def intervals(score: Scorer, members: NDArray[np.intp], seed: int = 0) -> dict[str, Interval]:
+def intervals(
+    score: Scorer, members: NDArray[np.intp], seed: int = 0, one_answer_each: bool = False
+) -> dict[str, Interval]:
     """Percentile bootstrap of scores: groups are drawn with replacement, each with all of its samples.
 
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993; whole groups as in Davison and Hinkley, Bootstrap
-    Methods and their Application, 1997, section 3.8. Where all draws score the same, as with answers that are all
-    right, they say nothing of how sure that is: accuracy then has the interval of Wilson, JASA 22, 1927, by the number
-    of groups, and other scores have none.
+    Methods and their Application, 1997, section 3.8. Where all draws score the same, they say nothing of how sure that
+    is, and a score has no interval. Only the accuracy of answers that are all right, or all wrong, then has the one of
+    Wilson, JASA 22, 1927, with as many trials as there are groups: the voxels of a volume are no trials.
 
     Args:
         score: Gives scores for samples by index.
         members: The group of each sample, from 0.
         seed: Of the draws.
+        one_answer_each: Whether a sample has one answer, which is right or wrong, and not many.
 
     Returns:
         Bounds of the 95 % interval by score; those without one are left out.
@@ -111,16 +114,19 @@ def intervals(score: Scorer, members: NDArray[np.intp], seed: int = 0) -> dict[s
             some = np.concatenate([samples[group] for group in rng.integers(0, count, count)])
             for name, value in score(some).items():
                 drawn.setdefault(name, []).append(value)
-    found = {name: _of_draws(name, np.array(values), count) for name, values in drawn.items()}
+    found = {
+        name: _of_draws(np.array(values), count if one_answer_each and name == "accuracy" else None)
+        for name, values in drawn.items()
+    }
     return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def _of_draws(name: str, values: NDArray[np.float64], count: int) -> Interval | None:
+def _of_draws(values: NDArray[np.float64], trials: int | None) -> Interval | None:
     known = values[np.isfinite(values)]
     if len(known) < _DEFINED * len(values):
         return None
     if known.max() - known.min() < 1e-12:
-        return _wilson(float(known[0]), count) if name == "accuracy" else None
+        return None if trials is None or known[0] not in (0, 1) else _wilson(float(known[0]), trials)
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
