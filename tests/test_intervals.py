@@ -49,6 +49,13 @@ def test_samples_of_one_group_are_drawn_together() -> None:
         evaluate.scored("classification", *answers(180)).intervals["accuracy"]
     )
     assert evaluate.scored("classification", y, p, groups=["one"] * 20).intervals == {}
+    mixed = evaluate.scored("classification", y, p, groups=["a", 1, b"c", 2.5] * 5)
+    assert (
+        mixed.intervals == evaluate.scored("classification", y, p, groups=["2", "0", "3", "1"] * 5).intervals
+    )
+    for unnamed in (None, np.nan):
+        with pytest.raises(VoxgapError, match="groups: sample 1 has none; name one for each"):
+            evaluate.scored("classification", y, p, groups=["a", unnamed] * 10)
     with pytest.raises(VoxgapError, match="3 groups for 20 samples"):
         evaluate.scored("classification", y, p, groups=["a", "b", "c"])
 

@@ -67,18 +67,26 @@ def scored(
         seed: Of the draws.
 
     Raises:
-        VoxgapError: As for `voxgap.evaluate.scores`, or there are not as many groups as samples.
+        VoxgapError: As for `voxgap.evaluate.scores`, or there is not one name for each sample.
     """
     score, count = scorer(
         task, targets, predictions, observed=observed, threshold=threshold, own_grids=own_grids
     )
-    members = np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    if len(members) != count:
-        raise VoxgapError(f"{len(members)} groups for {count} samples; give one for each")
+    members = np.arange(count) if groups is None else _members(groups, count)
     several = int(members.max()) + 1
     of_groups = None if groups is None or several == count else several
     found = score(np.arange(count))
     return Scored(found, intervals(score, members, seed, task == "classification"), count, of_groups)
+
+
+def _members(groups: Any, count: int) -> NDArray[np.intp]:
+    names = np.asarray(groups, dtype=object)
+    if names.shape != (count,):
+        raise VoxgapError(f"{names.size} groups for {count} samples; give one for each")
+    if unnamed := [place for place, name in enumerate(names) if name is None or name != name]:
+        # Each of its own, or all in one: the interval would be another.
+        raise VoxgapError(f"groups: sample {unnamed[0]} has none; name one for each, or leave groups out")
+    return np.unique(names.astype(np.str_), return_inverse=True)[1]
 
 
 def intervals(
