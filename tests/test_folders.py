@@ -323,3 +323,24 @@ def test_a_table_names_its_classes_by_the_description_beside_it(tmp_path: Path) 
     (tmp_path / "dataset.json").write_text("{")
     with pytest.raises(VoxgapError, match=r"dataset\.json: can't be read as JSON"):
         load_data(tmp_path / "data.csv")
+
+
+def test_bids_files_that_are_not_named_after_their_folders_are_left_out_with_a_word(tmp_path: Path) -> None:
+    bids(tmp_path, rows(lambda i: "ab"[i % 2], header="dx"), ("ses-1",))
+    anat = tmp_path / "sub-00/ses-1/anat"
+    astray = [
+        *("sub-01_ses-1_T1w", "sub-00_ses-2_T1w", "sub-00_ses-1_Miller_T1w", "sub-00_ses-1_"),
+        *("Miller", "_", "sub-00", "sub-000_ses-1_T2w"),
+    ]
+    for name in astray:
+        save(anat / f"{name}.nii.gz", image(50))
+    (anat / "sub-00_ses-1_T1w.nii.gz").rename(anat / "sub-00_T1w.nii.gz")
+    save(tmp_path / "derivatives/atlas/sub-00/ses-1/anat/sub-01_ses-1_dseg.nii.gz", label(1))
+    with pytest.warns(
+        UserWarning, match=f"left out {len(astray) + 1} files that are not named after"
+    ) as said:
+        data = load_data(f"{tmp_path}::dx")
+    assert (data.channels, len(data)) == (("FLAIR", "T1w"), COUNT)
+    np.testing.assert_allclose(data.volumes[:2, ..., 1], [image(0), image(1)], atol=1e-6)
+    assert not any("of several runs" in str(one.message) for one in said)
+    assert not any(row.label_map for row in list_folder(tmp_path).rows)

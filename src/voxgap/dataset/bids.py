@@ -93,15 +93,17 @@ def _images(
     path: Path, subjects: Sequence[Path]
 ) -> tuple[dict[tuple[str, str], dict[str, Path]], list[_File]]:
     """Return the image of each channel of each session, the first of several runs; and the label maps."""
-    files = [_parse(file) for folder in subjects for file in _anatomical(folder)]
-    drawn = [file for file in files if file.suffix in _DRAWN]
-    drawn += [
-        _parse(file)
-        for derived in sorted(path.glob("derivatives/**/sub-*"))
-        if derived.is_dir()
-        for file in _anatomical(derived)
-        if _parse(file).suffix in _DRAWN
-    ]
+    files, astray = _anatomical(subjects)
+    derived, others = _anatomical(sorted(one for one in path.glob("derivatives/**/sub-*") if one.is_dir()))
+    astray += [name for name in others if any(f"_{kind}." in name for kind in _DRAWN)]
+    if astray:
+        some = ", ".join(astray[:3]) + (", ..." if len(astray) > 3 else "")
+        warnings.warn(
+            f"{path}: left out {len(astray)} files that are not named after their folders, as "
+            f"sub-01/anat/sub-01_T1w.nii.gz is: {some}",
+            stacklevel=5,
+        )
+    drawn = [file for file in (*files, *derived) if file.suffix in _DRAWN]
     images = [file for file in files if file.suffix not in _NOT_IMAGES]
     # One name is enough where a suffix has one acquisition in all of the data.
     kinds: dict[str, set[str]] = defaultdict(set)
@@ -117,22 +119,34 @@ def _images(
     if again:
         some = ", ".join(again[:3]) + (", ..." if len(again) > 3 else "")
         warnings.warn(f"{path}: of several runs the first is taken; left out {some}", stacklevel=5)
-    return dict(found), [file for file in drawn if file.suffix in _DRAWN]
+    return dict(found), drawn
 
 
-def _anatomical(subject: Path) -> list[Path]:
-    found = [*subject.glob("anat/*.nii*"), *subject.glob("ses-*/anat/*.nii*")]
-    return sorted(
-        file for file in found if file.name.endswith((".nii", ".nii.gz")) and not file.name.startswith(".")
-    )
+def _anatomical(subjects: Iterable[Path]) -> tuple[list[_File], list[str]]:
+    """Return the anatomical files of subjects' folders, and the names of those that say they are of others."""
+    files, astray = [], []
+    for subject in subjects:
+        for file in sorted([*subject.glob("anat/*.nii*"), *subject.glob("ses-*/anat/*.nii*")]):
+            if file.name.endswith((".nii", ".nii.gz")) and not file.name.startswith("."):
+                parsed = _parse(file, subject.name)
+                files.extend([parsed] if parsed else [])
+                astray.extend([] if parsed else [file.name])
+    return files, astray
 
 
-def _parse(file: Path) -> _File:
+def _parse(file: Path, subject: str) -> _File | None:
+    """Return what the name of a file says, None where it says nothing, or that it belongs into another folder."""
     *entities, suffix = file.name.removesuffix(".gz").removesuffix(".nii").split("_")
     named = dict(entity.partition("-")[::2] for entity in entities)
+    within = file.parents[1].name if file.parents[1].name != subject else ""
+    session = f"ses-{named['ses']}" if "ses" in named else within
+    if f"sub-{named.get('sub')}" != subject or (within and session != within):
+        return None
+    if not suffix.isalnum() or not all(key and value for key, value in named.items()):
+        return None
     others = [entity for entity in entities if entity.partition("-")[0] not in ("sub", "ses", "run")]
-    session = f"sub-{named.get('sub', '')}", f"ses-{named['ses']}" if "ses" in named else ""
-    return _File(file, session, "_".join([*others, suffix]), suffix, named.get("run", "").zfill(6))
+    channel = "_".join([*others, suffix])
+    return _File(file, (subject, session), channel, suffix, named.get("run", "").zfill(6))
 
 
 def _label_maps(drawn: Iterable[_File]) -> tuple[dict[tuple[str, str], Path], str]:
