@@ -77,6 +77,8 @@ def test_a_file_says_what_options_say_and_the_command_line_wins(tmp_path: Path) 
         ("epocs = 3", r"my\.toml: epocs is no option of voxgap .*; did you mean epochs\?"),
         ("qqq = 3", r"my\.toml: qqq is no option .*--help lists them"),
         ('config = "x"', "config is no option"),
+        ('config = "x"', "config is no option that a file can give: it names this file; leave it out$"),
+        ('confg = "x"', "confg is no option .*--help lists them"),
         ("[train]\nepochs = 3", "train is no option"),
         ("epochs = 2.5", r"my\.toml: epochs is '2\.5'; give a whole number"),
         ("epochs = true", "epochs: give one value"),

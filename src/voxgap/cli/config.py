@@ -34,11 +34,15 @@ def read_config(context: typer.Context, _: typer.CallbackParam, path: Path | Non
     """
     if path is None or (context.resilient_parsing and not path.is_file()):
         return path
-    known = {name: param for param in context.command.params for name in _names(param)}
+    known = {name: param for param in context.command.params for name in _names(param) if name != "config"}
     found: dict[str, Any] = {}
     for key, value in _read(path).items():
+        if key == "config":
+            raise VoxgapError(
+                f"{path}: config is no option that a file can give: it names this file; leave it out"
+            )
         param = known.get(key.replace("_", "-"))
-        if param is None or key == "config":
+        if param is None:
             near = difflib.get_close_matches(key.replace("_", "-"), known, 1)
             remedy = f"did you mean {near[0]}?" if near else f"voxgap {context.info_name} --help lists them"
             raise VoxgapError(f"{path}: {key} is no option of voxgap {context.info_name}; {remedy}")
