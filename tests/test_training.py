@@ -234,6 +234,9 @@ def test_callbacks_of_keras_are_called_and_may_stop() -> None:
     _, history = fit(epochs=5, callbacks=[stopper, rates, told], lr_patience=50)
     assert (stopper.epochs, history.reason, len(history.epochs)) == (2, "callback", 2)
     assert "a callback stopped it after epoch 2" in history.summary()
+    stopper.epochs = 0
+    assert len(fit(epochs=3, callbacks=stopper)[1].epochs) == stopper.epochs == 2
+    assert len(fit(epochs=1, callbacks=None)[1].epochs) == 1
     assert len(seen) == 2 * history.steps
     assert [e["learning_rate"] for e in history.epochs] == pytest.approx([0.01, 0.005])
 
@@ -456,6 +459,9 @@ class Part:
         ({"augment": "default", "augment_kind": "picture"}, "kind 'picture' is unknown"),
         ({"augment": 7}, "augment must be"),
         ({"augment": va.Crop((4, 4, 4))}, "needs one shape"),
+        ({"callbacks": [5]}, "callbacks must be Keras callbacks, got 5$"),
+        ({"callbacks": "stop"}, "callbacks must be Keras callbacks, got 'stop'$"),
+        ({"callbacks": keras.callbacks.Callback}, "Callback'>; call it"),
         (
             {"optimizer": keras.optimizers.SGD(keras.optimizers.schedules.CosineDecay(0.1, 5))},
             "learning rate",

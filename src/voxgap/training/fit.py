@@ -74,7 +74,7 @@ def train(
     checkpoint: str | Path | None = None,
     keep_checkpoint: bool = False,
     compiled: Compiled | None = None,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
+    callbacks: keras.callbacks.Callback | Sequence[keras.callbacks.Callback] | None = (),
     verbose: bool | None = None,
     progress: Report | None = None,
 ) -> History:
@@ -112,8 +112,8 @@ def train(
         keep_checkpoint: leave it there instead: with more `epochs`, or more `patience` where that ran out, the same
             training goes on from its end, as if it had never stopped.
         compiled: what trainings of similar networks in this process leave to each other; see `Compiled`.
-        callbacks: of Keras, as in `fit`. They see the network that is trained, which may be a twin of `model` in
-            mixed precision; what they do beside watching is not in the checkpoint.
+        callbacks: of Keras, as in `fit`: one, or several. They see the network that is trained, which may be a twin of
+            `model` in mixed precision; what they do beside watching is not in the checkpoint.
         verbose: show a bar (elsewhere than on a terminal or in a notebook, a line an epoch) and warn of what went
             wrong. None: the bar only on a terminal or in a notebook. False: neither.
         progress: called after each step and epoch; takes the place of the bar.
@@ -139,6 +139,7 @@ def train(
         augment_kind=augment_kind,
     )
     learning_rate = schedule.learning_rate
+    watching = _callbacks(callbacks)
     size = None if patch_size is None else patches.patch_size(patch_size)
     if patches_per_volume is not None and (size is None or patches_per_volume < 1):
         raise VoxgapError("patches_per_volume must be at least 1, and goes with a patch_size")
@@ -197,7 +198,7 @@ def train(
                     validation_data=watched,
                     initial_epoch=supervisor.epoch,
                     epochs=epochs,
-                    callbacks=[supervisor, follow, *callbacks],
+                    callbacks=[supervisor, follow, *watching],
                     verbose=0,
                     shuffle=False,
                 )
@@ -360,6 +361,16 @@ def _augmentation(augment: Any, kind: str) -> Augment | None:
         raise VoxgapError(f"augment must be none, default, strong, a list or a callable, got {augment!r}")
     # `none` copies every volume for nothing.
     return None if isinstance(augment, Compose) and not augment.transforms else augment
+
+
+def _callbacks(given: Any) -> list[keras.callbacks.Callback]:
+    """Callbacks as Keras's `fit` takes them: one, several, or None."""
+    found = list(keras.tree.flatten(given)) if given is not None else []
+    for one in found:
+        if not isinstance(one, keras.callbacks.Callback):
+            hint = "; call it, to make one" if isinstance(one, type) else ""
+            raise VoxgapError(f"callbacks must be Keras callbacks, got {one!r}{hint}")
+    return found
 
 
 def _identity(value: Any) -> Any:
