@@ -325,6 +325,18 @@ def test_a_table_names_its_classes_by_the_description_beside_it(tmp_path: Path) 
         load_data(tmp_path / "data.csv")
 
 
+def test_bids_rows_that_contradict_each_other_are_refused_by_the_subject(tmp_path: Path) -> None:
+    table = rows(lambda i: "ab"[i % 2], lambda i: 1 + i % 2, header="dx,score")
+    bids(tmp_path, f"{table}\nsub-00,a,1.0\nsub-01,n/a,2\nsub-99,a,1\nsub-99,b,2")
+    with warnings.catch_warnings(record=True):
+        assert len(list_folder(Path(f"{tmp_path}::dx")).rows) == COUNT
+        assert list_folder(Path(f"{tmp_path}::score")).rows[0].label == "1"
+    bids(tmp_path, f"{table}\nsub-00,b,1\n01,a,2")
+    with pytest.raises(VoxgapError, match="2 problems") as error:
+        load_data(f"{tmp_path}::dx")
+    assert "sub-00 has dx a and b; keep one row of it" in "\n".join(map(str, error.value.args))
+
+
 def test_bids_files_that_are_not_named_after_their_folders_are_left_out_with_a_word(tmp_path: Path) -> None:
     bids(tmp_path, rows(lambda i: "ab"[i % 2], header="dx"), ("ses-1",))
     anat = tmp_path / "sub-00/ses-1/anat"

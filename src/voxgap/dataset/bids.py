@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from voxgap import table
-from voxgap.dataset.listing import Listing, Row
+from voxgap.dataset.listing import Listing, Row, refuse
 from voxgap.dataset.targets import class_name
 from voxgap.errors import VoxgapError
 from voxgap.table import is_number
@@ -62,7 +62,7 @@ def find(path: Path, column: str | None = None) -> Listing | None:
         column: Of participants.tsv: what is to be predicted. By default the only one that can be meant.
 
     Raises:
-        VoxgapError: It holds no anatomical image, or has no such column.
+        VoxgapError: It holds no anatomical image, has no such column, or says two things of one subject.
     """
     if not is_bids(path):
         return None
@@ -184,7 +184,14 @@ def _said(
     if chosen is None:
         which = " or ".join(f"{path}::{name}" for name in list(cells)[:4]) or "a column for the class"
         return nothing, (), f"{PARTICIPANTS} has no column that must be the label; say which: {which}"
-    values = {name: cell for name, cell in zip(ids, cells[chosen], strict=True) if cell and name in subjects}
+    values: dict[str, str] = {}
+    problems = []
+    for name, cell in zip(ids, cells[chosen], strict=True):
+        if not cell or name not in subjects:
+            continue
+        if class_name(values.setdefault(name, cell)) != class_name(cell):
+            problems.append(f"{name} has {chosen} {values[name]} and {cell}; keep one row of it")
+    refuse(str(file), problems)
     lacking = sorted(subjects - set(values))
     if lacking:
         some = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
