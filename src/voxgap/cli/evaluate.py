@@ -11,6 +11,7 @@ import typer
 from voxgap.cli.console import err, out
 from voxgap.cli.data import At, Axes, grid_arguments, load
 from voxgap.cli.predict import Bundle, Engine, Precision, Threads, Threshold, open_bundle
+from voxgap.files import finite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +76,7 @@ def evaluate(
     worth = score(predictor, given, gapped.volumes, seed)
     _say_what_was_scored(given)
     if as_json:
-        out.print_json(json.dumps(worth.to_json()))
+        out.print_json(json.dumps(finite(worth.to_json()), allow_nan=False))
         return
     print_scores({worth.split: worth.scored}, predictor.classes)
     say_decision(worth.decision, predictor.task, predictor.classes)

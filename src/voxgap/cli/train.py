@@ -245,6 +245,8 @@ def train(
             check_export(export, chosen, model, dataset, architecture, patch)
         if overwrite:
             forget(out_folder)
+        elif (out_folder / STATE).is_dir():
+            err.print(f"going on with the training that {out_folder} keeps", soft_wrap=True)
         with training_progress(f"{model} {strategy}") as progress:
             live = {"progress": progress, "checkpoint": out_folder / STATE, "keep_checkpoint": True}
             result = train_and_score(
