@@ -16,7 +16,7 @@ import web_cases as cases
 from voxgap.decision import named
 from voxgap.io import read, write
 from voxgap.runtime.calibration import tempered
-from voxgap.runtime.predictor import Predictor
+from voxgap.runtime.manifest import label_values
 from voxgap.runtime.profile import Profile, drift
 from voxgap.volume import Volume
 from voxgap.web import ASSETS, write_web
@@ -202,19 +202,20 @@ def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
         ["", "1"],
         ["٣", "1"],
     ]
+    learnt = [{"classes": classes} for classes in names]
+    learnt += [{"classes": ["0", "3", "4"], "label_values": [0, 1, 2]}]
     p = np.concatenate([rng.dirichlet([1, 1], 20), [[0.5, 0.5], [0.7, 0.3], [0.3, 0.7]]]).astype(np.float32)
     thresholds = [None, 0.3, 0.5, 0.7, float(p[4, 1])]
     plain = [[None if np.isnan(v) else float(v) for v in volume.reshape(-1)] for volume in volumes]
     url = serve(labels)
     page.goto(url)
-    found = page.evaluate(script, [manifest, plain, list(cases.SHAPE), p.tolist(), 1.7, thresholds, names])
+    found = page.evaluate(script, [manifest, plain, list(cases.SHAPE), p.tolist(), 1.7, thresholds, learnt])
     known = Profile.of(manifest, "manifest")
     for volume, said in zip(volumes, found["doubts"], strict=True):
         expected = [line for line in drift(volume, known) if not line.startswith("the gaps look like")]
         assert said == expected
     assert sum(map(len, found["doubts"])) >= 6 + 2 * len(numbers)
-    drawn = Predictor.label_values.fget  # type: ignore[attr-defined]
-    assert found["drawn"] == [list(drawn(SimpleNamespace(classes=classes))) for classes in names]
+    assert found["drawn"] == [list(label_values(said)) for said in learnt]
     assert found["named"] == [named(p, threshold).tolist() for threshold in thresholds]
     np.testing.assert_allclose(found["calibrated"], tempered(p, 1.7), atol=1e-12)
 

@@ -125,6 +125,8 @@ def save_bundle(
         "intervals": dict(intervals or {}),
         "decision": {} if dataset.task == "regression" else (decision or Decision()).to_json(),
     }
+    if dataset.task == "segmentation":
+        manifest["label_values"] = list(dataset.label_values or range(len(dataset.classes)))
     with workspace(folder) as temporary, writing(folder):
         model.save(temporary / "model.keras")
         (temporary / "golden.npz").write_bytes(golden.to_bytes(answered))

@@ -140,7 +140,7 @@ def _with_classes(part: Dataset, classes: list[str]) -> Dataset:
             f"{part.name}: classes {', '.join(part.classes)} are not the bundle's: {', '.join(classes)}"
         )
     maps = {"label_maps": targets} if part.task == "segmentation" else {}
-    return replace(part, targets=targets, classes=tuple(classes), **maps)
+    return replace(part, targets=targets, classes=tuple(classes), label_values=None, **maps)
 
 
 def _known(folder: Path, manifest: dict[str, Any], part: Dataset) -> dict[str, int] | None:

@@ -47,6 +47,7 @@ class Dataset:
         records: For each sample, the steps that `voxgap.resample.inverse` takes back; None where there are none.
         names: The file of each sample, seen from the data's own folder; see `voxgap.dataset.names`. Or None.
         drawn: The label maps on their own grids, where volumes came onto another; or None.
+        label_values: What stood for each class in the label maps as they were given; None: its index.
 
     Raises:
         VoxgapError: The parts don't fit each other.
@@ -66,6 +67,7 @@ class Dataset:
     records: tuple[list[Record], ...] | None = None
     names: tuple[str, ...] | None = None
     drawn: Drawn | None = None
+    label_values: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         volumes = as_batch(self.volumes, self.name, allow_empty=True)
@@ -82,6 +84,10 @@ class Dataset:
             if (held := getattr(self, name)) is not None:
                 self._one_each(name, np.empty(len(held)), len(volumes))
                 fields[name] = tuple(held)
+        if self.label_values is not None and len(self.label_values) != len(fields["classes"]):
+            raise VoxgapError(
+                f"{self.name}: {len(self.label_values)} label_values for {len(self.classes)} classes; give one each"
+            )
         for field, value in fields.items():
             object.__setattr__(self, field, value)
 
@@ -263,8 +269,10 @@ class Dataset:
         if label_maps is not None and not isinstance(label_maps, OnDisk):
             label_maps = as_label_map(label_maps, name)
         task: Task = "regression" if labels is None else "classification"
+        values: tuple[int, ...] | None = None
         if labels is None and targets is None and label_maps is not None:
-            task, (label_maps, names) = "segmentation", voxel_classes(label_maps, classes, name, scoring)
+            task = "segmentation"
+            label_maps, names, values = voxel_classes(label_maps, classes, name, scoring)
             wanted = label_maps
             split = unstratified_split(len(batch), split, groups, seed, name, scoring)
         else:
@@ -285,6 +293,7 @@ class Dataset:
             label_maps,
             grid or AS_IT_IS,
             steps,
+            label_values=values,
         )
 
 

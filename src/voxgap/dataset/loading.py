@@ -120,8 +120,10 @@ def _for_task(data: Dataset, task: str | None, scoring: bool) -> Dataset:
         return data
     if data.label_maps is None:
         raise VoxgapError(f"{data.name}: has no label maps; segmentation needs one for each volume")
-    maps, names = voxel_classes(data.label_maps, None, data.name, scoring)
-    return replace(data, task="segmentation", targets=maps, label_maps=maps, classes=names)
+    maps, names, values = voxel_classes(data.label_maps, None, data.name, scoring)
+    return replace(
+        data, task="segmentation", targets=maps, label_maps=maps, classes=names, label_values=values
+    )
 
 
 def _read_listing(

@@ -183,8 +183,8 @@ def _differ_in_kind(names: Sequence[str], classes: Sequence[str]) -> bool:
 
 def voxel_classes(
     label_maps: Any, classes: Sequence[str] | None, name: str, scoring: bool = False
-) -> tuple[Any, tuple[str, ...]]:
-    """Return label maps of class indices and the names of the classes, or say why they can't be learnt.
+) -> tuple[Any, tuple[str, ...], tuple[int, ...]]:
+    """Return label maps of class indices, the names of the classes, and the value that stood for each.
 
     Without names, each value that occurs is a class of that name: of masks drawn with 0 and 255 there are two.
 
@@ -193,6 +193,9 @@ def voxel_classes(
         classes: names, 0 first, or None.
         name: What error messages call the data.
         scoring: Whether a trained network is to be scored on them: one class is enough.
+
+    Raises:
+        VoxgapError: They can't be learnt.
 
     Warns:
         UserWarning: There are values between those that occur.
@@ -208,19 +211,20 @@ def voxel_classes(
     if classes is not None and values[-1] >= len(classes):
         raise VoxgapError(f"{name}: label maps go up to {values[-1]}, with {len(classes)} class names")
     if classes is not None:
-        return label_maps, tuple(map(str, classes))
-    names = tuple(map(str, values))
+        return label_maps, tuple(map(str, classes)), tuple(range(len(classes)))
+    stood = tuple(values.tolist())
+    names = tuple(map(str, stood))
     if values[-1] == len(values) - 1:
-        return label_maps, names
+        return label_maps, names, stood
     if scoring:  # the network's classes are the ones that count
-        return _as_indices(label_maps, values), names
+        return _as_indices(label_maps, values), names, stood
     some = ", ".join(names[:_MAX_NAMED]) + (", ..." if len(names) > _MAX_NAMED else "")
     warnings.warn(
         f"{name}: label maps hold {len(names)} values from {names[0]} to {names[-1]}, so there are {len(names)} "
         f"classes, called {some}",
         stacklevel=2,
     )
-    return _as_indices(label_maps, values), names
+    return _as_indices(label_maps, values), names, stood
 
 
 def _as_indices(label_maps: Any, values: NDArray[np.intp]) -> Any:

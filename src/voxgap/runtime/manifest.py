@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +25,8 @@ _MAX_PARTS = 1000
 _MAX_VALUES = 2**36  # of a network's input, beyond what any machine holds
 _MAX_OUTPUTS = 2**20
 _MAX_SPACING = 1e12
+_MAX_LABEL = 2**15 - 1  # of the 16 bits of a label map
+_DIGITS = 5  # of the highest one
 
 _FIELDS = {
     "task": str,
@@ -63,6 +65,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise VoxgapError(f"{file}: field input.grid: size {times(grid.size)} is not that of input.shape")
     classes = 0 if manifest["task"] == "regression" else manifest["outputs"]
     _check_names(manifest["classes"], classes, f"{file}: field classes")
+    label_values(manifest, str(file))
     Profile.of(manifest, str(file))
     Calibration.of(manifest, str(file))
     Decision.of(manifest, str(file))
@@ -101,6 +104,37 @@ def published(manifest: Mapping[str, Any]) -> dict[str, Any]:
     name = str(data.get("name", "")).replace("\\", "/").rstrip("/").rpartition("/")[2]
     kept = {name: value for name, value in manifest.items() if name != "cases"}
     return kept | {"data": data | {"name": name}} if "name" in data else kept
+
+
+def label_values(manifest: Mapping[str, Any], where: str = MANIFEST) -> tuple[int, ...]:
+    """What stands for each class in a label map: the value it was learnt from.
+
+    Bundles of earlier versions don't say it: there it is 255, say, where the class is called so, else its place.
+
+    Raises:
+        VoxgapError: field label_values is something else than one value of its own for each class.
+    """
+    given, classes = manifest.get("label_values"), manifest["classes"]
+    if given is None:
+        return _called(classes)
+    if (
+        not isinstance(given, list)
+        or not all(type(value) is int and 0 <= value <= _MAX_LABEL for value in given)
+        or not len({*given}) == len(given) == len(classes)
+    ):
+        raise VoxgapError(
+            f"{where}: field label_values must hold {len(classes)} whole numbers from 0 to {_MAX_LABEL}, each once; "
+            "train or export the bundle again"
+        )
+    return tuple(given)
+
+
+def _called(classes: Sequence[str]) -> tuple[int, ...]:
+    if all(name.isascii() and name.isdecimal() and len(name) <= _DIGITS for name in classes):
+        values = tuple(map(int, classes))
+        if len({*values}) == len(values) and max(values, default=0) <= _MAX_LABEL:
+            return values
+    return tuple(range(len(classes)))
 
 
 def patches_of(manifest: dict[str, Any], where: str) -> tuple[tuple[int, int, int], float] | None:

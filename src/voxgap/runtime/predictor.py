@@ -21,7 +21,7 @@ from voxgap.runtime import answer as answers
 from voxgap.runtime.answer import Answer
 from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.engines import Engine
-from voxgap.runtime.manifest import MANIFEST, fits, patches_of, step_of, takes, windows
+from voxgap.runtime.manifest import MANIFEST, fits, label_values, patches_of, step_of, takes, windows
 from voxgap.runtime.profile import Profile, drift, far_outside
 from voxgap.volume import Values, Volume, as_batch, as_real, times
 
@@ -29,7 +29,6 @@ BATCH_VOXELS = 2**19
 MAX_BATCH = 64
 OUTSIDE = 0
 """In label maps that are written: what the network did not see, as programs that show them expect it."""
-_DIGITS = 5  # of the highest value of a label map
 
 
 @dataclass(frozen=True)
@@ -162,12 +161,8 @@ class Predictor:
 
     @property
     def label_values(self) -> tuple[int, ...]:
-        """What stands for each class in a label map: the value it was learnt from, 255 say, where it is called so."""
-        if all(name.isascii() and name.isdecimal() and len(name) <= _DIGITS for name in self.classes):
-            values = tuple(map(int, self.classes))
-            if len({*values}) == len(values) and max(values, default=0) <= np.iinfo(np.int16).max:
-                return values
-        return tuple(range(len(self.classes)))
+        """What stands for each class in a label map: the value it was learnt from, such as 255."""
+        return label_values(self.manifest)
 
     def drawn(self, values: Values) -> LabelMap:
         """Turn answers for each voxel, `(..., classes)`, into the `label_values` of the classes that are named."""

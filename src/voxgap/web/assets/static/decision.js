@@ -20,8 +20,10 @@ export function calibrated(probabilities, calibration) {
   return odds.map((odd) => odd / total);
 }
 
-/** What stands for each class in a label map: the value that it was learnt from, 255 say, where it is called so. */
-export function labelValues(classes) {
+/** What stands for each class in a label map: the value that it was learnt from, 255 say.
+ *  Earlier bundles don't say it: there it is what the class is called, or its place. */
+export function labelValues({ classes, label_values: learnt }) {
+  if (learnt) return learnt;
   const values = classes.map((name) => (/^[0-9]{1,5}$/.test(name) ? Number(name) : NaN));
   const drawn = new Set(values).size === values.length && values.every((value) => value <= 32767);
   return drawn ? values : classes.map((_, index) => index);

@@ -73,7 +73,7 @@ export class BrowserEngine {
   }
 
   async labelFile({ volume, answer }) {
-    const values = labelValues(this.manifest.classes);
+    const values = labelValues(this.manifest);
     return { suffix: ".nii", content: nifti(answer.labels.map((label) => values[label]), volume) };
   }
 

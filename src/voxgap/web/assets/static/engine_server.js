@@ -57,7 +57,7 @@ export class ServerEngine {
 
   async labelMap({ patient }) {
     const { values } = await volumeOf(await this.#send("v1/label_map", patient), Int16Array);
-    const index = new Map(labelValues(this.manifest.classes).map((value, i) => [value, i]));
+    const index = new Map(labelValues(this.manifest).map((value, i) => [value, i]));
     return values.map((value) => index.get(value));
   }
 
