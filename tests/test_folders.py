@@ -236,6 +236,52 @@ def test_what_does_not_fit_is_one_line_that_names_it(tmp_path: Path) -> None:
     assert "names 1 channels (MRI), and its files hold 2" in one
 
 
+CHANNELS = 'channel_names must name each channel by its number, as {"0": "T1"}'
+LISTED = 'dataset: x: is no {"images": ["FILE", ...], "label": "FILE"}'
+PAIR = 'is no {"image": "FILE", "label": "FILE"}'
+
+
+@pytest.mark.parametrize(
+    ("about", "words"),
+    [
+        *(({"channel_names": names}, CHANNELS) for names in ("ab", 5, {"0": "", "1": " "}, ["", "b"], {})),
+        *(
+            ({"channel_names": TWO, "dataset": {"x": case}}, LISTED)
+            for case in (
+                *({"images": images, "label": "c0.nii.gz"} for images in (5, None, "c0.nii.gz", [], [3])),
+                *({"images": ["c0.nii.gz"], "label": label} for label in (5, None, ["c0.nii.gz"])),
+                "c0.nii.gz",
+            )
+        ),
+        ({"channel_names": TWO, "dataset": [1]}, "dataset must name cases"),
+        (
+            {
+                "channel_names": {"0": "a"},
+                "dataset": {"x": {"images": ["c0.nii.gz"], "label": "./c0.nii.gz"}},
+            },
+            "x: its image and its label are one file, c0.nii.gz",
+        ),
+        *(({"training": [entry]}, f"training 0: {PAIR}") for entry in (1, None, {}, [5], [])),
+        *(({"training": [{"image": "c0.nii.gz", "label": label}]}, PAIR) for label in ({"a": 1}, [1], " ")),
+        *(({"training": [{"image": image, "label": "c0.nii.gz"}]}, PAIR) for image in (5, {}, "", [None])),
+        ({"training": [], "validation": "c0.nii.gz"}, "validation must be a list of"),
+        ({"training": [], "modality": "CT"}, "modality must name each channel by its number"),
+        (
+            {"training": [{"image": "../x/c0.nii.gz", "label": "c0.nii.gz"}]},
+            "training 0: its image and its label are one file, c0.nii.gz; name both",
+        ),
+    ],
+)
+def test_a_description_of_wrong_types_is_one_line(about: dict[str, Any], words: str, tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    save(folder / "c0.nii.gz", label(0))
+    described(**({"file_ending": ".nii.gz"} if "channel_names" in about else {}), **about)(folder)
+    with pytest.raises(VoxgapError) as error:
+        list_folder(folder)
+    assert words in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
 def test_a_bundle_of_named_classes_scores_data_without_names() -> None:
     from voxgap.dataset.targets import as_classes
 

@@ -19,6 +19,8 @@ from voxgap.errors import VoxgapError
 NAME = "dataset.json"
 MAX_BYTES = 2**26
 _PARTS = {"training": "train", "validation": "validation", "test": "test", "testing": "test"}
+_PAIR = '{"image": "FILE", "label": "FILE"}'
+_LISTED = '{"images": ["FILE", ...], "label": "FILE"}'
 
 
 def find(path: Path) -> Listing | None:
@@ -32,9 +34,9 @@ def find(path: Path) -> Listing | None:
         return None
     about = _read(file)
     if "channel_names" in about or "file_ending" in about:
-        return _with_names(file, _nnunet(file, about), about)
+        return _with_names(file, _apart(file, _nnunet(file, about)), about)
     if isinstance(about.get("training"), list):
-        return _with_names(file, _decathlon(file, about), about)
+        return _with_names(file, _apart(file, _decathlon(file, about)), about)
     if path.is_dir():
         return None
     raise VoxgapError(f"{file}: names neither `training` (the Decathlon) nor `channel_names` (nnU-Net)")
@@ -80,17 +82,11 @@ def _nnunet(file: Path, about: Mapping[str, Any]) -> Listing:
             rows.append(_case(label.relative_to(folder), numbered, label, part))
         named = {f.name.removesuffix(ending)[:-5] for f in _files(folder / images) if f.name.endswith(ending)}
         _say_left_out(folder / images, sorted(named - set(cases)))
-    if isinstance(about.get("dataset"), dict):
-        rows = [
-            _case(
-                Path(name),
-                [paths.resolve(str(image), folder) for image in case.get("images", ())],
-                paths.resolve(str(case["label"]), folder),
-                "train",
-            )
-            for name, case in about["dataset"].items()
-            if isinstance(case, dict) and isinstance(case.get("label"), str)
-        ]
+    listed = about.get("dataset")
+    if isinstance(listed, dict):
+        rows = _listed(file, listed)
+    elif listed is not None and not isinstance(listed, str):
+        raise VoxgapError(f'{file}: dataset must name cases: {{"CASE": {_LISTED}}}; or leave it out')
     if not rows:
         raise VoxgapError(
             f"{file}: no label map in {folder / 'labelsTr'} ends with {ending}; check file_ending"
@@ -114,6 +110,47 @@ def _nnunet(file: Path, about: Mapping[str, Any]) -> Listing:
     return Listing(_parted(rows), channels, folder=folder)
 
 
+def _listed(file: Path, cases: Mapping[str, Any]) -> list[Row]:
+    """List the cases of nnU-Net that name their files, wherever those lie."""
+    refuse(
+        str(file),
+        [
+            f"dataset: {name}: is no {_LISTED}"
+            for name, case in cases.items()
+            if not isinstance(case, dict)
+            or not _are_texts(case.get("images"))
+            or not isinstance(case.get("label"), str)
+        ],
+    )
+    return [
+        _case(
+            Path(name),
+            [paths.resolve(image, file.parent) for image in case["images"]],
+            paths.resolve(case["label"], file.parent),
+            "train",
+        )
+        for name, case in cases.items()
+    ]
+
+
+def _are_texts(said: Any) -> bool:
+    return isinstance(said, list) and bool(said) and all(isinstance(one, str) and one.strip() for one in said)
+
+
+def _apart(file: Path, listing: Listing) -> Listing:
+    """Return a listing, once no image of it is its own label map."""
+    refuse(
+        str(file),
+        [
+            f"{row.where}: its image and its label are one file, {row.label_map.name}; name both"
+            for row in listing.rows
+            if row.label_map
+            and any(one and one.exists() and one.resolve() == row.label_map.resolve() for one in row.files)
+        ],
+    )
+    return listing
+
+
 def _case(where: Path, files: Sequence[Path], label: Path, part: str) -> Row:
     there = tuple(file if file.exists() else None for file in files)
     return Row(str(where), there, split=part, label_map=label)
@@ -132,11 +169,19 @@ def _decathlon(file: Path, about: Mapping[str, Any]) -> Listing:
     several = False
     for key, part in _PARTS.items():
         alone = []
-        entries = about.get(key) or ()
-        for number, entry in enumerate(entries if isinstance(entries, list) else ()):
+        entries = about.get(key) or []
+        if not isinstance(entries, list):
+            raise VoxgapError(f"{file}: {key} must be a list of {_PAIR}")
+        for number, entry in enumerate(entries):
             image, label = (
                 (entry.get("image"), entry.get("label")) if isinstance(entry, dict) else (entry, None)
             )
+            # MONAI's lists for classification name a class by a number.
+            if not _are_texts(image if isinstance(image, list) else [image]) or not (
+                label is None or isinstance(label, int | float) or _are_texts([label])
+            ):
+                problems.append(f"{key} {number}: is no {_PAIR}")
+                continue
             if label is None:
                 alone.append(Path(str(image)).name)
                 continue
@@ -180,9 +225,8 @@ def _images(image: Any, folder: Path, channels: int) -> tuple[tuple[Path | None,
 def _channels(file: Path, said: Any, field: str) -> tuple[str, ...]:
     """Return names by their numbers: `{"0": "T1", "1": "FLAIR"}`, or a list."""
     try:
-        names = [said[key] for key in sorted(said, key=int)] if isinstance(said, dict) else list(said)
-        assert names
-        assert all(isinstance(name, str) for name in names)
+        names = [said[key] for key in sorted(said, key=int)] if isinstance(said, dict) else said
+        assert _are_texts(names)
     except (AssertionError, TypeError, ValueError):
         raise VoxgapError(f'{file}: {field} must name each channel by its number, as {{"0": "T1"}}') from None
     return tuple(names) if len(set(names)) == len(names) else tuple(f"{n}_{i}" for i, n in enumerate(names))
@@ -191,8 +235,10 @@ def _channels(file: Path, said: Any, field: str) -> tuple[str, ...]:
 def _with_names(file: Path, listing: Listing, about: Mapping[str, Any]) -> Listing:
     """Add what the values of label maps are called: `{"liver": 1}` of nnU-Net, `{"1": "liver"}` of the Decathlon."""
     said = about.get("labels")
-    if not isinstance(said, dict) or not said:
+    if not said:
         return listing
+    if not isinstance(said, dict):
+        return _without_names(file, listing, "they are not names by their values")
     names: dict[int, str] = {}
     for key, value in said.items():
         number, name = (key, value) if str(key).isdecimal() and not str(value).isdecimal() else (value, key)
