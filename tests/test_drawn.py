@@ -114,3 +114,16 @@ def test_nothing_is_said_where_nothing_is_cut(tmp_path: Path) -> None:
         load_data(tmp_path / "data.csv", size=(8, 9, 10), spacing=(1, 1, 1))
         load_data(tmp_path / "data.csv", size=(12, 12, 12), spacing=(1, 1, 1))
         load_data(tmp_path / "data.csv", size=(5, 5, 5))
+
+
+def test_label_maps_that_mostly_miss_their_scans_are_said(tmp_path: Path) -> None:
+    scans(tmp_path, AFFINES["upright"])
+    for index in range(4):
+        labels = np.zeros(SHAPE, np.uint8)
+        labels[:2], labels[5:, :8], labels[0, 0] = 1, 2, 0
+        flipped = np.diag([-1, 1, 1, 1.0])
+        flipped[0, 3] = 1
+        nibabel.save(nibabel.Nifti1Image(labels, flipped), tmp_path / f"{index}-map.nii")
+    share = 5 * 8 * 8 / (5 * 8 * 8 + 2 * 9 * 8 - 8)
+    with pytest.warns(UserWarning, match=rf"3-map.nii: {share:.0%} of the labelled voxels lie outside"):
+        load_data(tmp_path / "data.csv")

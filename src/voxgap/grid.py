@@ -26,6 +26,9 @@ UNLABELLED = -1
 SAME = 0.01
 """Two grids are one where no voxel of the one lies further from the other's than this, in voxels."""
 
+MISSED = 0.01
+"""A label map of which more than this share lies outside of its scan is said."""
+
 _Three = tuple[float, float, float]
 
 
@@ -398,7 +401,23 @@ def _on_one_grid(
         raise VoxgapError(
             f"{source.path}: lies wholly outside {first.source}; check that both are of one patient and session"
         )
+    if method == "nearest":
+        _say_what_lies_outside(volume, first, record)
     return moved, record
+
+
+def _say_what_lies_outside(drawn: Volume, first: Volume, record: Record) -> None:
+    """Warn of a label map whose classes lie outside of its scan: such as one whose affine lost a sign."""
+    scan = Volume(np.zeros((*first.shape[:3], 1), np.float32), axes=first.axes)
+    outside = np.isnan(inverse(scan, [record], method="nearest").values)
+    labelled = drawn.values > 0
+    lost = int(np.count_nonzero(labelled & outside))
+    if lost > MISSED * np.count_nonzero(labelled):
+        warnings.warn(
+            f"{drawn.source}: {lost / np.count_nonzero(labelled):.0%} of the labelled voxels lie outside of the "
+            f"scan {first.source} and are not used: check the affines of both, and that they are of one patient",
+            stacklevel=4,
+        )
 
 
 def same_grid(one: io.Source | Volume, other: io.Source | Volume) -> bool:
