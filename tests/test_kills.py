@@ -81,7 +81,8 @@ def killed(folder: Path, moment: float, *arguments: object) -> bool:
 def weights(out: Path) -> dict[str, Any]:
     import keras
 
-    import voxgap.models  # noqa: F401  # its layers are known to Keras once it is imported
+    import voxgap.fill
+    import voxgap.layers  # noqa: F401  (both register the layers that the file names)
 
     (file,) = out.glob("model-*.keras")
     model = keras.saving.load_model(file, compile=False)

@@ -87,6 +87,12 @@ function showMissing({ missing_rate: rate }, volume, channels) {
 }
 
 /** What the manifest says of the network, in a table. */
+/** A score's name as people read it: dice_1 is of the second class. */
+function scored(name, classes) {
+  const [, index] = name.match(/^dice_(\d+)$/) ?? [];
+  return classes?.[index] === undefined ? name.replaceAll("_", " ") : `dice of ${classes[index]}`;
+}
+
 export function showFacts(body, manifest) {
   const { strategy, scores, data, created, versions, input } = manifest;
   const test = Object.entries(scores?.test ?? {}).filter(([, value]) => typeof value === "number");
@@ -97,7 +103,7 @@ export function showFacts(body, manifest) {
     ["voxel size", input.spacing?.map((size) => Number(size.toPrecision(4))).join(" × ")],
     ["network", manifest.network],
     ["trained on", data && `${data.name.split(/[\\/]/).at(-1)}${gaps ? `: ${gaps.volumes} volumes, ${percent(gaps.missing_rate)} missing (${gaps.pattern})` : ""}`],
-    ["test scores", test.map(([name, value]) => `${name} ${value.toFixed(3)}`).join(", ")],
+    ["test scores", test.map(([name, value]) => `${scored(name, manifest.classes)} ${value.toFixed(3)}`).join(", ")],
     ["made", created && `${created.slice(0, 10)} with voxgap ${versions?.voxgap}`],
   ];
   const rows = facts.filter(([, text]) => text).map(([name, text]) => {
