@@ -12,6 +12,7 @@ import pytest
 
 import voxgap as vg
 from voxgap import evaluate
+from voxgap.bundle.scoring import _with_classes
 from voxgap.dataset import Dataset, load_data
 
 SHAPE = (10, 9, 8)
@@ -105,6 +106,19 @@ def test_cached_data_and_arrays_are_scored_alike(tmp_path: Path) -> None:
         for one, same in zip(direct.on_own_grids(found), other.on_own_grids(found), strict=True):
             np.testing.assert_array_equal(one, same)
     assert quiet(tmp_path / "data.csv").drawn is None, "on its own grid already"
+
+
+@pytest.mark.parametrize("codes", [(0, 1, 2), (0, 2, 2)])
+def test_maps_without_names_are_scored_by_their_values(codes: tuple[int, ...], tmp_path: Path) -> None:
+    maps = scans(tmp_path, AFFINES["upright"], codes)
+    data = quiet(tmp_path / "data.csv", size=(4, 6, 6), spacing=(1, 1, 1))
+    named = _with_classes(data, ["nothing", "front", "back"])
+    assert named.classes == ("nothing", "front", "back")
+    for (truth, _), drawn in zip(named.on_own_grids([np.zeros((4, 6, 6), int)] * 4), maps, strict=True):
+        assert (
+            np.bincount(truth.ravel(), minlength=3).tolist()
+            == np.bincount(drawn.ravel(), minlength=3).tolist()
+        )
 
 
 def test_nothing_is_said_where_nothing_is_cut(tmp_path: Path) -> None:

@@ -98,7 +98,8 @@ def labelled(
             f"{dataset.name}: the data is for {dataset.task}, the bundle for {manifest['task']}"
         )
     whole = bool((dataset.split == "test").all())
-    split = split or ("all" if whole else "test")
+    if split in (None, "test"):
+        split = "all" if whole else "test"
     part = dataset if split == "all" else dataset.part(split)
     if not len(part):
         raise VoxgapError(f"{dataset.name}: no {split} volumes; choose another --split, or all")
@@ -140,6 +141,9 @@ def _with_classes(part: Dataset, classes: list[str]) -> Dataset:
             f"{part.name}: classes {', '.join(part.classes)} are not the bundle's: {', '.join(classes)}"
         )
     maps = {"label_maps": targets} if part.task == "segmentation" else {}
+    if part.drawn is not None:
+        each = as_classes(np.arange(len(part.classes))[:, None, None], part.classes, classes).ravel()
+        maps["drawn"] = part.drawn.renamed(part.classes, [classes[index] for index in each])
     return replace(part, targets=targets, classes=tuple(classes), label_values=None, **maps)
 
 

@@ -70,6 +70,11 @@ class Drawn:
         """Return those of some samples."""
         return replace(self, maps=tuple(self.maps[i] for i in np.arange(len(self.maps))[indices]))
 
+    def renamed(self, old: Sequence[str], new: Sequence[str]) -> Drawn:
+        """Return the same label maps, their classes called otherwise: each of `old` by the one of `new` beside it."""
+        called = {class_name(was): class_name(name) for was, name in zip(old, new, strict=True)}
+        return replace(self, codes={called.get(name, name): code for name, code in self.codes.items()})
+
     def each(
         self, classes: Sequence[str], records: Sequence[list[Record]] | None, found: Sequence[NDArray[Any]]
     ) -> Iterator[tuple[LabelMap, LabelMap]]:

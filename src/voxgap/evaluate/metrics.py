@@ -270,6 +270,8 @@ def _tables_on(own_grids: OwnGrids, classes: int) -> NDArray[np.int64]:
     for truth, found in own_grids:
         labelled = truth >= 0
         tables.append(_counted(truth[labelled].astype(np.int64), found[labelled], classes))
+    if not np.any(tables):
+        raise VoxgapError("no voxel of the label maps is labelled; there is nothing to score")
     return np.array(tables)
 
 
