@@ -287,6 +287,7 @@ def test_ray_answers_the_same(bundle: Path, scans: Path, tmp_path: Path, voxgap)
     assert sorted(map(str, table(here))) == sorted(map(str, table(there)))
 
 
+@pytest.mark.full
 def test_label_maps_have_the_values_of_those_they_were_learnt_from(tmp_path: Path) -> None:
     def written(*classes: str) -> list[int]:
         manifest = {

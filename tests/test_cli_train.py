@@ -149,6 +149,7 @@ def test_a_wrong_name_is_refused_before_data_or_keras_are_touched(
     assert said in done.err
 
 
+@pytest.mark.full
 def test_named_devices_share_the_training(data: Path, tmp_path: Path, voxgap) -> None:
     done = voxgap("train", data, "--out", tmp_path / "b", *QUICK, "--devices", "CPU:0")
     assert done.code == 0, done.err

@@ -332,6 +332,7 @@ def test_scores_without_a_definition_are_nan() -> None:
     assert math.isnan(outcome.scores[0.5]["auc"])
 
 
+@pytest.mark.full
 def test_a_segmentation_is_scored_by_its_voxels(tmp_path: Path) -> None:
     """Label maps instead of classes: through the fill cache, the voxels of missing slices scored beside the rest."""
     label_maps = (np.nan_to_num(DATA.volumes[..., 0]) > 0.5).astype("int16")

@@ -357,8 +357,8 @@ def test_augmentation_is_given_seeds_and_spacing_and_only_training_volumes() -> 
 @pytest.mark.parametrize(
     "augment",
     [
-        "default",
-        pytest.param("flip,noise:0..0.1", marks=pytest.mark.full),
+        pytest.param("default", marks=pytest.mark.full),
+        "flip,noise:0..0.1",
         pytest.param(va.preset("video", "strong"), marks=pytest.mark.full, id="video"),
     ],
 )
