@@ -132,7 +132,7 @@ class Case(NamedTuple):
 
 
 COMMANDS = {
-    "train": Case(lambda out: ["train", "data.npz", "--out", out, *TRAINING], trained),
+    "train": Case(lambda out: ["train", "data.npz", "--out", out, *TRAINING], trained, 2),
     "fill": Case(lambda out: ["fill", "data.csv", "--strategy", "linear", "--out", out], filled),
     "predict": Case(
         lambda out: ["predict", "bundle", "data.csv", "--engine", "keras", "--out", out / "preds.csv"], table
