@@ -15,11 +15,11 @@ from sklearn.calibration import calibration_curve
 from voxgap import evaluate, table
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.names import case_names
+from voxgap.evaluate.metrics import dice_of
 from voxgap.evidence import (
     BINS,
     Cases,
     collect,
-    dice,
     precision_and_recall,
     precision_recall,
     reliability,
@@ -161,7 +161,7 @@ def test_dice_is_that_on_the_grid_of_the_label_map() -> None:
     scored = evaluate.scores("segmentation", part.targets, answers[12:], own_grids=part.on_own_grids(found))
     table_of_all = cases.part("test").confusion
     assert table_of_all.sum() == maps[12:].size
-    np.testing.assert_allclose(dice(table_of_all), [scored[f"dice_{i}"] for i in range(3)])
+    np.testing.assert_allclose(dice_of(table_of_all), [scored[f"dice_{i}"] for i in range(3)])
 
 
 def test_cells_are_safe_for_spreadsheets(tmp_path: Path) -> None:

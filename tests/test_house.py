@@ -52,7 +52,7 @@ NUMPY_SIDE = {
     },
     "intensity": BASE,
     "evaluate": {"decision", "volume", *BASE},
-    "evidence": {"dataset", "decision", "table", *BASE},
+    "evidence": {"dataset", "decision", "evaluate", "table", *BASE},
 }
 KERAS_SIDE = {
     "backend": set(),
@@ -126,7 +126,7 @@ MEETING = {
     "web": {"decision", "runtime", *BASE},
     "server": {"runtime", "decision", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
     "pictures": {"history", "volume", *BASE},
-    "report": {"pictures", "history", "evidence", *BASE},
+    "report": {"pictures", "history", "evaluate", "evidence", *BASE},
 }
 ALLOWED = NUMPY_SIDE | KERAS_SIDE | MEETING
 HEAVY = {"keras", "tensorflow", "torch", "jax"}

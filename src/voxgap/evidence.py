@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from voxgap import table
 from voxgap.dataset.names import case_names
 from voxgap.decision import named
+from voxgap.evaluate.metrics import counted, dice_of
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -83,13 +84,12 @@ class Cases:
         """Cases, or of a segmentation voxels, by true class (rows) and answered class (columns)."""
         if self.task == "segmentation":
             return np.asarray(self.voxels.sum(axis=0), np.int64)
-        count = len(self.classes)
-        return np.bincount(self.targets * count + self.named, minlength=count**2).reshape(count, count)
+        return counted(self.targets, self.named, len(self.classes))
 
     @property
     def dice(self) -> Floats:
         """The Dice score of each class in each case, `(n, classes)`; NaN where neither side has the class."""
-        return dice(self.voxels)
+        return dice_of(self.voxels)
 
     @property
     def foreground(self) -> Floats:
@@ -196,15 +196,8 @@ def _answered(part: Dataset, predict: Predict, threshold: float | None) -> tuple
     # Where label maps were drawn on another grid, that is where a user compares them.
     pairs = part.on_own_grids(found) if part.drawn is not None else zip(part.targets, found, strict=True)
     sure = [_binned(p[truth >= 0], truth[truth >= 0]) for p, truth in zip(answers, part.targets, strict=True)]
-    tables = [_counted(truth, classes, answers.shape[-1]) for truth, classes in pairs]
+    tables = [counted(truth, classes, answers.shape[-1]) for truth, classes in pairs]
     return bare, np.stack(tables), np.stack(sure)
-
-
-def _counted(truth: NDArray[Any], found: NDArray[Any], classes: int) -> Counts:
-    """Count labelled voxels by true class (rows) and answered class."""
-    said = truth >= 0
-    cells = truth[said].astype(np.int64) * classes + found[said]
-    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def sureness(probabilities: Any, targets: Any) -> Floats:
@@ -240,13 +233,6 @@ def reliability(sureness: Floats) -> tuple[Floats, Floats, Floats]:
     sums = sureness.sum(axis=0)
     held = sums[sums[:, 0] > 0]
     return held[:, 0], held[:, 1] / held[:, 0], held[:, 2] / held[:, 0]
-
-
-def dice(voxels: Counts) -> Floats:
-    """Return the Dice score of each class from tables `(..., classes, classes)`; NaN where neither side has it."""
-    both = (voxels.sum(axis=-1) + voxels.sum(axis=-2)).astype(np.float64)
-    agreed = np.diagonal(voxels, axis1=-2, axis2=-1)
-    return np.asarray(2 * agreed / np.where(both > 0, both, np.nan), np.float64)
 
 
 def precision_and_recall(confusion: Counts) -> tuple[Floats, Floats]:

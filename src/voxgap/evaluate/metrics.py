@@ -102,7 +102,7 @@ def _regression_scores(truth: Floats, numbers: Floats) -> dict[str, float]:
 
 
 def _class_scores(classes: Classes, probabilities: Floats, found: NDArray[np.intp]) -> dict[str, float]:
-    table = _counted(classes, found, probabilities.shape[1])
+    table = counted(classes, found, probabilities.shape[1])
     return {
         "accuracy": float(np.trace(table) / table.sum()),
         "balanced_accuracy": _balanced_accuracy(table),
@@ -126,11 +126,23 @@ def confusion_matrix(targets: Any, predictions: Any, threshold: float | None = N
         `(classes, classes)`.
     """
     classes, probabilities = _probabilities(targets, predictions)
-    return _counted(classes, named(probabilities, threshold), probabilities.shape[1])
+    return counted(classes, named(probabilities, threshold), probabilities.shape[1])
 
 
-def _counted(truth: Classes, found: NDArray[np.intp], classes: int) -> NDArray[np.int64]:
-    return np.bincount(truth * classes + found, minlength=classes**2).reshape(classes, classes)
+def counted(truth: NDArray[Any], found: NDArray[Any], classes: int) -> NDArray[np.int64]:
+    """Count samples or voxels by true class (rows) and class that is named (columns).
+
+    Args:
+        truth: Class indices of any shape, -1 where nobody said: these don't count.
+        found: The classes that are named there.
+        classes: How many there are.
+
+    Returns:
+        `(classes, classes)`.
+    """
+    said = truth >= 0
+    cells = truth[said].astype(np.int64) * classes + found[said]
+    return np.bincount(cells, minlength=classes**2).reshape(classes, classes)
 
 
 def accuracy(targets: Any, predictions: Any, threshold: float | None = None) -> float:
@@ -252,24 +264,21 @@ def _tables_of(
     for index, (truth, probabilities) in enumerate(zip(maps, answers, strict=True)):  # one by one, for memory
         if not np.isfinite(probabilities).all():
             raise VoxgapError("predictions hold NaN or infinity; look at the training loss")
-        labelled = truth >= 0
         found = named(probabilities, threshold)
-        tables.append(_counted(truth[labelled].astype(np.int64), found[labelled], classes))
+        tables.append(counted(truth, found, classes))
         if observed is not None:
             shown = np.asarray(observed[index], bool)
-            labelled &= ~(shown.any(axis=-1) if shown.ndim == 4 else shown)
-            hidden.append(_counted(truth[labelled].astype(np.int64), found[labelled], classes))
-    if not np.any(tables):
-        raise VoxgapError("no voxel of the label maps is labelled; there is nothing to score")
-    return np.array(tables), np.array(hidden) if observed is not None else None
+            unseen = ~(shown.any(axis=-1) if shown.ndim == 4 else shown)
+            hidden.append(counted(truth[unseen], found[unseen], classes))
+    return _some(tables), np.array(hidden) if observed is not None else None
 
 
 def _tables_on(own_grids: OwnGrids, classes: int) -> NDArray[np.int64]:
     """The confusion of each label map's labelled voxels, on grids of their own."""
-    tables = []
-    for truth, found in own_grids:
-        labelled = truth >= 0
-        tables.append(_counted(truth[labelled].astype(np.int64), found[labelled], classes))
+    return _some([counted(truth, found, classes) for truth, found in own_grids])
+
+
+def _some(tables: list[NDArray[np.int64]]) -> NDArray[np.int64]:
     if not np.any(tables):
         raise VoxgapError("no voxel of the label maps is labelled; there is nothing to score")
     return np.array(tables)
@@ -283,7 +292,7 @@ def dice(targets: Any, predictions: Any, threshold: float | None = None) -> Floa
 
     Source: Dice, Ecology 26, 1945.
     """
-    return _dice(voxel_confusion(targets, predictions, threshold))
+    return dice_of(voxel_confusion(targets, predictions, threshold))
 
 
 def iou(targets: Any, predictions: Any, threshold: float | None = None) -> Floats:
@@ -294,20 +303,22 @@ def iou(targets: Any, predictions: Any, threshold: float | None = None) -> Float
 
 def _segmentation_scores(tables: NDArray[np.int64], hidden: NDArray[np.int64] | None) -> dict[str, float]:
     table = tables.sum(axis=0)
-    each = _dice(table)
+    each = dice_of(table)
     found = {
         "dice": _of_foreground(each),
         "iou": _of_foreground(each / (2 - each)),
         "accuracy": float(np.trace(table) / table.sum()) if table.any() else float("nan"),
     }
     if hidden is not None:
-        found["dice_missing"] = _of_foreground(_dice(hidden.sum(axis=0)))
+        found["dice_missing"] = _of_foreground(dice_of(hidden.sum(axis=0)))
     return found | {f"dice_{index}": float(value) for index, value in enumerate(each)}
 
 
-def _dice(table: NDArray[np.int64]) -> Floats:
-    both = (table.sum(axis=0) + table.sum(axis=1)).astype(np.float64)
-    return 2 * np.diag(table) / np.where(both > 0, both, np.nan)
+def dice_of(tables: NDArray[np.int64]) -> Floats:
+    """Return the Dice score of each class from tables `(..., classes, classes)`; NaN where neither side has it."""
+    both = (tables.sum(axis=-1) + tables.sum(axis=-2)).astype(np.float64)
+    agreed = np.diagonal(tables, axis1=-2, axis2=-1)
+    return np.asarray(2 * agreed / np.where(both > 0, both, np.nan), np.float64)
 
 
 def _of_foreground(each: Floats) -> float:

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from voxgap.evaluate.metrics import dice_of
 from voxgap.evidence import Cases, precision_and_recall
-from voxgap.evidence import dice as dice_of
 from voxgap.history import History
 from voxgap.names import metric_words
 from voxgap.report import cases as drawn
