@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,27 +119,36 @@ class Cases:
 
     def write(self, path: Path) -> None:
         """Write a row for each case as CSV, safe for spreadsheets; the file appears whole."""
-        rows = [self._row(place) for place in range(len(self))]
+        rows = [
+            self._about(place) | said | {"missing_rate": f"{self.missing_rate[place]:.4f}"}
+            for place, said in enumerate(self._said())
+        ]
         table.write(path, list(rows[0]) if rows else ["case"], rows)
 
-    def _row(self, place: int) -> dict[str, Any]:
-        row: dict[str, Any] = {"case": self.names[place], "index": int(self.index[place])}
-        if self.groups is not None:
-            row["group"] = str(self.groups[place])
-        row["split"] = str(self.split[place])
+    def _about(self, place: int) -> dict[str, Any]:
+        group = {} if self.groups is None else {"group": str(self.groups[place])}
+        return {
+            "case": self.names[place],
+            "index": int(self.index[place]),
+            **group,
+            "split": str(self.split[place]),
+        }
+
+    def _said(self) -> Iterator[dict[str, Any]]:
+        """What is true and what was answered, case by case."""
         if self.task == "classification":
-            row["label"] = self.classes[self.targets[place]]
-            row["class"] = self.classes[self.named[place]]
-            row |= _cells([f"p_{name}" for name in self.classes], self.answers[place])
+            names = [f"p_{name}" for name in self.classes]
+            for target, found, answer in zip(self.targets, self.named, self.answers, strict=True):
+                yield {"label": self.classes[target], "class": self.classes[found], **_cells(names, answer)}
         elif self.task == "regression":
-            many = self.answers.shape[1] > 1
-            for what, values in (("target", self.targets), ("value", self.answers)):
-                names = [f"{what}_{i}" if many else what for i in range(values.shape[1])]
-                row |= _cells(names, values[place])
+            numbers = [f"_{i}" for i in range(self.answers.shape[1])] if self.answers.shape[1] > 1 else [""]
+            names = [f"{what}{number}" for what in ("target", "value") for number in numbers]
+            for values in np.hstack([self.targets, self.answers]):
+                yield _cells(names, values)
         else:
-            row |= _cells([f"dice_{name}" for name in self.classes], self.dice[place])
-            row |= _cells(["dice"], self.foreground[place : place + 1])
-        return row | {"missing_rate": f"{self.missing_rate[place]:.4f}"}
+            names = [*(f"dice_{name}" for name in self.classes), "dice"]
+            for values in np.column_stack([self.dice, self.foreground]):
+                yield _cells(names, values)
 
 
 def _cells(names: list[str], values: NDArray[Any]) -> dict[str, Any]:

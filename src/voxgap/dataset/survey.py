@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -137,7 +138,7 @@ def as_they_are(data: str, grid: Grid, most: int = 8) -> list[Values]:
 
 
 def _unmoved(grid: Grid) -> Grid:
-    return Grid(missing_values=grid.missing_values, reference=grid.reference, axes=grid.axes, at=grid.at)
+    return replace(grid, size=None, spacing=None, crop=None)
 
 
 def _spacing(source: io.Source) -> tuple[float, float, float] | None:

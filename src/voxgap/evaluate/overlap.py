@@ -57,7 +57,8 @@ def known_cases(found: Iterable[str | None], split: Iterable[str]) -> dict[str, 
 def overlap(found: Iterable[str | None], known: Mapping[str, list[str]]) -> dict[str, int]:
     """Count the cases that a network has met, by the part of its data that they were in."""
     cases = [case for case in found if case]
-    return {part: sum(case in set(known.get(part, ())) for case in cases) for part in PARTS}
+    met = {part: set(known.get(part, ())) for part in PARTS}
+    return {part: sum(case in held for case in cases) for part, held in met.items()}
 
 
 def read_cases(file: Path) -> dict[str, list[str]]:
