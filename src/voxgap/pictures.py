@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -51,22 +52,34 @@ def slices(
         if own_scale:
             low, high = _range(volume[..., channel])
         for axes, index in zip(axes_row, chosen, strict=True):
-            axes.set_facecolor(GAP_COLOUR)
-            # NaN is drawn as nothing, so that the background shows.
-            axes.imshow(
-                volume[index, ..., channel],
-                cmap="gray",
-                vmin=low,
-                vmax=high,
-                interpolation="nearest",
-                origin="lower" if rises else "upper",
-            )
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+            draw_slice(axes, volume[index, ..., channel], low, high, rises)
         axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     for axes, index in zip(grid[0], chosen, strict=True):
         axes.set_title(f"slice {index}", fontsize=8)
     return figure
+
+
+def draw_slice(axes: Axes, values: np.ndarray, low: float, high: float, rises: bool = False) -> None:
+    """Draw one slice, gaps coloured.
+
+    Args:
+        axes: that it fills.
+        values: `(height, width)`, NaN = missing.
+        low, high: what is black and what is white.
+        rises: whether the first row lies below.
+    """
+    axes.set_facecolor(GAP_COLOUR)
+    # NaN is drawn as nothing, so that the background shows.
+    axes.imshow(
+        values,
+        cmap="gray",
+        vmin=low,
+        vmax=high,
+        interpolation="nearest",
+        origin="lower" if rises else "upper",
+    )
+    axes.set(xticks=[], yticks=[])
+    axes.spines[:].set_visible(False)
 
 
 def _worth_showing(volumes: Sequence[np.ndarray]) -> np.ndarray:

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
     from voxgap.dataset import Dataset
     from voxgap.dataset.download import Report
 
+Pattern = Annotated[
+    str | None,
+    typer.Option(help="Simulate gaps: voxels, slices, frames, blocks or channels.", rich_help_panel="Gaps"),
+]
+MissingRate = Annotated[float, typer.Option(help="Share of units that go missing.", rich_help_panel="Gaps")]
+Mechanism = Annotated[str, typer.Option(help="mcar, mar or mnar (Rubin).", rich_help_panel="Gaps")]
 PANEL = "Volumes"
 Size = Annotated[
     str | None,

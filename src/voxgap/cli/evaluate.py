@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voxgap.cli.console import err, out
-from voxgap.cli.data import At, Axes, grid_arguments, load
+from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, grid_arguments, load
 from voxgap.cli.predict import Bundle, Engine, Precision, Threads, Threshold, open_bundle
 from voxgap.files import finite
 
@@ -35,18 +35,9 @@ def evaluate(
         typer.Option(help="train, validation, test or all. [default: test; all where DATA has no split]"),
     ] = None,
     threshold: Threshold = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option(
-            help="Simulate gaps: voxels, slices, frames, blocks or channels.", rich_help_panel="Gaps"
-        ),
-    ] = None,
-    missing_rate: Annotated[
-        float, typer.Option(help="Share of units that go missing.", rich_help_panel="Gaps")
-    ] = 0.5,
-    mechanism: Annotated[
-        str, typer.Option(help="mcar, mar or mnar (Rubin).", rich_help_panel="Gaps")
-    ] = "mcar",
+    pattern: Pattern = None,
+    missing_rate: MissingRate = 0.5,
+    mechanism: Mechanism = "mcar",
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
     axes: Axes = None,
     at: At = None,

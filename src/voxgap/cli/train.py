@@ -16,8 +16,11 @@ from voxgap.cli.data import (
     At,
     Axes,
     Crop,
+    Mechanism,
+    MissingRate,
     MissingValues,
     Normalize,
+    Pattern,
     Reference,
     Size,
     Spacing,
@@ -39,12 +42,6 @@ Data = Annotated[
     ),
 ]
 Bundle = Annotated[Path, typer.Argument(help="Folder made by voxgap train.", metavar="BUNDLE")]
-Pattern = Annotated[
-    str | None,
-    typer.Option(help="Simulate gaps: voxels, slices, frames, blocks or channels.", rich_help_panel="Gaps"),
-]
-MissingRate = Annotated[float, typer.Option(help="Share of units that go missing.", rich_help_panel="Gaps")]
-Mechanism = Annotated[str, typer.Option(help="mcar, mar or mnar (Rubin).", rich_help_panel="Gaps")]
 Task = Annotated[
     str | None,
     typer.Option(

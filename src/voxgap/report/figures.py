@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from voxgap.pictures import GAP_COLOUR
+from voxgap.pictures import draw_slice
 
 if TYPE_CHECKING:
     from voxgap.experiment.ranking import Ranking
@@ -173,10 +173,7 @@ def fills(versions: Mapping[str, NDArray[np.float32]]) -> Figure:
     grid = figure.subplots(len(versions), len(chosen), squeeze=False)
     for axes_row, (label, volume) in zip(grid, versions.items(), strict=True):
         for axes, index in zip(axes_row, chosen, strict=True):
-            axes.set_facecolor(GAP_COLOUR)  # shows through where there is nothing to draw
-            axes.imshow(volume[index], cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-            axes.set(xticks=[], yticks=[])
-            axes.spines[:].set_visible(False)
+            draw_slice(axes, volume[index], low, high)
         axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
     for axes, index in zip(grid[0], chosen, strict=True):
         axes.set_title(f"{index}", fontsize=8)
