@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from voxgap.dataset import Dataset, load_data
-from voxgap.dataset.targets import as_classes
+from voxgap.dataset.targets import as_classes, class_places
 from voxgap.decision import Decision, named
 from voxgap.errors import VoxgapError
 from voxgap.evaluate import Scored, scored
@@ -142,8 +142,8 @@ def _with_classes(part: Dataset, classes: list[str]) -> Dataset:
         )
     maps = {"label_maps": targets} if part.task == "segmentation" else {}
     if part.drawn is not None:
-        each = as_classes(np.arange(len(part.classes))[:, None, None], part.classes, classes).ravel()
-        maps["drawn"] = part.drawn.renamed(part.classes, [classes[index] for index in each])
+        places = class_places(part.classes, classes, of_maps=True) or []
+        maps["drawn"] = part.drawn.renamed(part.classes, [classes[place] for place in places])
     return replace(part, targets=targets, classes=tuple(classes), label_values=None, **maps)
 
 

@@ -157,19 +157,27 @@ def as_classes(wanted: Any, names: Sequence[str], classes: Sequence[str]) -> Any
         names: Of the classes in this data.
         classes: All that a network knows; data that is to be scored may lack some.
     """
+    places = class_places(names, classes, of_maps=np.ndim(wanted) > 2)
+    if places is None or places == list(range(len(places))):
+        return None if places is None else wanted
+    return _looked_up(wanted, np.array([*places, UNLABELLED]))
+
+
+def class_places(names: Sequence[str], classes: Sequence[str], of_maps: bool) -> list[int] | None:
+    """Return the index among other classes of each class of some data, or None where one lacks.
+
+    Args:
+        names, classes: As for `as_classes`.
+        of_maps: Whether they are classes of label maps, of which the values count where only one side has names: a
+            description beside the one data may name them, and none beside the other.
+    """
     index = {class_name(name): position for position, name in enumerate(classes)}
     places = [index.get(class_name(name)) for name in names]
-    if None in places and np.ndim(wanted) > 2:
-        # Of label maps the values count: a description beside the one data may name them, and none beside the other.
+    if None in places and of_maps and _differ_in_kind(names, classes):
         values = {value: position for position, value in enumerate(_values(classes))}
-        places = (
-            [values.get(value) for value in _values(names)] if _differ_in_kind(names, classes) else places
-        )
-    if None in places:
-        return None
-    if places == list(range(len(places))):
-        return wanted
-    return _looked_up(wanted, np.array([*places, UNLABELLED]))
+        places = [values.get(value) for value in _values(names)]
+    found = [place for place in places if place is not None]
+    return found if len(found) == len(places) else None
 
 
 def _values(names: Sequence[str]) -> Sequence[int]:
