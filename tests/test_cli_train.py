@@ -7,8 +7,10 @@ import csv
 import importlib
 import io
 import json
+import os
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ import tiny
 from voxgap.bundle import goes_on
 from voxgap.cli import main
 from voxgap.errors import VoxgapError
+from voxgap.files import unfinished
 
 # The module; the package has a function of that name.
 cli_train = importlib.import_module("voxgap.cli.train")
@@ -57,6 +60,19 @@ def test_training_leaves_a_bundle_and_no_checkpoint_but_what_more_epochs_need(bu
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     assert not (bundle / "checkpoint").exists()
     assert {p.suffix for p in (bundle / "training-state").iterdir()} == {".json", ".npz"}
+
+
+def test_what_a_training_left_that_was_killed_as_it_ended_goes_where_another_is_refused(
+    bundle: Path, data: Path, tmp_path: Path, voxgap
+) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (folder / unfinished().replace(f"-{os.getpid()}-", f"-{gone.pid}-")).mkdir()
+    (folder / ".training.lock").touch()
+    done = voxgap("train", data, "--out", folder, *QUICK)
+    assert (done.code, "holds a bundle already" in done.err) == (2, True)
+    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
 
 
 def epochs_of(folder: Path) -> list[dict[str, str]]:

@@ -30,7 +30,7 @@ from voxgap.cli.data import (
 )
 from voxgap.cli.export import check_export, export_bundle
 from voxgap.errors import VoxgapError
-from voxgap.files import held
+from voxgap.files import held, sweep
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -186,15 +186,13 @@ def train(
     if loss is not None:
         names.check("loss", loss, names.LOSSES)
 
-    def check_folder() -> None:
-        check_free(out_folder, overwrite or goes_on(out_folder, epochs, patience))
-
-    check_folder()
+    check_free(out_folder, overwrite=True)  # nothing but a folder can be held
     with (
         held(out_folder / ".training.lock", f"{out_folder}: a network is trained there"),
         _saying_what_is_kept(out_folder / STATE / "state.json"),
     ):
-        check_folder()  # again: another training may have ended in between
+        sweep(out_folder)  # one that was killed as it ended leaves a bundle, and what it was made from
+        check_free(out_folder, overwrite or goes_on(out_folder, epochs, patience))
         if class_weight not in ("none", "balanced"):
             raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
         grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at)
