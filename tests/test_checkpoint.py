@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -119,8 +120,21 @@ def test_a_training_goes_on_when_it_is_given_more_patience(tmp_path: Path) -> No
     assert len(longer.epochs) > len(short.epochs)
     assert without_time(longer)[: len(short.epochs)] == without_time(short)
     # But not with less, by which it would have stopped before.
-    with pytest.raises(VoxgapError, match="other data or settings"):
+    with pytest.raises(VoxgapError, match=r"patience was 3, is 1: .*other data or settings"):
         fit(patience=1, **kept)
+
+
+@pytest.mark.full
+def test_more_patience_goes_on_where_the_learning_rate_follows_from_it(tmp_path: Path) -> None:
+    kept: dict[str, Any] = {"checkpoint": tmp_path / "c", "keep_checkpoint": True, "learning_rate": 0.3}
+    _, short = fit(patience=3, epochs=40, **kept)
+    assert short.reason == "patience"
+    assert short.epochs[-1]["learning_rate"] < 0.3
+    _, longer = fit(
+        patience=8, epochs=40, **kept
+    )  # by itself it would lower the rate after 3 epochs, not after 1
+    assert len(longer.epochs) > len(short.epochs)
+    assert without_time(longer)[: len(short.epochs)] == without_time(short)
 
 
 @pytest.mark.full
@@ -196,30 +210,31 @@ def interrupted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "changed",
+    ("changed", "which"),
     [
-        {"batch_size": 4},
-        {"seed": 1},
-        {"loss": "categorical_crossentropy"},
-        {"optimizer": "sgd"},
-        {"optimizer": keras.optimizers.Adam(0.03, beta_1=0.5)},
-        {"class_weight": "balanced"},
-        {"monitor": "val_accuracy"},
-        {"augment": "default"},
-        {"learning_rate": 0.01},
-        {"data": other_data("train")},
-        {"data": other_data("validation")},
+        ({"batch_size": 4}, "batch_size was 8, is 4"),
+        ({"seed": 1}, "seed was 0, is 1"),
+        ({"loss": "categorical_crossentropy"}, "loss was .*, is categorical_crossentropy"),
+        ({"optimizer": "sgd"}, "optimizer was Adam, is SGD"),
+        ({"optimizer": keras.optimizers.Adam(0.03, beta_1=0.5)}, "beta_1 was 0.9, is 0.5"),
+        ({"class_weight": "balanced"}, "class_weight was None, is balanced"),
+        ({"monitor": "val_accuracy"}, "monitor was val_loss, is val_accuracy"),
+        ({"augment": "default"}, "augment was None, is .+"),
+        ({"learning_rate": 0.01}, "learning_rate was 0.03, is 0.01"),
+        ({"data": other_data("train")}, r"state\.json"),
+        ({"data": other_data("validation")}, r"state\.json"),
     ],
-    ids=lambda changed: "-".join(changed),
+    ids=lambda changed: "-".join(changed) if isinstance(changed, dict) else "",
 )
 def test_another_training_does_not_go_on_from_this_checkpoint(
-    changed: dict, interrupted_folder: Path, tmp_path: Path
+    changed: dict, which: str, interrupted_folder: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(interrupted_folder, folder)
     before = sorted(folder.iterdir())
-    with pytest.raises(VoxgapError, match="other data or settings; remove the folder"):
+    with pytest.raises(VoxgapError, match="other data or settings; remove the folder") as refused:
         fit(checkpoint=folder, **RESUMABLE | changed)
+    assert re.search(f"{which}: the checkpoint", str(refused.value))
     assert sorted(folder.iterdir()) == before
 
 

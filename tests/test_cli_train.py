@@ -12,15 +12,17 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
 import tiny
 from voxgap.bundle import goes_on
-from voxgap.cli import main
+from voxgap.cli import app, main
 from voxgap.errors import VoxgapError
 from voxgap.files import unfinished
 
@@ -59,7 +61,11 @@ def test_training_leaves_a_bundle_and_no_checkpoint_but_what_more_epochs_need(bu
     with (bundle / "history.csv").open() as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2"]
     assert not (bundle / "checkpoint").exists()
-    assert {p.suffix for p in (bundle / "training-state").iterdir()} == {".json", ".npz"}
+    assert {p.suffix for p in (bundle / "training-state").iterdir()} == {
+        ".json",
+        ".npz",
+        ".toml",
+    }
 
 
 def test_what_a_training_left_that_was_killed_as_it_ended_goes_where_another_is_refused(
@@ -91,11 +97,80 @@ def test_more_epochs_go_on_from_the_bundle(bundle: Path, data: Path, tmp_path: P
     assert "epoch 1/3" not in done.out
     assert epochs_of(folder)[:2] == epochs_of(bundle)
     assert json.loads((folder / "manifest.json").read_text())["training"]["epochs"] == 3
-    # Of another training, nothing goes on.
-    done = voxgap("train", data, "--out", folder, *QUICK, "--epochs", "4", "--seed", "1")
-    assert done.code == 2
-    assert "other data or settings" in done.err
-    assert len(epochs_of(folder)) == 3
+    # Of another training, nothing goes on: not by its options, not by the schedule, not by the data.
+    shutil.copy(data, tmp_path / "d.npz")
+    with np.load(data) as file:
+        np.savez(tmp_path / "d.npz", **{**file, "volumes": file["volumes"] * 2})
+    recipe = folder / "training-state" / "recipe.toml"
+    for given, said in {
+        (data, "--seed", "1"): "--seed was 0, is 1",
+        (data, "--patience", "1", "--min-delta", "9"): "--patience was 10, is 1, --min-delta was 0.0, is 9.0",
+        (tmp_path / "d.npz", "--seed", "0"): "its data, as it was read, are not these",
+    }.items():
+        done = voxgap("train", *given[:1], "--out", folder, *QUICK, "--epochs", "4", *given[1:])
+        assert done.code == 2
+        assert f"{folder} keeps a training by other settings: {said}" in done.err
+        assert len(epochs_of(folder)) == 3
+    # What it says does go on, or begins anew.
+    assert f"--config {recipe}" in done.err
+    done = voxgap("train", "--config", recipe, "--out", folder, "--epochs", "4", "--threshold", "0.5")
+    assert (done.code, "epoch 3/4" in done.out) == (0, False), done.err
+    assert len(epochs_of(folder)) == 4
+    done = voxgap("train", tmp_path / "d.npz", "--out", folder, *QUICK, "--seed", "1", "--overwrite")
+    assert done.code == 0, done.err
+    assert len(epochs_of(folder)) == 2
+
+
+OTHERWISE = {
+    **{
+        "model": "resnet3d",
+        "strategy": "knn",
+        "optimizer": "sgd",
+        "class-weight": "balanced",
+        "precision": "float32",
+    },
+    **{"monitor": "val_accuracy", "augment": "flip", "augment-kind": "video", "padding": "valid"},
+    **{"activation": "elu", "conv": "masked", "gap-dropout": "0.2", "loss": "mse", "task": "segmentation"},
+    **{"size": "8,8,8", "spacing": "1,1,1", "crop": "observed", "missing-values": "-1", "reference": "t1"},
+    **{"axes": "z,y,x", "at": "lev=0", "normalize": "volume", "patch-size": "8,8,8", "pattern": "slices"},
+    **{
+        "mechanism": "mar",
+        "filters": "8,16",
+        "kernel-size": "5",
+        "strides": "1",
+        "dropout": "0.5",
+        "seed": "3",
+    },
+    **{
+        "batch-size": "8",
+        "learning-rate": "0.1",
+        "missing-rate": "0.3",
+        "mask-channel": None,
+        "attention": None,
+    },
+}
+
+
+@pytest.mark.parametrize("names", [("batch-size",), pytest.param(tuple(OTHERWISE), marks=pytest.mark.full)])
+def test_each_option_that_makes_another_training_is_named_before_anything_is_read(
+    names: tuple[str, ...], bundle: Path, voxgap, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(bundle, tmp_path / "bundle"))
+    options = {
+        param.opts[0].removeprefix("--")
+        for param in get_command(app).commands["train"].params
+        if param.name != "data"
+    }
+    elsewhere = {"out", "config", "overwrite", "cache"}
+    assert options - elsewhere - set(OTHERWISE) == (cli_train._MAY_CHANGE | cli_train._SCHEDULE) - {"data"}
+    was = tomllib.loads((folder / "recipe.toml").read_text())
+    for name in names:
+        value = OTHERWISE[name]
+        given = [f"--{name}"] if value is None else [f"--{name}", value]
+        done = voxgap("train", "gone.npz", "--out", folder, *QUICK, "--epochs", "9", *given)
+        now = "true" if value is None else type(was.get(name, ""))(value)
+        assert f"settings: --{name} was {was.get(name, 'not given')}, is {now};" in done.err, done.err
+        assert done.code == 2
 
 
 def test_what_is_said_of_a_bundle_whose_training_is_over(bundle: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -90,6 +91,26 @@ def write_recipe(context: typer.Context, folder: Path) -> None:
     write_bytes(folder / NAME, to_toml(context, folder).encode())
 
 
+def changes(context: typer.Context, recipe: Path) -> dict[str, str]:
+    """Compare how a command is called with a recipe that it left.
+
+    Returns:
+        For each option that differs, by its name, both values in words; nothing where there is no recipe.
+    """
+    if not recipe.is_file():
+        return {}
+    there, asked = _read(recipe), tomllib.loads(to_toml(context, recipe.parent))
+    return {
+        name: f"{_said(there.get(name))}, is {_said(asked.get(name))}"
+        for name in (*there, *(set(asked) - set(there)))
+        if there.get(name) != asked.get(name)
+    }
+
+
+def _said(value: Any) -> str:
+    return "not given" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _names(param: Any) -> list[str]:
     if param.param_type_name == "argument":
         return [str(param.name)]
@@ -97,8 +118,6 @@ def _names(param: Any) -> list[str]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    import tomllib
-
     try:
         if path.stat().st_size > MAX_BYTES:
             raise VoxgapError(

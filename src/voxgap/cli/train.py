@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voxgap import strategies
-from voxgap.cli.config import Config, write_recipe
+from voxgap.cli.config import NAME as RECIPE
+from voxgap.cli.config import Config, changes, write_recipe
 from voxgap.cli.console import err, import_keras, numbers, one_or_three, out, training_progress
 from voxgap.cli.data import (
     At,
@@ -34,6 +36,11 @@ from voxgap.files import held, sweep
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
+    from voxgap.experiment import Result
+
+# A training goes on whatever these are; by the schedule, if the epochs that ran would have been the same.
+_MAY_CHANGE = {"data", "epochs", "threshold", "export", "devices"}
+_SCHEDULE = {"patience", "min-delta", "lr-patience"}
 
 Data = Annotated[
     str,
@@ -192,6 +199,11 @@ def train(
         _saying_what_is_kept(out_folder / STATE / "state.json"),
     ):
         sweep(out_folder)  # one that was killed as it ended leaves a bundle, and what it was made from
+        state = out_folder / STATE
+        there = (state / "state.json").is_file()
+        changed = changes(context, state / RECIPE) if there and not overwrite else {}
+        if hard := set(changed) - _MAY_CHANGE - _SCHEDULE:
+            raise _other_settings(out_folder, changed, hard)
         check_free(out_folder, overwrite or goes_on(out_folder, epochs, patience))
         if class_weight not in ("none", "balanced"):
             raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
@@ -235,24 +247,38 @@ def train(
         err.print(dataset.summary(), soft_wrap=True)
         import_keras()
         from voxgap.experiment import train_and_score
+        from voxgap.training import ForeignError
 
         if export:
             check_export(export, chosen, model, dataset, architecture, patch)
         if overwrite:
             forget(out_folder)
-        elif (out_folder / STATE).is_dir():
+        elif there:
             err.print(f"going on with the training that {out_folder} keeps", soft_wrap=True)
-        with training_progress(f"{model} {strategy}") as progress:
-            live = {"progress": progress, "checkpoint": out_folder / STATE, "keep_checkpoint": True}
-            result = train_and_score(
-                dataset,
-                model,
-                chosen,
-                architecture=architecture,
-                training=training | live,
-                seed=seed,
-                threshold=threshold,
-            )
+
+        def trained() -> Result:
+            if not (state / "state.json").is_file():
+                state.mkdir(parents=True, exist_ok=True)
+                write_recipe(context, state)
+            with training_progress(f"{model} {strategy}") as progress:
+                live = {"progress": progress, "checkpoint": state, "keep_checkpoint": True}
+                return train_and_score(
+                    dataset,
+                    model,
+                    chosen,
+                    architecture=architecture,
+                    training=training | live,
+                    seed=seed,
+                    threshold=threshold,
+                )
+
+        try:
+            result = trained()
+        except ForeignError:
+            if not overwrite:
+                raise _other_settings(out_folder, changed, set(changed) & _SCHEDULE) from None
+            shutil.rmtree(state)
+            result = trained()
         gaps = {"pattern": pattern, "missing_rate": missing_rate, "mechanism": mechanism} if pattern else None
         arguments = {"architecture": architecture, "training": training, "simulated_gaps": gaps, "seed": seed}
         save_bundle(
@@ -269,6 +295,7 @@ def train(
             known=known,
         )
         write_recipe(context, out_folder)
+        write_recipe(context, state)
         out.print(result.history.summary(), soft_wrap=True)
         print_scores(result.scored, dataset.classes)
         say_decision(result.decision, dataset.task, dataset.classes)
@@ -286,6 +313,21 @@ def train(
             export_bundle(out_folder, export)
 
 
+def _other_settings(folder: Path, changed: dict[str, str], which: set[str]) -> VoxgapError:
+    """The error that says that a folder keeps another training, and by what it differs."""
+    from voxgap.bundle import STATE
+
+    if which:
+        said = f"{', '.join(f'--{name} was {changed[name]}' for name in changed if name in which)}; give it as it was"
+    else:
+        said = "its data, as it was read, are not these; give the same"
+    recipe = folder / STATE / RECIPE
+    return VoxgapError(
+        f"{folder} keeps a training by other settings: {said} to go on (all of it: --config {recipe}), or choose "
+        "another folder, or pass --overwrite to train anew"
+    )
+
+
 @contextlib.contextmanager
 def _saying_what_is_kept(state: Path) -> Iterator[None]:
     """Say, where Ctrl-C ends a command that has written no bundle yet, what is left of it."""
@@ -297,6 +339,9 @@ def _saying_what_is_kept(state: Path) -> Iterator[None]:
         )
         err.print(f"Interrupted: {kept}.")
         raise typer.Exit(130) from None
+    finally:
+        if not state.exists():
+            shutil.rmtree(state.parent, ignore_errors=True)  # a recipe of what never began
 
 
 def with_gaps(

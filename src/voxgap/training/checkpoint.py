@@ -7,6 +7,7 @@ import dataclasses
 import hashlib
 import json
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,10 @@ def fingerprint(settings: Any, *parts: Any) -> str:
     return digest.hexdigest()
 
 
+class ForeignError(VoxgapError):
+    """A checkpoint is there, of a training with other data or settings."""
+
+
 _SAID = ("records", "named", "never", "schedule")
 
 
@@ -66,6 +71,7 @@ class Checkpoint:
 
     Attributes:
         key: `fingerprint` of the training that it belongs to; set before saving or loading.
+        settings: of that training, by their names and in words, for people.
         policy: dtype policy of that training, None where the folder holds no state. It goes on as it began,
             even if this process would have chosen otherwise.
     """
@@ -74,6 +80,7 @@ class Checkpoint:
         self.folder = folder
         self.keep = keep
         self.key = ""
+        self.settings: dict[str, str] = {}
         self.policy = self._stored_policy()
         self._best = ""
 
@@ -100,6 +107,7 @@ class Checkpoint:
             _save_arrays(self.folder / self._best, state.best_weights)
         said = {name: getattr(state, name) for name in _SAID}
         said |= {"key": self.key, "policy": self.policy, "last": last, "best": self._best}
+        said["settings"] = self.settings
         write_bytes(self.folder / "state.json", json.dumps(said).encode())
         for path in self._arrays():
             if path.name not in (last, self._best):
@@ -120,7 +128,7 @@ class Checkpoint:
         try:
             said = json.loads(file.read_bytes())
             if said["key"] != self.key:
-                raise self.foreign()
+                raise self.foreign(said.get("settings"), self.settings)
             self._best = said["best"]
             best, last = (_load_arrays(self.folder / Path(said[k]).name) for k in ("best", "last"))
             state = State(best_weights=best, **{name: said[name] for name in _SAID})
@@ -138,11 +146,23 @@ class Checkpoint:
         said = json.loads((self.folder / "state.json").read_bytes())
         write_bytes(self.folder / "state.json", json.dumps(said | {"ended": True}).encode())
 
-    def foreign(self) -> VoxgapError:
-        """The error that says that the state is another training's."""
-        file = self.folder / "state.json"
-        return VoxgapError(
-            f"{file}: the checkpoint of a training with other data or settings; {self._remedy}"
+    def foreign(self, there: Any, asked: Mapping[str, Any]) -> ForeignError:
+        """The error that says that the state is another training's.
+
+        Args:
+            there: settings by name that the state is of; nothing where it doesn't say.
+            asked: those that are asked for: the ones that differ are named.
+        """
+        known = there if isinstance(there, dict) else {}
+        changed = [
+            f"{name} was {known[name]}, is {now}"
+            for name, now in asked.items()
+            if known.get(name, now) != now
+        ]
+        which = f"{'; '.join(changed)}: " if changed else ""
+        return ForeignError(
+            f"{self.folder / 'state.json'}: {which}the checkpoint of a training with other data or settings; "
+            f"{self._remedy}"
         )
 
     @property

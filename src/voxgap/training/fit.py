@@ -184,9 +184,20 @@ def train(
         settings += [] if size is None else [size, batches.per_volume]
         arrays = (array for part in (training, validation) for array in (part.volumes, part.targets))
         store.key, store.policy = fingerprint(settings, *arrays), policy
+        store.settings = _words_of(trained.optimizer) | {
+            "loss": str(means[0]).strip("'"),
+            "augment": str(means[2]),
+            "batch_size": str(batch_size),
+            "class_weight": str(class_weight),
+            "seed": str(seed),
+            "monitor": monitor,
+            "precision": precision,
+            "patch_size": str(size),
+            "patches_per_volume": str(patches_per_volume),
+        }
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(reporting(verbose, progress, model.name))
-        supervisor = Supervisor(schedule, monitor, epochs, len(batches), report, counts)
+        supervisor = Supervisor(schedule, monitor, epochs, len(batches), report, counts, lr_patience is None)
         if store is not None:
             stack.enter_context(store.held())
             supervisor.resume(trained, store)
@@ -379,3 +390,10 @@ def _identity(value: Any) -> Any:
         # Keras numbers the names.
         return type(value).__name__, {k: v for k, v in value.get_config().items() if k != "name"}
     return re.sub(" at 0x[0-9a-f]+", "", repr(getattr(value, "__name__", value)))
+
+
+def _words_of(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
+    """An optimizer's settings by their names."""
+    name, config = _identity(optimizer)
+    numbers = {key: f"{value:g}" for key, value in config.items() if isinstance(value, int | float)}
+    return {"optimizer": name, **numbers}

@@ -100,6 +100,7 @@ class Supervisor(keras.callbacks.Callback):
         steps: int,
         progress: Report | None,
         counts: Counts | None = None,
+        lr_patience_by_default: bool = False,
     ) -> None:
         super().__init__()
         self.schedule = schedule
@@ -108,6 +109,7 @@ class Supervisor(keras.callbacks.Callback):
         self.steps = steps
         self.progress = progress or (lambda _: None)
         self.counts = counts
+        self.lr_patience_by_default = lr_patience_by_default
         self.state = State()
         self.reason: Reason = "epochs"
         self.checkpoint: Checkpoint | None = None
@@ -175,8 +177,13 @@ class Supervisor(keras.callbacks.Callback):
         if loaded is None:
             return
         self.state = loaded
-        if loaded.schedule != dataclasses.asdict(self.schedule) and not self._went_by_the_schedule():
-            raise checkpoint.foreign()
+        if self.lr_patience_by_default:
+            # It follows from the patience, and more of that must not change the epochs that ran.
+            kept = int(loaded.schedule["lr_patience"])
+            self.schedule = dataclasses.replace(self.schedule, lr_patience=kept)
+        asked = dataclasses.asdict(self.schedule)
+        if loaded.schedule != asked and not self._went_by_the_schedule():
+            raise checkpoint.foreign(loaded.schedule, asked)
         self._rate = min(self._rate, _learning_rate(model))
         self._decide(model)
 
