@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import importlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,9 @@ from voxgap.runtime.predictor import Predictor
 from voxgap.server import create_app
 from voxgap.strategies import get
 from voxgap.training import adapt_model
+
+COMMAND = importlib.import_module("voxgap.cli.predict")
+"""The module; the package has the function of that name."""
 
 
 @pytest.fixture(scope="module")
@@ -259,6 +264,94 @@ def test_label_maps_are_called_as_their_scans_seen_from_the_folder(tmp_path: Pat
             maps(given, out=tmp_path / out)
 
 
+@pytest.fixture
+def segmenting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], list[object]]:
+    """Makes the arguments of `voxgap predict` with a bundle that names `fore` above a level, for three scans."""
+    for index in range(3):
+        vg.write(tmp_path / "in" / f"{index}.nii.gz", vg.Volume(tiny.volumes(1, seed=index)[0]))
+
+    def made(level: float) -> list[object]:
+        fields = {"schema_version": 1, "task": "segmentation", "classes": ["back", "fore"], "outputs": 2}
+        fields |= {"input": {"shape": [8, 8, 8, 1], "channels": ["ct"]}, "strategy": {}}
+        folder = server_cases.make_bundle(tmp_path / f"bundle{level}", **fields)
+        manifest = json.loads((folder / "manifest.json").read_text())
+        network = Predictor(
+            manifest, lambda batch: np.nan_to_num(np.concatenate([level - batch, batch - level], axis=-1))
+        )
+        monkeypatch.setattr(COMMAND, "open_bundle", lambda *_: network)
+        return ["predict", folder, tmp_path / "in", "--out", tmp_path / "maps"]
+
+    return made
+
+
+def test_nothing_that_is_there_is_replaced_unasked(segmenting, tmp_path: Path, voxgap) -> None:
+    maps = tmp_path / "maps"
+    assert voxgap(*segmenting(0)).code == 0
+    written = {path: path.read_bytes() for path in maps.iterdir()}
+    for again in (segmenting(1), segmenting(0)):
+        done = voxgap(*again)
+        assert (done.code, done.err.count("\n")) == (2, 1), done.err
+        assert (
+            "predictions.csv and 3 more are there already: choose another place, or pass --overwrite"
+            in done.err
+        )
+        assert {path: path.read_bytes() for path in maps.iterdir()} == written
+    assert voxgap(*segmenting(1), "--overwrite").code == 0
+    assert {path: path.read_bytes() for path in maps.iterdir()} != written
+    # A map that somebody drew is enough.
+    (maps / "predictions.csv").unlink()
+    for index in (0, 2):
+        (maps / f"{index}.nii.gz").unlink()
+    done = voxgap(*segmenting(1))
+    assert (done.code, "1.nii.gz is there already" in done.err) == (2, True)
+    assert [path.name for path in maps.iterdir()] == ["1.nii.gz"]
+
+
+def test_a_table_replaces_neither_another_nor_what_it_is_of(
+    bundle: Path, scans: Path, tmp_path: Path, voxgap
+) -> None:
+    out, listed = tmp_path / "p.csv", tmp_path / "list.csv"
+    listed.write_text(f"path\n{scans / 'v0.nii.gz'}\n")
+    out.write_text("mine")
+    done = voxgap("predict", bundle, listed, "--out", out)
+    assert (done.code, out.read_text()) == (2, "mine")
+    assert f"{out} is there already" in done.err.replace("\n", "")
+    done = voxgap("predict", bundle, listed, "--out", listed, "--overwrite")
+    assert (done.code, "names what is to be predicted" in done.err) == (2, True)
+    assert voxgap("predict", bundle, listed, "--out", out, "--overwrite").code == 0
+    assert len(table(out)) == 1
+
+
+def test_a_stopped_job_keeps_what_others_wrote_meanwhile(segmenting, tmp_path: Path, voxgap) -> None:
+    maps, command = tmp_path / "maps", segmenting(0)
+    assert voxgap(*command).code == 0
+    rows = table(maps / "predictions.csv")
+    drawn = (maps / "0.nii.gz").read_bytes()
+    predictor = COMMAND.open_bundle()
+    key = {"of": "this job"}
+    items, wanted = list_items([tmp_path / "in"], ["ct"]), job.Wanted(maps=str(maps))
+    (maps / "predictions.csv").unlink()
+    (maps / ".predictions.csv.journal").write_text(json.dumps(key) + "\n")
+    # Killed between the maps and their rows: they are written again, but for the one that is no longer the same.
+    (maps / "1.nii.gz").write_bytes(drawn)
+    job.check_free(maps / "predictions.csv", items, wanted, key)
+    job.run(
+        job.local(predictor, wanted), items, maps / "predictions.csv", job.columns_of(predictor, wanted), key
+    )
+    found = table(maps / "predictions.csv")
+    assert [row["voxels_fore"] for row in found] == [rows[0]["voxels_fore"], "", rows[2]["voxels_fore"]]
+    assert "1.nii.gz is there already" in found[1]["error"]
+    assert (maps / "1.nii.gz").read_bytes() == drawn
+    (maps / "predictions.csv").unlink()
+    (maps / ".predictions.csv.journal").write_text(json.dumps(key) + "\n")
+    with pytest.raises(VoxgapError, match=r"0\.nii\.gz and 2 more are there already"):
+        job.check_free(maps / "predictions.csv", items, wanted, {"of": "another"})
+    for index in range(3):
+        (maps / f"{index}.nii.gz").unlink()
+    with pytest.raises(VoxgapError, match="was stopped there: finish it"):
+        job.check_free(maps / "predictions.csv", items, wanted, {"of": "another"})
+
+
 def test_warnings_are_counted_by_kind() -> None:
     done = job.Done()
     for path, said in (
@@ -306,7 +399,7 @@ def test_label_maps_have_the_values_of_those_they_were_learnt_from(tmp_path: Pat
         values = np.full((10, 8, 8), np.nan, np.float32)
         values[1:9] = np.arange(8).reshape(8, 1, 1) % 3
         np.save(tmp_path / "ct.npy", values)
-        (row,) = job.local(predictor, job.Wanted(maps=str(tmp_path / "maps")))(
+        (row,) = job.local(predictor, job.Wanted(maps=str(tmp_path / "maps"), overwrite=True))(
             list_items([tmp_path / "ct.npy"], ["ct"])
         )
         assert [row[f"voxels_{name}"] for name in classes] == [192 + 128, 192, 128]

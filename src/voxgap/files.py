@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,22 @@ def replacing(path: str | Path) -> Iterator[Path]:
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def check_new(paths: Iterable[str | os.PathLike[str]], overwrite: bool = False) -> None:
+    """Refuse to replace what is there already, which nobody asked for.
+
+    Args:
+        paths: that are to be written.
+        overwrite: whether it was asked for.
+
+    Raises:
+        VoxgapError: one of them is there.
+    """
+    there = [] if overwrite else [os.fspath(path) for path in paths if os.path.lexists(path)]
+    if there:
+        more = f" and {len(there) - 1} more are" if len(there) > 1 else " is"
+        raise VoxgapError(f"{there[0]}{more} there already: choose another place, or pass --overwrite")
 
 
 @contextlib.contextmanager

@@ -67,6 +67,9 @@ def predict(
         int | None,
         typer.Option(help="In label maps: what stands outside of what the network saw; 0 without it."),
     ] = None,
+    overwrite: Annotated[
+        bool, typer.Option(help="Replace predictions and label maps that are there already.")
+    ] = False,
     axes: Axes = None,
     at: At = None,
     precision: Precision = "float32",
@@ -79,8 +82,9 @@ def predict(
 ) -> None:
     """Predict volumes with a bundle: read and resampled as its training data was, NaN is missing.
 
-    With --out, rows are kept as they come: killed and started again, it goes on where it was. A file that can't be
-    read is a row that says why. The exit code is 0 when all were predicted, 1 when some were not, 2 when none was.
+    With --out, rows are kept as they come: killed and started again, it goes on where it was. What was written before
+    is replaced with --overwrite only. A file that can't be read is a row that says why. The exit code is 0 when all
+    were predicted, 1 when some were not, 2 when none was.
 
     [bold]Examples[/]
 
@@ -92,7 +96,7 @@ def predict(
     """
     from voxgap.grid import Grid
     from voxgap.runtime import job
-    from voxgap.runtime.inputs import list_items
+    from voxgap.runtime.inputs import list_items, same_file
     from voxgap.runtime.manifest import read_manifest
 
     manifest = read_manifest(bundle)
@@ -105,8 +109,10 @@ def predict(
     if maps and out_path is None:
         raise VoxgapError("a segmentation writes label maps: name a folder with --out")
     table = out_path / "predictions.csv" if maps and out_path is not None else out_path
+    if table is not None and any(same_file(path, table) for path in paths or []):
+        raise VoxgapError(f"{table}: names what is to be predicted; choose another --out")
     said = grid_arguments(None, None, None, None, None, axes, at)
-    wanted = job.Wanted(top_k, calibrated, axes=said["axes"], at=said["at"])
+    wanted = job.Wanted(top_k, calibrated, overwrite=overwrite, axes=said["axes"], at=said["at"])
     predictor = open_bundle(bundle, precision, engine, threads, threshold)
     if predictor.decision.threshold is not None:
         err.print(predictor.decision.words(predictor.classes), soft_wrap=True, markup=False)
@@ -146,6 +152,7 @@ def predict(
         done = _print_rows(source, items, columns)
     else:
         with held(table.with_name(f".{table.name}.lock"), f"{table}: predictions are written to it"):
+            job.check_free(table, items, wanted, key)
             before = len(job.answered(table, key) & {item.name for item in items})
             done = job.run(_tracked(source, before, len(items)), items, table, columns, key)
     _conclude(done, table)

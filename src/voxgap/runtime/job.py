@@ -17,7 +17,8 @@ import numpy as np
 
 from voxgap import io, table
 from voxgap.errors import VoxgapError
-from voxgap.files import replacing
+from voxgap.files import check_new, replacing
+from voxgap.grid import same_grid
 from voxgap.io.optional import need
 from voxgap.resample import Record
 from voxgap.runtime.answer import Answer
@@ -44,6 +45,7 @@ class Wanted:
         calibrated: whether the calibrated probabilities stand beside the network's own.
         maps: folder for the label maps of a segmentation.
         outside: what stands in them where the network saw nothing.
+        overwrite: whether label maps that are there already are replaced.
         axes, at: what is said of the axes of the files; see `Predictor.read`.
     """
 
@@ -51,6 +53,7 @@ class Wanted:
     calibrated: bool = False
     maps: str | None = None
     outside: int = OUTSIDE
+    overwrite: bool = False
     axes: tuple[str | int, ...] = ()
     at: dict[str, int] = field(default_factory=dict)
 
@@ -117,7 +120,7 @@ def run(source: Source, items: Sequence[Item], out: Path, columns: Sequence[str]
     if out.suffix.lower() not in FORMATS:
         raise VoxgapError(f"{out}: write predictions to one of {', '.join(FORMATS)}")
     out.parent.mkdir(parents=True, exist_ok=True)
-    journal = out.with_name(f".{out.name}.journal")
+    journal = _journal(out)
     known = _recover(journal, key)
     with journal.open("a", encoding="utf-8") as stream:
         if stream.tell() == 0:
@@ -129,9 +132,30 @@ def run(source: Source, items: Sequence[Item], out: Path, columns: Sequence[str]
     return done
 
 
+def check_free(out: Path, items: Sequence[Item], wanted: Wanted, key: Row) -> None:
+    """Refuse a job that would replace what another one, or a person, has written; an unfinished one goes on.
+
+    Args:
+        out, items, key: as for `run`.
+        wanted: whether it may, and where the label maps go.
+
+    Raises:
+        VoxgapError: the table, a label map, or the rows of an unfinished job of another key are there.
+    """
+    journal = _journal(out)
+    if wanted.overwrite or _is_of(journal, key):
+        return
+    check_new([out, *(Path(wanted.maps) / item.label_map for item in items if wanted.maps is not None)])
+    if journal.exists():
+        raise VoxgapError(
+            f"{out}: a job of another bundle, or with other options, was stopped there: finish it, choose another "
+            "place, or pass --overwrite"
+        )
+
+
 def answered(out: Path, key: Row) -> set[str]:
     """Names of the items that an unfinished job has answered already."""
-    return _recover(out.with_name(f".{out.name}.journal"), key)
+    return _recover(_journal(out), key)
 
 
 def local(predictor: Predictor, wanted: Wanted) -> Source:
@@ -272,6 +296,9 @@ def _write_map(predictor: Predictor, read: _Read, answer: Answer, wanted: Wanted
         )
     if any(same_file(file, Path(scan)) for scan in read.item.files if scan):
         raise VoxgapError(f"{file}: is the scan itself; name another folder for label maps")
+    if not wanted.overwrite and os.path.lexists(file) and not _holds(file, labels):
+        # A job that was killed between a map and its row writes the same again; anything else is somebody's.
+        check_new([file])
     file.parent.mkdir(parents=True, exist_ok=True)
     io.write(file, labels, like=read.scan, labels=True)
     counts = {
@@ -279,6 +306,27 @@ def _write_map(predictor: Predictor, read: _Read, answer: Answer, wanted: Wanted
         for name, value in zip(predictor.classes, predictor.label_values, strict=True)
     }
     return {"label_map": str(file), **counts}
+
+
+def _holds(file: Path, labels: Volume) -> bool:
+    """Whether a file is a label map already."""
+    try:
+        there = io.read(file)
+    except (VoxgapError, OSError):
+        return False
+    return same_grid(there, labels) and np.array_equal(there.values, labels.values, equal_nan=True)
+
+
+def _journal(out: Path) -> Path:
+    return out.with_name(f".{out.name}.journal")
+
+
+def _is_of(journal: Path, key: Row) -> bool:
+    """Whether a journal was begun by the job of this key."""
+    try:
+        return journal.is_file() and next(_lines(journal), None) == json.loads(json.dumps(key))
+    except ValueError:
+        return False
 
 
 def _put(stream: TextIO, row: Row) -> None:
@@ -301,10 +349,9 @@ def _recover(journal: Path, key: Row) -> set[str]:
         return set()
     names: set[str] = set()
     try:
-        lines = _lines(journal)
-        if next(lines, None) != json.loads(json.dumps(key)):
+        if not _is_of(journal, key):
             raise ValueError("of another job")
-        names.update(str(row["path"]) for row in lines)
+        names.update(str(row["path"]) for row in itertools.islice(_lines(journal), 1, None))
     except (ValueError, KeyError, TypeError):
         journal.unlink()
         return set()
