@@ -330,3 +330,6 @@ def test_command_draws_a_picture_and_saves(tmp_path: Any) -> None:
     assert same_bits(read(saved).values, va.apply(gapped(), records[0]))
     refused = CliRunner().invoke(app, [str(source), "--transform", "spin", "--out", str(picture)])
     assert isinstance(refused.exception, VoxgapError)
+    refused = CliRunner().invoke(app, [str(source), "--save", str(source)])
+    assert "scan.npy is there already" in str(refused.exception)
+    assert same_bits(read(source).values, gapped())

@@ -45,6 +45,8 @@ def test_a_folder_as_a_manifest_is_the_same_data(tmp_path: Path, monkeypatch: py
     voxgap("manifest", tmp_path / "data", "--out", tmp_path / "tables/a.csv")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "b.csv").write_text(voxgap("manifest", "data/images", "data/labels"))
+    with pytest.raises(VoxgapError, match=r"tables/a\.csv is there already: .* pass --overwrite"):
+        voxgap("manifest", "data", "--out", "tables/a.csv")
     whole = load_data("data")
     for table in ("tables/a.csv", "b.csv"):
         data = load_data(table)

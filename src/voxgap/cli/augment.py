@@ -39,6 +39,7 @@ def augment(
     save: Annotated[
         Path | None, typer.Option(help="Write the first draw as a volume, in any format voxgap writes.")
     ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace what is in --out and --save.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Open the picture.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was drawn, to be replayed.")] = False,
 ) -> None:
@@ -51,7 +52,7 @@ def augment(
       voxgap augment sample:nodules --transform rotate:30,scale:0.8..1.2 --seed 3 --out turned.png
     """
     from voxgap.augment import from_text
-    from voxgap.files import write_bytes
+    from voxgap.files import check_new, write_bytes
     from voxgap.io import suffix
     from voxgap.pictures import png, slices
 
@@ -59,6 +60,7 @@ def augment(
     if save is not None:
         suffix(save)
     chosen = from_text(transform, kind)
+    check_new([path for path in (picture, save) if path is not None], overwrite)
     rows, records = {"before": volume.values}, []
     for index in range(draws):
         record = chosen.sample(_generator(seed, index), volume.shape, volume.spacing)

@@ -32,6 +32,7 @@ def manifest(
         Path | None,
         typer.Option("--out", help="CSV file; paths are relative to it. Standard output without it."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the table in --out.")] = False,
 ) -> None:
     """Write the samples in a folder as a manifest: one row each, a column a channel.
 
@@ -44,10 +45,12 @@ def manifest(
     from voxgap import table
     from voxgap.dataset import pairs
     from voxgap.dataset.folders import is_folder, list_folder
+    from voxgap.files import check_new
 
     for folder in filter(None, (data, labels)):
         if not is_folder(folder):
             raise VoxgapError(f"{folder}: no such folder; check the path")
+    check_new([out_path] if out_path is not None else [], overwrite)
     listing = list_folder(data) if labels is None else pairs.listed(data, [pairs.Pair(data, labels)])
     columns = [*(listing.channels or ("path",)), *listing.targets, *_given(listing)]
     folder = Path() if out_path is None else out_path.parent
