@@ -50,14 +50,23 @@ def volumes(folder: Path) -> list[Path]:
         UserWarning: Files were left out, since they are called as label maps are.
     """
     found = [path for path in sorted(folder.iterdir()) if not _is_junk(path) and io.is_volume(path)]
-    drawn = {path: None for path in found if _words(_stem(path)) & _DRAWN}
+    return without_drawn(folder, found)
+
+
+def without_drawn(folder: Path, found: list[Path]) -> list[Path]:
+    """Return volumes without the label maps beside them, unless all are called so.
+
+    Warns:
+        UserWarning: As for `volumes`.
+    """
+    drawn = {path: None for path in found if is_drawn(path)}
     if not drawn or len(drawn) == len(found):
         return found
     some = ", ".join(path.name for path in list(drawn)[:3]) + (", ..." if len(drawn) > 3 else "")
     warnings.warn(
         f"{folder}: left out {some}, called as label maps are; a manifest with the columns path and label_map "
         "uses them, and one with path alone takes them for volumes",
-        stacklevel=3,
+        stacklevel=4,
     )
     return [path for path in found if path not in drawn]
 
@@ -96,15 +105,21 @@ def series(path: Path) -> list[tuple[Path, Path]]:
     return list(found.items())
 
 
+def stem(path: Path) -> str:
+    """Return the name of a volume without the suffix of its format."""
+    known = [len(suffix) for suffix in io.FORMATS if path.name.lower().endswith(suffix)]
+    return path.name[: len(path.name) - max(known, default=0)]
+
+
 def is_drawn(path: Path) -> bool:
     """Tell whether a file or folder is called as label maps are."""
-    return bool(_words(_stem(path)) & _DRAWN)
+    return bool(_words(stem(path)) & _DRAWN)
 
 
 def called(path: Path, root: Path) -> tuple[str, ...]:
     """Return the words that tell a case from others: folders and name, without those that say what kind of file."""
     words = [*path.relative_to(root).parts[:-1]]
-    for word in filter(None, _PARTED.split(_stem(path))):
+    for word in filter(None, _PARTED.split(stem(path))):
         said = _SAID_BY_WORDS.fullmatch(word)
         words += [word] if said is None else [said[1]] if said[1] else []
     return tuple(words)
@@ -133,11 +148,6 @@ def _exists(path: Path) -> bool:
 
 def _is_junk(path: Path) -> bool:
     return path.name.startswith(".") or path.name.lower() in _JUNK
-
-
-def _stem(path: Path) -> str:
-    known = [len(suffix) for suffix in io.FORMATS if path.name.lower().endswith(suffix)]
-    return path.name[: len(path.name) - max(known, default=0)]
 
 
 def _words(name: str) -> set[str]:
