@@ -454,8 +454,7 @@ def test_a_column_that_is_no_channel_is_named_once_with_the_name_that_is_known(t
     files = [f"{index}.nii.gz" for index in range(8)]
     names: list[object] = [f"P{index}" for index in range(8)]
     for column, words in {
-        "patient": "patient names go into `group`",
-        "Patient ID": "patient names go into `group`",
+        "patinet": "patient names go into `group`",
         "diagnosys": "classes go into `label`",
         "fold": "train, validation and test go into `split`",
         "age": "name a file in each cell, or remove the column",
@@ -465,8 +464,8 @@ def test_a_column_that_is_no_channel_is_named_once_with_the_name_that_is_known(t
             load_data(path)
         said = f"d.csv: column `{column}` is read as a channel, and 'P0' is no file; {words}"
         assert str(error.value).endswith(said)
-    only = {"patient": names, "label": [0, 1] * 4}
-    with pytest.raises(VoxgapError, match=r"d\.csv: column `patient` is read as a channel.*`group`$"):
+    only = {"patinet": names, "label": [0, 1] * 4}
+    with pytest.raises(VoxgapError, match=r"d\.csv: column `patinet` is read as a channel.*`group`$"):
         load_data(save_csv(tmp_path / "d.csv", only))
     # A file that is not there is a matter of its row.
     lost: list[object] = ["none.nii.gz", *files[1:]]
@@ -480,7 +479,7 @@ def test_columns_that_are_called_like_known_ones_are_said_once(tmp_path: Path) -
     maps: list[object] = [f"{index}-map.nii.gz" for index in range(8)]
     for columns, words in (
         (
-            {**base, "patient": [f"P{i}" for i in range(8)]},
+            {**base, "patient": ["", *(f"P{i}" for i in range(7))]},
             "column `patient` is not used; patient names go into",
         ),
         (

@@ -201,8 +201,8 @@ def test_a_folder_for_each_dicom_series_is_a_channel(tmp_path: Path) -> None:
         for word in ("t1", "t2")[: 1 + (index != 3)]:
             folder = tmp_path / of_class(index) / f"p{index}"
             folder.mkdir(parents=True, exist_ok=True)
-            held = np.full((2, 3, 3), value(index, int(word == "t2")), np.float32)
-            write(folder / f"{word}.dicom", Volume(held + np.arange(3, dtype=np.float32), spacing=(2, 1, 1)))
+            held = np.full((2, 3, 3), value(index, int(word == "t2"))) + np.arange(3)
+            write(folder / f"{word}.dicom", Volume(held.astype(np.float32), spacing=(2, 1, 1)))
             (folder / f"{word}.dicom").rename(folder / word)
     with pytest.warns(UserWarning, match="read as 2 channels: t1, t2; 4 patients; 1 lacks t2"):
         listing = list_folder(tmp_path)

@@ -26,14 +26,42 @@ _GOES = {
     "path": "files with all channels go into `path`",
     "target": "numbers to predict go into `target`",
 }
+_LEAST = 3
+"""Names of patients, at least: fewer can't be dealt out to three parts, and may be classes (`case`: yes, no)."""
 _KNOWN = {other: name for name, others in _CALLED.items() for other in (name, *others.split())}
 
 
 def meant(column: str) -> str | None:
     """Return the known column that one may be meant for, by its name; None where no name is near."""
-    plain = column.strip().lower().replace(" ", "_").replace("-", "_")
+    plain = _plain(column)
     near = [plain] if plain in _KNOWN else difflib.get_close_matches(plain, _KNOWN, 1, 0.8)
     return _KNOWN[near[0]] if near else None
+
+
+def group_column(path: Path, header: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str | None:
+    """Return the column that is read as `group`, where none is called so: one called as patients are, full of names.
+
+    Args:
+        path: Of the table.
+        header: Its columns; of several the first that `patient`, `subject` ... `id` lists.
+        columns: Their cells.
+
+    Warns:
+        UserWarning: There is one.
+    """
+    called = {_plain(name): name for name in reversed(header)}
+    for other in _CALLED["group"].split():
+        name = called.get(other)
+        if name is None or "group" in header:
+            continue
+        cells = columns[name]
+        if all(cells) and len(set(cells)) >= _LEAST and not any(_may_be_file(c, path.parent) for c in cells):
+            warnings.warn(
+                f"{path}: column `{name}` is read as `group`: all samples of one stay in one part of the split",
+                stacklevel=4,
+            )
+            return name
+    return None
 
 
 def no_channels(path: Path, columns: Mapping[str, Sequence[str]], channels: Sequence[str]) -> dict[str, str]:
@@ -76,6 +104,10 @@ def hint(header: Sequence[str], wanted: Sequence[str]) -> str:
         if name not in wanted and (known := meant(name)) in wanted:
             return f"; is `{name}` it? Call it `{known}`"
     return ""
+
+
+def _plain(column: str) -> str:
+    return column.strip().lower().replace(" ", "_").replace("-", "_")
 
 
 def _may_be_file(cell: str, folder: Path) -> bool:

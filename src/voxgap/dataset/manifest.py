@@ -37,13 +37,16 @@ def read_manifest(path: Path) -> Listing:
         VoxgapError: All problems at once, with their rows: in a CSV file the line, in a Parquet file from 1.
     """
     header, lines, decimal_comma = table.read(path)
+    columns = {name: [line.cells[i] for line in lines if not line.problem] for i, name in enumerate(header)}
+    if (called := columns_named.group_column(path, header, columns)) is not None:
+        header = ["group" if name == called else name for name in header]
+        columns["group"] = columns.pop(called)
     channels = () if "path" in header else tuple(name for name in header if not is_reserved(name))
     targets = tuple(name for name in header if is_target(name))
     problems = _header_problems(header, channels)
     if not problems and not lines:
         problems = ["there is no row below the header; list one sample per row"]
     refuse(str(path), problems)
-    columns = {name: [line.cells[i] for line in lines if not line.problem] for i, name in enumerate(header)}
     foreign = columns_named.no_channels(path, columns, channels)
     problems += foreign.values()
     channels = tuple(name for name in channels if name not in foreign)
