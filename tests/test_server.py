@@ -15,6 +15,8 @@ from starlette.testclient import TestClient
 import server_cases as cases
 from voxgap import strategies
 from voxgap.io import read, write
+from voxgap.runtime import job
+from voxgap.runtime.inputs import list_items
 from voxgap.server import create_app
 from voxgap.server.occlusion import blocks
 from voxgap.volume import Volume
@@ -258,6 +260,7 @@ def test_a_segmentation_counts_voxels_and_maps_them(segmenting: TestClient) -> N
     bright = int((np.nan_to_num(values) > 100).sum())
     (prediction,) = cases.predictions(segmenting.post("/v1/predict", **cases.raw(values)))
     assert prediction["voxels"] == {"dim": values.size - bright, "bright": bright}
+    assert prediction["voxels_of"] == "network"
     assert "probabilities" not in prediction
     response = segmenting.post("/v1/label_map", **cases.raw(values))
     assert response.headers["x-shape"] == "4,6,8"
@@ -282,6 +285,17 @@ def test_a_label_map_lies_where_the_file_does(segmenting: TestClient, tmp_path: 
     found, known = read(tmp_path / "labels.nii.gz"), read(tmp_path / "expected.nii.gz")
     np.testing.assert_allclose(found.affine, known.affine)
     np.testing.assert_array_equal(found.values, np.nan_to_num(known.values, nan=0))
+    # Counted on the grid of the file, as `voxgap predict` counts them, and as anybody counts the map.
+    path = tmp_path / f"scan{suffix}"
+    (said,) = cases.predictions(
+        segmenting.post("/v1/predict", files=[cases.upload(path.name, path.read_bytes())])
+    )
+    bright = int((found.values == 1).sum())
+    assert said["voxels"] == {"dim": found.values.size - bright, "bright": bright}
+    assert said["voxels_of"] == "file"
+    predictor = segmenting.app.state.service.live.current.predictor
+    (row,) = job.local(predictor, job.Wanted(maps=str(tmp_path / "maps")))(list_items([path], ["t1"]))
+    assert {name: row[f"voxels_{name}"] for name in said["voxels"]} == said["voxels"]
 
 
 def test_a_label_map_of_bare_values_is_a_file_too(segmenting: TestClient, tmp_path: Path) -> None:

@@ -259,7 +259,12 @@ def test_the_page_of_the_server_saves_a_label_map_where_the_file_lies(page: Any,
     with cases.at_work(*server_cases.segmenter(tmp_path / "lamp", ("0", "300"))) as url:
         page.goto(url)
         cases.choose(page, tmp_path / "scan.nii.gz")
-        page.get_by_text("4×6×8 voxels labelled").wait_for()
+        # Of the file, of which the network saw 4×6×8.
+        page.get_by_text("756 voxels labelled").wait_for()
+        bright = int((np.nan_to_num(scan.values) > 100).sum())
+        table = page.locator("#table").inner_text().split()
+        assert "voxels of the file" in page.locator("#table thead").inner_text()
+        assert table[-4:] == ["0", f"{756 - bright}", "300", f"{bright}"]
         page.locator("#legend").wait_for()
         with page.expect_download() as download:
             page.get_by_role("button", name="Download the label map").click()

@@ -301,11 +301,8 @@ def _write_map(predictor: Predictor, read: _Read, answer: Answer, wanted: Wanted
         check_new([file])
     file.parent.mkdir(parents=True, exist_ok=True)
     io.write(file, labels, like=read.scan, labels=True)
-    counts = {
-        f"voxels_{name}": int(np.count_nonzero(labels.values == value))
-        for name, value in zip(predictor.classes, predictor.label_values, strict=True)
-    }
-    return {"label_map": str(file), **counts}
+    counts = predictor.count_voxels(labels)
+    return {"label_map": str(file), **{f"voxels_{name}": count for name, count in counts.items()}}
 
 
 def _holds(file: Path, labels: Volume) -> bool:

@@ -188,6 +188,11 @@ class Predictor:
         self.check_outside(outside)
         return back_on_file(self.drawn(values), volume, records, outside)
 
+    def count_voxels(self, labels: Volume) -> dict[str, int]:
+        """Count the voxels of each class in a `label_map`; what is outside of what the network saw by its value."""
+        values = zip(self.classes, self.label_values, strict=True)
+        return {name: int(np.count_nonzero(labels.values == value)) for name, value in values}
+
     def check_outside(self, outside: int) -> None:
         """Raise a `VoxgapError` if a number can't stand for what the network did not see."""
         if outside in self.label_values[1:]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -25,7 +25,14 @@ class Prediction(BaseModel):
         None, description="Of a regression, in the units of its training data."
     )
     voxels: dict[str, int] | None = Field(
-        None, description="Of a segmentation: voxels of each class; the map itself is at /v1/label_map."
+        None,
+        description="Of a segmentation: how many voxels each class has, outside of what the network saw those that a "
+        "label map shows there; the map itself is at /v1/label_map?format=nifti.",
+    )
+    voxels_of: Literal["file", "network"] | None = Field(
+        None,
+        description="Whose grid they are counted on: that of the `file` sent, or that of the `network`, where the body "
+        "held the values.",
     )
     missing_rate: float = Field(description="Share of values that are missing (NaN), on the network's grid.")
     windows: int = Field(

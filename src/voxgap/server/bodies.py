@@ -26,7 +26,7 @@ from voxgap.server.limits import MIB, RequestError, Settings
 from voxgap.server.live import Loaded
 from voxgap.server.nested import from_json
 from voxgap.server.parsers import Job, Parsed, Parsers, shown
-from voxgap.volume import Values, as_batch, times
+from voxgap.volume import Values, Volume, as_batch, times
 
 SUFFIXES = (*(name for name in io.FORMATS if name not in (".zarr", ".nhdr", ".mhd")), ".zip")
 """What can be uploaded: formats that are one file, and archives of the others."""
@@ -47,6 +47,10 @@ class Read(NamedTuple):
     missing_rates: list[float]
     drift: list[tuple[str, ...]]
     files: Sequence[Parsed] = ()
+
+    def placed(self, index: int) -> Parsed:
+        """One of the volumes, and how it came onto the network's grid; not at all where the body held the values."""
+        return self.files[index] if self.files else (Volume(self.volumes[index]), [])
 
 
 async def read_volumes(request: Request, loaded: Loaded, parsers: Parsers, settings: Settings) -> Read:

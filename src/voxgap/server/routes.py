@@ -105,7 +105,12 @@ async def predict(request: Request) -> Response:
         read = await read_volumes(request, loaded, service.parsers, service.settings)
         arrived = time.perf_counter()
         outcome = await service.batcher.predict(loaded, read.volumes)
-    predictions = _predictions(loaded, read, outcome)
+    if (
+        loaded.predictor.task == "segmentation"
+    ):  # label maps of files are large: nobody waits for their counts
+        predictions = await asyncio.to_thread(_predictions, loaded, read, outcome)
+    else:
+        predictions = _predictions(loaded, read, outcome)
     for prediction in predictions:
         service.metrics.missing.observe(prediction.missing_rate)
         service.metrics.warnings.inc(bool(prediction.warnings))
@@ -220,8 +225,7 @@ async def label_map(
         (output,) = (await service.batcher.predict(loaded, read.volumes)).outputs
         if form == "raw":
             return _array(loaded.predictor.drawn(output))
-        volume, records = read.files[0] if read.files else (Volume(read.volumes[0]), [])
-        content = await asyncio.to_thread(_nifti, loaded, output, volume, records)
+        content = await asyncio.to_thread(_nifti, loaded, output, *read.placed(0))
     named = {"Content-Disposition": 'attachment; filename="labels.nii.gz"'}
     return Response(content, media_type="application/gzip", headers=named)
 
@@ -319,24 +323,27 @@ def _nifti(loaded: Loaded, output: Values, volume: Volume, records: list[Record]
 def _predictions(loaded: Loaded, read: Read, outcome: Outcome) -> list[Prediction]:
     return [
         Prediction(
-            **_said(loaded, output),
+            **_said(loaded, output, read, index),
             missing_rate=round(rate, 6),
             windows=windows(loaded.predictor.manifest, read.volumes.shape[1:]),
             warnings=list(drift),
         )
-        for output, rate, drift in zip(outcome.outputs, read.missing_rates, read.drift, strict=True)
+        for index, (output, rate, drift) in enumerate(
+            zip(outcome.outputs, read.missing_rates, read.drift, strict=True)
+        )
     ]
 
 
-def _said(loaded: Loaded, output: Values) -> dict[str, Any]:
+def _said(loaded: Loaded, output: Values, read: Read, index: int) -> dict[str, Any]:
     """What one output means, by the task."""
     classes = loaded.predictor.classes
     if not classes:
         return {"values": _plain(output)}
-    found = named(output, loaded.decision.threshold)
     if output.ndim > 1:
-        counts = np.bincount(found.reshape(-1), minlength=len(classes))
-        return {"voxels": dict(zip(classes, counts.tolist(), strict=True))}
+        labels = loaded.predictor.label_map(output, *read.placed(index))
+        counted = loaded.predictor.count_voxels(labels)
+        return {"voxels": counted, "voxels_of": "file" if read.files else "network"}
+    found = named(output, loaded.decision.threshold)
     honest = calibrated(output, loaded.calibration)
     return {
         "class_": classes[int(found)],

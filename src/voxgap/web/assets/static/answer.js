@@ -1,6 +1,7 @@
 /** The answer, as text and bars. */
 import { LABELS } from "./viewer.js";
-import { missingRate, ratesAlong } from "./volume.js";
+import { product, times } from "./readers/numbers.js";
+import { ratesAlong } from "./volume.js";
 
 const at = (id) => document.getElementById(id);
 const percent = (share) => `${(100 * share).toFixed(1)} %`;
@@ -22,11 +23,14 @@ export function showAnswer(answer, volume, manifest) {
 
 function headline({ class: name, probabilities, values, voxels }, { shape }) {
   if (probabilities) return `${name}, ${percent(probabilities.get(name))}`;
-  if (voxels) return `${shape.slice(0, 3).join("×")} voxels labelled`;
+  if (voxels) {
+    const [total, grid] = [sum(voxels.values()), shape.slice(0, 3)];
+    return `${total === product(grid) ? times(grid) : total} voxels labelled`;
+  }
   return values.map((value) => Number(value.toPrecision(5))).join(", ");
 }
 
-function table({ class: best, probabilities, calibrated, values, voxels }, manifest) {
+function table({ class: best, probabilities, calibrated, values, voxels, voxels_of: grid }, manifest) {
   if (probabilities) {
     const rows = [...probabilities].map(([name, p]) => {
       const line = row(name, p, p.toFixed(4), name === best);
@@ -36,9 +40,9 @@ function table({ class: best, probabilities, calibrated, values, voxels }, manif
     return ["class", "probability", rows];
   }
   if (voxels) {
-    const total = [...voxels.values()].reduce((a, b) => a + b, 0);
+    const total = sum(voxels.values());
     const rows = [...voxels].map(([name, count], index) => row(name, count / total, `${count}`, false, LABELS[index - 1]));
-    return ["class", "voxels", rows];
+    return ["class", grid === "network" ? "voxels on the network's grid" : "voxels of the file", rows];
   }
   const names = manifest.data?.target_names ?? values.map((_, index) => `output ${index + 1}`);
   return ["output", "value", values.map((value, i) => row(names[i], null, `${Number(value.toPrecision(6))}`))];
@@ -122,7 +126,8 @@ const words = (settings) =>
     .map(([name, value]) => (value === true ? name : `${name} ${typeof value === "object" ? JSON.stringify(value) : value}`))
     .join(", ");
 
-const mean = (numbers) => numbers.reduce((a, b) => a + b, 0) / numbers.length;
+const sum = (numbers) => [...numbers].reduce((a, b) => a + b, 0);
+const mean = (numbers) => sum(numbers) / numbers.length;
 
 function element(kind, text) {
   const made = document.createElement(kind);

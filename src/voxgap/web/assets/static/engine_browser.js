@@ -123,7 +123,7 @@ function labelled(output, shape, classes, threshold) {
     labels[voxel] = best;
     counts[best]++;
   }
-  return { labels, voxels: new Map(classes.map((name, i) => [name, counts[i]])) };
+  return { labels, voxels_of: "file", voxels: new Map(classes.map((name, i) => [name, counts[i]])) };
 }
 
 function blocks(shape) {
