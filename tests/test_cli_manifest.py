@@ -56,6 +56,51 @@ def test_a_folder_as_a_manifest_is_the_same_data(tmp_path: Path, monkeypatch: py
         voxgap("manifest", "none")
 
 
+NNUNET = {"channel_names": {"0": "MR"}, "file_ending": ".npy"}
+LABELS = {"background": 0, "liver": 1, "ignore": 2}
+
+
+@pytest.mark.parametrize(
+    ("about", "labels", "channels"),
+    [
+        (NNUNET, {"background": 0, "liver": 1}, ("MR",)),
+        (NNUNET, LABELS, ("MR",)),
+        ({"modality": {"0": "MR", "1": "T2"}}, {"0": "background", "1": "liver"}, ("MR", "T2")),
+    ],
+)
+def test_names_of_classes_and_channels_stay_with_the_table(
+    about: dict[str, object],
+    labels: dict[str, object],
+    channels: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    decathlon = "modality" in about
+    for index in range(6):
+        image = np.stack([values(index)] * len(channels), axis=-1)
+        drawn = values(index) > 500 if len(labels) < 3 else np.digitize(values(index), (300, 700))
+        for kind, held, end in (("images", image, "" if decathlon else "_0000"), ("labels", drawn, "")):
+            (tmp_path / f"task/{kind}Tr").mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / f"task/{kind}Tr/c{index}{end}.npy", held.astype(np.float32))
+    files = [{"image": f"imagesTr/c{i}.npy", "label": f"labelsTr/c{i}.npy"} for i in range(6)]
+    text = json.dumps({**about, "labels": labels} | ({"training": files} if decathlon else {}))
+    (tmp_path / "task/dataset.json").write_text(text)
+    whole = load_data(tmp_path / "task")
+    (tmp_path / "tables").mkdir()
+    for table in ("tables/a.csv", "task/b.csv", "tables/c.csv"):
+        voxgap("manifest", tmp_path / "task", "--out", tmp_path / table)
+        data = load_data(tmp_path / table)
+        assert (data.classes, data.channels) == (("background", "liver"), channels)
+        np.testing.assert_array_equal(data.targets, whole.targets)
+    assert (tmp_path / "task/dataset.json").read_text() == text
+    (tmp_path / "tables/dataset.json").write_text(json.dumps({"labels": {"sea": 0, "land": 1}}))
+    with pytest.raises(VoxgapError, match=r"dataset\.json: says other names than these .*1 liver"):
+        voxgap("manifest", tmp_path / "task", "--out", tmp_path / "tables/d.csv")
+    assert not (tmp_path / "tables/d.csv").exists()
+    monkeypatch.chdir(tmp_path)
+    assert voxgap("manifest", "task").startswith("path," if decathlon else "MR,")
+
+
 def test_inspect_needs_no_size_and_suggests_one(tmp_path: Path) -> None:
     lost = total = 0
     shapes = [(5, 20, 18), (6, 20, 18), (5, 20, 18), (5, 30, 18)]

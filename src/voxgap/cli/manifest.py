@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -43,9 +44,9 @@ def manifest(
       voxgap manifest dicom/ --out data.csv
     """
     from voxgap import table
-    from voxgap.dataset import pairs
+    from voxgap.dataset import described, pairs
     from voxgap.dataset.folders import is_folder, list_folder
-    from voxgap.files import check_new
+    from voxgap.files import check_new, write_bytes
 
     for folder in filter(None, (data, labels)):
         if not is_folder(folder):
@@ -54,12 +55,33 @@ def manifest(
     listing = list_folder(data) if labels is None else pairs.listed(data, [pairs.Pair(data, labels)])
     columns = [*(listing.channels or ("path",)), *listing.targets, *_given(listing)]
     folder = Path() if out_path is None else out_path.parent
+    names = _names_to_keep(listing, folder, out_path is not None)
+    if names and out_path is not None:
+        write_bytes(folder / described.NAME, json.dumps(names, indent=2, ensure_ascii=False).encode())
     table.write(out_path or sys.stdout, columns, _rows(listing, columns, folder))
     if out_path is not None:
-        err.print(f"{len(listing.rows)} samples: {out_path}", soft_wrap=True)
-    if listing.classes:
-        said = ", ".join(f"{value} {name}" for value, name in enumerate(listing.classes))
-        err.print(f"a manifest has no names for the values of label maps: {said}", soft_wrap=True)
+        beside = f"; their names: {folder / described.NAME}" if names else ""
+        err.print(f"{len(listing.rows)} samples: {out_path}{beside}", soft_wrap=True)
+
+
+def _names_to_keep(listing: Listing, folder: Path, written: bool) -> dict[str, Any]:
+    """Return names of classes and channels that a `dataset.json` beside the table is to keep, and does not yet."""
+    from voxgap.dataset import described
+
+    bare = listing._replace(folder=folder, classes=(), unsaid=None, within=())
+    names, file = described.names_of(listing), folder / described.NAME
+    if not names or described.names_of(described.with_names_beside(bare)) == names:
+        return {}
+    said = ", ".join([*listing.within, *(f"{value} {name}" for value, name in enumerate(listing.classes))])
+    if not written:
+        err.print(
+            f"a table alone has no names for channels in a file and values of label maps ({said}): --out data.csv "
+            f"keeps them in a {described.NAME} beside it",
+            soft_wrap=True,
+        )
+    elif file.exists():
+        raise VoxgapError(f"{file}: says other names than these ({said}); write the table to another folder")
+    return names
 
 
 def _given(listing: Listing) -> list[str]:

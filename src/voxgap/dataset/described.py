@@ -6,6 +6,7 @@ Communications 13, 2022; MONAI's data lists are of the same form.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -43,14 +44,34 @@ def find(path: Path) -> Listing | None:
 
 
 def with_names_beside(listing: Listing) -> Listing:
-    """Name the classes of a table's label maps as the `labels` of a `dataset.json` in its folder say, if there is one.
+    """Name classes and channels of a table as the `dataset.json` in its folder does, if there is one.
+
+    `labels` names the values of label maps; `modality` the channels of files that hold all of a sample.
 
     Raises:
         VoxgapError: It can't be read.
     """
     file = listing.folder / NAME
     drawn = any(row.label_map for row in listing.rows)
-    return _with_names(file, listing, _read(file)) if drawn and file.is_file() else listing
+    if not file.is_file() or (listing.channels and not drawn):
+        return listing
+    about = _read(file)
+    if not listing.channels and about.get("modality"):
+        names = _channels(file, about["modality"], "modality")
+        first = next((file for row in listing.rows for file in row.files if file), None)
+        with contextlib.suppress(VoxgapError):  # of a file that can't be read, its reader says why
+            if first is not None and io.scan(first).shape[3] == len(names):
+                listing = listing._replace(within=names)
+    return _with_names(file, listing, about) if drawn else listing
+
+
+def names_of(listing: Listing) -> dict[str, Any]:
+    """Return what `with_names_beside` takes from a `dataset.json`: what a table has no place for, empty if nothing."""
+    labels: dict[str, int] = {name: value for value, name in enumerate(listing.classes)}
+    if labels and listing.unsaid is not None:
+        labels["ignore"] = listing.unsaid
+    modality = {str(index): name for index, name in enumerate(listing.within)}
+    return {key: said for key, said in (("modality", modality), ("labels", labels)) if said}
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -249,7 +270,7 @@ def _with_names(file: Path, listing: Listing, about: Mapping[str, Any]) -> Listi
         names[int(number)] = name
     # nnU-Net's label for voxels that nobody has said anything of; it is the highest.
     unsaid = next((number for number, name in names.items() if name == "ignore"), None)
-    if unsaid is not None and "channel_names" in about:
+    if unsaid is not None and "training" not in about:
         del names[unsaid]
         listing = listing._replace(unsaid=unsaid)
     values = sorted(names)
