@@ -195,7 +195,8 @@ def test_what_is_said_of_a_bundle_whose_training_is_over(bundle: Path, tmp_path:
     assert not goes_on(tmp_path / "nothing", 3, 10)
 
 
-@pytest.mark.parametrize("epoch", [pytest.param(0, marks=pytest.mark.full), 1])
+@pytest.mark.full  # tests/test_training.py interrupts a training by default
+@pytest.mark.parametrize("epoch", [0, 1])
 def test_ctrl_c_exits_with_130_and_says_what_is_kept(
     epoch: int, data: Path, tmp_path: Path, voxgap, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -243,7 +243,7 @@ def network_with(layer: keras.layers.Layer) -> Any:
     return network
 
 
-@pytest.mark.parametrize("kind", ["savedmodel", "onnx"])
+@pytest.mark.parametrize("kind", [pytest.param("savedmodel", marks=pytest.mark.full), "onnx"])
 @pytest.mark.parametrize("layer", [OtherWhenConverted, NotConvertible])
 def test_the_layer_where_they_part_is_named(kind: str, layer: Any, tmp_path: Path) -> None:
     model = tiny.model(network_with(layer(name="culprit")), "mask_channel")

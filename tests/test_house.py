@@ -348,6 +348,7 @@ def test_every_public_name_is_there_and_documented() -> None:
         _ = voxgap.nothing
 
 
+@pytest.mark.full
 def test_the_public_train_is_a_function_whatever_was_imported_first() -> None:
     assert (
         run("import voxgap.training, voxgap.experiment, voxgap as vg; print(callable(vg.train))").strip()

@@ -20,7 +20,7 @@ from voxgap.fill import statistics
 sizes = st.tuples(*[st.integers(1, 9)] * 3)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(shape=sizes, size=sizes, overlap=st.sampled_from([0.0, 0.25, 0.5, 0.9]))
 def test_patches_cover_every_voxel_and_their_weights_sum_to_one(
     shape: tuple[int, int, int], size: tuple[int, int, int], overlap: float

@@ -104,6 +104,7 @@ def test_a_bundle_answers_as_the_model_did(model: keras.Model, original: Path) -
     assert predictor.input_shape == tiny.SHAPE
 
 
+@pytest.mark.full
 def test_a_regression_answers_in_its_units(tmp_path: Path) -> None:
     model = trained(task="regression")
     predictor = load(save(tmp_path / "b", model, tiny.dataset("regression")))

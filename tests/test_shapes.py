@@ -15,7 +15,7 @@ from voxgap.shapes import Layer, from_keras, output_shape, receptive_field, smal
 
 keras = pytest.importorskip("keras")
 L = keras.layers
-FEW_OR_MANY = [300, pytest.param(5000, marks=pytest.mark.full)]
+FEW_OR_MANY = [100, pytest.param(5000, marks=pytest.mark.full)]
 
 
 def random_window(rng: np.random.Generator, axes: int = 3) -> dict[str, Any]:
