@@ -70,11 +70,21 @@ def test_what_is_cut_off_counts_as_missed(turn: str, codes: tuple[int, ...], tmp
     assert any(f" {cut} labelled voxels" in str(one.message) for one in said)
     # An answer that is right wherever the network looks.
     answers = np.eye(3, dtype=np.float32)[data.label_maps]
-    own = data.on_own_grids(list(answers.argmax(-1)))
-    scores = evaluate.scores("segmentation", data.targets, answers, own_grids=own)
+    shown = np.random.default_rng(1).random((2, *size, 1)) < 0.5
+    scores = evaluate.scores(
+        "segmentation", data.targets, answers, observed=shown, own_grids=data.on_own_grids
+    )
     found = [np.where(inside, labels, 0) for labels in canonical[2:]]
     for index, code in enumerate(codes):
         assert scores[f"dice_{index}"] == pytest.approx(by_loops(canonical[2:], found, code))
+    # What no channel shows is looked for on the same grid; what was cut off is not missing.
+    hidden = np.zeros((2, *inside.shape), bool)
+    hidden[:, inside] = ~shown[..., 0].reshape(2, -1)
+    parts = [
+        [labels[where] for labels, where in zip(each, hidden, strict=True)] for each in (canonical[2:], found)
+    ]
+    missed = [by_loops(*parts, code) for code in sorted(set(codes))[1:]]
+    assert scores["dice_missing"] == pytest.approx(np.mean(missed))
     assert scores["dice"] < 0.6 < evaluate.scores("segmentation", data.targets, answers)["dice"] == 1
     assert len(maps) == 4
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
+import warnings
 
 import numpy as np
 import pytest
@@ -10,7 +12,9 @@ import pytest
 import tiny
 from voxgap import evaluate
 from voxgap.experiment import fill_volumes, outputs, train_and_score
+from voxgap.history import History
 
+single = importlib.import_module("voxgap.experiment.single")
 DATA = tiny.dataset()
 QUICK = {"epochs": 3, "batch_size": 8, "learning_rate": 0.03, "precision": "float32"}
 
@@ -39,8 +43,8 @@ def test_data_without_a_test_part_is_scored_without_it() -> None:
 def test_outputs_follow_from_the_data() -> None:
     assert outputs(DATA) == 3
     assert outputs(tiny.dataset("regression", outputs=2)) == 2
-    single = tiny.dataset("regression", outputs=1)
-    assert outputs(dataclasses.replace(single, targets=single.targets[:, 0])) == 1
+    one = tiny.dataset("regression", outputs=1)
+    assert outputs(dataclasses.replace(one, targets=one.targets[:, 0])) == 1
 
 
 def test_a_regression_with_one_value_a_volume(tmp_path: object) -> None:
@@ -60,3 +64,33 @@ def test_filled_volumes_are_in_raw_units() -> None:
     assert filled.shape == x.shape
     assert np.isfinite(filled).all()
     np.testing.assert_array_equal(filled[~np.isnan(x)], x[~np.isnan(x)])
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.2])
+def test_a_class_is_never_named_by_the_rule_that_names_classes(
+    threshold: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that all lean to the first class a little: by a low threshold the second is named all the same."""
+    keep = DATA.targets < 2
+    two = dataclasses.replace(DATA.take(np.flatnonzero(keep)), classes=("healthy", "tumour"))
+    monkeypatch.setattr(
+        single, "_predictions", lambda model, volumes, size: np.tile([0.7, 0.3], (len(volumes), 1))
+    )
+    ran = History(({"val_loss": 0.5, "loss": 0.5, "seconds": 1.0},), "val_loss", 0, 1, "epochs", never=(0, 1))
+    monkeypatch.setattr(single, "train", lambda *_, **__: ran)
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        result = train_and_score(two, "cnn3d", architecture={"filters": (3,)}, threshold=threshold)
+    (said,) = [str(one.message) for one in heard if "never names" in str(one.message)]
+    never = (1,) if threshold == 0.5 else (0,)
+    assert result.history.never == never
+    assert f"never names class {two.classes[never[0]]} " in said
+
+
+def test_a_class_of_label_maps_is_never_named_where_no_voxel_is() -> None:
+    targets = np.array([[[[-1, 0, 1]]], [[[2, 2, 0]]]])
+    answers = np.eye(3)[[[[[0, 0, 1]]], [[[0, 0, 0]]]]]
+    assert single.never_named(targets, answers, None) == (2,)
+    assert single.never_named(targets, answers[..., :2], 1e-9) == (2,)
+    assert single.never_named(np.minimum(targets, 1), answers[..., :2], 1e-9) == ()
+    assert single.never_named(np.minimum(targets, 1), answers[..., :2], 1.0 + 1e-9) == (1,)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 
 import tiny
 from voxgap import evaluate, strategies
-from voxgap.dataset import Dataset
+from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.names import case_names
 from voxgap.experiment import kept as keeping
 from voxgap.experiment.data import content_key, divide, missing_units, with_gaps
@@ -21,9 +22,11 @@ from voxgap.experiment.execute import execute
 from voxgap.experiment.kept import kept
 from voxgap.experiment.plan import Run, canonical
 from voxgap.experiment.prepared import Packed, adapt_prepare, network_alone, prepared
+from voxgap.history import History
 from voxgap.models import build_model
 from voxgap.training import Compiled
 
+execution = importlib.import_module("voxgap.experiment.execute")  # the package has a function of that name
 DATA = tiny.dataset(count=60)
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "precision": "float32"}
 ALL = [*strategies.PRESETS]
@@ -92,6 +95,7 @@ def test_a_network_compiled_by_another_run_begins_as_a_new_one(
     assert len(compiled) == 2, "mean and zero have the same network"
 
 
+@pytest.mark.full
 def test_strategies_with_one_fill_share_it(tmp_path: Path) -> None:
     execute(a_run("mean"), DATA, cache=tmp_path)
     files = {path: path.stat().st_ino for path in tmp_path.glob("*.npy")}
@@ -127,6 +131,7 @@ def test_fill_statistics_come_from_the_training_part_alone(tmp_path: Path) -> No
     np.testing.assert_array_equal(*states)
 
 
+@pytest.mark.full
 def test_two_equal_strategies_under_two_names_score_the_same(tmp_path: Path) -> None:
     outcomes = [
         execute(dataclasses.replace(a_run("mask_channel"), strategy=name), DATA, cache=tmp_path)
@@ -194,6 +199,7 @@ def test_an_outcome_says_what_was_done() -> None:
     assert set(outcome.predictions) == {0.25, 0.5}
 
 
+@pytest.mark.full
 def test_a_regression_is_scored_as_one() -> None:
     data = tiny.dataset("regression", 60, outputs=2)
     outcome = execute(a_run(data=data), data)
@@ -252,6 +258,7 @@ def telling_gaps(count: int = 60) -> Dataset:
     return Dataset.from_arrays(x, targets, name="telling gaps")
 
 
+@pytest.mark.full
 def test_planted_gaps_that_tell_the_class_are_found_by_who_sees_them(tmp_path: Path) -> None:
     data = telling_gaps()
     training = {"epochs": 25, "batch_size": 8, "learning_rate": 0.02, "patience": 25, "precision": "float32"}
@@ -322,6 +329,7 @@ class TestKept:
         assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.full
 def test_scores_without_a_definition_are_nan() -> None:
     """A fold with one class has no AUC, and the run is done all the same."""
     split = np.array(["train", "train", "validation", "test"])[np.arange(60) // 3 % 4]
@@ -343,6 +351,32 @@ def test_a_segmentation_is_scored_by_its_voxels(tmp_path: Path) -> None:
     assert {"dice", "iou", "accuracy", "dice_missing"} <= set(outcome.scores[0.5])
     assert outcome.scores[0.25]["accuracy"] > 0.5
     assert {"dice", "dice_low", "dice_high"} < set(outcome.predictions[0.5][0])
+
+
+def test_a_segmentation_is_scored_on_the_grids_of_its_label_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.integers(0, 3, (12, 8, 8, 8))
+    x = rng.normal(size=maps.shape).astype("float32")
+    fine = Dataset.from_arrays(x, label_maps=maps, spacing=(1.0, 1.0, 1.0), name="fine")
+    data = load_data(fine, size=(4, 4, 4))
+    answers = rng.dirichlet((1, 1, 1), (12, 4, 4, 4)).astype("float32")
+    ran = History(({"val_loss": 1.0, "loss": 1.0, "seconds": 1.0},), "val_loss", 0, 1, "epochs")
+    monkeypatch.setattr(execution, "_train_whole", lambda *_, **__: (ran, 1.0))
+    monkeypatch.setattr(execution, "_predict", lambda model, volumes: (answers[: len(volumes)], 1.0))
+    monkeypatch.setattr(execution, "_reconstruction", lambda *_: None)
+    run = a_run(data=data, model="unet3d", test_rates=(0.5,))
+    outcome = execute(run, data)
+    assert outcome.status == "done", outcome.reason
+    test = divide(run, data).test
+    # Nearest, from half as many voxels: each is said eight times.
+    said = answers.argmax(-1)[: len(test)].repeat(2, 1).repeat(2, 2).repeat(2, 3)
+    for index in range(3):
+        both = ((maps[test] == index) & (said == index)).sum()
+        one = 2 * both / ((maps[test] == index).sum() + (said == index).sum())
+        assert outcome.scores[0.5][f"dice_{index}"] == pytest.approx(one)
+    first = outcome.predictions[0.5][0]
+    both = ((maps[test[0]] == 1) & (said[0] == 1)).sum()
+    assert first["dice_1"] == pytest.approx(2 * both / ((maps[test[0]] == 1).sum() + (said[0] == 1).sum()))
 
 
 @pytest.mark.full

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import tiny
-from voxgap.dataset import Dataset
+from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
 from voxgap.experiment import compare, open_store, plan_experiment, run_all
 from voxgap.experiment.cost import estimate, settled
@@ -288,6 +288,23 @@ def test_a_data_set_is_handed_over_whole(tmp_path: Path) -> None:
             np.testing.assert_array_equal(np.asarray(got), given)
         else:
             assert got == given
+
+
+def test_label_maps_on_their_own_grids_are_handed_over(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.integers(0, 3, (12, 6, 8, 10))
+    fine = Dataset.from_arrays(
+        rng.normal(size=maps.shape).astype("float32"), label_maps=maps, spacing=(1.0, 1.0, 1.0), name="fine"
+    )
+    data = load_data(fine, size=(3, 4, 5))
+    hand_over(data, tmp_path)
+    found = [np.full((3, 4, 5), index % 3) for index in range(12)]
+    assert data.drawn is not None
+    inner = dataclasses.replace(data, drawn=data.drawn.in_memory())
+    for held in (take_over(tmp_path), take_over(tmp_path).take(np.arange(12)), inner):
+        for (truth, answer), drawn, said in zip(held.on_own_grids(found), maps, found, strict=True):
+            np.testing.assert_array_equal(truth, drawn)
+            np.testing.assert_array_equal(answer, np.full(drawn.shape, said.flat[0]))
 
 
 def test_the_precision_is_settled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,8 @@ class _Dispatch:
         self.progress = progress or (lambda _: None)
         self.worker = worker_name()
         self.folder = f"voxgap-{experiment.key}-{self.worker.rsplit(':', 1)[1]}"
-        self.data = ray.put(dataset)
+        drawn = dataset.drawn.in_memory() if dataset.drawn else None  # other machines may not have the files
+        self.data = ray.put(replace(dataset, drawn=drawn))
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(execute_remotely)
         self.under_way: dict[Any, Run] = {}
         self.total, self.ended, self.started = len(experiment.runs()), 0, time.monotonic()

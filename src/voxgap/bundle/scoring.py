@@ -12,7 +12,7 @@ import numpy as np
 
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.targets import as_classes, class_places
-from voxgap.decision import Decision, named
+from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
 from voxgap.evaluate import Scored, scored
 from voxgap.evaluate.overlap import digests, overlap, read_cases
@@ -124,7 +124,7 @@ def score(predictor: Predictor, given: Labelled, volumes: Any = None, seed: int 
         answers,
         observed=~np.isnan(volumes) if data.task == "segmentation" else None,
         threshold=threshold,
-        own_grids=data.on_own_grids([named(answer, threshold) for answer in answers]) if data.drawn else None,
+        own_grids=data.on_own_grids if data.drawn else None,
         groups=data.groups,
         seed=seed,
     )

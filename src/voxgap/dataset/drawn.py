@@ -40,13 +40,27 @@ class InFiles(NamedTuple):
 
 
 class InMemory(NamedTuple):
-    """A label map before anything was done to its volume."""
+    """A label map before anything was done to its volume, and how it gets onto the grid of that."""
 
     label_map: LabelMap
+    steps: Sequence[Record] = ()
 
     def read(self) -> tuple[LabelMap, list[Record]]:
         """Return the label map, as `InFiles` does."""
-        return self.label_map, []
+        return self.label_map, list(self.steps)
+
+
+class InArchive(NamedTuple):
+    """The same, in an `.npz` file."""
+
+    file: Path
+    key: str
+    steps: Sequence[Record] = ()
+
+    def read(self) -> tuple[LabelMap, list[Record]]:
+        """Return the label map, as `InFiles` does."""
+        with np.load(self.file, allow_pickle=False) as held:
+            return held[self.key], list(self.steps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +73,7 @@ class Drawn:
         unsaid: what means in them that nobody said, beside -1 and NaN.
     """
 
-    maps: tuple[InFiles | InMemory | None, ...]
+    maps: tuple[InFiles | InMemory | InArchive | None, ...]
     codes: Mapping[str, int]
     unsaid: int | None = None
 
@@ -69,6 +83,10 @@ class Drawn:
     def take(self, indices: Any) -> Drawn:
         """Return those of some samples."""
         return replace(self, maps=tuple(self.maps[i] for i in np.arange(len(self.maps))[indices]))
+
+    def in_memory(self) -> Drawn:
+        """Return them without their files, for a machine that may not have those."""
+        return replace(self, maps=tuple(held and InMemory(*held.read()) for held in self.maps))
 
     def renamed(self, old: Sequence[str], new: Sequence[str]) -> Drawn:
         """Return the same label maps, their classes called otherwise: each of `old` by the one of `new` beside it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ Classes = NDArray[np.int64]
 Scorer = Callable[[Any], dict[str, float]]
 """Scores of some of the samples, by index: all of them, or a sample of them."""
 
-OwnGrids = Iterable[tuple[NDArray[Any], NDArray[Any]]]
-"""For each sample a label map of class indices, -1 where nobody said, and the classes that were named there."""
+OwnGrids = Callable[[Sequence[NDArray[Any]]], Iterable[tuple[NDArray[Any], NDArray[Any]]]]
+"""Brings numbers `(depth, height, width)` of each sample onto the grid that its label map was drawn on, by the nearest
+voxel and 0 outside; gives that label map of class indices, -1 where nobody said, and the numbers there."""
 
 CALIBRATION_BINS = 15
 
@@ -43,8 +44,9 @@ def scores(
         observed: For segmentation, which values the network was shown, boolean, shaped like the volumes: adds
             dice_missing, the Dice score of the voxels that no channel shows.
         threshold: By which a class is named; see `voxgap.decision.named`.
-        own_grids: For segmentation, for each sample its label map on the grid that it was drawn on, and the class
-            named for each of its voxels; all scores but dice_missing are then of these.
+        own_grids: For segmentation, what brings answers onto the grids that label maps were drawn on, such as
+            `Dataset.on_own_grids`: all scores are then counted there. What lies outside of the volumes is answered as
+            background there, and is not missing.
 
     Returns:
         For classification accuracy, balanced_accuracy, auc, macro_f1, log_loss, brier and calibration_error;
@@ -84,9 +86,7 @@ def scorer(
         truth, numbers = _numbers(targets, predictions)
         return lambda some: _regression_scores(truth[some], numbers[some]), len(truth)
     if task == "segmentation":
-        tables, hidden = _tables_of(targets, predictions, observed, threshold)
-        if own_grids is not None:
-            tables = _tables_on(own_grids, tables.shape[-1])
+        tables, hidden = _tables_of(targets, predictions, observed, threshold, own_grids)
         return lambda some: _segmentation_scores(tables[some], None if hidden is None else hidden[some]), len(
             tables
         )
@@ -248,7 +248,7 @@ def voxel_confusion(targets: Any, predictions: Any, threshold: float | None = No
 
 
 def _tables_of(
-    targets: Any, predictions: Any, observed: Any, threshold: float | None
+    targets: Any, predictions: Any, observed: Any, threshold: float | None, own_grids: OwnGrids | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
     """The confusion of each volume's labelled voxels; and of those that no channel shows, where that is known."""
     maps, answers = np.asarray(targets), np.asarray(predictions)
@@ -260,22 +260,21 @@ def _tables_of(
     classes = answers.shape[-1]
     if maps.dtype.kind not in "biu" or maps.min() < -1 or maps.max() >= classes:
         raise VoxgapError(f"label maps don't hold class indices from 0 to {classes - 1}, or -1")
-    tables, hidden = [], []
-    for index, (truth, probabilities) in enumerate(zip(maps, answers, strict=True)):  # one by one, for memory
+    # Beside the class whether it is hidden, in one number, so that both go through the same resampling.
+    numbers = []
+    for index, probabilities in enumerate(answers):  # one by one, for memory
         if not np.isfinite(probabilities).all():
             raise VoxgapError("predictions hold NaN or infinity; look at the training loss")
-        found = named(probabilities, threshold)
-        tables.append(counted(truth, found, classes))
+        numbers.append(named(probabilities, threshold).astype(np.int16))
         if observed is not None:
             shown = np.asarray(observed[index], bool)
-            unseen = ~(shown.any(axis=-1) if shown.ndim == 4 else shown)
-            hidden.append(counted(truth[unseen], found[unseen], classes))
+            numbers[-1] += np.int16(classes) * ~(shown.any(axis=-1) if shown.ndim == 4 else shown)
+    tables, hidden = [], []
+    for truth, number in own_grids(numbers) if own_grids else zip(maps, numbers, strict=True):
+        found, unseen = number % classes, number >= classes
+        tables.append(counted(truth, found, classes))
+        hidden.append(counted(truth[unseen], found[unseen], classes))
     return _some(tables), np.array(hidden) if observed is not None else None
-
-
-def _tables_on(own_grids: OwnGrids, classes: int) -> NDArray[np.int64]:
-    """The confusion of each label map's labelled voxels, on grids of their own."""
-    return _some([counted(truth, found, classes) for truth, found in own_grids])
 
 
 def _some(tables: list[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -56,9 +56,12 @@ def _regressed(part: Dataset, index: int, said: NDArray[Any], _: float | None) -
 
 
 def _segmented(part: Dataset, index: int, said: NDArray[Any], threshold: float | None) -> Row:
-    truth, found = part.targets[index][np.newaxis], {}
-    if (truth >= 0).any():
-        found = evaluate.scores("segmentation", truth, said[np.newaxis], threshold=threshold)
+    case, found = part.take([index]), {}
+    own = case.on_own_grids if case.drawn else None
+    if (case.targets >= 0).any():
+        found = evaluate.scores(
+            "segmentation", case.targets, said[np.newaxis], threshold=threshold, own_grids=own
+        )
     each = {f"dice_{name}": found.get(f"dice_{i}", np.nan) for i, name in enumerate(part.classes)}
     return {"dice": found.get("dice", np.nan), **each}
 

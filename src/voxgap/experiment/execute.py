@@ -134,7 +134,12 @@ def _done(
         predictions, each = _predict(model, test.volumes)
         shown = ~np.isnan(test.volumes) if dataset.task == "segmentation" else None
         scores[rate] = evaluate.scores(
-            dataset.task, test.targets, predictions, observed=shown, threshold=threshold
+            dataset.task,
+            test.targets,
+            predictions,
+            observed=shown,
+            threshold=threshold,
+            own_grids=test.on_own_grids if test.drawn else None,
         )
         cases[rate] = case_rows(dataset.take(parts.test), test.volumes, predictions, threshold)
         inference.append(each)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from voxgap.patches import patch_size, predict_patches
 from voxgap.strategies import Strategy
 from voxgap.strategies import get as get_strategy
 from voxgap.training import train
+from voxgap.training.progress import reporting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,27 +97,49 @@ def train_and_score(
         seed=seed,
         **architecture,
     )
-    history = train(model, dataset, seed=seed, **(training or {}))
+    asked_for = dict(training or {})
+    verbose = asked_for.pop("verbose", None)
+    with reporting(verbose, asked_for.pop("progress", None), model.name) as report:
+        history = train(model, dataset, seed=seed, **asked_for | {"verbose": False, "progress": report})
     scored = {}
     for split in ("validation", "test"):
         if split in dataset.split:
             part = dataset.part(split)
             predictions = _predictions(model, part.volumes, size)
             decision = decision or chosen(str(threshold), predictions[:, 1], part.targets)
+            if split == "validation" and dataset.task != "regression":
+                history = dataclasses.replace(
+                    history, never=never_named(part.targets, predictions, decision.threshold)
+                )
             shown = ~np.isnan(part.volumes) if dataset.task == "segmentation" else None
-            # What a crop cut off is missed, as it is when the network is used.
-            found = [named(answer, decision.threshold) for answer in predictions] if part.drawn else []
             scored[split] = evaluate.scored(
                 dataset.task,
                 part.targets,
                 predictions,
                 observed=shown,
                 threshold=decision.threshold,
-                own_grids=part.on_own_grids(found) if part.drawn else None,
+                own_grids=part.on_own_grids if part.drawn else None,
                 groups=part.groups,
             )
+    if verbose is not False:
+        for remark in history.remarks(dataset.classes):
+            warnings.warn(remark, stacklevel=2)
     seconds = time.perf_counter() - started
     return Result(model.name, name, strategy, model, history, scored, decision or Decision(), seconds)
+
+
+def never_named(targets: Any, predictions: Any, threshold: float | None) -> tuple[int, ...]:
+    """The classes that are in the data and that no answer names, by the rule that names them everywhere.
+
+    Args:
+        targets: class indices of any shape, -1 where nobody said.
+        predictions: probabilities, with the classes last.
+        threshold: see `voxgap.decision.named`.
+    """
+    there = set(np.unique(targets).tolist()) - {-1}
+    for answer in predictions:
+        there -= set(np.unique(named(answer, threshold)).tolist())
+    return tuple(sorted(there))
 
 
 def _predictions(model: keras.Model, volumes: np.ndarray, size: Any) -> np.ndarray:
