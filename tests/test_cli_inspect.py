@@ -147,6 +147,57 @@ def test_sentinels_are_missing_when_told(tmp_path: Path) -> None:
     assert json.loads(output(str(tmp_path / "data.npz"), "--json"))["description"]["missing_rate"] == 0
 
 
+@pytest.mark.parametrize("mark", [-1000.0, float(np.finfo(np.float32).min), 1e20, -999.25])
+def test_a_mark_that_was_not_named_is_in_the_command_and_in_no_claim(mark: float, tmp_path: Path) -> None:
+    volumes = np.random.default_rng(0).normal(300, 50, (12, 4, 6, 6)).astype(np.float32)
+    volumes[:, 1] = mark
+    path = tmp_path / "data.npz"
+    for gaps in (False, True):
+        volumes[:6, 3] = np.nan if gaps else volumes[:6, 3]
+        np.savez(path, volumes=volumes, labels=np.arange(12) % 2)
+        text = " ".join(output(str(path)).split())
+        facts = json.loads(output(str(path), "--json"))
+        assert "more, if" in text
+        assert not any("Nothing is missing" in advice["why"] for advice in facts["advice"])
+        (command,) = (line[2:] for line in output(str(path)).splitlines() if line.startswith("$ "))
+        assert command.startswith(f"voxgap {'compare' if gaps else 'inspect'} ")
+        option = next(word for word in command.split() if word.startswith("--missing-values="))
+        named = json.loads(output(str(path), option, "--json"))
+        assert named["description"]["missing_rate"] == (0.375 if gaps else 0.25)
+        assert "more, if" not in output(str(path), option)
+    write(tmp_path / "one.nii.gz", Volume(volumes[8], spacing=(1, 1, 1)))
+    assert "$ voxgap inspect" in output(str(tmp_path / "one.nii.gz"))
+
+
+@pytest.mark.parametrize("said", [{"flag_values": [0, 1], "flag_meanings": "land sea"}, {}])
+def test_what_is_outside_of_the_mask_of_a_file_is_not_missing(
+    said: dict[str, object], tmp_path: Path
+) -> None:
+    xr = pytest.importorskip("xarray")
+    rng = np.random.default_rng(0)
+    sea = np.ones((8, 9), np.int8)
+    sea[:, 6:], sea[2] = 0, 0
+    sst = rng.normal(15, 1, (6, 8, 9)).cumsum(axis=0).astype(np.float32)
+    sst[rng.random(sst.shape) < 0.2] = np.nan
+    sst[4] = np.nan
+    sst[:, sea == 0] = np.nan
+    coords = {"time": np.arange(6.0), "lat": np.arange(8.0), "lon": np.arange(9.0)}
+    attributes = {name: np.asarray(x, np.int8) if isinstance(x, list) else x for name, x in said.items()}
+    held = {"sst": (("time", "lat", "lon"), sst), "landmask": (("lat", "lon"), sea, attributes)}
+    xr.Dataset(held, coords).to_netcdf(tmp_path / "sea.nc", engine="h5netcdf")
+    found = json.loads(output(f"{tmp_path}/sea.nc::sst", "--json"))
+    gaps = np.isnan(sst[:, sea == 1])
+    assert found["description"]["missing_rate"] == pytest.approx(gaps.mean())
+    np.testing.assert_allclose(found["description"]["per_axis"]["depth"], gaps.mean(axis=1))
+    assert found["description"]["missing_slices"] == {"depth": 1, "height": 0, "width": 0}
+    assert found["mask"]["outside"] == pytest.approx(1 - sea.mean())
+    text = output(f"{tmp_path}/sea.nc::sst")
+    assert (
+        f"{gaps.mean():.1%} inside the mask; {1 - sea.mean():.1%} of all lies outside, never observed" in text
+    )
+    assert ("0 (land)" in text) == bool(said)
+
+
 def test_the_command_that_is_suggested_reads_the_data_in_the_same_way(tmp_path: Path) -> None:
     path = tmp_path / "a set.npz"
     volumes = np.where(np.isnan(values()), -7.5, values())

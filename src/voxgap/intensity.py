@@ -144,16 +144,25 @@ _FEW = 16  # Of so few values each is as common: a map of labels, or a mask.
 _LOOKED_AT = 2**22
 
 
+class Mark(NamedTuple):
+    """A value that looks like a mark of what is missing, and what is said of it, with the option to name it by."""
+
+    value: float
+    said: str
+
+
 def suspects(volumes: Any, channels: tuple[str, ...] = ()) -> list[str]:
-    """Say which values look like marks of what is missing: one value, common, and far beyond all others.
+    """Say which values look like marks: what `marks` finds, in a sentence each."""
+    return [mark.said for mark in marks(volumes, channels)]
+
+
+def marks(volumes: Any, channels: tuple[str, ...] = ()) -> list[Mark]:
+    """Find values that look like marks of what is missing: one value, common, and far beyond all others.
 
     Args:
         volumes: as for `spreads`, or volumes `(depth, height, width, channels)` of any shapes; some are looked at.
             As they were read: resampling blends marks with what lies beside them.
         channels: their names.
-
-    Returns:
-        A sentence for each, with the option that makes them missing.
     """
     found = []
     for channel in range(volumes[0].shape[-1] if len(volumes) else 0):
@@ -165,11 +174,19 @@ def suspects(volumes: Any, channels: tuple[str, ...] = ()) -> list[str]:
             gap = abs(float(rest[end]) - float(distinct[end]))
             if counts[end] >= ALIKE * values.size and gap > APART * (float(rest[-1]) - float(rest[0])):
                 name = f" of channel {channels[channel]}" if len(channels) > 1 else ""
-                found.append(
-                    f"{distinct[end]:g} stands in {counts[end] / values.size:.0%} of the voxels{name}, and the next "
-                    f"value is {rest[end]:g}: is it missing? --missing-values {distinct[end]:g}"
+                mark = _text(distinct[end])
+                said = (
+                    f"{mark} stands in {counts[end] / values.size:.0%} of the voxels{name}, and the next value is "
+                    f"{rest[end]:g}: is it missing? --missing-values {mark}"
                 )
+                found.append(Mark(float(distinct[end]), said))
     return found
+
+
+def _text(value: np.float32) -> str:
+    """Return a number as short as reads as the same float32: -3.40282e+38 is another one than the lowest."""
+    short = f"{value:g}"
+    return short if np.float32(short) == value else str(value)
 
 
 def _some(volumes: Any, channel: int) -> Any:

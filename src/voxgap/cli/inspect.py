@@ -49,6 +49,7 @@ class Inspection:
     advice: list[Advice]
     grid: dict[str, Any]
     rises: bool = False
+    marks: tuple[float, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain dictionaries, lists and numbers."""
@@ -59,13 +60,17 @@ class Inspection:
         return {**self.facts, "description": self.found.to_json(), "evidence": evidence, "advice": advice}
 
     def command(self) -> str:
-        """Return the command that tries what is advised; empty for one volume, which can't be learned from."""
+        """Return the command that tries what is advised, or that names marks first; empty where there is neither."""
         from voxgap.missingness.advice import to_compare
 
-        if "task" not in self.facts:
+        known = tuple(self.grid.get("missing_values", ()))
+        grid = {**self.grid, "missing_values": tuple(dict.fromkeys([*known, *self.marks]))}
+        if self.marks and ("task" not in self.facts or not self.found.missing_rate):
+            return shlex.join(["voxgap", "inspect", self.name, *_options(grid).split()])
+        if "task" not in self.facts or not self.found.missing_rate:
             return ""
         words = ["voxgap", "compare", self.name, "--strategies", ",".join(to_compare(self.advice))]
-        return shlex.join([*words, *_options(self.grid).split()])
+        return shlex.join([*words, *_options(grid).split()])
 
     @property
     def _counted(self) -> str:
@@ -87,13 +92,19 @@ class Inspection:
         if self.facts["spacing"] is not None and not self.facts.get("suggested"):
             rows.append(("spacing", " × ".join(f"{size:.4g}" for size in self.facts["spacing"])))
         rows += [("values", said) for said in self.facts["intensity"]]
-        described = self.found.rows()
+        described = dict(self.found.rows())
         if self.facts.get("suggested"):
             from voxgap.volume import times
 
             counted = f"{self.found.volumes}; patterns are measured on {times(self.found.shape)}"
-            described[0] = ("volumes", counted)
-        return rows + described
+            described["volumes"] = counted
+        if self.facts.get("mask"):
+            described["missing"] = f"{self.found.missing_rate:.1%} {self.facts['mask']['of']}"
+            rows.append(("mask", self.facts["mask"]["said"]))
+        if self.marks:
+            marks = ", ".join(map(_number, self.marks))
+            described["missing"] += f"; more, if {marks} stands for missing: see values"
+        return rows + list(described.items())
 
 
 def _options(grid: dict[str, Any]) -> str:
@@ -105,10 +116,18 @@ def _options(grid: dict[str, Any]) -> str:
             text = (
                 given
                 if isinstance(given, str)
-                else ",".join(f"{v:g}" if isinstance(v, float) else str(v) for v in pairs)
+                else ",".join(_number(v) if isinstance(v, float) else str(v) for v in pairs)
             )
             words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
     return " ".join(words)
+
+
+def _number(value: float) -> str:
+    """Return a number as short as float32, in which values are compared, tells it from others."""
+    import numpy as np
+
+    short = f"{value:g}"
+    return short if np.float32(short) == np.float32(value) else str(np.float32(value))
 
 
 def inspect(
@@ -157,6 +176,7 @@ def inspect(
 
 
 def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
+    from voxgap.cli.masked import within_mask
     from voxgap.dataset.door import is_one_volume
     from voxgap.dataset.survey import as_they_are
     from voxgap.grid import Grid
@@ -173,6 +193,8 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
         facts: dict[str, Any] = {"name": data, "spacing": volume.spacing}
         volumes, channels = volume.values[None], volume.channels
         found, evidence = describe(volumes, channels=channels), examine(volumes, channels=channels)
+        if not wanted.moves and (masked := within_mask(source, volume.values)) is not None:
+            found, facts["mask"] = masked
     else:
         there = _survey(data, grid)
         one_size = {"size": there.suggested["size"]} if there is not None and there.suggested else {}
@@ -204,8 +226,21 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
                 found = replace(found, missing_rate=there.missing_rate)
                 grid = grid | there.suggested
         raw = as_they_are(data, Grid(**grid))
-    facts["intensity"] = _intensity(volumes, channels, raw or volumes)
-    return Inspection(data, volumes, channels, facts, found, evidence, advise(found, evidence), grid, rises)
+    facts["intensity"], marks = _intensity(volumes, channels, raw or volumes)
+    advice = advise(found, evidence)
+    if marks and not found.missing_rate:
+        advice = [_answer_first(marks)]
+    return Inspection(data, volumes, channels, facts, found, evidence, advice, grid, rises, marks)
+
+
+def _answer_first(marks: Sequence[float]) -> Advice:
+    from voxgap.missingness.advice import Advice
+
+    named = ", ".join(map(_number, marks))
+    return Advice(
+        (),
+        f"Say what {named} stands for: if for missing, name it by --missing-values; if not, nothing is missing.",
+    )
 
 
 def _survey(data: str, grid: dict[str, Any]) -> Survey | None:
@@ -219,15 +254,16 @@ def _survey(data: str, grid: dict[str, Any]) -> Survey | None:
     return None if listing is None else survey(listing, data, Grid(**grid))
 
 
-def _intensity(volumes: Values, channels: tuple[str, ...], raw: Any) -> list[str]:
-    """Say what is odd about the values themselves: units that differ, marks that were not named."""
+def _intensity(volumes: Values, channels: tuple[str, ...], raw: Any) -> tuple[list[str], tuple[float, ...]]:
+    """Say what is odd about the values themselves, units that differ, marks that were not named; and those marks."""
     from voxgap import intensity
 
     chosen = intensity.choose(volumes, channels)
     odd = (
         [] if chosen.method == "dataset" else [f"{chosen.why} in training, unless --normalize says otherwise"]
     )
-    return odd + intensity.suspects(raw, channels)
+    marks = intensity.marks(raw, channels)
+    return odd + [mark.said for mark in marks], tuple(dict.fromkeys(mark.value for mark in marks))
 
 
 def _facts(dataset: Dataset) -> dict[str, Any]:
@@ -257,7 +293,7 @@ def _print(inspection: Inspection) -> None:
             out.print(f"[dim]{NOBODY_KNOWS}[/]")
     out.print()
     _section("What to try", [(", ".join(one.strategies) or "first", one.why) for one in inspection.advice])
-    if inspection.found.missing_rate and (command := inspection.command()):
+    if command := inspection.command():
         out.print(Text(f"$ {command}", style="dim"), soft_wrap=True)
 
 
@@ -321,9 +357,13 @@ def _write_page(path: Path, inspection: Inspection) -> None:
         words = [evidence.conclusion, TESTED_HOW, NOBODY_KNOWS] if tests else [evidence.conclusion]
         sections.append(Section("What it depends on", words, tests))
     advice = [(", ".join(one.strategies) or "first", one.why) for one in inspection.advice]
-    code = inspection.command() if found.missing_rate else ""
+    code = inspection.command()
     sections.append(Section("What to try", table=Table(("strategy", "why"), advice, words=True), code=code))
     lead = f"{found.volumes} volumes, {found.missing_rate:.1%} missing."
+    if inspection.marks:
+        lead += (
+            f" Whether {', '.join(map(_number, inspection.marks))} stands for missing, too, only you can say."
+        )
     if found.missing_rate:
         lead += f" {evidence.conclusion}"
     write_page(path, f"What is missing in {inspection.name}", lead, sections)
