@@ -13,13 +13,15 @@ import numpy as np
 import pytest
 
 import web_cases as cases
+from voxgap.bundle.packages import forewarn
 from voxgap.decision import named
+from voxgap.grid import Grid
 from voxgap.io import read, write
 from voxgap.runtime.calibration import tempered
 from voxgap.runtime.manifest import label_values
 from voxgap.runtime.profile import Profile, drift
 from voxgap.volume import Volume
-from voxgap.web import ASSETS, write_web
+from voxgap.web import ASSETS, refused, write_web
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +61,20 @@ def test_the_folder_holds_what_the_page_needs_and_no_more(answers: tuple[Path, A
             assert "http://" not in file.read_text().replace("http://localhost", "").replace(
                 "http://www.w3.org", ""
             )
+
+
+def test_what_the_page_will_refuse_is_said_before_it_is_made() -> None:
+    assert refused((4, 6, 8, 1), None) is None
+    assert refused((4, 6, 8, 1), Grid(missing_values=(-1000,), axes=("z", "y", "x")).to_json()) is None
+    for grid, said in (
+        (Grid(size=(4, 6, 8)), "it takes 4×6×8×1, and"),
+        (Grid(spacing=(2.5, 1, 1)), "it takes 4×6×8×1 with voxels of 2.5×1×1, and"),
+        (Grid(crop="observed"), "it takes 4×6×8×1, and"),
+    ):
+        with pytest.warns(UserWarning, match="web: the page resamples nothing: ") as warned:
+            forewarn(["edge", "web"], (4, 6, 8, 1), grid.to_json())
+        assert said in str(warned[0].message)
+        forewarn(["edge", "container"], (4, 6, 8, 1), grid.to_json())
 
 
 def test_a_chosen_file_is_shown_and_predicted_as_python_does(
@@ -139,8 +155,15 @@ def test_a_label_map_is_downloaded_where_the_scan_lies(
     nibabel.save(nibabel.Nifti1Image(scan, affine), tmp_path / "scan.nii.gz")
     known = read(tmp_path / "scan.nii.gz")
     manifest = cases.manifest("segmentation", (*cases.SHAPE[:3], 1), ["0", "300"])
+    manifest["input"]["grid"]["size"] = [*cases.SHAPE[:3]]
     url = serve(write_web(tmp_path / "page", tmp_path, manifest, labels / "model.onnx"))
     page.goto(url)
+    page.locator("#choose").wait_for()
+    about = page.locator("#about").inner_text()
+    assert (
+        "Takes volumes of 6×8×10×1 (depth, height, width, channels: c0). This page resamples nothing: "
+        in about
+    )
     cases.choose(page, tmp_path / "scan.nii.gz")
     with page.expect_download() as download:
         page.get_by_role("button", name="Download the label map").click()
@@ -259,6 +282,9 @@ def test_the_page_of_the_server_saves_a_label_map_where_the_file_lies(page: Any,
     with cases.at_work(*server_cases.segmenter(tmp_path / "lamp", ("0", "300"))) as url:
         page.goto(url)
         cases.choose(page, tmp_path / "scan.nii.gz")
+        about = page.locator("#about").inner_text()
+        assert about.startswith("Takes volumes of any size, which are brought to 4×6×8×1 (depth")
+        assert "resamples nothing" not in about
         # Of the file, of which the network saw 4×6×8.
         page.get_by_text("756 voxels labelled").wait_for()
         bright = int((np.nan_to_num(scan.values) > 100).sum())

@@ -88,6 +88,12 @@ def test_what_is_not_on_the_grid_is_refused_with_the_command_that_brings_it_ther
     for name, found, said in (
         ("it's.nii", reader("it's.nii", data, (7, 6, 4, 1)), "shape 7×6×5×1, but this network takes 7×6×4×1"),
         ("it's.nii", reader("it's.nii", data, (7, 6, 5, 1), {"spacing": [2, 1, 1]}), "takes 2, 1, 1"),
+        # Python brings a scan to the size, deeper or not.
+        (
+            "it's.nii",
+            reader("it's.nii", data, (6, 6, 5, 1), {"size": [6, 6, 5]}),
+            "shape 7×6×5×1, but this network takes 6×6×5×1 (depth",
+        ),
         ("scan.dcm", reader("scan.dcm", b"", (7, 6, 5, 1)), "this page reads .npy, .npz, .nii, .nii.gz"),
     ):
         assert found["error"].startswith(f"{name}: ")

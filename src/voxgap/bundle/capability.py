@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from voxgap.bundle import packages
 from voxgap.bundle.exporting import ExportError, Report, export
 from voxgap.bundle.formats import PACKAGES, Precision, check_formats
 from voxgap.bundle.saving import save_bundle
@@ -62,6 +63,7 @@ def check_exportable(
     kinds = list(dict.fromkeys([*kinds, *(PACKAGES[name] for name in deployed)]))
     chosen = strategies.get(strategy)
     few = _random() if data is None else _few(data, patch_size)
+    packages.forewarn(deployed, few.volumes.shape[1:], few.grid.to_json())
     model = build_model(
         network,
         input_shape=few.volumes.shape[1:],

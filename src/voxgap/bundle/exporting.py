@@ -96,6 +96,7 @@ def export(
     manifest = read_manifest(folder)
     kinds, deployed = check_formats(formats, precision)
     folders = packages.targets(folder, deployed, out)
+    packages.forewarn(deployed, manifest["input"]["shape"], manifest["input"].get("grid"))
     have = manifest["files"]
     kinds += [
         PACKAGES[name]

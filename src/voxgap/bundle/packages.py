@@ -8,8 +8,9 @@ import importlib.metadata
 import json
 import os
 import shutil
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,20 @@ def targets(bundle: Path, names: Sequence[str], out: str | os.PathLike[str] | No
         if folder.is_dir() and any(folder.iterdir()) and not (folder / _MARK).is_file():
             raise VoxgapError(f"{folder} holds other files: choose an empty or new folder with --out")
     return folders
+
+
+def forewarn(names: Sequence[str], shape: Sequence[int], grid: Mapping[str, Any] | None) -> None:
+    """Say what packages will not take that the bundle takes, before any work is done.
+
+    Args:
+        names: of the packages.
+        shape, grid: of the network's input; see `voxgap.web.refused`.
+    """
+    from voxgap.web import refused
+
+    said = refused(shape, grid) if "web" in names else None
+    if said is not None:
+        warnings.warn(said, stacklevel=3)
 
 
 def write(name: str, folder: Path, bundle: Path, manifest: dict[str, Any], file: Path) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from voxgap.arrays import times
 from voxgap.decision import Decision
 from voxgap.runtime.golden import read_golden
 from voxgap.runtime.manifest import published
@@ -53,6 +54,24 @@ def write_web(folder: Path, bundle: Path, manifest: Mapping[str, Any], model: Pa
     (folder / "samples").mkdir(exist_ok=True)
     _write_samples(folder / "samples", bundle, manifest)
     return folder
+
+
+def refused(shape: Sequence[int], grid: Mapping[str, Any] | None) -> str | None:
+    """Say in a line which files the page will refuse that Python takes; None where it takes the same.
+
+    Args:
+        shape: of the network's input.
+        grid: how files are brought there, as `Grid.to_json` has it.
+    """
+    given = grid or {}
+    if not any(given.get(step) for step in ("size", "spacing", "crop")):
+        return None
+    spacing = given.get("spacing")
+    voxels = f" with voxels of {'×'.join(f'{size:g}' for size in spacing)}" if spacing else ""
+    return (
+        f"web: the page resamples nothing: it takes {times(tuple(shape))}{voxels}, and refuses other scans, which are "
+        "for voxgap serve and voxgap predict"
+    )
 
 
 def _published(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,9 +29,8 @@ async function start() {
   at("title").textContent = engine.name;
   document.title = `${engine.name} · voxgap`;
   const kinds = classes.length ? ` Classes: ${classes.join(", ")}.` : "";
-  const taken = input.patches ? takenInPatches(input) : `${times(input.shape)}, or deeper, in windows`;
   if (input.channels.length > 1) at("ask").textContent = "Choose a volume, in one file or several,";
-  at("about").textContent = `Takes volumes of ${taken} (depth, height, width, channels: ${input.channels.join(", ")}).${kinds}`;
+  at("about").textContent = `Takes volumes of ${taken(input)} (depth, height, width, channels: ${input.channels.join(", ")}).${refused(input)}${kinds}`;
   at("formats").textContent = engine.formats.join("  ");
   at("privacy").textContent = engine.note;
   showFacts(at("facts").tBodies[0], engine.manifest);
@@ -75,7 +74,20 @@ function listen() {
   }));
 }
 
-const takenInPatches = ({ shape }) => (engine.can.cut ? `any size, in patches of ${times(shape)}` : times(shape));
+/** What this page takes: a server brings files onto the network's grid and cuts them into patches, a browser does neither. */
+function taken({ shape, patches, grid }) {
+  const voxels = grid?.spacing ? ` with voxels of ${grid.spacing.join("×")}` : "";
+  if (patches && engine.can.cut) return `any size, in patches of ${times(shape)}${voxels}`;
+  if (engine.can.place && grid?.size) return `any size, which are brought to ${times(shape)}${voxels}`;
+  return `${times(shape)}${voxels}${patches || grid?.size ? "" : ", or deeper, in windows"}`;
+}
+
+/** What it refuses, though the network takes it elsewhere. */
+function refused({ patches, grid }) {
+  const moved = grid?.size || grid?.spacing || grid?.crop;
+  if (engine.can.place || !moved) return "";
+  return ` This page resamples${patches ? " and cuts" : ""} nothing: scans on another grid, as scanners make them, are for voxgap serve and voxgap predict.`;
+}
 
 /** Files that were chosen or dropped: a patient. */
 function take(files) {

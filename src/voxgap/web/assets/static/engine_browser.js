@@ -23,7 +23,7 @@ export class BrowserEngine {
     this.samples = samples;
     this.formats = SUFFIXES;
     this.name = manifest.name;
-    this.can = { filled: false, cut: false, series: false, occlusion: manifest.task !== "segmentation" };
+    this.can = { filled: false, cut: false, place: false, series: false, occlusion: manifest.task !== "segmentation" };
     this.note = "Files are read and predicted in this browser: nothing leaves this machine.";
     this.worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
     this.waiting = new Map();

@@ -17,7 +17,7 @@ export class ServerEngine {
     const titled = plain.map(({ name, url, note }) => ({ name, url: url.replace(/^\//, ""), title: note || name }));
     this.samples = titled.filter(({ title }, index) => titled.findIndex((other) => other.title === title) === index);
     this.name = card.model.name;
-    this.can = { filled: true, series: true, cut: Boolean(card.manifest.input.patches), occlusion: card.manifest.task !== "segmentation" };
+    this.can = { filled: true, series: true, place: true, cut: Boolean(card.manifest.input.patches), occlusion: card.manifest.task !== "segmentation" };
     this.note = "Files are sent to the server that this page comes from, and kept there no longer than the answer takes.";
   }
 

@@ -57,7 +57,9 @@ export async function readVolume(file, input) {
   const suffix = SUFFIXES.filter((known) => file.name.toLowerCase().endsWith(known)).at(-1);
   if (!suffix) throw convert(file, input, `this page reads ${SUFFIXES.join(", ")}; voxgap reads many more`);
   try {
-    const volume = await FORMATS[suffix](file, (shape, spacing) => checkGrid(file, input, shape, spacing));
+    // Of what Python brings to a size, only a clip stays deeper, and no NIfTI file is one.
+    const deep = !input.patches && !(input.grid?.size && FORMATS[suffix] === readNifti);
+    const volume = await FORMATS[suffix](file, (shape, spacing) => checkGrid(file, input, shape, spacing, deep));
     setMissing(volume.values, input.grid?.missing_values ?? []);
     return volume;
   } catch (error) {
@@ -66,14 +68,14 @@ export async function readVolume(file, input) {
   }
 }
 
-function checkGrid(file, input, shape, spacing) {
-  const deeper = !input.patches && shape[0] > input.shape[0];
+function checkGrid(file, input, shape, spacing, deep) {
+  const deeper = deep && shape[0] > input.shape[0];
   if (String(shape.slice(Number(deeper))) !== String(input.shape.slice(Number(deeper)))) {
     const channels = (input.channels ?? []).join(", ");
     throw convert(
       file,
       input,
-      `shape ${times(shape)}, but this network takes ${times(input.shape)}${input.patches ? "" : " or deeper"} (depth, height, width, channels: ${channels})`,
+      `shape ${times(shape)}, but this network takes ${times(input.shape)}${deep ? " or deeper" : ""} (depth, height, width, channels: ${channels})`,
     );
   }
   if (product(shape) > MAX_VALUES) throw convert(file, input, `shape ${times(shape)} is too large for this page`);
