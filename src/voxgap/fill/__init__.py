@@ -7,7 +7,18 @@ import voxgap.backend  # noqa: F401  (first, so that Keras comes quietly)
 from voxgap.fill.base import FillLayer
 from voxgap.fill.factorization import MatrixFactorization
 from voxgap.fill.knn import KNN
+from voxgap.fill.kriging import Kriging
 from voxgap.fill.linear import LinearInterpolation
 from voxgap.fill.simple import Mean, Median, Mode, Zero
 
-__all__ = ["KNN", "FillLayer", "LinearInterpolation", "MatrixFactorization", "Mean", "Median", "Mode", "Zero"]
+__all__ = [
+    "KNN",
+    "FillLayer",
+    "Kriging",
+    "LinearInterpolation",
+    "MatrixFactorization",
+    "Mean",
+    "Median",
+    "Mode",
+    "Zero",
+]

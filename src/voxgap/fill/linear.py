@@ -12,6 +12,7 @@ from keras import ops
 from voxgap.errors import VoxgapError
 from voxgap.fill import statistics
 from voxgap.fill.base import FillLayer
+from voxgap.fill.lines import nearest
 
 Array = npt.NDArray[np.float32]
 _AXES: dict[object, int] = {"depth": 1, "height": 2, "width": 3, 1: 1, 2: 2, 3: 3}
@@ -107,8 +108,8 @@ def _along(axis: int, size: tuple[int, ...], values: Any, observed: Any) -> tupl
     """Interpolation along one axis, and its weight (0 where the line holds nothing)."""
     lines = (-1, size[axis - 1], math.prod(size[axis:]))
     values, observed = ops.reshape(values, lines), ops.reshape(observed, lines)
-    left, to_left, has_left = _nearest(values, observed, backward=False)
-    right, to_right, has_right = _nearest(values, observed, backward=True)
+    left, to_left, has_left = nearest(values, observed, backward=False)
+    right, to_right, has_right = nearest(values, observed, backward=True)
     left_part = has_left * (1.0 - has_right + to_right)
     right_part = has_right * (1.0 - has_left + to_left)
     share = left_part / ops.maximum(left_part + right_part, 1.0)
@@ -118,36 +119,3 @@ def _along(axis: int, size: tuple[int, ...], values: Any, observed: Any) -> tupl
     weight = ops.maximum(has_left, has_right) / ops.square(ops.maximum(variance, 0.5))
     shape = (-1, *size)
     return ops.reshape(estimate, shape), ops.reshape(weight, shape)
-
-
-def _nearest(values: Any, observed: Any, backward: bool) -> tuple[Any, Any, Any]:
-    """Nearest observed value at or before each position of axis 1 (after it if `backward`).
-
-    Doubling the step carries a value over a gap of any length in log2(length) steps.
-
-    Args:
-        values: `(lines, length, rest)`, 0 where missing.
-        observed: 0 or 1, of the same shape.
-
-    Returns:
-        The value, its distance and whether there is one (0 or 1); the first two are 0 where there is none.
-    """
-    length = values.shape[1]
-    count = np.arange(1, length + 1, dtype=np.float32).reshape(1, -1, 1)
-    # A tensor, because PyTorch can't subtract from a NumPy array; a copy, because it can't reverse one.
-    ramp = ops.convert_to_tensor(count[:, ::-1].copy() if backward else count)
-    position = observed * ramp
-    step = 1
-    while step < length:
-        empty = 1.0 - ops.minimum(position, 1.0)
-        values = values + empty * _shift(values, step, backward)
-        position = ops.maximum(position, _shift(position, step, backward))
-        step *= 2
-    found = ops.minimum(position, 1.0)
-    return values, (ramp - position) * found, found
-
-
-def _shift(x: Any, step: int, backward: bool) -> Any:
-    if backward:
-        return ops.pad(x[:, step:], ((0, 0), (0, step), (0, 0)))
-    return ops.pad(x[:, :-step], ((0, 0), (step, 0), (0, 0)))

@@ -1,0 +1,205 @@
+"""Kriging from the nearest observed voxels in each direction, as arithmetic that any runtime can execute."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from voxgap.fill import statistics, structure
+from voxgap.fill.base import FARTHEST, FillLayer
+from voxgap.fill.lines import NOWHERE, check_gap, closest, nearest_along, within
+from voxgap.fill.trial import calibrated, trials
+from voxgap.layers.missing import as_input, split_missing
+
+PART, PARTS = 2**15, 8
+"""Numbers of a volume that are weighed at a time, and in how many parts at most."""
+
+
+@keras.saving.register_keras_serializable(package="voxgap")
+class Kriging(FillLayer):
+    """Fills a missing voxel from the nearest observed voxel in each of the six directions, weighed by what was learnt.
+
+    `adapt` learns from pairs of observed voxels how alike they are by how far apart they lie along each axis, be it
+    millimetres, days or channels of a spectrum; training volumes may have gaps. A call takes a local mean of what is
+    observed around a voxel, and predicts what it leaves by simple kriging: the weights minimise the expected squared
+    error. Distances count voxels; their scale is learnt. What lies near nothing tends to its training mean.
+
+    Args:
+        max_gap: how many voxels off the nearest observed one may be, along the axes; what is further off gets its
+            training mean. None is without limit.
+        **kwargs: `name` and the other arguments of `keras.layers.Layer`.
+
+    Raises:
+        VoxgapError: `max_gap` isn't positive.
+
+    Source: Matheron, Principles of geostatistics, Economic Geology 1963.
+    """
+
+    def __init__(self, max_gap: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.max_gap = check_gap(self.name, max_gap)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        channels = (self.volume_shape[-1],)
+        self.mean = self._statistic("mean", self.volume_shape)
+        self.center = self._statistic("center", channels)
+        self.spread = self._statistic("spread", channels, "ones")
+        self.reach = self._statistic("reach", (3,), "ones")
+        self.lengths = self._statistic("lengths", (structure.TERMS, 3), "ones")
+        self.variances = self._statistic("variances", (structure.TERMS,), "ones")
+        self.nugget = self._statistic("nugget", (), "ones")
+        self.calibration = self._statistic("calibration", (2,), "ones")
+
+    def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
+        self.mean.assign(statistics.mean(volumes))
+        known = list(structure.part(volumes))
+        learnt = structure.learn(known)
+        self.center.assign(learnt.mean)
+        self.spread.assign(learnt.spread)
+        self.reach.assign(learnt.reach)
+        self.lengths.assign(learnt.lengths)
+        self.variances.assign(learnt.weights)
+        self.nugget.assign(learnt.nugget)
+        standard = [(volume - learnt.mean) / learnt.spread for volume in known]
+        self.calibration.assign(calibrated(self._tried, trials(standard)))
+
+    def _tried(self, volume: npt.NDArray[np.float32]) -> tuple[Any, Any]:
+        """Value and variance in units of the spread, for one volume of any size in them, NaN = missing."""
+        values, observed = split_missing(ops.convert_to_tensor(volume[np.newaxis]))
+        standard = ops.clip(values, -FARTHEST, FARTHEST)
+        value, variance, _ = self._krige(standard, observed)
+        return ops.convert_to_numpy(value)[0], ops.convert_to_numpy(variance)[0]
+
+    def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
+        return self._predict(values, observed)[0]
+
+    def with_deviation(self, x: Any) -> tuple[Any, Any]:
+        """Fill, and say how sure that is.
+
+        Args:
+            x: float `(batch, depth, height, width, channels)`, NaN = missing.
+
+        Returns:
+            The filled volumes, as a call returns them, and the standard deviation of each voxel in the same units:
+            0 where observed. Its scale is measured in `adapt` on observed voxels that are hidden, one by one and in
+            the shapes of the data's own gaps.
+        """
+        self.refuse_unless_adapted()
+        finite, observed = split_missing(ops.cast(as_input(x), "float32"))
+        value, variance = self._predict(ops.clip(finite, -statistics.LARGEST, statistics.LARGEST), observed)
+        deviation = self.calibration[0] * ops.power(variance, 0.5 * self.calibration[1]) * self.spread
+        known = ops.cast(observed, "bool")
+        return ops.where(known, finite, value), ops.where(known, 0.0, deviation)
+
+    def _predict(self, values: Any, observed: Any) -> tuple[Any, Any]:
+        """Value in raw units, and variance in those of the spread."""
+        standard = ops.clip((values - self.center) / self.spread, -FARTHEST, FARTHEST) * observed
+        value, variance, (near, distance) = self._krige(standard, observed)
+        value = self.center + self.spread * value
+        # Of what nothing is near the training mean is all that is known: 0 is the channel's, here the voxel's.
+        value = near * value + (1.0 - near) * self.mean
+        if self.max_gap is not None:
+            allowed = within(distance, self.max_gap)
+            value = allowed * value + (1.0 - allowed) * self.mean
+            variance = allowed * variance + (1.0 - allowed)
+        return value, variance
+
+    def _krige(self, standard: Any, observed: Any) -> tuple[Any, Any, tuple[Any, Any]]:
+        total = _around(standard, self.reach)
+        weight = ops.relu(_around(observed, self.reach))
+        near = weight / (weight + structure.PRIOR)
+        # The voxel itself is left out of its mean: it would shrink what is left.
+        mean = (total - standard) / (ops.relu(weight - observed) + structure.PRIOR)
+        rest = (standard - mean) * observed
+        found = [nearest_along(axis, rest, observed, back) for axis in (1, 2, 3) for back in (False, True)]
+        distances = [distance + (1.0 - known) * NOWHERE for _, distance, known in found]
+        shrunk, explained = self._weigh_in_parts([value for value, _, _ in found], distances)
+        sill = ops.sum(self.variances) + self.nugget
+        # The local mean is itself uncertain where little is around.
+        variance = ops.relu(sill - explained) * near + (1.0 - near)
+        return mean + shrunk, ops.maximum(variance, 1e-6), (near, closest(distances))
+
+    def _weigh_in_parts(self, values: list[Any], distances: list[Any]) -> tuple[Any, Any]:
+        """A few depths at a time: dozens of numbers a voxel at once are more than the memory of a large batch."""
+        depth, voxels = values[0].shape[1], math.prod(values[0].shape[1:])
+        step = -(-depth // min(depth, PARTS, -(-voxels // PART)))
+        predicted: list[Any] = []
+        explained: list[Any] = []
+        for start in range(0, depth, step):
+            part = slice(start, start + step)
+            apart = [distance[:, part] for distance in distances]
+            if explained:
+                # It is 0, and a runtime that computes at once what it can waits for it.
+                done = ops.minimum(explained[-1][:, :1, :1, :1, :1], 0.0)
+                apart = [distance + done for distance in apart]
+            for all_parts, one in zip(
+                (predicted, explained), self._weigh([v[:, part] for v in values], apart), strict=True
+            ):
+                all_parts.append(one)
+        return ops.concatenate(predicted, axis=1), ops.concatenate(explained, axis=1)
+
+    def _weigh(self, values: list[Any], distances: list[Any]) -> tuple[Any, Any]:
+        """Simple kriging: the prediction, and the variance that it explains, without forming the weights.
+
+        With the neighbours' covariance as `L D L'`, both follow from the values and their covariances with the voxel
+        once `L` is taken out of them: eliminating from above is enough.
+        """
+        scaled = [
+            [distance / self.lengths[term, index // 2] for index, distance in enumerate(distances)]
+            for term in range(structure.TERMS)
+        ]
+        right = [self._alike([apart[i] for apart in scaled]) for i in range(6)]
+        above = {
+            (i, j): self._alike([_between(apart, i, j) for apart in scaled])
+            for i in range(6)
+            for j in range(i + 1, 6)
+        }
+        pivots = [ops.sum(self.variances) + self.nugget] * 6
+        predicted, explained = 0.0, 0.0
+        for k in range(6):
+            inverse = 1.0 / pivots[k]
+            for i in range(k + 1, 6):
+                factor = above[k, i] * inverse
+                pivots[i] = pivots[i] - factor * above[k, i]
+                right[i] = right[i] - factor * right[k]
+                values[i] = values[i] - factor * values[k]
+                for j in range(i + 1, 6):
+                    above[i, j] = above[i, j] - factor * above[k, j]
+            predicted = predicted + right[k] * values[k] * inverse
+            explained = explained + right[k] * right[k] * inverse
+        return predicted, explained
+
+    def _alike(self, apart: list[Any]) -> Any:
+        return sum(self.variances[term] * ops.exp(-apart[term]) for term in range(structure.TERMS))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "max_gap": self.max_gap}
+
+
+def _between(apart: list[Any], i: int, j: int) -> Any:
+    """Distance between two neighbours of a voxel: on one line they lie on either side of it."""
+    if i // 2 == j // 2:
+        return apart[i] + apart[j]
+    return ops.sqrt(apart[i] * apart[i] + apart[j] * apart[j])
+
+
+def _around(values: Any, reach: Any) -> Any:
+    """Sum over a volume, weighed by `exp(-distance / reach)` along each axis."""
+    size = tuple(values.shape[1:])
+    depth, height, width = (_kernel(size[axis], reach[axis]) for axis in range(3))
+    values = ops.matmul(depth, ops.reshape(values, (-1, size[0], math.prod(size[1:]))))
+    values = ops.matmul(height, ops.reshape(values, (-1, size[1], size[2] * size[3])))
+    if size[3] == 1:
+        values = ops.matmul(ops.reshape(values, (-1, size[2])), width)
+    else:
+        values = ops.matmul(width, ops.reshape(values, (-1, size[2], size[3])))
+    return ops.reshape(values, (-1, *size))
+
+
+def _kernel(size: int, reach: Any) -> Any:
+    places = np.arange(size, dtype=np.float32)
+    return ops.exp(-ops.convert_to_tensor(np.abs(places[:, None] - places[None])) / reach)

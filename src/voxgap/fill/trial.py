@@ -1,0 +1,75 @@
+"""How sure a fill is, measured: observed voxels are hidden, in the shapes of the data's own gaps, and filled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float32]
+Known = npt.NDArray[np.bool_]
+Tried = Callable[[Array], tuple[Array, Array]]
+"""Takes a volume in units of the spread, NaN = missing; returns values and variances of all its voxels."""
+
+AT_MOST = 2
+"""Volumes that are tried, spread over those given."""
+SINGLE = 0.05
+"""The share of observed voxels that is hidden one by one."""
+INSIDE = 0.6827
+"""The share of a normal distribution within one standard deviation."""
+BINS = 8
+
+
+def trials(volumes: Sequence[Array]) -> Iterator[tuple[Array, Known]]:
+    """Yield volumes with what is hidden in them: single voxels; then gaps that lie elsewhere in the data.
+
+    Gaps of a volume are moved by half its size along each axis: the clouds of other days, the slices lost elsewhere.
+    Where there are too few, a block is hidden.
+
+    Args:
+        volumes: `(D, H, W, C)`, NaN = missing.
+    """
+    generator = np.random.default_rng(0)
+    for index in np.unique(np.linspace(0, len(volumes) - 1, AT_MOST).round().astype(int)).tolist():
+        volume = volumes[index]
+        known = ~np.isnan(volume)
+        yield volume, known & (generator.random(volume.shape) < SINGLE)
+        moved = [_moved(known, axis) for axis in range(3) if volume.shape[axis] > 1]
+        for hidden in moved or [known & False]:
+            if np.count_nonzero(hidden) < 0.01 * np.count_nonzero(known):
+                hidden = known & _block(volume.shape)
+            if 0 < np.count_nonzero(hidden) < 0.8 * np.count_nonzero(known):
+                yield volume, hidden
+
+
+def _moved(known: Known, axis: int) -> Known:
+    return known & np.roll(~known, known.shape[axis] // 2, axis)
+
+
+def _block(shape: Sequence[int]) -> Known:
+    hidden = np.zeros(shape, bool)
+    hidden[tuple(slice(size // 3, max(2 * size // 3, size // 3 + 1)) for size in shape[:3])] = True
+    return hidden
+
+
+def calibrated(tried: Tried, trials: Iterable[tuple[Array, Known]]) -> tuple[float, float]:
+    """Find the factor and exponent that turn a fill's own deviation into one of which 68 % of errors are within.
+
+    Returns:
+        `(factor, exponent)` of `factor * deviation ** exponent`; `(1, 1)` where too little can be hidden.
+    """
+    errors, deviations = [], []
+    for volume, hidden in trials:
+        value, variance = tried(np.where(hidden, np.float32(np.nan), volume))
+        errors.append(np.abs(value[hidden] - volume[hidden]))
+        deviations.append(np.sqrt(variance[hidden]))
+    error, deviation = np.concatenate([*errors, []]), np.concatenate([*deviations, []])
+    if len(error) < 10 * BINS:
+        return 1.0, 1.0
+    parts = np.array_split(np.argsort(deviation, kind="stable"), BINS)
+    own = np.log([max(float(np.mean(deviation[part])), 1e-9) for part in parts])
+    real = np.log([max(float(np.quantile(error[part], INSIDE)), 1e-9) for part in parts])
+    exponent = float(np.polyfit(own, real, 1)[0]) if np.ptp(own) > 0.2 else 1.0
+    exponent = min(max(exponent, 0.5), 2.0)
+    return float(np.exp(np.mean(real - exponent * own))), exponent
