@@ -82,8 +82,11 @@ def test_a_metric_of_another_task_is_refused_before_any_training(tmp_path: Path)
     ):
         compare(WHOLE, ["mean"], metric="dice", out=tmp_path / "r.db")
     with pytest.raises(VoxgapError, match="metric auc is unknown for regression"):
-        Verdict("auc").check_metric("regression", 0)
-    Verdict("dice_1").check_metric("segmentation", 2)
+        Verdict("auc").check_metric("regression", ())
+    for known in ("dice_1", "dice_tumour", "iou"):
+        Verdict(known).check_metric("segmentation", ("rest", "tumour"))
+    with pytest.raises(VoxgapError, match=r"dice_missing, dice_rest, dice_tumour$"):
+        Verdict("dice_tumor").check_metric("segmentation", ("rest", "tumour"))
 
 
 @pytest.mark.parametrize("voxels", [1, 5000])

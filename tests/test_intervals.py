@@ -73,6 +73,27 @@ def test_answers_that_are_all_right_are_not_certain() -> None:
     assert "auc" not in one_class.intervals
 
 
+def test_what_has_no_interval_says_why() -> None:
+    y = np.arange(12) % 2
+    right = evaluate.scored("classification", y, np.eye(2)[y] * 0.8 + 0.1)
+    assert set(right.reasons) == set(right.scores) - set(right.intervals)
+    (said,) = evaluate.without_interval(right.reasons)
+    assert said.startswith("no interval for balanced accuracy, auc, macro f1, ")
+    assert "the same in every draw" in said
+    alone = evaluate.scored("classification", y, answers(12)[1][:, :2], groups=["one"] * 12)
+    assert evaluate.without_interval(alone.reasons)[0].endswith("from one group alone")
+    maps = (np.indices((6, 2, 2, 2))[0] == 0).astype(int) * 2  # one of six has the class at all
+    rare = evaluate.scored("segmentation", maps, np.eye(3)[maps])
+    assert any(
+        "dice of tumour" in line and "many draws" in line
+        for line in evaluate.without_interval(rare.reasons, ("back", "brain", "tumour"))
+    )
+    assert not any(
+        "brain" in line for line in evaluate.without_interval(rare.reasons, ("back", "brain", "tumour"))
+    )
+    assert right.to_json()["reasons"] == right.reasons
+
+
 def test_what_is_the_same_in_all_draws_has_no_interval_but_that_of_answers_that_all_agree() -> None:
     y = np.tile([0, 1], 6)
     wrong = evaluate.scored("classification", y, np.eye(2)[1 - y]).intervals["accuracy"]

@@ -26,3 +26,14 @@ def test_names_are_taken_as_keras_takes_them_and_the_nearest_is_named() -> None:
         names.check("name", name, (*names.LOSSES, *names.OPTIMIZERS))
     with pytest.raises(VoxgapError, match=r"^no optimizer 'adamm': did you mean adam\? There are adadelta, "):
         names.check("optimizer", "adamm", names.OPTIMIZERS)
+
+
+def test_a_metric_of_a_class_is_said_and_asked_for_by_its_name() -> None:
+    classes = ("rest", "2", "left tumour")
+    for index, name in enumerate(classes):
+        assert names.metric_words(f"dice_{index}", classes) == f"dice of {name}"
+    assert names.metric_called("dice_left tumour", classes) == "dice_2"
+    assert names.metric_called("dice_2", classes) == "dice_2"  # an index first: as it stands in the tables
+    assert names.metric_called("dice_2", ("2", "0")) == "dice_0"
+    assert names.metric_called("dice", classes) == "dice"
+    assert names.metric_called("dice_rest", ()) == "dice_rest"

@@ -61,6 +61,35 @@ def found(means: dict[str, float] = MEANS, metric: str = "accuracy", **plan: obj
     return Comparison.from_outcomes(made, planted.outcomes(made, means, metric=metric))
 
 
+def of_classes(metric: str | None, means: dict[str, float], noise: float = 0.01) -> Comparison:
+    made = planted.experiment(list(means))
+    row = {"case": "a", "dice": 0.5, "dice_rest": 0.9, "dice_a<b": 0.5, "missing_rate": 0.5}
+    pairs = planted.outcomes(made, means, metric="dice_1", noise=noise, between_folds=3 * noise)
+    pairs = [(run, replace(o, predictions={0.5: (row,)})) for run, o in pairs]
+    return Comparison.from_outcomes(made, pairs, metric=metric)
+
+
+def test_a_metric_of_a_class_goes_by_the_name_of_the_class(tmp_path: Path) -> None:
+    comparison = of_classes("dice_a<b", {"mean": 0.7, "linear": 0.9})
+    assert comparison.summary() == of_classes("dice_1", {"mean": 0.7, "linear": 0.9}).summary()
+    assert comparison.metric == "dice_1"
+    assert "dice of a<b (higher is better), mean and 95 % interval" in comparison.summary()
+    assert comparison.to_json()["classes"] == ["rest", "a<b"]
+    write_report(comparison, tmp_path / "page.html")
+    page = checked(tmp_path / "page.html")
+    assert page.count("dice of a&lt;b") >= 4  # paragraph, caption, axis, head of the table
+    assert "dice 1" not in page
+
+
+def test_scores_that_are_the_same_in_all_folds_have_no_interval(tmp_path: Path) -> None:
+    comparison = of_classes(None, {"mean": 1.0, "linear": 1.0}, noise=0.0)
+    assert "0.950 (the same in all 5 folds)" in comparison.summary()
+    write_report(comparison, tmp_path / "page.html")
+    page = checked(tmp_path / "page.html")
+    assert "the same in all " in page
+    assert "0.950 to 0.950" not in page
+
+
 def test_a_page_escapes_what_it_shows(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>"
     section = Section(evil, [evil], Table([evil], [[evil]]), [(Figure(), evil)], code=evil)
@@ -203,7 +232,8 @@ def test_pages_of_experiments_with_little_or_other_things_to_show(kind: str, tmp
 
 def test_intervals_are_drawn_where_they_are() -> None:
     ranking = found(folds=10).overall
-    axes = intervals(ranking).axes[0]
+    axes = intervals(ranking, "dice of tumour").axes[0]
+    assert axes.get_xlabel() == "dice of tumour (higher is better)"
     lines = [line.get_xdata() for line in axes.lines]
     drawn = [tuple(map(float, x)) for x in lines if len(x) == 2]
     places = [*ranking.places, *ranking.yardsticks]

@@ -57,5 +57,13 @@ def metric_words(name: str, classes: Sequence[str] = ()) -> str:
     return name.replace("_", " ")
 
 
+def metric_called(name: str, classes: Sequence[str]) -> str:
+    """The metric that a user means: `dice_tumour` is `dice_2` where tumour is the class of that index."""
+    called = name.removeprefix("dice_")
+    if called != name and called in classes and not (called.isdecimal() and int(called) < len(classes)):
+        return f"dice_{list(classes).index(called)}"
+    return name
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("_", "")

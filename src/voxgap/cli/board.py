@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from voxgap.cli.console import err
+from voxgap.names import metric_words
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,10 +34,17 @@ class Board:
         experiment: that runs.
         outcomes: of the runs that had ended before.
         metric: whose mean so far is shown.
+        classes: of the data, by whose names a metric goes.
     """
 
-    def __init__(self, experiment: Experiment, outcomes: Iterable[tuple[Run, Outcome]], metric: str) -> None:
-        self.metric = metric
+    def __init__(
+        self,
+        experiment: Experiment,
+        outcomes: Iterable[tuple[Run, Outcome]],
+        metric: str,
+        classes: Sequence[str] = (),
+    ) -> None:
+        self.metric, self.classes = metric, classes
         self.lines: dict[str, _Line] = {}
         for run in experiment.runs():
             self.lines.setdefault(run.strategy, _Line()).total += 1
@@ -67,7 +75,7 @@ class Board:
 
         table = Table(box=None, pad_edge=False, header_style="bold")
         table.add_column("strategy")
-        for title in ("runs", "no score", f"{words(self.metric)} so far"):
+        for title in ("runs", "no score", f"{metric_words(self.metric, self.classes)} so far"):
             table.add_column(title, justify="right")
         table.add_column("now", style="dim", overflow="ellipsis", no_wrap=True)
         for strategy, line in self.lines.items():
@@ -82,26 +90,29 @@ class Board:
 
 @contextlib.contextmanager
 def watching(
-    experiment: Experiment, outcomes: Sequence[tuple[Run, Outcome]], metric: str
+    experiment: Experiment,
+    outcomes: Sequence[tuple[Run, Outcome]],
+    metric: str,
+    classes: Sequence[str] = (),
 ) -> Iterator[Callable[[Event], None]]:
     """Give what is to be told of each event, and show it."""
     if not err.is_terminal:
-        yield lambda event: _print(event, metric)
+        yield lambda event: _print(event, metric, classes)
         return
     from rich.live import Live
 
-    board = Board(experiment, outcomes, metric)
+    board = Board(experiment, outcomes, metric, classes)
     with Live(board, console=err, refresh_per_second=2, transient=True):
         yield board.tell
 
 
-def _print(event: Event, metric: str) -> None:
+def _print(event: Event, metric: str, classes: Sequence[str]) -> None:
     outcome = event.outcome
     if event.state != "ended" or outcome is None:
         return
     if outcome.status == "done":
         found = scores(outcome, metric)
-        score = f"{words(metric)} {sum(found) / len(found):.4g}" if found else "scored"
+        score = f"{metric_words(metric, classes)} {sum(found) / len(found):.4g}" if found else "scored"
         said = f"{score}  {outcome.epochs} epochs  {outcome.seconds_train:.1f} s"
     else:
         said = f"{outcome.status}: {outcome.reason}"
@@ -125,11 +136,6 @@ def scores(outcome: Outcome, metric: str) -> list[float]:
     """Return the scores of a run at its test rates, without those that are not defined."""
     found = [values[metric] for values in outcome.scores.values() if metric in values]
     return [value for value in found if value == value]
-
-
-def words(metric: str) -> str:
-    """Return a metric's name as words."""
-    return metric.replace("_", " ")
 
 
 def duration(seconds: float) -> str:

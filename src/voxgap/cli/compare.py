@@ -226,7 +226,7 @@ def compare(
         training["threshold"] = threshold
     dataset = load(data, **grid_arguments(size, spacing, crop, missing_values, reference, axes, at))
     err.print(dataset.summary(), soft_wrap=True, markup=False)
-    verdict.check_metric(dataset.task, len(dataset.classes), "--metric")
+    verdict.check_metric(dataset.task, dataset.classes, "--metric")
     if metric is None:
         _warn_of_uneven_classes(dataset)
     architecture["normalize"] = choose_normalization(normalize, dataset, whole=True)
@@ -266,15 +266,16 @@ def _run(
     from voxgap.experiment import open_store
     from voxgap.experiment.comparison import deciding_metric
     from voxgap.experiment.question import begun
+    from voxgap.names import metric_called
 
     page = database.with_name("report.html")
     with open_store(database, create=True) as store:
         experiment = begun(experiment, dataset, store, command, retry=retry)
         before = store.outcomes(experiment)
         _say_what_is_ahead(experiment, dataset, len(before), where)
-        metric = verdict.metric or deciding_metric(dataset.task)
+        metric = metric_called(verdict.metric or deciding_metric(dataset.task), dataset.classes)
         try:
-            with watching(experiment, before, metric) as tell:
+            with watching(experiment, before, metric, dataset.classes) as tell:
                 runner(experiment, dataset, store, processes=processes, progress=tell)
         except KeyboardInterrupt:
             ended = len(store.outcomes(experiment))

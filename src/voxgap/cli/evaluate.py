@@ -96,6 +96,7 @@ def print_scores(scores: dict[str, Scored], classes: tuple[str, ...], console: C
     from rich.markup import escape
     from rich.table import Table
 
+    from voxgap.evaluate import without_interval
     from voxgap.names import metric_words
 
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -109,6 +110,9 @@ def print_scores(scores: dict[str, Scored], classes: tuple[str, ...], console: C
                 escape(metric_words(name, classes)), *(_cell(found, name) for found in scores.values())
             )
     console.print(table)
+    for split, found in scores.items():
+        for why in without_interval(found.reasons, classes):
+            console.print(f"{split}: {why}", soft_wrap=True, markup=False, style="dim")
 
 
 def _cell(found: Scored, name: str) -> str:

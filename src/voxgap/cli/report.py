@@ -24,7 +24,8 @@ VERDICT = "Verdict"
 Metric = Annotated[
     str | None,
     typer.Option(
-        help="Metric that decides; by default accuracy, mae or dice, by the task.", rich_help_panel=VERDICT
+        help="Metric that decides; by default accuracy, mae or dice, by the task; dice_NAME is that of one class.",
+        rich_help_panel=VERDICT,
     ),
 ]
 Rope = Annotated[

@@ -1,6 +1,6 @@
 """How good an answer is (metrics), and whether one way is better than another (paired statistics)."""
 
-from voxgap.evaluate.intervals import Scored, scored
+from voxgap.evaluate.intervals import Scored, scored, without_interval
 from voxgap.evaluate.metrics import (
     accuracy,
     auc,
@@ -39,4 +39,5 @@ __all__ = [
     "scorer",
     "scores",
     "voxel_confusion",
+    "without_interval",
 ]

@@ -107,6 +107,13 @@ class Place:
     against: Paired | None
     verdict: Verdict | None
 
+    @property
+    def unsure(self) -> str:
+        """Why the mean has no interval, in words; empty where it has one."""
+        if not math.isnan(self.low):
+            return ""
+        return f"the same in all {self.splits} folds" if self.splits > 1 else "one fold, no interval"
+
 
 def compare_pair(
     first: str,

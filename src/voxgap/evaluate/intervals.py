@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.evaluate.metrics import OwnGrids, Scorer, scorer
+from voxgap.names import metric_words
 
 LEVEL = 0.95
 _DRAWS, _FEWEST_DRAWS = 500, 200
@@ -19,6 +21,11 @@ _SAMPLES_IN_ALL = 1_000_000  # scored over all draws: of large data an interval 
 _DEFINED = 0.9  # a score that fewer of the draws have has no interval
 
 Interval = tuple[float, float]
+
+# Why a score has no interval.
+_ALIKE = "the same in every draw of these cases, which says nothing of how sure it is"
+_RARE = "many draws of these cases have none"
+_ALONE = "what is scored comes from one group alone"
 
 
 @dataclass(frozen=True)
@@ -30,12 +37,14 @@ class Scored:
         intervals: 95 % interval of those that have one.
         n: volumes that were scored.
         groups: that they come from (patients, recordings); None where each volume is its own.
+        reasons: why the other scores have no interval, in words.
     """
 
     scores: dict[str, float]
     intervals: dict[str, Interval]
     n: int
     groups: int | None
+    reasons: dict[str, str] = field(default_factory=dict)
 
     @property
     def words(self) -> str:
@@ -45,7 +54,7 @@ class Scored:
     def to_json(self) -> dict[str, Any]:
         """What the scores rest on, as plain values."""
         known = {name: list(interval) for name, interval in self.intervals.items()}
-        return {"n": self.n, "groups": self.groups, "intervals": known}
+        return {"n": self.n, "groups": self.groups, "intervals": known, "reasons": self.reasons}
 
 
 def scored(
@@ -76,7 +85,24 @@ def scored(
     several = int(members.max()) + 1
     of_groups = None if groups is None or several == count else several
     found = score(np.arange(count))
-    return Scored(found, intervals(score, members, seed, task == "classification"), count, of_groups)
+    drawn = _drawn(score, members, seed, task == "classification")
+    known = {name: interval for name, interval in drawn.items() if not isinstance(interval, str)}
+    defined = [name for name, value in found.items() if math.isfinite(value)]
+    reasons = {name: str(drawn.get(name, _ALONE)) for name in defined if name not in known}
+    return Scored(found, known, count, of_groups, reasons)
+
+
+def without_interval(reasons: Mapping[str, str], classes: Sequence[str] = ()) -> list[str]:
+    """Say which scores have no interval and why, a line a reason.
+
+    Args:
+        reasons: of `Scored`.
+        classes: their names.
+    """
+    alike: dict[str, list[str]] = {}
+    for name, why in reasons.items():
+        alike.setdefault(why, []).append(metric_words(name, classes))
+    return [f"no interval for {', '.join(names)}: {why}" for why, names in alike.items()]
 
 
 def _members(groups: Any, count: int) -> NDArray[np.intp]:
@@ -108,6 +134,14 @@ def intervals(
     Returns:
         Bounds of the 95 % interval by score; those without one are left out.
     """
+    drawn = _drawn(score, members, seed, one_answer_each)
+    return {name: interval for name, interval in drawn.items() if not isinstance(interval, str)}
+
+
+def _drawn(
+    score: Scorer, members: NDArray[np.intp], seed: int, one_answer_each: bool
+) -> dict[str, Interval | str]:
+    """The interval of each score, or why it has none; nothing where there is one group."""
     count = int(members.max()) + 1
     if count < 2:
         return {}
@@ -122,19 +156,18 @@ def intervals(
             some = np.concatenate([samples[group] for group in rng.integers(0, count, count)])
             for name, value in score(some).items():
                 drawn.setdefault(name, []).append(value)
-    found = {
+    return {
         name: _of_draws(np.array(values), count if one_answer_each and name == "accuracy" else None)
         for name, values in drawn.items()
     }
-    return {name: interval for name, interval in found.items() if interval is not None}
 
 
-def _of_draws(values: NDArray[np.float64], trials: int | None) -> Interval | None:
+def _of_draws(values: NDArray[np.float64], trials: int | None) -> Interval | str:
     known = values[np.isfinite(values)]
     if len(known) < _DEFINED * len(values):
-        return None
+        return _RARE
     if known.max() - known.min() < 1e-12:
-        return None if trials is None or known[0] not in (0, 1) else _wilson(float(known[0]), trials)
+        return _ALIKE if trials is None or known[0] not in (0, 1) else _wilson(float(known[0]), trials)
     low, high = np.quantile(known, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 

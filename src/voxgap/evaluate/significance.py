@@ -45,12 +45,15 @@ class Estimate(NamedTuple):
     splits: int
 
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
-        """Return the confidence interval of the mean, by Student's distribution."""
+        """Return the confidence interval of the mean, by Student's distribution; NaN where the splits agree.
+
+        From values that are all the same nothing is known of how far they spread.
+        """
         from scipy import stats
 
         if not 0 < confidence < 1:
             raise VoxgapError(f"confidence {confidence:g} is not between 0 and 1; 0.95 is usual")
-        if self.splits < 2:
+        if self.splits < 2 or not self.error:
             return math.nan, math.nan
         reach = float(stats.t.isf((1 - confidence) / 2, self.splits - 1)) * self.error
         return self.mean - reach, self.mean + reach

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from voxgap.errors import VoxgapError
 from voxgap.experiment.plan import YARDSTICKS, canonical
-from voxgap.names import NETWORKS
+from voxgap.names import NETWORKS, metric_called
 
 if TYPE_CHECKING:
     from voxgap.strategies import Strategy
@@ -124,7 +124,7 @@ class Verdict:
                 f"{said[1]} {self.rope:g} is no width: give 0 or more, in the unit of the metric"
             )
 
-    def check_metric(self, task: str, classes: int, said: str = "metric") -> None:
+    def check_metric(self, task: str, classes: Sequence[str], said: str = "metric") -> None:
         """Refuse a metric that the task does not have.
 
         Raises:
@@ -132,9 +132,12 @@ class Verdict:
         """
         from voxgap.experiment.comparison import metrics_of
 
-        known = metrics_of(task, classes)
-        if self.metric is not None and self.metric not in known:
-            raise VoxgapError(f"{said} {self.metric} is unknown for {task}: choose one of {', '.join(known)}")
+        known = metrics_of(task, len(classes))
+        if self.metric is None or metric_called(self.metric, classes) in known:
+            return
+        choice = [*known[: len(known) - len(classes)], *(f"dice_{name}" for name in classes)]
+        choice = choice if task == "segmentation" else [*known]
+        raise VoxgapError(f"{said} {self.metric} is unknown for {task}: choose one of {', '.join(choice)}")
 
 
 def _strategies(strategies: Strategies) -> dict[str, str | Strategy]:

@@ -13,9 +13,11 @@ import numpy as np
 
 from voxgap import evaluate, table
 from voxgap.errors import VoxgapError
+from voxgap.evaluate.comparison import Place
 from voxgap.experiment.plan import YARDSTICKS, Experiment, Outcome, Row, Run
 from voxgap.experiment.ranking import Condition, Ranking, Score, ranking
 from voxgap.files import finite, write_bytes
+from voxgap.names import metric_called, metric_words
 
 DECIDING = {"segmentation": "dice", "classification": "accuracy", "regression": "mae"}
 """The metric that decides where none is named; the first of these that the scores have."""
@@ -111,6 +113,7 @@ class Comparison:
             experiment: that the runs are part of.
             outcomes: runs with their outcomes, of all or of some of the experiment.
             metric: that decides; by default dice for segmentation, accuracy for classification, mae for regression.
+                `dice_NAME` is that of the class of this name.
             rope: differences up to this one don't matter, in the metric's unit; by default 0.01, or 1 % of the mean
                 for an error in the data's unit.
             reference: strategy to compare the others with, chosen beforehand; by default the best.
@@ -145,6 +148,15 @@ class Comparison:
     def metric(self) -> str:
         """The metric that decides."""
         return self.overall.metric
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes of label maps, in their order; nothing where there are none, or no case was kept."""
+        return _classes(self.outcomes)
+
+    def words_of(self, metric: str) -> str:
+        """Return a metric's name for people: `dice of tumour`."""
+        return metric_words(metric, self.classes)
 
     @property
     def verdict(self) -> str:
@@ -251,16 +263,12 @@ class Comparison:
         overall = self.overall
         direction = "lower is better" if overall.lower_is_better else "higher is better"
         lines = [self.verdict, ""]
-        lines.append(f"{overall.metric} ({direction}), mean and 95 % interval, {self.cases}:")
+        lines.append(f"{self.words_of(overall.metric)} ({direction}), mean and 95 % interval, {self.cases}:")
         width = max((len(p.strategy) for p in (*overall.places, *overall.yardsticks)), default=0)
         for rank, place in enumerate(overall.places, start=1):
-            lines.append(
-                f"{rank:3}  {place.strategy:<{width}}  {interval(place.mean, place.low, place.high)}"
-            )
+            lines.append(f"{rank:3}  {place.strategy:<{width}}  {interval(place)}")
         for place in overall.yardsticks:
-            lines.append(
-                f"  -  {place.strategy:<{width}}  {interval(place.mean, place.low, place.high)}  yardstick"
-            )
+            lines.append(f"  -  {place.strategy:<{width}}  {interval(place)}  yardstick")
         if self.decision:
             lines += ["", self.decision]
         if self.models:
@@ -283,6 +291,7 @@ class Comparison:
             "runs_planned": self.planned,
             "runs_ended": self.done,
             "experiment": finite(self.experiment.to_json()),
+            "classes": list(self.classes),
             "overall": self.overall.to_json(),
             "conditions": [one.to_json() for one in self.rankings],
             "models": self.models.to_json() if self.models else None,
@@ -326,12 +335,14 @@ def metrics_of(task: str, classes: int) -> tuple[str, ...]:
     return tuple(evaluate.scores(task, [0, 1], np.eye(2)))
 
 
-def interval(mean: float, low: float, high: float) -> str:
-    """Return `0.912 (0.880 to 0.944)`, or the mean alone where there is no interval."""
-    if np.isnan(mean):
+def interval(place: Place) -> str:
+    """Return `0.912 (0.880 to 0.944)`, or the mean and why it has no interval."""
+    if np.isnan(place.mean):
         return "no score"
-    digits = ".3f" if abs(mean) < 10 else ".4g"
-    return f"{mean:{digits}}" if np.isnan(low) else f"{mean:{digits}} ({low:{digits}} to {high:{digits}})"
+    digits = ".3f" if abs(place.mean) < 10 else ".4g"
+    if np.isnan(place.low):
+        return f"{place.mean:{digits}} ({place.unsure})"
+    return f"{place.mean:{digits}} ({place.low:{digits}} to {place.high:{digits}})"
 
 
 def _metric(pairs: Sequence[tuple[Run, Outcome]], wanted: str | None) -> str:
@@ -342,9 +353,17 @@ def _metric(pairs: Sequence[tuple[Run, Outcome]], wanted: str | None) -> str:
         return next(
             (metric for metric in DECIDING.values() if metric in known), next(iter(known), "accuracy")
         )
+    wanted = metric_called(wanted, _classes(pairs))
     if known and wanted not in known:
         raise VoxgapError(f"metric {wanted!r} is not among the scores; choose one of {', '.join(known)}")
     return wanted
+
+
+def _classes(pairs: Iterable[tuple[Run, Outcome]]) -> tuple[str, ...]:
+    """Names of the classes of label maps, by the scores of the first case."""
+    tables = (rows for _, outcome in pairs for rows in outcome.predictions.values() if rows)
+    first = next(tables, ({},))[0]
+    return tuple(name.removeprefix("dice_") for name in first if name.startswith("dice_"))
 
 
 def _sizes(pairs: Sequence[tuple[Run, Outcome]]) -> dict[tuple[int, int], tuple[int, int]]:

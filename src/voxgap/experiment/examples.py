@@ -11,7 +11,7 @@ from voxgap.dataset import Dataset
 from voxgap.experiment.data import divide, with_gaps
 from voxgap.experiment.plan import YARDSTICKS, Experiment
 from voxgap.strategies import Strategy
-from voxgap.volume import Values
+from voxgap.volume import Values, upright
 
 MOST_TRAINED = 256
 """Training volumes that a fill is adapted to: for a picture, more change nothing."""
@@ -22,8 +22,9 @@ class Example(NamedTuple):
 
     Attributes:
         channel: its name; empty where there is one.
-        versions: what is shown -> `(depth, height, width)`: `complete` (where gaps are simulated, and NaN where the
-            data itself has some), `with gaps`, and `filled: ` with the name of each distinct fill.
+        versions: what is shown -> `(depth, height, width)`, as `upright` turns it: `complete` (where gaps are
+            simulated, and NaN where the data itself has some), `with gaps`, and `filled: ` with the name of
+            each distinct fill.
     """
 
     channel: str
@@ -58,8 +59,9 @@ def fill_examples(experiment: Experiment, dataset: Dataset) -> tuple[Example, ..
     for label, strategy in _fills(experiment).items():
         versions[f"filled: {label}"] = _filled(strategy, normalize, train, gapped[shown])
     names = dataset.channels if len(dataset.channels) > 1 else ("",)
+    turned = {label: [upright(volume, dataset.rises) for volume in held] for label, held in versions.items()}
     return tuple(
-        Example(names[channel], {label: v[shown.index(index), ..., channel] for label, v in versions.items()})
+        Example(names[channel], {label: v[shown.index(index)][..., channel] for label, v in turned.items()})
         for channel, index in sorted(chosen.items())
     )
 

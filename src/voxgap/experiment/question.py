@@ -125,7 +125,7 @@ def compare(
     verdict = Verdict(metric, rope, reference)
     verdict.check(design.ranked)
     data = dataset if isinstance(dataset, Dataset) else load_data(dataset)
-    verdict.check_metric(data.task, len(data.classes))
+    verdict.check_metric(data.task, data.classes)
     experiment = planned(data, design, architecture or {}, training | {"threshold": threshold})
     with open_store(out, create=True) as store:
         experiment = begun(experiment, data, store, command, retry=retry)

@@ -64,6 +64,7 @@ def write_report(
 
 def _ranking(comparison: Comparison) -> Section:
     plan, overall = comparison.experiment, comparison.overall
+    metric = comparison.words_of(overall.metric)
     splits = f"{plan.folds} folds" if plan.folds > 1 else "the data's own split"
     if plan.repeats > 1:
         splits += f", dealt {plan.repeats} times"
@@ -72,7 +73,7 @@ def _ranking(comparison: Comparison) -> Section:
     paragraphs = [
         f"{ended} networks were trained: {splits}, {seeds}, {comparison.cases}. All strategies had the same "
         "splits and the same gaps. "
-        f"Differences of up to {overall.rope:.2g} in {_words(overall.metric)} count as practically none. "
+        f"Differences of up to {overall.rope:.2g} in {metric} count as practically none. "
         "Lines are 95 % intervals that allow for training sets that overlap; what is grey is shown to be worse "
         f"than the best, or is a yardstick. {comparison.decision}",
     ]
@@ -84,14 +85,14 @@ def _ranking(comparison: Comparison) -> Section:
         meanings = "; ".join(f"{place.strategy}, {MEANING[place.strategy]}" for place in overall.yardsticks)
         paragraphs.append(f"Yardsticks, which take no part in the ranking: {meanings}.")
     scored = not math.isnan(overall.places[0].mean) if overall.places else False
-    figures = [(intervals(overall), f"{_words(overall.metric)}: mean and 95 % interval.")] if scored else []
-    return Section("Ranking", paragraphs, _table(overall), figures)
+    figures = [(intervals(overall, metric), f"{metric}: mean and 95 % interval.")] if scored else []
+    return Section("Ranking", paragraphs, _table(overall, metric), figures)
 
 
-def _table(ranking: Ranking) -> Table:
+def _table(ranking: Ranking, metric: str) -> Table:
     target = ranking.reference or (ranking.places[0].strategy if ranking.places else "the best")
     places = (*ranking.places, *ranking.yardsticks)
-    header = ["strategy", _words(ranking.metric), "95 % interval", f"better than {target} by"]
+    header = ["strategy", metric, "95 % interval", f"better than {target} by"]
     header.append("P worse / same / better")
     rows = [_row(place) for place in places]
     if any(place.failed for place in places):
@@ -102,7 +103,7 @@ def _table(ranking: Ranking) -> Table:
 
 def _row(place: Place) -> list[str]:
     pair = place.against
-    row = [place.strategy, number(place.mean), _range(place.low, place.high), "–", "–"]
+    row = [place.strategy, number(place.mean), _range(place), "–", "–"]
     if pair and not math.isnan(pair.difference):
         row[3] = ("−" if pair.difference < 0 else "+") + number(abs(pair.difference))
     if pair and not math.isnan(pair.better):
@@ -146,7 +147,11 @@ def _heat_maps(comparison: Comparison) -> list[tuple[Figure, str]]:
         if len(members) < 2 or not panels:
             continue
         figure = heat_maps(
-            panels, train_rates, test_rates, overall.metric, lower_is_better=overall.lower_is_better
+            panels,
+            train_rates,
+            test_rates,
+            comparison.words_of(overall.metric),
+            lower_is_better=overall.lower_is_better,
         )
         caption = f"{model}, {pattern} missing ({mechanism.upper()}): the darker, the better."
         figures.append((figure, caption))
@@ -158,7 +163,7 @@ def _networks(comparison: Comparison) -> list[Section]:
     if models is None:
         return []
     words = [models.words, "Scores are averaged over all strategies."]
-    return [Section("Networks", words, _table(models))]
+    return [Section("Networks", words, _table(models, comparison.words_of(models.metric)))]
 
 
 def _reconstruction(comparison: Comparison, fills: Sequence[Example]) -> list[Section]:
@@ -180,7 +185,11 @@ def _reconstruction(comparison: Comparison, fills: Sequence[Example]) -> list[Se
             "deviations of the training values. A good fill is not the same as a good network: the ranking above "
             "decides.",
         ]
-        sections.append(Section("Reconstruction", words, _table(comparison.reconstruction)))
+        sections.append(
+            Section(
+                "Reconstruction", words, _table(comparison.reconstruction, comparison.reconstruction.metric)
+            )
+        )
     return sections
 
 
@@ -244,9 +253,7 @@ def _again(comparison: Comparison, command: str) -> Section:
     return Section("Do it again", words, Table(("what", "value"), rows, words=True), code=command)
 
 
-def _words(metric: str) -> str:
-    return metric.replace("_", " ")
-
-
-def _range(low: float, high: float) -> str:
-    return "–" if math.isnan(low) else f"{number(low)} to {number(high)}"
+def _range(place: Place) -> str:
+    if math.isnan(place.mean):
+        return "–"
+    return place.unsure or f"{number(place.low)} to {number(place.high)}"

@@ -33,10 +33,10 @@ def number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.4g}"
 
 
-def intervals(ranking: Ranking) -> Figure:
+def intervals(ranking: Ranking, metric: str) -> Figure:
     """Draw a line a strategy from the low to the high end of its interval, a dot at the mean, yardsticks below.
 
-    Coloured are the best and all that are not shown to be worse.
+    Coloured are the best and all that are not shown to be worse. `metric` is what it is called for people.
     """
     places = [place for place in (*ranking.places, *ranking.yardsticks) if not math.isnan(place.mean)]
     figure = Figure(figsize=(WIDTH, 0.32 * len(places) + 0.8), layout="constrained")
@@ -55,9 +55,7 @@ def intervals(ranking: Ranking) -> Figure:
         axes.plot(place.mean, height, marker, color=colour, markersize=6, markerfacecolor=inside)
     axes.set_yticks(range(len(places)), [place.strategy for place in reversed(places)])
     direction = "lower" if ranking.lower_is_better else "higher"
-    axes.set(
-        xlabel=f"{ranking.metric.replace('_', ' ')} ({direction} is better)", ylim=(-0.6, len(places) - 0.4)
-    )
+    axes.set(xlabel=f"{metric} ({direction} is better)", ylim=(-0.6, len(places) - 0.4))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(axis="x", alpha=0.2, color="#808080")
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -117,7 +115,7 @@ def heat_maps(
     grid[0, 0].invert_yaxis()
     figure.supxlabel("missing in the test", fontsize=9)
     figure.supylabel("missing in training", fontsize=9)
-    figure.suptitle(metric.replace("_", " "), fontsize=9)
+    figure.suptitle(metric, fontsize=9)
     return figure
 
 

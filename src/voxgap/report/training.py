@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from voxgap.evaluate import without_interval
 from voxgap.evaluate.metrics import dice_of
 from voxgap.evidence import Cases, precision_and_recall
 from voxgap.history import History
@@ -111,6 +112,9 @@ def _scores(manifest: Mapping[str, Any], cases: Cases) -> list[Section]:
     words = (
         [f"In brackets the 95 % interval, by a bootstrap over {drawn_by}."] if any(intervals.values()) else []
     )
+    for part in parts:
+        reasons = rests.get(part, {}).get("reasons") or {}
+        words += [f"In the {part} part {why}." for why in without_interval(reasons, cases.classes)]
     return [Section("Scores", words, Table(["metric", *parts], rows))]
 
 
