@@ -67,8 +67,9 @@ class Kriging(FillLayer):
         standard = [(volume - learnt.mean) / learnt.spread for volume in known]
         self.calibration.assign(calibrated(self._tried, trials(standard)))
 
-    def _tried(self, volume: npt.NDArray[np.float32]) -> tuple[Any, Any]:
+    def _tried(self, volume: npt.NDArray[np.float32], asked: Any) -> tuple[Any, Any]:
         """Value and variance in units of the spread, for one volume of any size in them, NaN = missing."""
+        del asked  # all are computed at once
         values, observed = split_missing(ops.convert_to_tensor(volume[np.newaxis]))
         standard = ops.clip(values, -FARTHEST, FARTHEST)
         value, variance, _ = self._krige(standard, observed)

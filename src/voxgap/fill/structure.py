@@ -20,7 +20,7 @@ from voxgap.fill.statistics import LARGEST
 Array = npt.NDArray[np.float32]
 Known = npt.NDArray[np.bool_]
 
-BUDGET = 2**20
+BUDGET = 2**19
 """Values that a structure is learnt from, at most; of more, a part that is spread over all."""
 TERMS = 2
 PAIRS = 50
@@ -68,7 +68,7 @@ def learn(volumes: Iterable[Array]) -> Structure:
     standard = [(volume - mean) / spread for volume in clipped]
     largest = tuple(max(volume.shape[axis] for volume in standard) for axis in range(3))
     reach = np.array([_reach(standard, axis, largest[axis]) for axis in range(3)], np.float32)
-    rests = [rest(volume, reach) for volume in standard]
+    rests = [volume - local_mean(volume, reach)[0] for volume in standard]
     lags, gamma, count = semivariances(rests, largest)
     lengths, weights, nugget = _fit(lags, gamma, count, reach, largest)
     return Structure(mean, spread, reach, lengths, weights, nugget)
@@ -103,24 +103,22 @@ def kernel(size: int, length: float) -> Array:
     return np.exp(-np.abs(places[:, None] - places[None]) / np.float32(length)).astype(np.float32)
 
 
-def local_mean(standard: Array, reach: Array) -> Array:
+def local_mean(standard: Array, reach: Array) -> tuple[Array, Array]:
     """Mean of what is observed around each voxel, itself left out, and of 0, in units of the spread.
 
     Args:
         standard: `(D, H, W, C)`, NaN = missing.
         reach: lengths along the three axes.
+
+    Returns:
+        The mean, and from 0 to 1 how much of it comes from what is around.
     """
     known = ~np.isnan(standard)
     values = np.where(known, standard, np.float32(0))
     seen = known.astype(np.float32)
-    total, weight = _smooth(values, reach) - values, _smooth(seen, reach) - seen
-    found: Array = total / (np.maximum(weight, 0) + np.float32(PRIOR))
-    return found
-
-
-def rest(standard: Array, reach: Array) -> Array:
-    """What the local mean leaves, NaN where missing."""
-    return standard - local_mean(standard, reach)
+    total, weight = _smooth(values, reach) - values, np.maximum(_smooth(seen, reach) - seen, 0)
+    share: Array = weight / (weight + np.float32(PRIOR))
+    return total / (weight + np.float32(PRIOR)), share
 
 
 def _smooth(values: Array, reach: Array) -> Array:

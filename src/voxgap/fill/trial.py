@@ -9,16 +9,19 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 Known = npt.NDArray[np.bool_]
-Tried = Callable[[Array], tuple[Array, Array]]
-"""Takes a volume in units of the spread, NaN = missing; returns values and variances of all its voxels."""
+Tried = Callable[[Array, Known], tuple[Array, Array]]
+"""Takes a volume in units of the spread, NaN = missing, and which of its gaps are asked for; returns values and
+variances, of which only those are looked at."""
 
-AT_MOST = 2
-"""Volumes that are tried, spread over those given."""
+BUDGET = 2**18
+"""Values of the volumes that are tried, at least one; they are spread over those given."""
 SINGLE = 0.05
 """The share of observed voxels that is hidden one by one."""
 INSIDE = 0.6827
 """The share of a normal distribution within one standard deviation."""
 BINS = 8
+ASKED = 2**13
+"""Hidden voxels of a trial that are looked at, at most."""
 
 
 def trials(volumes: Sequence[Array]) -> Iterator[tuple[Array, Known]]:
@@ -31,10 +34,13 @@ def trials(volumes: Sequence[Array]) -> Iterator[tuple[Array, Known]]:
         volumes: `(D, H, W, C)`, NaN = missing.
     """
     generator = np.random.default_rng(0)
-    for index in np.unique(np.linspace(0, len(volumes) - 1, AT_MOST).round().astype(int)).tolist():
+    count = min(len(volumes), max(1, BUDGET // max(1, volumes[0].size)), 4)
+    for index in np.unique(np.linspace(0, len(volumes) - 1, count).round().astype(int)).tolist():
         volume = volumes[index]
         known = ~np.isnan(volume)
-        yield volume, known & (generator.random(volume.shape) < SINGLE)
+        single = known & (generator.random(volume.shape) < SINGLE)
+        if single.any():
+            yield volume, single
         moved = [_moved(known, axis) for axis in range(3) if volume.shape[axis] > 1]
         for hidden in moved or [known & False]:
             if np.count_nonzero(hidden) < 0.01 * np.count_nonzero(known):
@@ -61,9 +67,10 @@ def calibrated(tried: Tried, trials: Iterable[tuple[Array, Known]]) -> tuple[flo
     """
     errors, deviations = [], []
     for volume, hidden in trials:
-        value, variance = tried(np.where(hidden, np.float32(np.nan), volume))
-        errors.append(np.abs(value[hidden] - volume[hidden]))
-        deviations.append(np.sqrt(variance[hidden]))
+        asked = hidden & (np.random.default_rng(0).random(hidden.shape) < ASKED / np.count_nonzero(hidden))
+        value, variance = tried(np.where(hidden, np.float32(np.nan), volume), asked)
+        errors.append(np.abs(value[asked] - volume[asked]))
+        deviations.append(np.sqrt(variance[asked]))
     error, deviation = np.concatenate([*errors, []]), np.concatenate([*deviations, []])
     if len(error) < 10 * BINS:
         return 1.0, 1.0

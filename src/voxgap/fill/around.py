@@ -1,0 +1,153 @@
+"""Kriging of files: from the nearest observed voxels wherever they lie, outside of any graph, with NumPy and Numba."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import numpy.typing as npt
+
+from voxgap.fill import structure
+from voxgap.fill.base import FARTHEST
+from voxgap.fill.lines import check_gap
+from voxgap.fill.structure import Array, Known, Structure
+from voxgap.fill.trial import calibrated, trials
+
+NEIGHBOURS = 16
+"""Of 8, 16, 24 and 32 the least from which more gain nothing that could be measured: docs/filling.md."""
+SLAB = 2**22
+"""Numbers of a volume that are filled at a time; its margins come on top."""
+MARGIN = 6
+"""How far a slab sees beyond itself, in lengths of the local mean."""
+CHUNK = 2**13
+
+
+@dataclasses.dataclass(frozen=True)
+class Surroundings:
+    """What fills one volume of any size by kriging, from what is observed around each gap.
+
+    Args:
+        structure: What was learnt of the field.
+        calibration: Factor and exponent of the standard deviation, see `voxgap.fill.trial`.
+        max_gap: How many voxels off the nearest observed one may be; what is further off stays missing.
+    """
+
+    structure: Structure
+    calibration: tuple[float, float] = (1.0, 1.0)
+    max_gap: float | None = None
+
+    @classmethod
+    def learn(cls, volumes: Sequence[Array], max_gap: float | None = None) -> Surroundings:
+        """Learn from volumes of any sizes, `(D, H, W, C)`, NaN = missing; in all about `structure.BUDGET` values.
+
+        Raises:
+            VoxgapError: `max_gap` isn't positive.
+        """
+        known = structure.learn(volumes)
+        uncalibrated = cls(known, max_gap=check_gap("kriging", max_gap))
+        standard = [(volume - known.mean) / known.spread for volume in volumes]
+        found = calibrated(uncalibrated._predict, trials(standard))
+        return dataclasses.replace(uncalibrated, calibration=found)
+
+    def fill(self, values: Array, where: Known | None = None) -> Iterator[tuple[slice, Array, Array]]:
+        """Predict what is missing, a slab of depths at a time.
+
+        Args:
+            values: float32 `(D, H, W, C)`, NaN = missing; read as it was until its last slab is there.
+            where: where gaps are wanted, of the same shape; everywhere by default.
+
+        Yields:
+            Depths, values and standard deviations, both NaN where nothing was predicted; the deviation is 0 where
+            a voxel is observed.
+        """
+        size = values.shape[0]
+        margin = int(np.ceil(MARGIN * float(self.structure.reach[0])))
+        step = max(1, SLAB // max(1, values[0].size))
+        before = values[:0]
+        for start in range(0, size, step):
+            inner = slice(start, min(start + step, size))
+            # What was filled meanwhile is no observation: the depths before are kept as they were.
+            window = np.concatenate([before, values[start : inner.stop + margin]])
+            first = len(before)
+            before = window[: first + inner.stop - start][-margin:].copy()
+            gaps = np.isnan(window)
+            gaps[:first] = gaps[first + inner.stop - start :] = False
+            if where is not None:
+                gaps[first : first + inner.stop - start] &= where[inner]
+            own = slice(first, first + inner.stop - start)
+            standard = np.clip((window - self.structure.mean) / self.structure.spread, -FARTHEST, FARTHEST)
+            value, variance = self._predict(standard, gaps)
+            factor, exponent = self.calibration
+            deviation = np.float32(factor) * variance[own] ** np.float32(exponent / 2) * self.structure.spread
+            deviation[~np.isnan(values[inner])] = 0
+            yield inner, value[own] * self.structure.spread + self.structure.mean, deviation
+
+    def _predict(self, standard: Array, gaps: Known) -> tuple[Array, Array]:
+        """Values and variances of gaps, in units of the spread; NaN elsewhere."""
+        mean, near = structure.local_mean(standard, self.structure.reach)
+        rest = standard - mean
+        value, variance = np.full_like(standard, np.nan), np.full_like(standard, np.nan)
+        for channel in range(standard.shape[3]):
+            wanted = np.argwhere(gaps[..., channel])
+            known = np.argwhere(~np.isnan(rest[..., channel]))
+            if not len(wanted):
+                continue
+            at = (*wanted.T, channel)
+            if not len(known):
+                if self.max_gap is None:
+                    value[at], variance[at] = 0.0, 1.0
+                continue
+            shrunk, explained, allowed = self._krige(known, rest[(*known.T, channel)], wanted)
+            sill = self.structure.weights.sum() + self.structure.nugget
+            share = near[at]
+            found = mean[at] + shrunk
+            spread = np.maximum(sill - explained, 0) * share + (1 - share)
+            value[at] = np.where(allowed, found, np.nan)
+            variance[at] = np.where(allowed, np.maximum(spread, 1e-6), np.nan)
+        return value, variance
+
+    def _krige(
+        self, known: npt.NDArray[np.intp], rest: Array, wanted: npt.NDArray[np.intp]
+    ) -> tuple[Array, Array, Known]:
+        from scipy.spatial import cKDTree
+
+        from voxgap.fill.kernels import krige
+
+        # The local mean's lengths are the metric of what is near, too.
+        scale = 1 / self.structure.reach.astype(np.float64)
+        tree = cKDTree(known * scale)
+        count = min(NEIGHBOURS, len(known))
+        places, rest = np.ascontiguousarray(known, np.float32), np.ascontiguousarray(rest, np.float32)
+        shrunk, explained = np.empty(len(wanted), np.float32), np.empty(len(wanted), np.float32)
+        allowed = np.ones(len(wanted), bool)
+
+        def chunk(start: int) -> None:
+            part = slice(start, start + CHUNK)
+            index = tree.query(wanted[part] * scale, k=np.arange(1, count + 1))[1]
+            index = np.ascontiguousarray(index, np.int64)
+            learnt = self.structure
+            krige(
+                places,
+                rest,
+                np.ascontiguousarray(wanted[part], np.float32),
+                index,
+                learnt.lengths,
+                learnt.weights,
+                np.float32(learnt.nugget),
+                shrunk[part],
+                explained[part],
+            )
+            if self.max_gap is not None:
+                offset = known[index] - wanted[part, None]
+                allowed[part] = np.sqrt((offset**2).sum(-1)).min(1) <= self.max_gap
+
+        with ThreadPoolExecutor(_threads()) as pool:
+            list(pool.map(chunk, range(0, len(wanted), CHUNK)))
+        return shrunk, explained, allowed
+
+
+def _threads() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
