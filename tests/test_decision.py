@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_curve
 
-from voxgap.decision import Decision, asked, chosen, named
+from voxgap.decision import Decision, asked, chosen, in_digits, named
 from voxgap.errors import VoxgapError
 
 
@@ -129,12 +129,32 @@ def test_a_decision_is_kept_and_said() -> None:
     found = chosen("sensitivity=0.9", *ill_or_well())
     kept = Decision.of(manifest(decision=found.to_json()), "m")
     assert kept == found
+    written = in_digits(found.threshold)
     assert kept.words(("well", "ill")).startswith(
-        f"decision: ill from a probability of {found.threshold:.4g} on (sensitivity=0.9, on 500 validation volumes: "
+        f"decision: ill from a probability of {written} on (sensitivity=0.9, on 500 validation volumes: "
     )
     assert Decision.of(manifest(decision=Decision(0.3, "0.3").to_json()), "m") == Decision(0.3, "0.3")
     assert Decision(0.3, "0.3").words(("a", "b")) == "decision: b from a probability of 0.3 on"
     assert Decision.of(manifest(), "m").words(("a", "b")) == "decision: the most probable class"
+
+
+def test_a_threshold_is_printed_in_digits_that_decide_alike() -> None:
+    rng = np.random.default_rng(0)
+    edges = [np.float32(1), np.nextafter(np.float32(1), np.float32(0)), np.float32(1e-30), np.float32(0)]
+    for p in [*rng.random(200).astype(np.float32), *rng.random(50).astype(np.float32) ** 40, *edges]:
+        low, high = float(np.nextafter(p, np.float32(-1))), float(np.nextafter(p, np.float32(2)))
+        scores = np.array([low, float(p), high], np.float32)
+        pairs = np.stack([1 - scores, scores], axis=1)
+        for threshold in (float(p), (low + float(p)) / 2, (float(p) + high) / 2):
+            if 0 < threshold < 1:
+                said = Decision(threshold, "youden").words(("well", "ill"))
+                printed = float(said.split("probability of ")[1].split()[0])
+                np.testing.assert_array_equal(named(pairs, printed), named(pairs, threshold), said)
+    assert [in_digits(value) for value in (0.5, 0.3, 0.12345, 1e-9)] == ["0.5", "0.3", "0.12345", "1e-09"]
+    near = asked("0.99999999", "classification", 2)
+    assert near is not None
+    assert float(near.rule) == 0.99999999
+    assert near.words(("well", "ill")) == f"decision: ill from a probability of {near.rule} on"
 
 
 def test_an_older_bundle_decides_as_it_did_and_says_so() -> None:

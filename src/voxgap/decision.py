@@ -42,6 +42,24 @@ def named(probabilities: Any, threshold: float | None = None) -> NDArray[np.intp
     return np.asarray(values[..., 1].astype(np.float64) >= threshold, np.intp)
 
 
+def in_digits(threshold: float) -> str:
+    """Write a threshold in as few digits, from four on, as decide like it: networks answer in float32.
+
+    One below 1 is not written as 1, which can't be asked for.
+    """
+    for digits in range(4, 17):
+        text = f"{threshold:.{digits}g}"
+        if _least(float(text)) == _least(threshold) and (float(text) < 1 or threshold >= 1):
+            return text
+    return repr(threshold)
+
+
+def _least(threshold: float) -> float:
+    """The smallest float32 that reaches a threshold."""
+    near = np.float32(threshold)
+    return float(near if float(near) >= threshold else np.nextafter(near, np.float32(2)))
+
+
 @dataclass(frozen=True)
 class Decision:
     """How a network's classes are named, and where that comes from.
@@ -67,13 +85,14 @@ class Decision:
         """The rule in one line, for people."""
         if self.threshold is None:
             return "decision: the most probable class"
-        chosen = [] if self.rule == f"{self.threshold:g}" else [self.rule]
+        said = in_digits(self.threshold)
+        chosen = [] if self.rule == said else [self.rule]
         if self.samples:
             chosen += [
                 f"on {self.samples} validation volumes: sensitivity {self.sensitivity:.3f} ({classes[1]})"
             ]
             chosen += [f"specificity {self.specificity:.3f} ({classes[0]})"]
-        return f"decision: {classes[1]} from a probability of {self.threshold:.4g} on" + (
+        return f"decision: {classes[1]} from a probability of {said} on" + (
             f" ({', '.join(chosen)})" if chosen else ""
         )
 
@@ -94,7 +113,7 @@ class Decision:
         facts = (data.get(name) for name in ("samples", "sensitivity", "specificity"))
         samples, *reached = (fact if _is_number(fact) else None for fact in facts)
         if rule is not None or None in reached or not samples:
-            return cls(data_threshold, rule or str(data.get("rule", f"{data_threshold:g}")))
+            return cls(data_threshold, rule or str(data.get("rule", in_digits(data_threshold))))
         return cls(data_threshold, str(data.get("rule")), int(samples), *reached)
 
 
@@ -125,7 +144,7 @@ def asked(text: str | float, task: str, classes: int) -> Decision | None:
         held = "a regression has none" if task == "regression" else f"this data has {classes}"
         raise VoxgapError(f"threshold {rule} decides between two classes, and {held}: leave it out")
     if value is not None:
-        return Decision(value, f"{value:g}")
+        return Decision(value, in_digits(value))
     if task == "segmentation":
         raise VoxgapError(f"threshold {rule} is chosen on whole volumes; for label maps give a number")
     return None
