@@ -178,6 +178,23 @@ def test_a_file_for_each_channel(tmp_path: Path) -> None:
     listed.write_text("flair,t1,label\na/flair.npy,a/t1.npy,x\n,b/t1.npy,y\n")
     by_table = list_items([listed], ["t1", "flair"])
     assert [item.files for item in by_table] == [item.files for item in items]
+    assert job.columns_of(two_channels(tmp_path), job.Wanted(), by_table)[:2] == ["path", "value"]
+    # Whose they are goes with them, whether they are answered or not.
+    listed.write_text("group,t1,flair\np7,a/t1.npy,a/flair.npy\n,b/t1.npy,\n9,none.npy,\n")
+    owned = list_items([listed], ["t1", "flair"])
+    columns = job.columns_of(two_channels(tmp_path), job.Wanted(), owned)
+    for suffix in ("csv", "parquet"):
+        out = tmp_path / f"owned.{suffix}"
+        job.run(job.local(two_channels(tmp_path), job.Wanted()), owned, out, columns, {})
+        header, rows, _ = tables.read(out)
+        assert header[:3] == ["path", "group", "value"]
+        assert [row.cells[1] for row in rows] == ["p7", "", "9"]
+        assert "none.npy" in rows[2].cells[-1]
+    # One file is not all channels, and says how to give them.
+    (row,) = job.local(two_channels(tmp_path), job.Wanted())(
+        list_items([tmp_path / "a" / "t1.npy"], ["t1", "flair"])
+    )
+    assert "--channels t1.nii.gz,flair.nii.gz with the folder that holds them" in row["error"]
     alone = list_items([], ["t1", "flair"], [str(tmp_path / "a" / "t1.npy"), ""])
     assert alone[0].files == (str(tmp_path / "a" / "t1.npy"), None)
 

@@ -64,7 +64,7 @@ def test_a_map_is_written_nowhere_else(tmp_path: Path, name: str) -> None:
     def label_map(*_: Any) -> Volume:
         return Volume(np.zeros((2, 3, 4, 1), np.float32))
 
-    predictor: Any = SimpleNamespace(label_map=label_map, classes=("0", "1"), label_values=(0, 1))
+    predictor: Any = SimpleNamespace(label_map=label_map, count_voxels=lambda _: {})
     item = Item("scan.npy", ("scan.npy",), label_map=name.format(tmp_path))
     read: Any = SimpleNamespace(item=item, volume=label_map(), records=[], scan=None)
     wanted: Any = SimpleNamespace(maps=str(tmp_path / "preds"), outside=0)

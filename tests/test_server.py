@@ -18,6 +18,7 @@ from voxgap.io import read, write
 from voxgap.runtime import job
 from voxgap.runtime.inputs import list_items
 from voxgap.server import create_app
+from voxgap.server.bodies import by_curl
 from voxgap.server.occlusion import blocks
 from voxgap.volume import Volume
 
@@ -143,6 +144,19 @@ def test_one_file_per_channel_and_a_channel_that_is_missing(tmp_path: Path) -> N
         cases.refused(
             server.post("/v1/predict", files=[sent[0], cases.upload("a.npy", b"x")]), 422, "t1, flair"
         )
+        # Whoever sends too few channels is shown how to send all, by their own names.
+        call = "curl -F t1=@t1.nii.gz -F flair=@flair.nii.gz"
+        single = np.ascontiguousarray(values[..., :1])
+        for request in (
+            {"files": [cases.upload("t1.npy", cases.np_bytes(single))]},
+            {"files": [cases.upload("t1.npy", cases.np_bytes(single)) for _ in range(2)]},
+            {"files": [cases.upload("t1.npy", cases.np_bytes(single), "t2")]},
+            cases.raw(single),
+        ):
+            cases.refused(server.post("/v1/predict", **request), 422, call)
+        assert call in server.get("/docs").text
+    assert by_curl(["T1 post", "a;b"]) == "-F 'T1 post=@T1 post.nii.gz' -F 'a;b=@a;b.nii.gz'"
+    assert by_curl(["t1"]) == "-F file=@scan.nii.gz"
 
 
 def test_a_file_comes_to_the_networks_grid(tmp_path: Path) -> None:

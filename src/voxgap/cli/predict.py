@@ -147,7 +147,7 @@ def predict(
             threads=threads,
             threshold=threshold,
         )
-    columns = job.columns_of(predictor, wanted)
+    columns = job.columns_of(predictor, wanted, items)
     if table is None:
         done = _print_rows(source, items, columns)
     else:

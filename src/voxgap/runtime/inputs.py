@@ -16,7 +16,7 @@ class Item(NamedTuple):
     """One sample: how its row is called, and its file, or one file for each channel, None where there is none.
 
     `folder` is the one that was named and holds it, "" where the file itself was; `label_map` is the name of the
-    label map for it, see `label_map_names`.
+    label map for it, see `label_map_names`; `group` is whose it is, where a table says so.
     """
 
     name: str
@@ -24,6 +24,7 @@ class Item(NamedTuple):
     channels: bool = False
     folder: str = ""
     label_map: str = ""
+    group: str = ""
 
     @property
     def source(self) -> str | tuple[str | None, ...]:
@@ -145,6 +146,7 @@ def _patients(folder: Path, names: Sequence[str], out: Path | None) -> list[Item
 def _rows(manifest: Path, channels: Sequence[str]) -> list[Item]:
     header, rows, _ = table.read(manifest)
     columns = _columns(manifest, header, channels)
+    groups = header.index("group") if "group" in header else None
     found = []
     for row in rows:
         if row.problem:
@@ -157,7 +159,9 @@ def _rows(manifest: Path, channels: Sequence[str]) -> list[Item]:
         # Two rows may share a file, so that a sample of several files is named after all of them.
         name = first if len(files) == 1 else "|".join(file or "" for file in files)
         inside = all(below(file, manifest.parent) for file in files if file)
-        found.append(Item(name, files, "path" not in header, str(manifest.parent) if inside else ""))
+        group = "" if groups is None else row.cells[groups]
+        folder = str(manifest.parent) if inside else ""
+        found.append(Item(name, files, "path" not in header, folder, group=group))
     return found
 
 

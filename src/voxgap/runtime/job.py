@@ -169,9 +169,9 @@ def local(predictor: Predictor, wanted: Wanted) -> Source:
     return rows
 
 
-def columns_of(predictor: Predictor, wanted: Wanted) -> list[str]:
-    """The columns of the table, in their order."""
-    columns = ["path"]
+def columns_of(predictor: Predictor, wanted: Wanted, items: Sequence[Item] = ()) -> list[str]:
+    """The columns of the table, in their order; whose an item is, where one says so."""
+    columns = ["path", "group"] if any(item.group for item in items) else ["path"]
     if predictor.task == "classification":
         columns += ["class", *(f"p_{name}" for name in predictor.classes)]
         columns += [f"calibrated_{name}" for name in predictor.classes] if wanted.calibrated else []
@@ -255,19 +255,23 @@ def _answer(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Ite
     answers = _answers(predictor, [read.volume for read in batch if read.volume is not None], wanted)
     for read in batch:
         if read.volume is None:
-            yield {"path": read.item.name, "error": read.error}
+            yield _begun(read.item) | {"error": read.error}
             continue
         answer = next(answers)
         if isinstance(answer, VoxgapError):
-            yield {"path": read.item.name, "error": str(answer).removeprefix("volume 0: ")}
+            yield _begun(read.item) | {"error": str(answer).removeprefix("volume 0: ")}
             continue
-        row = row_of(predictor, read.item.name, answer, wanted)
+        row = _begun(read.item) | row_of(predictor, read.item.name, answer, wanted)
         if predictor.task == "segmentation" and wanted.maps is not None:
             try:
                 row |= _write_map(predictor, read, answer, wanted)
             except (VoxgapError, OSError) as error:
-                row = {"path": read.item.name, "error": " ".join(str(error).split())}
+                row = _begun(read.item) | {"error": " ".join(str(error).split())}
         yield row
+
+
+def _begun(item: Item) -> Row:
+    return {"path": item.name} | ({"group": item.group} if item.group else {})
 
 
 def _answers(
@@ -296,7 +300,7 @@ def _write_map(predictor: Predictor, read: _Read, answer: Answer, wanted: Wanted
         )
     if any(same_file(file, Path(scan)) for scan in read.item.files if scan):
         raise VoxgapError(f"{file}: is the scan itself; name another folder for label maps")
-    if not wanted.overwrite and os.path.lexists(file) and not _holds(file, labels):
+    if os.path.lexists(file) and not wanted.overwrite and not _holds(file, labels):
         # A job that was killed between a map and its row writes the same again; anything else is somebody's.
         check_new([file])
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -416,7 +420,7 @@ def _jsonl_file(file: Path, rows: Iterable[Row], _: Sequence[str]) -> None:
 
 def _parquet_file(file: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
     arrow, parquet = need("pyarrow", file), need("pyarrow.parquet", file)
-    texts = {"path", "class", "label_map", "warnings", "error", "precision"}
+    texts = {"path", "group", "class", "label_map", "warnings", "error", "precision"}
     kinds = {
         name: arrow.string()
         if name in texts or name.startswith("top_")

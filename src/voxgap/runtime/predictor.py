@@ -248,8 +248,19 @@ class Predictor:
     def place(self, sample: Sample) -> tuple[Volume, list[Record]]:
         """Read the volume of files that were scanned; see `read`."""
         volume, records, *_ = read_sample(sample, self.grid, step=step_of(self.manifest))
-        self._check(volume.shape, str(volume.source))
+        self._check(volume.shape, str(volume.source), self._by_channel(volume.shape))
         return volume, records
+
+    def _by_channel(self, shape: tuple[int, ...]) -> str:
+        """How to give the channels that a file lacks; nothing where it is not they that are wrong."""
+        channels = self.manifest["input"]["channels"]
+        if len(channels) < 2 or shape[-1] == len(channels):
+            return ""
+        files = ",".join(f"{name}.nii.gz" for name in channels)
+        return (
+            f"; give a file for each channel: --channels {files} with the folder that holds them, or a table with the "
+            f"columns {', '.join(channels)}"
+        )
 
     def _run(self, batch: Values, batch_size: int | None = None, first: int = 0) -> Values:
         outputs = self._outputs(batch, batch_size)
@@ -315,6 +326,8 @@ class Predictor:
         self._check(batch.shape[1:], "volumes")
         return batch
 
-    def _check(self, shape: tuple[int, ...], where: str) -> None:
+    def _check(self, shape: tuple[int, ...], where: str, remedy: str = "") -> None:
         if not fits(self.manifest, shape):
-            raise VoxgapError(f"{where}: shape {times(shape)}, but this network takes {takes(self.manifest)}")
+            raise VoxgapError(
+                f"{where}: shape {times(shape)}, but this network takes {takes(self.manifest)}{remedy}"
+            )

@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import math
 import re
+import shlex
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -144,7 +145,7 @@ def _check_batch(shape: tuple[int, ...], loaded: Loaded, settings: Settings, whe
         raise RequestError(
             422,
             f"{where}: a volume of {times(shape[1:])}, but this network takes {loaded.takes()}; "
-            "upload a file to have it brought there",
+            f"upload a file to have it brought there, as in curl {by_curl(loaded.channels)}",
         )
     if not 1 <= shape[0] <= settings.max_volumes:
         raise RequestError(422, f"{where}: {shape[0]} volumes; send 1 to {settings.max_volumes}")
@@ -180,8 +181,12 @@ async def _uploads(request: Request, loaded: Loaded, parsers: Parsers, settings:
             await asyncio.gather(*reading, return_exceptions=True)
     for (volume, _), name in zip(found, plan.shown, strict=True):
         if not loaded.fits(volume.shape):
+            lacking = len(loaded.channels) > 1 and volume.shape[-1] != len(loaded.channels)
+            remedy = (
+                f"; send a file for each channel, as in curl {by_curl(loaded.channels)}" if lacking else ""
+            )
             raise RequestError(
-                422, f"{name}: shape {times(volume.shape)}, but this network takes {loaded.takes()}"
+                422, f"{name}: shape {times(volume.shape)}, but this network takes {loaded.takes()}{remedy}"
             )
     if len({volume.shape for volume, _ in found}) > 1:
         raise RequestError(422, "the volumes differ in shape; send each in a request of its own")
@@ -200,7 +205,7 @@ def _planned(uploads: dict[str, list[UploadFile]], loaded: Loaded, settings: Set
     """Tell volumes, series and channels apart by the fields' names."""
     if not uploads:
         raise RequestError(
-            422, "no file in the form; send it in the field file, as in curl -F file=@scan.nii.gz"
+            422, f"no file in the form; send it in a field of its own, as in curl {by_curl(loaded.channels)}"
         )
     strange = set(uploads) - {"file", *loaded.channels}
     if strange or ("file" in uploads and len(uploads) > 1):
@@ -208,7 +213,7 @@ def _planned(uploads: dict[str, list[UploadFile]], loaded: Loaded, settings: Set
         raise RequestError(
             422,
             f"form fields {fields}: send a file in the field file, or one for each channel: "
-            f"{', '.join(loaded.channels)}",
+            f"{', '.join(loaded.channels)}, as in curl {by_curl(loaded.channels)}",
         )
     if "file" not in uploads:
         return _one_per_channel(uploads, loaded)
@@ -222,6 +227,12 @@ def _planned(uploads: dict[str, list[UploadFile]], loaded: Loaded, settings: Set
     names = [f"{number}{suffix}" for number, suffix in enumerate(suffixes)]
     files = list(zip(names, given, strict=True))
     return _Plan(files, [([name], []) for name in names], [_printable(u.filename) for u in given])
+
+
+def by_curl(channels: Sequence[str]) -> str:
+    """How curl sends a volume: in a file for each channel, where there are several."""
+    fields = [f"{name}=@{name}.nii.gz" for name in channels] if len(channels) > 1 else ["file=@scan.nii.gz"]
+    return " ".join(f"-F {shlex.quote(field)}" for field in fields)
 
 
 def _one_per_channel(uploads: dict[str, list[UploadFile]], loaded: Loaded) -> _Plan:

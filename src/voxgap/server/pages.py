@@ -12,6 +12,8 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
+from voxgap.server.bodies import by_curl
+
 _STYLE = """
 :root { color-scheme: light dark }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 52rem; margin: 2rem auto; padding: 0 1rem }
@@ -19,7 +21,7 @@ h2 { font: 600 1rem ui-monospace, monospace; margin: 2.5rem 0 .25rem }
 pre { padding: .75rem; overflow-x: auto; background: #8881; border-radius: .4rem; font-size: .85rem }
 table { border-collapse: collapse; font-size: .9rem } td { padding: .15rem 1rem .15rem 0; vertical-align: top }
 """
-_BY_FILE = "curl -F file=@scan.nii.gz"
+_BY_FILE = "curl {form}"
 _CALLS = {
     "/v1/predict": (
         _BY_FILE + " {url}\n"
@@ -48,8 +50,9 @@ def add(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
-        shape = ",".join(map(str, app.state.service.live.current.shape))
-        text = api_page(app.openapi(), str(request.base_url).rstrip("/"), shape)
+        loaded = app.state.service.live.current
+        shape = ",".join(map(str, loaded.shape))
+        text = api_page(app.openapi(), str(request.base_url).rstrip("/"), shape, by_curl(loaded.channels))
         return HTMLResponse(text)
 
     @app.get("/docs.css", include_in_schema=False)
@@ -57,13 +60,14 @@ def add(app: FastAPI) -> None:
         return Response(_STYLE, media_type="text/css")
 
 
-def api_page(schema: dict[str, Any], base: str, shape: str) -> str:
+def api_page(schema: dict[str, Any], base: str, shape: str, form: str) -> str:
     """Write the API down for people: each route, a call to copy, and what it answers.
 
     Args:
         schema: The OpenAPI schema.
         base: Address of the server.
         shape: Of a volume, as `X-Shape` takes it.
+        form: How curl sends one.
 
     Returns:
         HTML.
@@ -83,7 +87,7 @@ def api_page(schema: dict[str, Any], base: str, shape: str) -> str:
     # What can go wrong everywhere is said once.
     common = dict.fromkeys(operations[0][2]["responses"])
     for path, method, operation in operations:
-        parts.append(_operation(path, method, operation, base, shape, common))
+        parts.append(_operation(path, method, operation, base + path, {"shape": shape, "form": form}, common))
         if path == "/v1/predict":
             example = schema["components"]["schemas"]["Answer"]["example"]
             parts.append(f"<pre>{html.escape(json.dumps(example, indent=2))}</pre>")
@@ -95,9 +99,9 @@ def api_page(schema: dict[str, Any], base: str, shape: str) -> str:
 
 
 def _operation(
-    path: str, method: str, operation: dict[str, Any], base: str, shape: str, common: Container[str]
+    path: str, method: str, operation: dict[str, Any], url: str, sent: dict[str, str], common: Container[str]
 ) -> str:
-    call = _CALLS.get(path, "curl {url}").format(url=base + path, shape=shape)
+    call = _CALLS.get(path, "curl {url}").format(url=url, **sent)
     queries = [
         (f"?{p['name']}=", p.get("description", ""))
         for p in operation.get("parameters", [])
