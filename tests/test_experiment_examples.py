@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,14 @@ def test_channels_that_no_single_volume_lacks_together_come_from_several() -> No
         assert list(example.versions) == ["with gaps", "filled: mean"]
         assert np.isnan(example.versions["with gaps"]).all()
         assert np.isfinite(example.versions["filled: mean"]).all()
+
+
+def test_what_has_a_known_orientation_is_shown_upright() -> None:
+    native = data({0: [2, 9]})
+    plan = plan_experiment(native, ["zero"], folds=1)
+    as_it_lies, upright = (fill_examples(plan, replace(native, rises=known))[0] for known in (False, True))
+    for name, versions in as_it_lies.versions.items():
+        np.testing.assert_array_equal(upright.versions[name], versions[:, ::-1])
 
 
 def test_where_nothing_is_missing_nothing_is_shown() -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import xarray
 
+from voxgap.cli.inspect import _examples, _inspect
+from voxgap.dataset import load_data
+from voxgap.dataset.folders import list_folder
+from voxgap.dataset.survey import survey
 from voxgap.io import scan, write
 from voxgap.pictures import slices
-from voxgap.volume import Volume, rises
+from voxgap.volume import Volume, rises, upright
 
 FRONT = np.array([[0, 0, 1.0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 """Canonical: width to the right, height to the front, depth up."""
@@ -18,7 +23,7 @@ FRONT = np.array([[0, 0, 1.0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
 
 def drawn_above(values: np.ndarray, known: bool) -> float:
     """How far above the middle of the picture the one bright row is drawn, in pixels."""
-    (axes,) = slices({"": values}, count=1, rises=known).axes
+    (axes,) = slices({"": upright(values, known)}, count=1).axes
     picture = np.asarray(axes.images[0].get_array())
     row = int(picture.sum(axis=1).argmax())
     heights = axes.transData.transform([(0, row), (0, (len(picture) - 1) / 2)])[:, 1]
@@ -65,6 +70,57 @@ def test_the_front_of_a_scan_is_up_however_it_is_stored(suffix: str, tmp_path: P
         write(path, Volume(values, affine))
         found = scan(path)
         assert drawn_above(found.read().values, found.rises) > 0
+
+
+def bright_behind(values: np.ndarray, index: int) -> np.ndarray:
+    """A volume whose brightest row is the last one of height, which is in front."""
+    values = np.random.default_rng(index).normal(0, 0.01, values.shape).astype(np.float32)
+    values[:, -1] = 1
+    return values
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [
+        (".nii.gz", {"cache": "cache"}),
+        *(
+            pytest.param(suffix, options, marks=pytest.mark.full)
+            for suffix in (".nii.gz", ".nc", ".npy")
+            for options in ({}, {"size": (4, 8, 8)}, {"cache": "cache"})
+        ),
+    ],
+)
+def test_a_data_set_knows_what_is_up_as_its_files_do(
+    suffix: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    for index in range(8):
+        path = tmp_path / "data" / "ab"[index % 2] / f"{index}{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = bright_behind(np.zeros((3, 5, 6)), index)
+        if suffix == ".nc":
+            held = {"sst": (("time", "lat", "lon"), values)}
+            coords = {"lat": ("lat", np.arange(5.0), {"units": "degrees_north"})}
+            xarray.Dataset(held, coords).to_netcdf(path, engine="h5netcdf")
+        elif suffix == ".npy":
+            np.save(path, values)
+        else:
+            write(path, Volume(values, FRONT))
+    if "cache" in options:
+        options = {"cache": tmp_path / "cache"}
+    data = load_data(tmp_path / "data", **options)
+    assert data.rises == (suffix != ".npy")
+    assert (drawn_above(data.part("test").volumes[0], data.rises) > 0) == data.rises
+    assert _inspect(str(tmp_path / "data"), {"size": options.get("size")}, 0).rises == data.rises
+    assert survey(list_folder(tmp_path / "data"), "data", data.grid).rises == data.rises
+
+
+def test_the_pictures_of_a_page_are_turned(tmp_path: Path) -> None:
+    for index in range(4):
+        (tmp_path / "flat").mkdir(exist_ok=True)
+        write(tmp_path / "flat" / f"{index}.nii.gz", Volume(bright_behind(np.zeros((3, 5, 6)), index), FRONT))
+    ((figure, _),) = _examples(_inspect(str(tmp_path / "flat"), {}, 0))
+    for axes in figure.axes:
+        assert np.asarray(axes.images[0].get_array()).sum(axis=1).argmax() == 0
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from voxgap.history import History
 
 GAP_COLOUR = "#e4572e"
+OUTSIDE_COLOUR = "#d9d4cc"
 _COLOURS = ("#0b6e8f", "#e0a030", "#6a8d3a", "#8f4b8f", "#c8472f", "#4a5866", "#3aa6a0", "#b5793a")
 
 
@@ -31,17 +32,17 @@ def slices(
     channel: int = 0,
     *,
     own_scale: bool = False,
-    rises: bool = False,
+    outside: np.ndarray | None = None,
 ) -> Figure:
     """Draw the same slices of several versions of one volume, one version a row, gaps coloured.
 
     Args:
-        rows: label -> `(depth, height, width, channels)` with NaN.
+        rows: label -> `(depth, height, width, channels)` with NaN, the first row of height above: see
+            `voxgap.volume.upright`.
         count: how many slices, evenly spaced along the part of the depth that holds something to see.
         channel: which channel.
         own_scale: each row from black to white by its own values, not by those of the first row.
-        rises: height runs to the north, to the front or to the head: its first row is drawn below, as on a map.
-            Left and right stay as they lie in the volume.
+        outside: where nothing was meant to be observed, `(depth, height, width)`: gaps there are pale.
     """
     shown = _worth_showing([volume[..., channel] for volume in rows.values()])
     chosen = shown[np.unique(np.linspace(0, len(shown) - 1, min(count, len(shown))).round().astype(int))]
@@ -52,21 +53,25 @@ def slices(
         if own_scale:
             low, high = _range(volume[..., channel])
         for axes, index in zip(axes_row, chosen, strict=True):
-            draw_slice(axes, volume[index, ..., channel], low, high, rises)
+            draw_slice(axes, volume[index, ..., channel], low, high)
+            if outside is not None:
+                pale = np.ma.masked_where(
+                    ~outside[index] | ~np.isnan(volume[index, ..., channel]), outside[index]
+                )
+                axes.imshow(pale, cmap=ListedColormap([OUTSIDE_COLOUR]), interpolation="nearest")
         axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     for axes, index in zip(grid[0], chosen, strict=True):
         axes.set_title(f"slice {index}", fontsize=8)
     return figure
 
 
-def draw_slice(axes: Axes, values: np.ndarray, low: float, high: float, rises: bool = False) -> None:
+def draw_slice(axes: Axes, values: np.ndarray, low: float, high: float) -> None:
     """Draw one slice, gaps coloured.
 
     Args:
         axes: that it fills.
         values: `(height, width)`, NaN = missing.
         low, high: what is black and what is white.
-        rises: whether the first row lies below.
     """
     axes.set_facecolor(GAP_COLOUR)
     # NaN is drawn as nothing, so that the background shows.
@@ -76,7 +81,6 @@ def draw_slice(axes: Axes, values: np.ndarray, low: float, high: float, rises: b
         vmin=low,
         vmax=high,
         interpolation="nearest",
-        origin="lower" if rises else "upper",
     )
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

@@ -101,6 +101,16 @@ def rises(affine: NDArray[np.float64]) -> bool:
     return bool(steepest > 0 and abs(steepest) >= abs(right))
 
 
+def upright(values: NDArray[Any], known: bool) -> NDArray[Any]:
+    """Return a volume or label map as pictures show it: with the north, the front or the head up.
+
+    Args:
+        values: `(depth, height, width)`, with or without channels.
+        known: Whether height is known to run there: `Source.rises`, or `rises`. Else nothing is turned.
+    """
+    return np.flip(values, 1) if known else values
+
+
 def as_values(values: Any, where: str = "volume") -> Values:
     """Check the values of one volume and return them as float32.
 

@@ -13,6 +13,7 @@ from voxgap.decision import named
 from voxgap.evidence import Cases, Predict, sureness
 from voxgap.history import History
 from voxgap.runtime.calibration import Calibration, tempered
+from voxgap.volume import upright
 
 EVIDENCE = "evidence"
 PREDICTIONS, REPORT = "predictions.csv", "report.html"
@@ -31,6 +32,7 @@ def write_evidence(
     cases: Cases,
     predict: Predict,
     history: History | None = None,
+    **how: Any,
 ) -> None:
     """Write the table of all cases, and the page of a training about them, as a folder that appears whole.
 
@@ -41,6 +43,7 @@ def write_evidence(
         cases: what the network answered; nothing is written where there is none.
         predict: that they were collected with.
         history: of its training; without it there is no page.
+        how: it was made; see `write_training_report`.
     """
     if not len(cases):
         return
@@ -49,13 +52,19 @@ def write_evidence(
         made.mkdir()
         cases.write(made / PREDICTIONS)
         if history is not None:
-            _write_page(made / REPORT, manifest, data, cases, predict, history)
+            _write_page(made / REPORT, manifest, data, cases, predict, history, how)
         remove_evidence(folder)
         made.rename(folder / EVIDENCE)
 
 
 def _write_page(
-    page: Path, manifest: Mapping[str, Any], data: Dataset, cases: Cases, predict: Predict, history: History
+    page: Path,
+    manifest: Mapping[str, Any],
+    data: Dataset,
+    cases: Cases,
+    predict: Predict,
+    history: History,
+    how: Mapping[str, Any],
 ) -> None:
     from voxgap.report.training import Example, shown_part, write_training_report
 
@@ -66,9 +75,14 @@ def _write_page(
     if data.task == "segmentation":
         answered = named(predict(seen.volumes), cases.threshold)
         maps = [{"truth": t, "answer": a} for t, a in zip(seen.targets, answered, strict=True)]
-    examples = [Example(volume, drawn) for volume, drawn in zip(seen.volumes, maps, strict=True)]
+    examples = [
+        Example(
+            upright(volume, data.rises), {title: upright(one, data.rises) for title, one in drawn.items()}
+        )
+        for volume, drawn in zip(seen.volumes, maps, strict=True)
+    ]
     calibrated = _calibrated(shown, manifest)
-    write_training_report(page, manifest, cases, worst, examples, history, calibrated=calibrated)
+    write_training_report(page, manifest, cases, worst, examples, history, calibrated=calibrated, **how)
 
 
 def _calibrated(shown: Cases, manifest: Mapping[str, Any]) -> Any:

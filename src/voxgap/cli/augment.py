@@ -53,8 +53,9 @@ def augment(
     """
     from voxgap.augment import from_text
     from voxgap.files import check_new, write_bytes
-    from voxgap.io import suffix
+    from voxgap.io import scan, suffix
     from voxgap.pictures import png, slices
+    from voxgap.volume import upright
 
     volume = _volume(file)
     if save is not None:
@@ -67,7 +68,8 @@ def augment(
         rows[f"draw {index + 1}"] = chosen.apply(volume.values, record)
         records.append(record)
     path = picture or Path(f"{_stem(file)}-augmented.png")
-    write_bytes(path, png(slices(rows)))
+    known = not file.startswith("sample:") and scan(file).rises
+    write_bytes(path, png(slices({label: upright(values, known) for label, values in rows.items()})))
     if save is not None:
         _save(save, volume, rows["draw 1"])
     if as_json:

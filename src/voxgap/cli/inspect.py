@@ -15,7 +15,9 @@ from voxgap.cli.console import err, out
 from voxgap.cli.data import At, Axes, Crop, MissingValues, Reference, Size, Spacing, grid_arguments, load
 
 if TYPE_CHECKING:
+    import numpy as np
     from matplotlib.figure import Figure
+    from numpy.typing import NDArray
 
     from voxgap.dataset import Dataset
     from voxgap.dataset.survey import Survey
@@ -50,6 +52,7 @@ class Inspection:
     grid: dict[str, Any]
     rises: bool = False
     marks: tuple[float, ...] = ()
+    inside: NDArray[np.bool_] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain dictionaries, lists and numbers."""
@@ -184,7 +187,7 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
     from voxgap.missingness.diagnosis import describe
     from voxgap.missingness.mechanism import examine
 
-    rises = False
+    rises, inside = False, None
     if is_one_volume(data):
         wanted = Grid(**grid)
         source = wanted.scan(Path(data))
@@ -194,7 +197,7 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
         volumes, channels = volume.values[None], volume.channels
         found, evidence = describe(volumes, channels=channels), examine(volumes, channels=channels)
         if not wanted.moves and (masked := within_mask(source, volume.values)) is not None:
-            found, facts["mask"] = masked
+            found, facts["mask"], inside = masked
     else:
         there = _survey(data, grid)
         one_size = {"size": there.suggested["size"]} if there is not None and there.suggested else {}
@@ -202,12 +205,14 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
         if dataset is None:
             assert there is not None
             facts, volumes, channels = there.read(Grid(**grid | one_size))
+            rises = there.rises
             found, evidence = (
                 describe(volumes, channels=channels),
                 examine(volumes, channels=channels, seed=seed),
             )
         else:
             facts, volumes, channels = _facts(dataset), dataset.volumes, dataset.channels
+            rises = dataset.rises
             of_class = dataset.targets if dataset.task == "classification" else None
             found = describe(volumes, of_class, channels=channels, classes=dataset.classes)
             evidence = examine(
@@ -230,7 +235,7 @@ def _inspect(data: str, grid: dict[str, Any], seed: int) -> Inspection:
     advice = advise(found, evidence)
     if marks and not found.missing_rate:
         advice = [_answer_first(marks)]
-    return Inspection(data, volumes, channels, facts, found, evidence, advice, grid, rises, marks)
+    return Inspection(data, volumes, channels, facts, found, evidence, advice, grid, rises, marks, inside)
 
 
 def _answer_first(marks: Sequence[float]) -> Advice:
@@ -374,9 +379,12 @@ def _examples(inspection: Inspection) -> list[tuple[Figure, str]]:
     import numpy as np
 
     from voxgap.pictures import slices
+    from voxgap.volume import upright
 
     volumes = inspection.volumes
     rates = np.array([np.isnan(volume).mean() for volume in volumes])
+    if inspection.inside is not None:
+        rates[0] = inspection.found.missing_rate
     # Wholly missing volumes have nothing to show.
     order = [int(index) for index in np.argsort(rates, kind="stable") if rates[index] < 1]
     if not order:
@@ -398,7 +406,12 @@ def _examples(inspection: Inspection) -> list[tuple[Figure, str]]:
         if len(rows) == 1:
             caption = "The volume." if len(volumes) == 1 else "A volume."
     gaps = " Gaps are red." if inspection.found.missing_rate else ""
-    return [(slices(rows, own_scale=True, rises=inspection.rises), caption + gaps)]
+    shown = {name: upright(volume, inspection.rises) for name, volume in rows.items()}
+    outside = None
+    if inspection.inside is not None:
+        outside = ~upright(inspection.inside[..., 0], inspection.rises)
+        gaps += " What is outside of the mask is pale."
+    return [(slices(shown, own_scale=True, outside=outside), caption + gaps)]
 
 
 def _where(inspection: Inspection) -> list[tuple[Figure, str]]:

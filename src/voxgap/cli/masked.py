@@ -3,32 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from voxgap.cli.console import err
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from voxgap.io import Source
     from voxgap.missingness.diagnosis import Description
     from voxgap.volume import Values
 
 
-def within_mask(source: Source, values: Values) -> tuple[Description, dict[str, Any]] | None:
+class Masked(NamedTuple):
+    """The gaps inside of a mask, their rates those of what is inside; and where that is, in the volume's shape.
+
+    `said` holds what the mask says: `said`, the share of all values that is `outside`, and `of`, which says what a rate
+    is of.
+    """
+
+    found: Description
+    said: dict[str, Any]
+    inside: NDArray[np.bool_]
+
+
+def within_mask(source: Source, values: Values) -> Masked | None:
     """Describe the gaps inside the mask that `voxgap fill` finds in a file, None where it finds none.
 
     Args:
         source: The volume.
         values: All of it.
-
-    Returns:
-        The description, its rates those of what is inside; and what the mask says: `said`, the share of all values
-        that is `outside`, and `of`, which says what a rate is of.
     """
-    import numpy as np
-
     from voxgap.filling.where import by_mask, ever
     from voxgap.missingness.diagnosis import describe
 
@@ -63,14 +70,11 @@ def within_mask(source: Source, values: Values) -> tuple[Description, dict[str, 
     seen = int(observed[~inside].sum())
     never = f" ({seen} values of that observed)" if seen else ", never observed"
     outside = 1 - float(inside.mean())
-    return found, {
-        "said": wanted.said.removeprefix("mask "),
-        "outside": outside,
-        "of": f"inside the mask; {outside:.1%} of all lies outside{never}",
-    }
+    of = f"inside the mask; {outside:.1%} of all lies outside{never}"
+    return Masked(found, {"said": wanted.said.removeprefix("mask "), "outside": outside, "of": of}, inside)
 
 
-def _rates(observed: np.ndarray, inside: np.ndarray, axis: int) -> list[float]:
+def _rates(observed: NDArray[np.bool_], inside: NDArray[np.bool_], axis: int) -> list[float]:
     """Return the missing rate of what is inside at each position along an axis, 0 where nothing is."""
     others = tuple(other for other in range(4) if other != axis)
     lost, all_of_it = (~observed & inside).sum(axis=others), inside.sum(axis=others)

@@ -48,6 +48,8 @@ class Dataset:
         names: The file of each sample, seen from the data's own folder; see `voxgap.dataset.names`. Or None.
         drawn: The label maps on their own grids, where volumes came onto another; or None.
         label_values: What stood for each class in the label maps as they were given; None: its index.
+        rises: Whether height runs to the north, to the front or to the head, and pictures turn it up: see
+            `voxgap.volume.upright`.
 
     Raises:
         VoxgapError: The parts don't fit each other.
@@ -68,6 +70,7 @@ class Dataset:
     names: tuple[str, ...] | None = None
     drawn: Drawn | None = None
     label_values: tuple[int, ...] | None = None
+    rises: bool = False
 
     def __post_init__(self) -> None:
         volumes = as_batch(self.volumes, self.name, allow_empty=True)

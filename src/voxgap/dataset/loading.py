@@ -19,7 +19,7 @@ from voxgap.dataset.folders import is_folder, list_folder
 from voxgap.dataset.listing import Listing, refuse
 from voxgap.dataset.manifest import read_manifest
 from voxgap.dataset.names import of_files
-from voxgap.dataset.reading import check_shapes, read_samples
+from voxgap.dataset.reading import check_shapes, read_samples, rises
 from voxgap.dataset.targets import class_name, learnable, unstratified_split, voxel_classes, without_value
 from voxgap.dataset.twins import say_twins
 from voxgap.errors import VoxgapError
@@ -183,7 +183,8 @@ def _read_listing(
         scoring=scoring,
     )
     say_twins(data, scoring or bool(rows[0].split), [row.where for row in rows])
-    data = replace(data, names=of_files([row.files for row in rows], listing.folder))
+    named = of_files([row.files for row in rows], listing.folder)
+    data = replace(data, names=named, rises=rises(listing, grid))
     return _with_drawn(data, _drawn(listing, data.classes, grid)) if segmented and grid.moves else data
 
 

@@ -105,6 +105,15 @@ def scan_samples(listing: Listing, name: str, grid: Grid, max_bytes: int = io.MA
     return samples
 
 
+def rises(listing: Listing, grid: Grid) -> bool:
+    """Tell whether height is known to run to the north, to the front or to the head: by the first sample.
+
+    Files that say where they lie are turned alike, each format by the rules of `voxgap.io.rules`.
+    """
+    first = listing.rows[0]
+    return scan_sample(first.files, listing.channels, grid=grid).first.rises
+
+
 def _allocated(first: Volume, listing: Listing, allocate: Allocate) -> Samples:
     """Return arrays for all samples, once the first one says how large they are."""
     count = len(listing.rows)

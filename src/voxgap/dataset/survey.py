@@ -27,7 +27,8 @@ class Survey(NamedTuple):
     """The samples of a listing as their headers describe them.
 
     `shapes` are `(depth, height, width, channels)` and `spacings` `(depth, height, width)`, None where unknown, one
-    each; `missing_rate` is the share of all values that is missing, each volume on its own grid, where shapes differ.
+    each; `missing_rate` is the share of all values that is missing, each volume on its own grid, where shapes differ;
+    `rises` as in a `Dataset`.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Survey(NamedTuple):
     shapes: tuple[tuple[int, ...], ...]
     spacings: tuple[tuple[float, float, float] | None, ...]
     missing_rate: float
+    rises: bool = False
 
     @property
     def unlabelled(self) -> bool:
@@ -116,7 +118,14 @@ def survey(listing: Listing, name: str, grid: Grid) -> Survey:
         as_it_is = _unmoved(grid)
         missing = sum(int(np.isnan(read_sample(one, as_it_is).volume.values).sum()) for one in samples)
         rate = missing / sum(map(math.prod, shapes))
-    return Survey(name, listing, shapes, tuple(_spacing(sample.first) for sample in samples), rate)
+    return Survey(
+        name,
+        listing,
+        shapes,
+        tuple(_spacing(sample.first) for sample in samples),
+        rate,
+        samples[0].first.rises,
+    )
 
 
 def as_they_are(data: str, grid: Grid, most: int = 8) -> list[Values]:
