@@ -14,10 +14,12 @@ import tiny
 from voxgap import strategies
 from voxgap.bundle import export, save_bundle
 from voxgap.errors import VoxgapError
+from voxgap.grid import Grid
 from voxgap.io import write
 from voxgap.runtime import Predictor, load, profile
 from voxgap.runtime.inputs import Item
 from voxgap.runtime.job import Wanted, local
+from voxgap.runtime.predictor import Running
 from voxgap.training import adapt_model
 from voxgap.volume import Volume
 
@@ -43,6 +45,34 @@ def predictor(task: str = "regression", engine: Any = summing) -> Predictor:
         "data": {"profile": profile(TRAINED, ("t1",)).to_json()},
     }
     return Predictor(manifest, engine)
+
+
+def test_a_predictor_is_printed_as_what_it_takes_and_answers() -> None:
+    assert repr(predictor()) == (
+        "Predictor for regression\ntakes     8×8×8×1 or deeper (depth, height, width, channels: t1)"
+    )
+    manifest = {
+        "task": "segmentation",
+        "classes": [str(index) for index in range(12)],
+        "outputs": 12,
+        "input": {
+            "shape": [8, 8, 8, 2],
+            "channels": ["t1", "flair"],
+            "grid": Grid((8, 8, 8), (2.5, 1, 1), "observed").to_json(),
+        },
+        "network": "unet3d",
+        "strategy": strategies.get("gap_dropout").to_json(),
+    }
+    assert str(Predictor(manifest, summing, Running("onnx", "bf16"))).splitlines() == [
+        "Predictor for segmentation",
+        "takes     8×8×8×2 or deeper (depth, height, width, channels: t1, flair); files are cropped to what is "
+        "observed, resampled to voxels of 2.5 × 1 × 1, brought to that size",
+        "classes   0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more",
+        "network   unet3d",
+        "strategy  fill mean, mask_channel, gap_dropout 0.2, gap_pattern slices",
+        "decision  the most probable class",
+        "engine    onnx, bf16",
+    ]
 
 
 def test_an_answer_that_is_not_finite_is_one_clear_error() -> None:

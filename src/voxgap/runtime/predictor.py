@@ -23,6 +23,7 @@ from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.engines import Engine
 from voxgap.runtime.manifest import MANIFEST, fits, label_values, patches_of, step_of, takes, windows
 from voxgap.runtime.profile import Profile, drift, far_outside
+from voxgap.runtime.summary import in_lines
 from voxgap.volume import Values, Volume, as_batch, as_real, times
 
 BATCH_VOXELS = 2**19
@@ -65,6 +66,9 @@ class Predictor:
         self._profile = Profile.of(manifest, MANIFEST)
         self._calibration = Calibration.of(manifest, MANIFEST)
         self.decision = Decision.of(manifest, MANIFEST)
+
+    def __repr__(self) -> str:
+        return in_lines(self)
 
     @property
     def task(self) -> str:

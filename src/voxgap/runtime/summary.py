@@ -1,0 +1,54 @@
+"""What a predictor is, in a few lines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from voxgap.runtime.manifest import takes
+
+if TYPE_CHECKING:
+    from voxgap.runtime.predictor import Predictor
+
+_MOST_CLASSES = 10
+
+
+def in_lines(predictor: Predictor) -> str:
+    """Return task, input, classes, network and strategy, how classes are named, and what computes them."""
+    manifest, running = predictor.manifest, predictor.running
+    facts = {
+        "takes": takes(manifest) + _brought(manifest["input"].get("grid") or {}),
+        "classes": _some(predictor.classes),
+        "network": manifest.get("network", ""),
+        "strategy": _strategy(manifest.get("strategy") or {}),
+        "decision": predictor.decision.words(predictor.classes).removeprefix("decision: ")
+        if predictor.classes
+        else "",
+        "engine": f"{running.engine}, {running.precision}" if running.engine else "",
+    }
+    lines = [f"{name:<8}  {text}" for name, text in facts.items() if text]
+    return "\n".join([f"Predictor for {predictor.task}", *lines])
+
+
+def _brought(grid: Mapping[str, Any]) -> str:
+    """How files come onto the input's grid, where anything is done to them."""
+    spacing = grid.get("spacing")
+    steps = [
+        "cropped to what is observed" if grid.get("crop") else "",
+        f"resampled to voxels of {' × '.join(f'{size:.4g}' for size in spacing)}" if spacing else "",
+        "brought to that size" if grid.get("size") else "",
+    ]
+    done = ", ".join(filter(None, steps))
+    return f"; files are {done}" if done else ""
+
+
+def _some(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - _MOST_CLASSES} more" if len(names) > _MOST_CLASSES else ""
+    return ", ".join(names[:_MOST_CLASSES]) + more
+
+
+def _strategy(settings: Mapping[str, Any]) -> str:
+    """What is set of a strategy: `fill mean, mask_channel`, with no word of what it leaves out."""
+    pattern = {} if settings.get("gap_dropout") else {"gap_pattern": None}
+    given = {name: value for name, value in {**settings, **pattern}.items() if value and value != "plain"}
+    return ", ".join(name if value is True else f"{name} {value}" for name, value in given.items())
