@@ -128,3 +128,17 @@ def test_the_picture_marks_the_best_epoch_and_what_was_saved(tmp_path: Path) -> 
     assert share(history(), red) > 0.0005
     assert share(history(), green) > 0.05
     assert share(history("epochs", epochs=10), green) == 0
+
+
+def test_it_is_printed_in_a_line() -> None:
+    said = repr(history())
+    assert said == str(history())
+    assert said.startswith(f"History({len(history().epochs)} of {history().planned} epochs in ")
+    assert history().summary() in said
+    assert "\n" not in said
+
+
+def test_dice_says_on_which_grid_it_was_counted() -> None:
+    epochs = ({"loss": 1.0, "dice": 0.4, "val_dice": 0.5, "seconds": 1.0},)
+    watched = dataclasses.replace(history(), epochs=epochs, best_epoch=0, monitor="val_dice")
+    assert "(val_dice 0.5 on the network's grid)" in watched.summary()

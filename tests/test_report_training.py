@@ -75,6 +75,33 @@ def test_a_page_of_classes(tmp_path: Path) -> None:
     assert "scans.csv" in page
 
 
+def test_a_page_says_how_it_was_made(tmp_path: Path) -> None:
+    known = data("classification")
+    network = Network(known)
+    settings = {
+        "size": "8,8,8",
+        "missing-values": "-1000",
+        "threshold": "youden",
+        "mask-channel": True,
+        "seed": 3,
+    }
+    reasons = {"test": {"n": 20, "intervals": {}, "reasons": {"auc": "the same in every draw"}}}
+    how = {"command": "voxgap train 'my scans.csv' --size 8,8,8", "settings": settings}
+    described = manifest(known, network, intervals=reasons)
+    write_evidence(tmp_path, described, known, collect(known, network), network, HISTORY, **how)
+    page = checked(tmp_path / "evidence" / "report.html")
+    assert "<pre>voxgap train &#39;my scans.csv&#39; --size 8,8,8</pre>" in page
+    for name, value in {
+        "size": "8,8,8",
+        "missing values": "-1000",
+        "threshold": "youden",
+        "mask channel": "yes",
+    }.items():
+        assert f"<td>{name}</td><td>{value}</td>" in page
+    assert "<td>architecture</td>" not in page  # said once
+    assert "In the test part no interval for auc: the same in every draw." in page
+
+
 @pytest.mark.parametrize("task", [pytest.param("regression", marks=FULL), "segmentation"])
 def test_a_page_of_other_tasks(tmp_path: Path, task: str) -> None:
     page = page_of(tmp_path, data(task))

@@ -18,7 +18,11 @@ Reason = Literal["patience", "epochs", "interrupted", "diverged", "callback"]
 _HARDLY = 0.02
 
 
-@dataclasses.dataclass(frozen=True)
+ON_ITS_GRID = "on the network's grid"
+"""Where Dice is counted while a network trains; scores are counted on that of each label map."""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
 class History:
     """The record of one training.
 
@@ -75,9 +79,15 @@ class History:
             "callback": f"a callback stopped it after epoch {len(self.epochs)}",
         }[self.reason]
         saved = f"; {self.saved_epochs} of {self.planned} epochs (about {self.saved_seconds:.0f} s) saved"
+        where = f" {ON_ITS_GRID}" if self.monitor == "val_dice" else ""
         return (
-            f"best epoch {self.best_epoch + 1} ({self.monitor} {self.best[self.monitor]:.4g}), {why}"
+            f"best epoch {self.best_epoch + 1} ({self.monitor} {self.best[self.monitor]:.4g}{where}), {why}"
             f"{saved if self.reason == 'patience' else ''}"
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"History({len(self.epochs)} of {self.planned} epochs in {self.seconds:.0f} s: {self.summary()})"
         )
 
     def remarks(self, classes: Sequence[str] = ()) -> list[str]:
@@ -147,7 +157,8 @@ class History:
                     color="#dfe9dc",
                     label=f"not needed: {self.saved_epochs} epochs",
                 )
-            axes.set(xlabel="epoch", title=name, xlim=(0.5, max(self.planned, 2) + 0.5))
+            title = f"{name}, {ON_ITS_GRID}" if name == "dice" else name
+            axes.set(xlabel="epoch", title=title, xlim=(0.5, max(self.planned, 2) + 0.5))
             axes.spines[["top", "right"]].set_visible(False)
             axes.legend(frameon=False, fontsize=8)
         buffer = io.BytesIO()

@@ -61,6 +61,8 @@ def save_bundle(
     decision: Decision | None = None,
     intervals: Mapping[str, Any] | None = None,
     known: Mapping[str, list[str]] | None = None,
+    command: str = "",
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a trained model, everything that using it takes, and what shows how good it is.
 
@@ -84,6 +86,7 @@ def save_bundle(
         intervals: what `scores` rest on, by split: `Scored.to_json` of `voxgap.evaluate.scored`.
         known: `known_cases` of `voxgap.evaluate.overlap`, where the data had no simulated gaps yet; by default they
             are found in `dataset`.
+        command, settings: what was typed to make it, and all options by name, for the page.
 
     Returns:
         The folder.
@@ -142,7 +145,9 @@ def save_bundle(
     if history is not None:
         history.to_csv(folder / "history.csv")
         history.plot(folder / "history.png")
-    write_evidence(folder, manifest, dataset, cases, predict, history)
+    write_evidence(
+        folder, manifest, dataset, cases, predict, history, command=command, settings=settings or {}
+    )
     return folder
 
 

@@ -91,6 +91,11 @@ def write_recipe(context: typer.Context, folder: Path) -> None:
     write_bytes(folder / NAME, to_toml(context, folder).encode())
 
 
+def settings(context: typer.Context, folder: Path) -> dict[str, Any]:
+    """How a command was called, as its recipe in a folder says it."""
+    return tomllib.loads(to_toml(context, folder))
+
+
 def changes(context: typer.Context, recipe: Path) -> dict[str, str]:
     """Compare how a command is called with a recipe that it left.
 
@@ -99,7 +104,7 @@ def changes(context: typer.Context, recipe: Path) -> dict[str, str]:
     """
     if not recipe.is_file():
         return {}
-    there, asked = _read(recipe), tomllib.loads(to_toml(context, recipe.parent))
+    there, asked = _read(recipe), settings(context, recipe.parent)
     return {
         name: f"{_said(there.get(name))}, is {_said(asked.get(name))}"
         for name in (*there, *(set(asked) - set(there)))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +14,7 @@ import typer
 
 from voxgap import strategies
 from voxgap.cli.config import NAME as RECIPE
-from voxgap.cli.config import Config, changes, write_recipe
+from voxgap.cli.config import Config, changes, settings, write_recipe
 from voxgap.cli.console import err, import_keras, numbers, one_or_three, out, training_progress
 from voxgap.cli.data import (
     At,
@@ -293,6 +295,8 @@ def train(
             decision=result.decision,
             intervals={split: scored.to_json() for split, scored in result.scored.items()},
             known=known,
+            command=shlex.join(["voxgap", *sys.argv[1:]]),
+            settings=settings(context, out_folder),
         )
         write_recipe(context, out_folder)
         write_recipe(context, state)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from voxgap.evaluate import without_interval
 from voxgap.evaluate.metrics import dice_of
 from voxgap.evidence import Cases, precision_and_recall
-from voxgap.history import History
+from voxgap.history import ON_ITS_GRID, History
 from voxgap.names import metric_words
 from voxgap.report import cases as drawn
 from voxgap.report.figures import number
@@ -40,6 +40,8 @@ def write_training_report(
     history: History,
     *,
     calibrated: NDArray[np.float64] | None = None,
+    command: str = "",
+    settings: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the page; it needs no other file and appears whole.
 
@@ -51,6 +53,8 @@ def write_training_report(
         examples: what there is to see of each of them.
         history: of its training.
         calibrated: sureness of the shown part once its probabilities are calibrated; see `Cases`.
+        command: that was typed to train it.
+        settings: options of that command, by name.
     """
     part, shown = shown_part(cases)
     sections = [
@@ -60,7 +64,8 @@ def write_training_report(
         *_reliability(shown, calibrated),
         *_worst(manifest, worst, examples),
         _curves(history),
-        _facts(manifest, cases),
+        _facts(manifest, cases, bool(settings)),
+        *_made(command, settings or {}),
     ]
     name = Path(str(manifest["data"]["name"])).name
     write_page(path, f"What {manifest['network']} is worth on {name}", _lead(shown, part), sections)
@@ -112,9 +117,13 @@ def _scores(manifest: Mapping[str, Any], cases: Cases) -> list[Section]:
     words = (
         [f"In brackets the 95 % interval, by a bootstrap over {drawn_by}."] if any(intervals.values()) else []
     )
-    for part in parts:
-        reasons = rests.get(part, {}).get("reasons") or {}
-        words += [f"In the {part} part {why}." for why in without_interval(reasons, cases.classes)]
+    reasons = {part: rests.get(part, {}).get("reasons") or {} for part in parts}
+    unsure = [
+        f"In the {part} part {why}."
+        for part in parts
+        for why in without_interval(reasons[part], cases.classes)
+    ]
+    words += [" ".join(unsure)] if unsure else []
     return [Section("Scores", words, Table(["metric", *parts], rows))]
 
 
@@ -249,13 +258,26 @@ def _list(values: NDArray[Any]) -> str:
 def _curves(history: History) -> Section:
     summary = history.summary()
     caption = "Loss and score by epoch; the dashed line is the epoch whose weights were kept."
+    if "dice" in history.epochs[0]:
+        caption += f" Dice is counted {ON_ITS_GRID} while it trains, and above on that of each label map."
     return Section(
         "Training", [f"{summary[:1].upper()}{summary[1:]}."], figures=[(drawn.training(history), caption)]
     )
 
 
-def _facts(manifest: Mapping[str, Any], cases: Cases) -> Section:
-    given = manifest.get("arguments") or {}
+def _made(command: str, settings: Mapping[str, Any]) -> list[Section]:
+    """What a person types to do it again, and all that it was called with."""
+    if not command and not settings:
+        return []
+    words = ["recipe.toml, in the folder of the bundle, holds all of this: voxgap train --config takes it."]
+    of_gaps = () if "pattern" in settings else ("missing-rate", "mechanism")  # which then say nothing
+    rows = [(name.replace("-", " "), _plain(v)) for name, v in settings.items() if name not in of_gaps]
+    return [Section("How it was made", words, Table(("option", "value"), rows, words=True), code=command)]
+
+
+def _facts(manifest: Mapping[str, Any], cases: Cases, said_below: bool) -> Section:
+    """What the page rests on; the arguments of the training unless they are said below."""
+    given = {} if said_below else manifest.get("arguments") or {}
     groups = {"architecture": given.get("architecture"), "training": given.get("training")}
     rows = [
         ("data", Path(str(manifest["data"]["name"])).name),
@@ -263,8 +285,8 @@ def _facts(manifest: Mapping[str, Any], cases: Cases) -> Section:
         ("network", str(manifest["network"])),
         ("strategy", _options(manifest["strategy"])),
         *((name, _options(options)) for name, options in groups.items() if isinstance(options, Mapping)),
-        ("simulated gaps", _options(given.get("simulated_gaps") or {}) or "none"),
-        ("seed", str(given.get("seed", "–"))),
+        *([] if said_below else [("simulated gaps", _options(given.get("simulated_gaps") or {}) or "none")]),
+        *([] if said_below else [("seed", str(given.get("seed", "–")))]),
         *sorted(manifest["versions"].items()),
     ]
     words = [
