@@ -56,6 +56,15 @@ def test_a_folder_as_a_manifest_is_the_same_data(tmp_path: Path, monkeypatch: py
         voxgap("manifest", "none")
 
 
+def test_a_channel_that_is_called_as_a_column_with_a_meaning_gets_another_name(tmp_path: Path) -> None:
+    for index in range(6):
+        for name in ("source", "target"):
+            (tmp_path / f"data/P{index}").mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / f"data/P{index}/{name}.npy", values(index))
+    voxgap("manifest", tmp_path / "data", "--out", tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text().startswith("source,channel_target,group\ndata/P0/source.npy,")
+
+
 NNUNET = {"channel_names": {"0": "MR"}, "file_ending": ".npy"}
 LABELS = {"background": 0, "liver": 1, "ignore": 2}
 

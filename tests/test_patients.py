@@ -180,6 +180,32 @@ def test_numbers_behind_a_name_are_samples_and_that_is_said(tmp_path: Path) -> N
         assert len(list_folder(tmp_path).rows) == 2 * COUNT
 
 
+@pytest.mark.parametrize(
+    ("names", "rows", "grouped", "channels"),
+    [
+        ("P{i}/scan", 12, True, ()),
+        ("P{i}/P{i}_mri", 12, True, ()),
+        ("train/P{i}/{c}", 12, True, ("CT", "PET")),
+        ("P{i}/{c}", 12, True, ("CT", "PET")),
+        ("train/{k}/{i}", 12, False, ()),
+        ("{i}/0", 12, False, ()),
+    ],
+)
+def test_folders_are_of_patients_or_of_classes(
+    names: str, rows: int, grouped: bool, channels: tuple[str, ...], tmp_path: Path
+) -> None:
+    for index in range(COUNT):
+        for word in ("CT", "PET"):
+            save(tmp_path / f"{names.format(i=index, c=word, k=of_class(index))}.npy", index)
+    save(tmp_path / "atlas.npy", 0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        listing = list_folder(tmp_path)
+    assert (len(listing.rows), listing.channels) == (rows, channels)
+    assert all(bool(row.group) == grouped == (not row.label) for row in listing.rows)
+    assert {row.split for row in listing.rows} == {"train" if names.startswith("train") else ""}
+
+
 def test_folders_of_patients_say_no_class_and_what_to_do(tmp_path: Path) -> None:
     lay(tmp_path, LAYOUTS["BraTS"][0], BRATS)
     with (

@@ -53,7 +53,8 @@ def manifest(
             raise VoxgapError(f"{folder}: no such folder; check the path")
     check_new([out_path] if out_path is not None else [], overwrite)
     listing = list_folder(data) if labels is None else pairs.listed(data, [pairs.Pair(data, labels)])
-    columns = [*(listing.channels or ("path",)), *listing.targets, *_given(listing)]
+    channels = [f"channel_{name}" if table.is_reserved(name) else name for name in listing.channels]
+    columns = [*(channels or ("path",)), *listing.targets, *_given(listing)]
     folder = Path() if out_path is None else out_path.parent
     names = _names_to_keep(listing, folder, out_path is not None)
     if names and out_path is not None:

@@ -48,17 +48,17 @@ def _classes(path: Path) -> Listing:
     """List one sub-folder per class; volumes that lie in none, or in those of patients, are samples without one."""
     folders = paths.folders(path)
     parts = {folder: split_name(folder.name) for folder in folders}
+    roots = [(path, "")]
     if folders and all(parts.values()):
-        classes = [(inner, part or "") for folder, part in parts.items() for inner in paths.folders(folder)]
-    else:
-        classes = [(folder, "") for folder in folders]
+        roots = [(folder, part or "") for folder, part in parts.items()]
+    classes = [(inner, part) for root, part in roots for inner in paths.folders(root)]
     if not classes:
         remedy = "has no sub-folder; make one per class, or give a CSV manifest"
         files = [patients.file_in(file, path) for file in paths.volumes(path)]
         if not files:
             raise VoxgapError(f"{path}: {remedy}")
         return _listed(path, files, remedy)
-    if not any(parts.values()) and (files := _patients(path)):
+    if files := _patients(roots):
         remedy = (
             "has a sub-folder per patient, and says no classes; list the patients with `voxgap manifest "
             f"{path} --out data.csv`, and add a column `label`"
@@ -82,14 +82,22 @@ def _of_class(folder: Path, part: str) -> list[patients.File]:
     return [patients.file_in(file, folder, class_name(folder.name), part) for file in files]
 
 
-def _patients(path: Path) -> list[patients.File]:
-    """Return the volumes in sub-folders where those are patients and no classes, else none."""
-    found = _series(paths.all_volumes(path))
-    images = [file for file in found if not paths.is_drawn(file)] or found
-    loose = any(file.parent == path for file in images)
-    if not images or loose or not patients.are_patients([patients.file_in(file, path) for file in images]):
+def _patients(roots: Sequence[tuple[Path, str]]) -> list[patients.File]:
+    """Return the volumes in sub-folders of parts of the split where those are patients and no classes, else none."""
+    found, images = [], []
+    for root, part in roots:
+        # A file beside the folders is of no patient, as it is of no class.
+        inside = [one for one in _series(paths.all_volumes(root)) if one.parent != root or one.is_dir()]
+        known = [file for file in inside if not paths.is_drawn(file)] or inside
+        found.append((root, inside, part))
+        images += [patients.file_in(file, root, part=part) for file in known]
+    if not images or not patients.are_patients(images):
         return []
-    return [patients.file_in(file, path) for file in paths.without_drawn(path, found)]
+    return [
+        patients.file_in(file, root, part=part)
+        for root, inside, part in found
+        for file in paths.without_drawn(root, inside)
+    ]
 
 
 def _series(files: Sequence[Path]) -> list[Path]:

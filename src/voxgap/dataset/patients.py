@@ -94,6 +94,9 @@ def are_patients(files: Sequence[File]) -> bool:
     second = {file.folders[1:2] for file in files}
     if () not in second:
         return len(second) < len(first)
+    alike = {file.words for file in files}
+    if len(files) == len(first) > 2 and len(alike) == 1:
+        return not any(map(str.isdecimal, alike.pop()))  # P1/scan.nii, P2/scan.nii ...
     found = _by_words(files)
     if found is None or any(len(file.folders) > 1 for file in files):
         return False
