@@ -176,6 +176,23 @@ def test_a_description_is_data_by_itself_and_parts_are_parts(tmp_path: Path) -> 
         assert_paired(data)
 
 
+@pytest.mark.parametrize("name", ["P{}/ses-{}/{}.nii.gz", "labels/P{}/ses-{}/{}.nii.gz"])
+def test_sessions_of_a_patient_stay_together(name: str, tmp_path: Path) -> None:
+    images = name.replace("labels", "images")
+    for case in range(COUNT):
+        for session in range(2 if case else 1):
+            save(tmp_path / images.format(case, session, "t1"), image(case, session))
+            save(tmp_path / name.format(case, session, "seg" if images == name else "t1"), label(case))
+    rows = list_folder(tmp_path).rows
+    assert len(rows) == 2 * COUNT - 1
+    assert all(row.label_map and row.group == row.label_map.parts[-3] for row in rows)
+    # Sites of patients, or classes, are no patients.
+    for case in range(COUNT):
+        for kind in ("t1", "seg"):
+            save(tmp_path / f"sites/s{case % 2}/P{case}/{kind}.nii.gz", label(case))
+    assert {row.group for row in list_folder(tmp_path / "sites").rows} == {""}
+
+
 @pytest.mark.parametrize("layout", ["images and labels", "nnU-Net", "Decathlon"])
 def test_images_without_a_label_map_are_left_out_with_a_word(layout: str, tmp_path: Path) -> None:
     LAYOUTS[layout][0](tmp_path)
@@ -288,6 +305,10 @@ def test_a_bundle_of_named_classes_scores_data_without_names() -> None:
     maps = np.array([[[[0, 2, -1]]]])
     assert as_classes(maps, NUMBERS, NAMES).tolist() == maps.tolist()
     assert as_classes(maps, ("0", "1", "4"), NAMES) is None
+    assert as_classes(np.array([[[[0, 1, -1]]]]), ("0", "255"), NAMES, (0, 255), (0, 2, 255)).tolist() == [
+        [[[0, 2, -1]]]
+    ]
+    assert as_classes(maps, ("a", "b", "c"), NAMES, (0, 1, 2), (0, 1, 2)) is None, "names are not values"
     assert as_classes(np.array([0, 2]), NUMBERS, NAMES) is None, "of whole volumes a number is a name"
 
 

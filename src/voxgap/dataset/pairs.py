@@ -13,6 +13,7 @@ from typing import NamedTuple
 from voxgap import paths
 from voxgap.dataset.listing import Listing, Row, refuse
 from voxgap.dataset.splits import split_name
+from voxgap.dataset.targets import class_name
 from voxgap.errors import VoxgapError
 
 _PARTS = r"[_-]?(tr|ts|train|training|va|val|valid|validation|test|testing)?"
@@ -138,7 +139,7 @@ def _owner(words: tuple[str, ...], known: set[tuple[str, ...]]) -> tuple[str, ..
 def _joined(path: Path, sets: Sequence[tuple[Path, list[Path], Path, list[Path], str]]) -> Listing:
     problems: list[str] = []
     alone: list[Path] = []
-    cases: list[tuple[Path, dict[str, Path], str]] = []
+    cases: list[tuple[Path, dict[str, Path], str, str]] = []
     for image_root, images, label_root, labels, part in sets:
         drawn: dict[tuple[str, ...], Path] = {}
         for file in labels:
@@ -162,7 +163,12 @@ def _joined(path: Path, sets: Sequence[tuple[Path, list[Path], Path, list[Path],
             for words, file in drawn.items()
             if words not in found
         ]
-        cases += [(file, found[words], part) for words, file in drawn.items() if words in found]
+        patients = _patients([*drawn.values()], label_root)
+        cases += [
+            (file, found[words], part, patients.get(file, ""))
+            for words, file in drawn.items()
+            if words in found
+        ]
     if not cases and not problems:
         problems = ["no image has a label map of the same name"]
     refuse(str(path), problems)
@@ -172,15 +178,24 @@ def _joined(path: Path, sets: Sequence[tuple[Path, list[Path], Path, list[Path],
     return _rows(path, cases)
 
 
-def _rows(path: Path, cases: Sequence[tuple[Path, dict[str, Path], str]]) -> Listing:
-    endings = {ending for _, files, _ in cases for ending in files}
-    single = all(len(files) == 1 for _, files, _ in cases)
+def _patients(files: Sequence[Path], root: Path) -> dict[Path, str]:
+    """Return the patient of each label map where those lie in sessions of patients: `P1/ses-1/seg.nii.gz`."""
+    folders = {file: file.relative_to(root).parts[:-1] for file in files}
+    if not all(len(names) > 1 for names in folders.values()):
+        return {}
+    first, second = ({names[level] for names in folders.values()} for level in (0, 1))
+    return {file: names[0] for file, names in folders.items()} if len(second) < len(first) else {}
+
+
+def _rows(path: Path, cases: Sequence[tuple[Path, dict[str, Path], str, str]]) -> Listing:
+    endings = {ending for _, files, _, _ in cases for ending in files}
+    single = all(len(files) == 1 for _, files, _, _ in cases)
     # Endings that are one for all, or another one for each, name no channel.
     if single and len(endings) in (1, len(cases)):
         channels: tuple[str, ...] = ()
     elif "" in endings:
-        file = next(files[""] for _, files, _ in cases if "" in files)
-        other = next(file for _, files, _ in cases for ending, file in files.items() if ending)
+        file = next(files[""] for _, files, _, _ in cases if "" in files)
+        other = next(file for _, files, _, _ in cases for ending, file in files.items() if ending)
         raise VoxgapError(
             f"{path}: {file.name} has all of a case by its name, and {other.name} one channel; rename one kind, or "
             "list the samples in a manifest"
@@ -188,7 +203,16 @@ def _rows(path: Path, cases: Sequence[tuple[Path, dict[str, Path], str]]) -> Lis
     else:
         channels = tuple(sorted(endings))
     rows = []
-    for label, files, part in cases:
+    grouped = all(group for *_, group in cases)
+    for label, files, part, group in cases:
         of_case = tuple(map(files.get, channels)) if channels else tuple(files.values())
-        rows.append(Row(os.path.relpath(label, path), of_case, split=part, label_map=label))
+        rows.append(
+            Row(
+                os.path.relpath(label, path),
+                of_case,
+                group=class_name(group) if grouped else "",
+                split=part,
+                label_map=label,
+            )
+        )
     return Listing(rows, channels, folder=path)
