@@ -13,6 +13,7 @@ import pytest
 import tiny
 import voxgap as vg
 from voxgap.bundle import saving
+from voxgap.bundle.scoring import labelled
 from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
 from voxgap.runtime import MANIFEST, Predictor, read_manifest
@@ -81,6 +82,10 @@ def test_a_bundle_draws_the_values_it_learnt(tmp_path: Path) -> None:
     folder = saving.save_bundle(tmp_path / "b", model, data, strategy=get("mean"))
     manifest = read_manifest(folder)
     assert manifest["label_values"] == [0, 1, 2]
+    # Maps of the values that it learnt, such as it draws itself, are scored as the classes that they stand for.
+    np.savez(tmp_path / "new.npz", volumes=x, label_maps=maps)
+    scored = labelled(folder, str(tmp_path / "new.npz")).data
+    assert (scored.classes, (scored.targets == maps).all()) == (("0", "3", "4"), True)
     answer = np.eye(3, dtype=np.float32)
 
     def drawn(said: dict[str, Any]) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from voxgap.evaluate import Scored, scored
 from voxgap.evaluate.overlap import digests, overlap, read_cases
 from voxgap.grid import Grid
 from voxgap.runtime import MANIFEST, Predictor, read_manifest, verified_entry
+from voxgap.runtime.manifest import label_values
 
 Split = str | None
 SPLITS = ("train", "validation", "test", "all")
@@ -103,7 +104,12 @@ def labelled(
     part = dataset if split == "all" else dataset.part(split)
     if not len(part):
         raise VoxgapError(f"{dataset.name}: no {split} volumes; choose another --split, or all")
-    return Labelled(split, _with_classes(part, manifest["classes"]), whole, _known(folder, manifest, part))
+    return Labelled(
+        split,
+        _with_classes(part, manifest["classes"], label_values(manifest)),
+        whole,
+        _known(folder, manifest, part),
+    )
 
 
 def score(predictor: Predictor, given: Labelled, volumes: Any = None, seed: int = 0) -> Worth:
@@ -131,18 +137,18 @@ def score(predictor: Predictor, given: Labelled, volumes: Any = None, seed: int 
     return Worth(given.split, found, predictor.decision, given.known, data.classes)
 
 
-def _with_classes(part: Dataset, classes: list[str]) -> Dataset:
+def _with_classes(part: Dataset, classes: list[str], learnt: Sequence[int] | None = None) -> Dataset:
     """The same samples, their targets counted among the network's classes."""
     if part.task == "regression":
         return part
-    targets = as_classes(part.targets, part.classes, classes)
+    targets = as_classes(part.targets, part.classes, classes, part.label_values, learnt)
     if targets is None:
         raise VoxgapError(
             f"{part.name}: classes {', '.join(part.classes)} are not the bundle's: {', '.join(classes)}"
         )
     maps = {"label_maps": targets} if part.task == "segmentation" else {}
     if part.drawn is not None:
-        places = class_places(part.classes, classes, of_maps=True) or []
+        places = class_places(part.classes, classes, True, part.label_values, learnt) or []
         maps["drawn"] = part.drawn.renamed(part.classes, [classes[place] for place in places])
     return replace(part, targets=targets, classes=tuple(classes), label_values=None, **maps)
 

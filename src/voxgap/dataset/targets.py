@@ -149,33 +149,47 @@ def alike(labels: Iterable[str]) -> tuple[str, str] | None:
     return None
 
 
-def as_classes(wanted: Any, names: Sequence[str], classes: Sequence[str]) -> Any:
+def as_classes(
+    wanted: Any,
+    names: Sequence[str],
+    classes: Sequence[str],
+    values: Sequence[int] | None = None,
+    learnt: Sequence[int] | None = None,
+) -> Any:
     """Return class indices, `(samples,)` or label maps, that count among other classes, or None where one lacks.
 
     Args:
         wanted: Indices among `names`; -1 stays.
         names: Of the classes in this data.
         classes: All that a network knows; data that is to be scored may lack some.
+        values, learnt: What stands for each of them in label maps of this data, and of the training data.
     """
-    places = class_places(names, classes, of_maps=np.ndim(wanted) > 2)
+    places = class_places(names, classes, np.ndim(wanted) > 2, values, learnt)
     if places is None or places == list(range(len(places))):
         return None if places is None else wanted
     return _looked_up(wanted, np.array([*places, UNLABELLED]))
 
 
-def class_places(names: Sequence[str], classes: Sequence[str], of_maps: bool) -> list[int] | None:
+def class_places(
+    names: Sequence[str],
+    classes: Sequence[str],
+    of_maps: bool,
+    values: Sequence[int] | None = None,
+    learnt: Sequence[int] | None = None,
+) -> list[int] | None:
     """Return the index among other classes of each class of some data, or None where one lacks.
 
     Args:
-        names, classes: As for `as_classes`.
+        names, classes, values, learnt: As for `as_classes`.
         of_maps: Whether they are classes of label maps, of which the values count where only one side has names: a
             description beside the one data may name them, and none beside the other.
     """
     index = {class_name(name): position for position, name in enumerate(classes)}
     places = [index.get(class_name(name)) for name in names]
-    if None in places and of_maps and _differ_in_kind(names, classes):
-        values = {value: position for position, value in enumerate(_values(classes))}
-        places = [values.get(value) for value in _values(names)]
+    values, learnt = values or _values(names), learnt or _values(classes)
+    if None in places and of_maps and _is_named(names, values) != _is_named(classes, learnt):
+        by_value = {value: position for position, value in enumerate(learnt)}
+        places = [by_value.get(value) for value in values]
     found = [place for place in places if place is not None]
     return found if len(found) == len(places) else None
 
@@ -185,8 +199,9 @@ def _values(names: Sequence[str]) -> Sequence[int]:
     return [int(name) for name in names] if all(map(str.isdecimal, names)) else range(len(names))
 
 
-def _differ_in_kind(names: Sequence[str], classes: Sequence[str]) -> bool:
-    return all(map(str.isdecimal, names)) != all(map(str.isdecimal, classes))
+def _is_named(names: Sequence[str], values: Sequence[int]) -> bool:
+    """Whether classes are called otherwise than what stands for them: nnU-Net's 3 and 4 may be names of 1 and 2."""
+    return list(names) != [str(value) for value in values]
 
 
 def voxel_classes(
