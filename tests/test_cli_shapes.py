@@ -14,11 +14,16 @@ import pytest
 import typer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.main import get_command
 from typer.testing import CliRunner
 
-from voxgap.cli.shapes import InOrder, shapes
+from voxgap.cli import app as voxgap_app
+from voxgap.cli.network import PANEL, STRATEGY_PANEL
+from voxgap.cli.shapes import OF_A_NAMED_MODEL, InOrder, shapes
 from voxgap.errors import VoxgapError
+from voxgap.models import build_model
 from voxgap.shapes import Layer, smallest_input, trace
+from voxgap.strategies import Strategy
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +125,42 @@ def test_cli_reads_a_named_model(app: typer.Typer) -> None:
     arguments = "--input 8,8,8,1 --model cnn3d --outputs 5 --strategy mask_channel --json"
     answer = json.loads(run(app, *arguments.split()))
     assert answer["layers"][-1]["output_shape"] == [5]
+
+
+def test_a_named_model_takes_what_train_takes(app: typer.Typer) -> None:
+    """The options of a network are the same as those of train, name by name and default by default."""
+    ours = {p.name: p.default for p in get_command(app).params}
+    theirs = {p.name: (p.default, p) for p in get_command(voxgap_app).commands["train"].params}
+    of_a_network = {name for name, (_, p) in theirs.items() if p.rich_help_panel in (PANEL, STRATEGY_PANEL)}
+    assert of_a_network == (OF_A_NAMED_MODEL - {"outputs", "task", "strategy"}) | {"conv"}
+    for name in of_a_network - {"conv"} | {"strategy"}:
+        assert ours[name] == theirs[name][0], name
+
+
+@pytest.mark.parametrize("given", ["--filters 8,16", "--dropout 0.5", "--mask-channel", "--outputs 3"])
+def test_what_builds_a_named_model_is_refused_without_one(app: typer.Typer, given: str) -> None:
+    with pytest.raises(VoxgapError, match=rf"^{given.split()[0]} says how a named network is built"):
+        run(app, "--input", "8,8,8,1", "--conv", "4:k3", *given.split())
+
+
+def test_a_named_model_is_built_as_train_builds_it(app: typer.Typer) -> None:
+    options = "--filters 4,6 --kernel-size 1,3,3 --strides 1 --activation elu --conv masked --mask-channel"
+    answer = json.loads(
+        run(app, "--input", "8,8,8,2", "--model", "cnn3d", "--outputs", "3", "--json", *options.split())
+    )
+    model = build_model(
+        "cnn3d",
+        input_shape=(8, 8, 8, 2),
+        outputs=3,
+        task="classification",
+        strategy=Strategy(mask_channel=True, conv="masked"),
+        filters=(4, 6),
+        kernel_size=(1, 3, 3),
+        strides=1,
+        activation="elu",
+    )
+    assert answer["total"]["parameters"] == model.count_params()
+    assert [8, 8, 8, 6] in [layer["output_shape"] for layer in answer["layers"]]
 
 
 def test_shapes_never_import_keras() -> None:

@@ -26,6 +26,7 @@ from voxgap.cli.data import (
     grid_arguments,
     load,
 )
+from voxgap.cli.network import FILTERS, KERNEL_SIZE, Filters, KernelSize
 from voxgap.cli.report import VERDICT, Against, Metric, Rope, write
 from voxgap.errors import VoxgapError
 from voxgap.experiment.asked import DEFAULT_RATE, DEFAULT_STRATEGIES, DEFAULT_TRAINING
@@ -118,8 +119,8 @@ def compare(
     precision: Annotated[
         str, typer.Option(help="auto, float32 or bfloat16, the same for all.", rich_help_panel=TRAINING)
     ] = "auto",
-    filters: Annotated[str, typer.Option(help="Per stage.", rich_help_panel=TRAINING)] = "32,64,128",
-    kernel_size: Annotated[str, typer.Option(help="One or three numbers.", rich_help_panel=TRAINING)] = "3",
+    filters: Filters = FILTERS,
+    kernel_size: KernelSize = KERNEL_SIZE,
     metric: Metric = None,
     rope: Rope = None,
     against: Against = None,

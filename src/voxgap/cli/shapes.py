@@ -14,7 +14,26 @@ import typer
 from rich.table import Table
 from typer.core import TyperCommand
 
+from voxgap import strategies
 from voxgap.cli.console import import_keras, out
+from voxgap.cli.network import (
+    ACTIVATION,
+    DROPOUT,
+    FILTERS,
+    KERNEL_SIZE,
+    PADDING,
+    STRIDES,
+    Activation,
+    Attention,
+    Dropout,
+    Filters,
+    GapDropout,
+    KernelSize,
+    MaskChannel,
+    Padding,
+    Strides,
+    architecture,
+)
 from voxgap.errors import VoxgapError
 from voxgap.shapes import Layer, Row, from_keras, smallest_input, trace
 
@@ -56,6 +75,12 @@ FORMS = {
 }
 FLAGS = ("batch_norm", "global_pool", "flatten")
 ORDER = "voxgap.shapes.order"
+SAVED = (".keras", ".h5")
+KINDS = ("plain", "masked", "gated")
+OF_A_NAMED_MODEL = frozenset(
+    {"outputs", "task", "strategy", "filters", "kernel_size", "strides", "padding", "activation", "dropout"}
+    | {"mask_channel", "gap_dropout", "attention"}
+)
 
 
 class InOrder(TyperCommand):
@@ -133,23 +158,16 @@ def _layers(context: typer.Context) -> list[Layer]:
     return layers
 
 
-def _load(model: str, shape: tuple[int, ...], outputs: int, strategy: str) -> tuple[Layer, ...]:
-    """The layers of a saved Keras model, or of a named one."""
+def _load(model: str, shape: tuple[int, ...], **network: Any) -> tuple[Layer, ...]:
+    """The layers of a saved Keras model, or of a named one with further arguments of `build_model`."""
     import_keras()
     from voxgap import models  # registers voxgap's layers with Keras, for saved models too
 
-    if not model.endswith((".keras", ".h5")):
+    if not model.endswith(SAVED):
         if len(shape) != 4:
             raise VoxgapError(f"--input: {model} takes DEPTH,HEIGHT,WIDTH,CHANNELS, got {len(shape)} numbers")
         depth, height, width, channels = shape
-        built = models.build_model(
-            model,
-            input_shape=(depth, height, width, channels),
-            outputs=outputs,
-            task="classification",
-            strategy=strategy,
-        )
-        return from_keras(built)
+        return from_keras(models.build_model(model, input_shape=(depth, height, width, channels), **network))
     from voxgap.runtime.engines import load_keras
 
     if not Path(model).is_file():
@@ -159,6 +177,16 @@ def _load(model: str, shape: tuple[int, ...], outputs: int, strategy: str) -> tu
     except VoxgapError as error:
         raise VoxgapError(f"--model: not a Keras model that can be loaded: {error}") from error
     return from_keras(loaded)
+
+
+def _check_no_network(context: typer.Context) -> None:
+    """Refuse options that say how a named network is built, where none is."""
+    given = [name for name, _ in context.meta[ORDER] if name in OF_A_NAMED_MODEL]
+    if given:
+        option = f"--{given[0].replace('_', '-')}"
+        raise VoxgapError(
+            f"{option} says how a named network is built: it goes with --model, as in --model cnn3d"
+        )
 
 
 EXAMPLES = """\
@@ -174,6 +202,8 @@ voxgap shapes --input 16,128,128,1 --conv 32:k1x3x3:s1x2x2:same --conv 64:k3:sam
 
 voxgap shapes --input 28,28,28,1 --model resnet3d --outputs 11 --strategy masked_conv
 
+voxgap shapes --input 64,64,64,2 --model unet3d --task segmentation --filters 8,16,32 --strategy mask_channel
+
 voxgap shapes --input 28,28,28,1 --model network.keras --batch 16 --json
 """
 
@@ -182,7 +212,9 @@ def shapes(
     context: typer.Context,
     input_: str = typer.Option(..., "--input", help="DEPTH,HEIGHT,WIDTH,CHANNELS of one volume, in voxels."),
     conv: list[str] = typer.Option(
-        [], metavar=FORMS["conv"].metavar, help="Convolution; also same, g, nobias."
+        [],
+        metavar=FORMS["conv"].metavar,
+        help="Convolution; also same, g, nobias. With --model: plain, masked or gated, as for train.",
     ),
     pool: list[str] = typer.Option([], metavar=FORMS["pool"].metavar, help="Maximum or average pooling."),
     transpose: list[str] = typer.Option(
@@ -199,18 +231,46 @@ def shapes(
         "", metavar="NAME|FILE.keras", help="A named or saved model instead of layers."
     ),
     outputs: int = typer.Option(2, min=2, help="Classes of a named model."),
+    task: str = typer.Option("classification", help="Of a named model: classification or segmentation."),
     strategy: str = typer.Option("mean", help="Strategy of a named model."),
+    filters: Filters = FILTERS,
+    kernel_size: KernelSize = KERNEL_SIZE,
+    strides: Strides = STRIDES,
+    padding: Padding = PADDING,
+    activation: Activation = ACTIVATION,
+    dropout: Dropout = DROPOUT,
+    mask_channel: MaskChannel = None,
+    gap_dropout: GapDropout = None,
+    attention: Attention = None,
     batch: int = typer.Option(1, min=1, help="Volumes in memory at once."),
     dtype_size: int = typer.Option(4, min=1, help="Bytes of a number: 4 for float32, 2 for bfloat16."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
     # The docstring is the help text: it is set below.
     shape = read_input(input_)
-    layers: Sequence[Layer] = _layers(context)
+    named = bool(model) and not model.endswith(SAVED)
+    override = conv[0] if named and len(conv) == 1 and conv[0] in KINDS else None
+    layers: Sequence[Layer] = () if override else _layers(context)
     if bool(model) == bool(layers):
         raise VoxgapError("give either --model or layers, such as --conv 16:k3:same --pool 2")
-    if model:
-        layers = _load(model, shape, outputs, strategy)
+    if model and named:
+        layers = _load(
+            model,
+            shape,
+            outputs=outputs,
+            task=task,
+            strategy=strategies.override(
+                strategy,
+                mask_channel=mask_channel,
+                conv=override,
+                gap_dropout=gap_dropout,
+                attention=attention,
+            ),
+            **architecture(filters, kernel_size, strides, padding, activation, dropout),
+        )
+    else:
+        _check_no_network(context)
+        layers = _load(model, shape) if model else layers
     rows = trace(layers, shape, batch=batch, dtype_size=dtype_size)
     totals = _totals(rows) | {"smallest_input": smallest_input(layers, axes=len(shape) - 1)}
     if as_json:

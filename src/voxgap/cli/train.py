@@ -15,7 +15,7 @@ import typer
 from voxgap import strategies
 from voxgap.cli.config import NAME as RECIPE
 from voxgap.cli.config import Config, changes, settings, write_recipe
-from voxgap.cli.console import err, import_keras, numbers, one_or_three, out, training_progress
+from voxgap.cli.console import err, import_keras, numbers, out, training_progress
 from voxgap.cli.data import (
     At,
     Axes,
@@ -33,6 +33,25 @@ from voxgap.cli.data import (
     load,
 )
 from voxgap.cli.export import check_export, export_bundle
+from voxgap.cli.network import (
+    ACTIVATION,
+    DROPOUT,
+    FILTERS,
+    KERNEL_SIZE,
+    PADDING,
+    STRIDES,
+    Activation,
+    Attention,
+    Conv,
+    Dropout,
+    Filters,
+    GapDropout,
+    KernelSize,
+    MaskChannel,
+    Padding,
+    Strides,
+    architecture,
+)
 from voxgap.errors import VoxgapError
 from voxgap.files import held, sweep
 
@@ -110,23 +129,16 @@ def train(
         str | None,
         typer.Option(help="Formats as for voxgap export: tried before training, written after it."),
     ] = None,
-    filters: Annotated[str, typer.Option(help="Per stage.", rich_help_panel="Network")] = "32,64,128",
-    kernel_size: Annotated[str, typer.Option(help="One or three numbers.", rich_help_panel="Network")] = "3",
-    strides: Annotated[str, typer.Option(help="Between stages.", rich_help_panel="Network")] = "2",
-    padding: Annotated[str, typer.Option(help="same or valid.", rich_help_panel="Network")] = "same",
-    activation: Annotated[str, typer.Option(help="Keras name.", rich_help_panel="Network")] = "relu",
-    dropout: Annotated[float, typer.Option(help="Before the output.", rich_help_panel="Network")] = 0.0,
-    mask_channel: Annotated[
-        bool | None,
-        typer.Option(help="Override the strategy: feed what is observed.", rich_help_panel="Strategy"),
-    ] = None,
-    conv: Annotated[
-        str | None, typer.Option(help="Override: plain, masked or gated.", rich_help_panel="Strategy")
-    ] = None,
-    gap_dropout: Annotated[
-        float | None, typer.Option(help="Override: further gaps while training.", rich_help_panel="Strategy")
-    ] = None,
-    attention: Annotated[bool | None, typer.Option(help="Override.", rich_help_panel="Strategy")] = None,
+    filters: Filters = FILTERS,
+    kernel_size: KernelSize = KERNEL_SIZE,
+    strides: Strides = STRIDES,
+    padding: Padding = PADDING,
+    activation: Activation = ACTIVATION,
+    dropout: Dropout = DROPOUT,
+    mask_channel: MaskChannel = None,
+    conv: Conv = None,
+    gap_dropout: GapDropout = None,
+    attention: Attention = None,
     size: Size = None,
     spacing: Spacing = None,
     crop: Crop = None,
@@ -191,7 +203,7 @@ def train(
     chosen = strategies.override(strategy, **overrides)
     names.check("model", model, names.NETWORKS)
     names.check("optimizer", optimizer, names.OPTIMIZERS)
-    names.check("activation", activation, names.ACTIVATIONS)
+    network = architecture(filters, kernel_size, strides, padding, activation, dropout)
     if loss is not None:
         names.check("loss", loss, names.LOSSES)
 
@@ -219,16 +231,7 @@ def train(
         asked(threshold, raw.task, len(raw.classes))
         known = known_cases(digests(raw.volumes), raw.split)
         dataset = with_gaps(raw, pattern, missing_rate, mechanism, seed)
-        scale = choose_normalization(normalize, dataset, patch is not None)
-        architecture = {
-            "normalize": scale,
-            "filters": numbers(filters, "--filters"),
-            "kernel_size": one_or_three(kernel_size, "--kernel-size"),
-            "strides": one_or_three(strides, "--strides"),
-            "padding": padding,
-            "activation": activation,
-            "dropout": dropout,
-        }
+        network["normalize"] = choose_normalization(normalize, dataset, patch is not None)
         training = {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -252,7 +255,7 @@ def train(
         from voxgap.training import ForeignError
 
         if export:
-            check_export(export, chosen, model, dataset, architecture, patch)
+            check_export(export, chosen, model, dataset, network, patch)
         if overwrite:
             forget(out_folder)
         elif there:
@@ -268,7 +271,7 @@ def train(
                     dataset,
                     model,
                     chosen,
-                    architecture=architecture,
+                    architecture=network,
                     training=training | live,
                     seed=seed,
                     threshold=threshold,
@@ -282,7 +285,7 @@ def train(
             shutil.rmtree(state)
             result = trained()
         gaps = {"pattern": pattern, "missing_rate": missing_rate, "mechanism": mechanism} if pattern else None
-        arguments = {"architecture": architecture, "training": training, "simulated_gaps": gaps, "seed": seed}
+        arguments = {"architecture": network, "training": training, "simulated_gaps": gaps, "seed": seed}
         save_bundle(
             out_folder,
             result.model,

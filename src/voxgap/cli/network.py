@@ -1,0 +1,52 @@
+"""What the commands share in saying which network: its options, their defaults, and what is made of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from voxgap.cli.console import numbers, one_or_three
+
+PANEL, STRATEGY_PANEL = "Network", "Strategy"
+FILTERS, KERNEL_SIZE, STRIDES, PADDING, ACTIVATION, DROPOUT = "32,64,128", "3", "2", "same", "relu", 0.0
+
+Filters = Annotated[str, typer.Option(help="Per stage.", rich_help_panel=PANEL)]
+KernelSize = Annotated[str, typer.Option(help="One or three numbers.", rich_help_panel=PANEL)]
+Strides = Annotated[str, typer.Option(help="Between stages.", rich_help_panel=PANEL)]
+Padding = Annotated[str, typer.Option(help="same or valid.", rich_help_panel=PANEL)]
+Activation = Annotated[str, typer.Option(help="Keras name.", rich_help_panel=PANEL)]
+Dropout = Annotated[float, typer.Option(help="Before the output.", rich_help_panel=PANEL)]
+MaskChannel = Annotated[
+    bool | None,
+    typer.Option(help="Override the strategy: feed what is observed.", rich_help_panel=STRATEGY_PANEL),
+]
+Conv = Annotated[
+    str | None, typer.Option(help="Override: plain, masked or gated.", rich_help_panel=STRATEGY_PANEL)
+]
+GapDropout = Annotated[
+    float | None,
+    typer.Option(help="Override: further gaps while training.", rich_help_panel=STRATEGY_PANEL),
+]
+Attention = Annotated[bool | None, typer.Option(help="Override.", rich_help_panel=STRATEGY_PANEL)]
+
+
+def architecture(
+    filters: str, kernel_size: str, strides: str, padding: str, activation: str, dropout: float
+) -> dict[str, Any]:
+    """Parse the options into arguments of `build_model`.
+
+    Raises:
+        VoxgapError: one of them can't be understood.
+    """
+    from voxgap import names
+
+    names.check("activation", activation, names.ACTIVATIONS)
+    return {
+        "filters": numbers(filters, "--filters"),
+        "kernel_size": one_or_three(kernel_size, "--kernel-size"),
+        "strides": one_or_three(strides, "--strides"),
+        "padding": padding,
+        "activation": activation,
+        "dropout": dropout,
+    }
