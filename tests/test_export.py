@@ -24,6 +24,7 @@ from voxgap.bundle.locate import cuts, first_parting
 from voxgap.bundle.parity import Parity
 from voxgap.bundle.pooling import PlanarMaxPooling3D, without_pooling_3d
 from voxgap.cli import app
+from voxgap.cli.export import print_entries
 from voxgap.errors import VoxgapError
 from voxgap.models import build_model
 from voxgap.runtime.engines import open_engine
@@ -514,3 +515,35 @@ def test_a_killed_export_leaves_the_old_bundle(exported: Path, tmp_path: Path) -
     for kind in ("h5", "savedmodel", "onnx"):
         engine = open_engine(kind, verified(folder, manifest, kind))
         np.testing.assert_allclose(engine(stored.inputs), stored.outputs, atol=1e-5)
+
+
+def test_each_path_that_an_export_writes_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Model files are in the bundle, whatever --out says, and said to be; the folder of a package is where it says."""
+    proof = {"max_difference": 0.0, "tolerance": 1e-5, "class_agreement": None}
+
+    def entry(path: str, *parts: str) -> dict[str, Any]:
+        return {
+            "path": path,
+            "precision": "float32",
+            "parity": proof,
+            "parts": [{"path": part, "bytes": 8} for part in parts],
+        }
+
+    (tmp_path / "manifest.json").write_text("{}")
+    entries = {
+        "onnx": entry("model-1.onnx", "model-1.onnx"),
+        "openvino": entry("model-2.xml", "model-2.xml", "model-2.bin"),
+        "savedmodel": entry("model-3.savedmodel", "model-3.savedmodel/a.pb", "model-3.savedmodel/v/b"),
+        "container": {"path": "image"},
+    }
+    print_entries(tmp_path, entries)
+    said = capsys.readouterr().out.splitlines()
+    inside = [
+        f"onnx: {tmp_path}/model-1.onnx",
+        f"openvino: {tmp_path}/model-2.xml",
+        f"openvino: {tmp_path}/model-2.bin",
+    ]
+    inside += [f"savedmodel: {tmp_path}/model-3.savedmodel"]
+    assert said[-5:] == [*(f"{line}  (in the bundle)" for line in inside), "container: image"]

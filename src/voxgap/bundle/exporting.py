@@ -79,7 +79,7 @@ def export(
             `edge`, folders that are deployed as they are.
         precision: of the weights; `float16` for onnx, openvino and litert, `int8` for onnx and openvino.
         out: folder for `web`, `container` or `edge`, one of them at a time; beside the bundle by default. An
-            earlier package in it is replaced.
+            earlier package in it is replaced. Model files enter the bundle all the same.
         data: labelled volumes; what float16 or int8 costs in its scores is measured on its validation part, and
             int8 scales are found on it. Without it, int8 scales come from the golden inputs.
         tolerance: accept a larger difference from Keras than `TOLERANCES` says; it stands in the manifest.

@@ -35,7 +35,11 @@ def export(
     ] = "float32",
     out_folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for web, container or edge; BUNDLE-web and so on without it."),
+        typer.Option(
+            "--out",
+            help="Folder of web, container or edge, one of them; BUNDLE-web and so on without it. Model files, such as "
+            "onnx, always enter BUNDLE itself, where load and serve find them.",
+        ),
     ] = None,
     tolerance: Annotated[
         float | None, typer.Option(help="Accept so large a difference; 1e-5 for float32 without it.")
@@ -49,7 +53,8 @@ def export(
 ) -> None:
     """Export a bundle to other formats, each proven to answer as the trained model does.
 
-    A format whose answers differ from the model's is refused, and the layer where they part is named.
+    A format whose answers differ from the model's is refused, and the layer where they part is named. Each path that
+    was written is printed.
 
     [bold]Examples[/]
 
@@ -146,7 +151,8 @@ def print_entries(bundle: Path, entries: dict[str, dict[str, Any]]) -> None:
             if isinstance(scores, dict):
                 said = "  ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
                 out.print(f"{kind} {name}: {said}", soft_wrap=True)
-        out.print(f"{kind}: {bundle / entry['path']}", soft_wrap=True)
+        for path in _written(entry):
+            out.print(f"{kind}: {bundle / path}  (in the bundle)", soft_wrap=True)
     for kind, entry in entries.items():
         if "parts" not in entry:
             out.print(f"{kind}: {entry['path']}", soft_wrap=True)
@@ -158,6 +164,11 @@ def print_entries(bundle: Path, entries: dict[str, dict[str, Any]]) -> None:
                 )
             if kind != "container" and _in_patches(bundle):
                 out.print("  it takes single patches: unlike voxgap.load, it cuts no volume", soft_wrap=True)
+
+
+def _written(entry: dict[str, Any]) -> list[str]:
+    """The files of a format, and its folder instead of those in it."""
+    return list(dict.fromkeys([entry["path"], *(part["path"].split("/")[0] for part in entry["parts"])]))
 
 
 def _in_patches(bundle: Path) -> bool:
