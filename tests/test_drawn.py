@@ -149,5 +149,10 @@ def test_label_maps_that_mostly_miss_their_scans_are_said(tmp_path: Path) -> Non
         flipped[0, 3] = 1
         nibabel.save(nibabel.Nifti1Image(labels, flipped), tmp_path / f"{index}-map.nii")
     share = 5 * 8 * 8 / (5 * 8 * 8 + 2 * 9 * 8 - 8)
-    with pytest.warns(UserWarning, match=rf"3-map.nii: {share:.0%} of the labelled voxels lie outside"):
+    with pytest.warns(
+        UserWarning, match=rf"0-map.nii: {share:.0%} of the labelled voxels lie outside"
+    ) as said:
         load_data(tmp_path / "data.csv")
+    # Once for all of them, and not a line for each.
+    (one,) = [str(warning.message) for warning in said if "lie outside" in str(warning.message)]
+    assert one.endswith("(and 3 more like it of 1-map.nii, 2-map.nii, 3-map.nii)")

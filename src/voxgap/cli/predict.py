@@ -13,6 +13,7 @@ import typer
 
 from voxgap.cli.console import err, import_keras
 from voxgap.cli.data import At, Axes, grid_arguments
+from voxgap.doubts import gathered
 from voxgap.errors import VoxgapError
 from voxgap.files import held
 
@@ -149,12 +150,14 @@ def predict(
         )
     columns = job.columns_of(predictor, wanted, items)
     if table is None:
-        done = _print_rows(source, items, columns)
+        with gathered():
+            done = _print_rows(source, items, columns)
     else:
         with held(table.with_name(f".{table.name}.lock"), f"{table}: predictions are written to it"):
             job.check_free(table, items, wanted, key)
             before = len(job.answered(table, key) & {item.name for item in items})
-            done = job.run(_tracked(source, before, len(items)), items, table, columns, key)
+            with gathered():
+                done = job.run(_tracked(source, before, len(items)), items, table, columns, key)
     _conclude(done, table)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from voxgap import io
 from voxgap.dataset.listing import Listing, refuse
+from voxgap.doubts import gathered
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED, Grid, Sample, read_sample, scan_sample
 from voxgap.resample import Record
@@ -29,6 +30,7 @@ Allocate = Callable[[str, tuple[int, ...], Any], Any]
 """Takes `volumes` or `maps`, a shape and a dtype, and returns what samples can be put into, one by one."""
 
 
+@gathered()
 def read_samples(
     listing: Listing, name: str, grid: Grid, max_bytes: int, allocate: Allocate | None = None
 ) -> Samples:
@@ -86,6 +88,7 @@ def read_samples(
     return found._replace(first=first, records=tuple(records))
 
 
+@gathered()
 def scan_samples(listing: Listing, name: str, grid: Grid, max_bytes: int = io.MAX_BYTES) -> list[Sample]:
     """Read the headers of all samples, of whatever shapes.
 

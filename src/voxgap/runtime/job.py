@@ -6,7 +6,6 @@ import itertools
 import json
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from voxgap import io, table
+from voxgap.doubts import kind
 from voxgap.errors import VoxgapError
 from voxgap.files import check_new, replacing
 from voxgap.grid import same_grid
@@ -31,7 +31,6 @@ Row = dict[str, Any]
 FORMATS = (".csv", ".json", ".jsonl", ".parquet")
 _BETWEEN = " | "
 """Between the warnings of a row: a sentence may hold any other mark."""
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 _READERS = 2
 _ROWS_AT_ONCE = 10_000
 
@@ -85,9 +84,8 @@ class Done:
         self.failed += bool(error)
         self.error = self.error or error
         for said in filter(None, str(row.get("warnings") or "").split(_BETWEEN)):
-            kind = _NUMBER.sub("#", said)
-            known = self.warnings.get(kind, Doubt(said, str(row["path"])))
-            self.warnings[kind] = known._replace(inputs=known.inputs + 1)
+            known = self.warnings.get(kind(said), Doubt(said, str(row["path"])))
+            self.warnings[kind(said)] = known._replace(inputs=known.inputs + 1)
 
     def doubts(self) -> list[str]:
         """Say of each kind of warning how many inputs have it, and which the first one is."""
