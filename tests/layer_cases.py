@@ -129,6 +129,9 @@ CASES: dict[str, Case] = {
     },
     "LinearInterpolation": _fill(fill.LinearInterpolation),
     "LinearInterpolation-depth": _fill(fill.LinearInterpolation, axis="depth"),
+    "Nearest": _fill(fill.Nearest, max_gap=2.0),
+    "Kriging": _fill(fill.Kriging),
+    "Kriging-max_gap": _fill(fill.Kriging, max_gap=2.0),
     "KNN": _fill(fill.KNN, n_neighbors=2, max_rank=4, max_donors=8),
     "MatrixFactorization": _fill(fill.MatrixFactorization, rank=3, sweeps=3),
 }

@@ -1,4 +1,4 @@
-"""The fill layers: one contract for all seven, and each against an independent reference."""
+"""The fill layers: one contract for all, and each against an independent reference."""
 
 import os
 import subprocess
@@ -18,7 +18,18 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.impute import KNNImputer, SimpleImputer
 
 from voxgap.errors import VoxgapError
-from voxgap.fill import KNN, LinearInterpolation, MatrixFactorization, Mean, Median, Mode, Zero, statistics
+from voxgap.fill import (
+    KNN,
+    Kriging,
+    LinearInterpolation,
+    MatrixFactorization,
+    Mean,
+    Median,
+    Mode,
+    Nearest,
+    Zero,
+    statistics,
+)
 
 SHAPE = (6, 5, 7, 2)
 # Arguments other than the defaults, so that a config which isn't saved shows.
@@ -30,10 +41,17 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "mode": Mode,
     "linear_blend": LinearInterpolation,
     "linear_height": lambda: LinearInterpolation(axis="height"),
+    "nearest": lambda: Nearest(max_gap=3),
+    "kriging": Kriging,
+    "kriging_max_gap": lambda: Kriging(max_gap=2),
     "knn": lambda: KNN(n_neighbors=3, max_rank=8, max_donors=20, seed=1),
     "matrix_factorization": lambda: MatrixFactorization(rank=3, ridge=0.1, sweeps=3, seed=1),
 }
-each_layer = pytest.mark.parametrize("name", LAYERS)
+# Their graphs are large; tests/test_fill_kriging.py holds one representative to all of this.
+LARGE = {"nearest", "kriging", "kriging_max_gap"}
+each_layer = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.full] * (name in LARGE)) for name in LAYERS]
+)
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*HDF5 file:UserWarning", "ignore:.*distinct values:UserWarning"
 )
@@ -176,7 +194,7 @@ def test_refuses_what_it_cannot_learn_from(name: str) -> None:
         adapted(name).adapt(volumes(5, seed=0, shape=(6, 5, 7, 1)))
 
 
-@pytest.mark.parametrize("name", [name for name in LAYERS if name != "zero"])
+@pytest.mark.parametrize("name", [name for name in LAYERS if name not in {"zero", *LARGE}])
 def test_refuses_to_fill_before_it_has_learnt(name: str) -> None:
     with pytest.raises(VoxgapError, match=r"call adapt\("):
         LAYERS[name]()(hard_volumes())

@@ -279,7 +279,7 @@ def test_slabs_interpolate_as_the_layer_does(axis: Any, monkeypatch: pytest.Monk
     layer.adapt(values[None])
     expected = np.asarray(layer(values[None]))[0]
     monkeypatch.setattr(statistics, "BLOCK_BYTES", 4 * 5 * 4 * 2 * 20)
-    parts = list(interpolate(values, axis))
+    parts = list(interpolate(values, axis, np.asarray(layer.reach) if axis == "blend" else (1, 1, 1)))
     assert len(parts) > 1
     estimate = np.concatenate([part[1] for part in parts])
     found = np.concatenate([part[2] for part in parts])

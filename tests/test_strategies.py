@@ -13,7 +13,7 @@ from voxgap.strategies import PRESETS, Strategy
 
 # The interface that DESIGN fixes: scripts and manifests hold these words.
 NAMES = (
-    *("zero", "mean", "median", "mode", "linear", "knn", "matrix_factorization"),
+    *("zero", "mean", "median", "mode", "nearest", "linear", "kriging", "knn", "matrix_factorization"),
     *("mask_channel", "masked_conv", "gated_conv", "gap_dropout", "attention"),
 )
 
@@ -25,7 +25,7 @@ def test_the_presets_are_those_of_the_interface() -> None:
 @pytest.mark.parametrize(
     ("name", "needs_observed", "conv", "gap_dropout"),
     [
-        *((name, False, "plain", False) for name in NAMES[:7]),
+        *((name, False, "plain", False) for name in NAMES[:9]),
         ("mask_channel", True, "plain", False),
         ("masked_conv", True, "masked", False),
         ("gated_conv", True, "gated", False),
@@ -48,7 +48,9 @@ def test_presets_mean_what_they_say(name: str, needs_observed: bool, conv: str, 
         ("mean", fill.Mean),
         ("median", fill.Median),
         ("mode", fill.Mode),
+        ("nearest", fill.Nearest),
         ("linear", fill.LinearInterpolation),
+        ("kriging", fill.Kriging),
         ("knn", fill.KNN),
         ("matrix_factorization", fill.MatrixFactorization),
         ("mask_channel", fill.Mean),
@@ -83,7 +85,7 @@ def test_strategies_are_values() -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"fill": "nearest"}, "fill must be one of zero, mean"),
+        ({"fill": "spline"}, "fill must be one of zero, mean"),
         ({"conv": "partial"}, "plain, masked or gated"),
         ({"gap_dropout": 1.0}, "gap_dropout must be in"),
         ({"gap_dropout": -0.1}, "gap_dropout must be in"),

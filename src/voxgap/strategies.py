@@ -20,7 +20,9 @@ FILLS = {
     "mean": "Mean",
     "median": "Median",
     "mode": "Mode",
+    "nearest": "Nearest",
     "linear": "LinearInterpolation",
+    "kriging": "Kriging",
     "knn": "KNN",
     "matrix_factorization": "MatrixFactorization",
 }

@@ -9,6 +9,7 @@ from voxgap.fill.factorization import MatrixFactorization
 from voxgap.fill.knn import KNN
 from voxgap.fill.kriging import Kriging
 from voxgap.fill.linear import LinearInterpolation
+from voxgap.fill.nearest import Nearest
 from voxgap.fill.simple import Mean, Median, Mode, Zero
 
 __all__ = [
@@ -20,5 +21,6 @@ __all__ = [
     "Mean",
     "Median",
     "Mode",
+    "Nearest",
     "Zero",
 ]

@@ -49,7 +49,7 @@ class Surroundings:
         known = structure.learn(volumes)
         uncalibrated = cls(known, max_gap=check_gap("kriging", max_gap))
         standard = [(volume - known.mean) / known.spread for volume in volumes]
-        found = calibrated(uncalibrated._predict, trials(standard))
+        found = calibrated(uncalibrated._tried, trials(standard))
         return dataclasses.replace(uncalibrated, calibration=found)
 
     def fill(self, values: Array, where: Known | None = None) -> Iterator[tuple[slice, Array, Array]]:
@@ -84,6 +84,10 @@ class Surroundings:
             deviation = np.float32(factor) * variance[own] ** np.float32(exponent / 2) * self.structure.spread
             deviation[~np.isnan(values[inner])] = 0
             yield inner, value[own] * self.structure.spread + self.structure.mean, deviation
+
+    def _tried(self, volumes: Array, asked: Known) -> tuple[Array, Array]:
+        found = [self._predict(volume, gaps) for volume, gaps in zip(volumes, asked, strict=True)]
+        return np.stack([value for value, _ in found]), np.stack([variance for _, variance in found])
 
     def _predict(self, standard: Array, gaps: Known) -> tuple[Array, Array]:
         """Values and variances of gaps, in units of the spread; NaN elsewhere."""

@@ -15,8 +15,8 @@ NUMBERS: Any = numba.types.Array(numba.float32, 1, "C", readonly=True)
 def _alike(d: Any, h: Any, w: Any, lengths: Any, weights: Any) -> Any:
     total = 0.0
     for term in range(len(weights)):
-        apart = (d / lengths[term, 0]) ** 2 + (h / lengths[term, 1]) ** 2 + (w / lengths[term, 2]) ** 2
-        total += weights[term] * np.exp(-np.sqrt(apart))
+        square = (d / lengths[term, 0]) ** 2 + (h / lengths[term, 1]) ** 2 + (w / lengths[term, 2]) ** 2
+        total += weights[term] * np.exp(-np.sqrt(square))
     return total
 
 

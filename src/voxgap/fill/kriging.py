@@ -67,13 +67,13 @@ class Kriging(FillLayer):
         standard = [(volume - learnt.mean) / learnt.spread for volume in known]
         self.calibration.assign(calibrated(self._tried, trials(standard)))
 
-    def _tried(self, volume: npt.NDArray[np.float32], asked: Any) -> tuple[Any, Any]:
-        """Value and variance in units of the spread, for one volume of any size in them, NaN = missing."""
+    def _tried(self, volumes: npt.NDArray[np.float32], asked: Any) -> tuple[Any, Any]:
+        """Values and variances in units of the spread, for volumes of any size in them, NaN = missing."""
         del asked  # all are computed at once
-        values, observed = split_missing(ops.convert_to_tensor(volume[np.newaxis]))
+        values, observed = split_missing(ops.convert_to_tensor(volumes))
         standard = ops.clip(values, -FARTHEST, FARTHEST)
         value, variance, _ = self._krige(standard, observed)
-        return ops.convert_to_numpy(value)[0], ops.convert_to_numpy(variance)[0]
+        return ops.convert_to_numpy(value), ops.convert_to_numpy(variance)
 
     def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
         return self._predict(values, observed)[0]
@@ -175,6 +175,7 @@ class Kriging(FillLayer):
         return predicted, explained
 
     def _alike(self, apart: list[Any]) -> Any:
+        """Covariance at distances in lengths of each term."""
         return sum(self.variances[term] * ops.exp(-apart[term]) for term in range(structure.TERMS))
 
     def get_config(self) -> dict[str, Any]:

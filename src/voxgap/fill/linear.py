@@ -1,7 +1,7 @@
 """Linear interpolation along lines of a volume, as scans that any runtime can execute."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import keras
@@ -10,11 +10,13 @@ import numpy.typing as npt
 from keras import ops
 
 from voxgap.errors import VoxgapError
-from voxgap.fill import statistics
+from voxgap.fill import statistics, structure
 from voxgap.fill.base import FillLayer
 from voxgap.fill.lines import nearest
 
 Array = npt.NDArray[np.float32]
+LEAST = 1e-20
+"""Below any weight of what was found."""
 _AXES: dict[object, int] = {"depth": 1, "height": 2, "width": 3, 1: 1, 2: 2, 3: 3}
 
 
@@ -25,8 +27,8 @@ class LinearInterpolation(FillLayer):
     Between two observed voxels the fill is linear, beyond the last one it is constant. "blend" interpolates
     along all three axes and weighs each by the inverse squared variance of a Brownian bridge between the two
     voxels it used: as good as the right axis on missing slices, better than any one axis on missing voxels
-    and blocks. Distances count voxels, whatever the spacing. A voxel without an observed one on its lines
-    gets its training mean.
+    and blocks. Distances count voxels; how far one along each axis is by the others is learnt in `adapt`. A voxel
+    without an observed one on its lines gets its training mean.
 
     Args:
         axis: "depth", "height", "width" (or 1, 2, 3), or "blend".
@@ -49,19 +51,25 @@ class LinearInterpolation(FillLayer):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         self.mean = self._statistic("mean", self.volume_shape)
+        if self.axis == "blend":
+            self.reach = self._statistic("reach", (3,), "ones")
 
     def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
         self.mean.assign(statistics.mean(volumes))
+        if self.axis == "blend":
+            self.reach.assign(structure.metric(list(structure.part(volumes)))[2])
 
     def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
         axes = (1, 2, 3) if self.axis == "blend" else (self.axis,)
         weighted, weights = 0.0, 0.0
         for axis in axes:
             estimate, weight = _along(axis, self.volume_shape, values, observed)
+            if self.axis == "blend":
+                weight = weight * ops.square(self.reach[axis - 1] / ops.max(self.reach))
             weighted, weights = weighted + estimate * weight, weights + weight
-        # A weight is 0 or at least 1 / length².
+        # A weight is 0 or at least (reach / length)².
         found = ops.cast(weights > 0, "float32")
-        return weighted / ops.maximum(weights, 1e-9) + (1.0 - found) * self.mean
+        return weighted / ops.maximum(weights, LEAST) + (1.0 - found) * self.mean
 
     def get_config(self) -> dict[str, Any]:
         # A number: Keras drops an "axis" that isn't one when it loads .h5, which leaves the default, "blend".
@@ -69,13 +77,14 @@ class LinearInterpolation(FillLayer):
 
 
 def interpolate(
-    values: Array, axis: int | str = "blend"
+    values: Array, axis: int | str = "blend", reach: Sequence[float] | Array = (1, 1, 1)
 ) -> Iterator[tuple[slice, Array, npt.NDArray[np.bool_]]]:
     """Interpolate one volume of any size, as the layer does, in a memory of twice its own.
 
     Args:
         values: float32 `(D, H, W, C)`, NaN = missing; not looked at any more once the first slab is there.
         axis: 1, 2, 3 or "blend".
+        reach: how far values are alike along each axis, in voxels; of `structure.metric`.
 
     Yields:
         A slab of depths, its values, and where a voxel had an observed one on its lines.
@@ -89,11 +98,12 @@ def interpolate(
             finite = np.clip(np.where(known, slab, np.float32(0)), -statistics.LARGEST, statistics.LARGEST)
             found = _along(along, slab.shape, finite[None], known[None].astype(np.float32))
             estimate, weight = (ops.convert_to_numpy(one)[0] for one in found)
+            weight = weight * np.square(np.float32(reach[along - 1] / max(reach)))
             weighted[part] += estimate * weight
             weights[part] += weight
     for part in _slabs(values, across=0):
         estimate = weighted[part]
-        estimate /= np.maximum(weights[part], np.float32(1e-9))
+        estimate /= np.maximum(weights[part], np.float32(LEAST))
         yield part[0], estimate, weights[part] > 0
 
 

@@ -27,6 +27,8 @@ PAIRS = 50
 """Pairs at a lag, at least; fewer say nothing of it."""
 REACHED = 1 / 3
 """The share of its variance that a field has lost at its length: measured in docs/filling.md."""
+LEAST_NUGGET = 0.25
+"""The share of the semivariance of neighbours that is at least of one voxel only."""
 PRIOR = 1.0
 """Voxels at distance 0 that the channel's mean counts as, beside those around."""
 
@@ -63,15 +65,34 @@ def learn(volumes: Iterable[Array]) -> Structure:
 
     Source: Cressie, Fitting variogram models by weighted least squares, Mathematical Geology 1985.
     """
-    clipped = [np.clip(volume, -LARGEST, LARGEST) for volume in volumes]
-    mean, spread = _moments(clipped)
-    standard = [(volume - mean) / spread for volume in clipped]
-    largest = tuple(max(volume.shape[axis] for volume in standard) for axis in range(3))
-    reach = np.array([_reach(standard, axis, largest[axis]) for axis in range(3)], np.float32)
+    mean, spread, reach, standard = metric(volumes)
+    largest = _largest(standard)
     rests = [volume - local_mean(volume, reach)[0] for volume in standard]
     lags, gamma, count = semivariances(rests, largest)
-    lengths, weights, nugget = _fit(lags, gamma, count, reach, largest)
-    return Structure(mean, spread, reach, lengths, weights, nugget)
+    return Structure(mean, spread, reach, *_fit(lags, gamma, count, reach, largest))
+
+
+def metric(volumes: Iterable[Array]) -> tuple[Array, Array, Array, list[Array]]:
+    """Learn a part of it: each channel's mean and spread, the reach, and stacks of the volumes in units of these."""
+    clipped = [np.clip(stack, -LARGEST, LARGEST) for stack in _stacked(volumes)]
+    mean, spread = _moments(clipped)
+    standard = [(volume - mean) / spread for volume in clipped]
+    reach = np.array(
+        [_reach(standard, axis, size) for axis, size in enumerate(_largest(standard))], np.float32
+    )
+    return mean, spread, reach, standard
+
+
+def _stacked(volumes: Iterable[Array]) -> list[Array]:
+    """Volumes of one shape along a first axis: a few operations for all of them."""
+    of_shape: dict[tuple[int, ...], list[Array]] = {}
+    for volume in volumes:
+        of_shape.setdefault(volume.shape, []).append(volume)
+    return [np.stack(alike) for alike in of_shape.values()]
+
+
+def _largest(stacks: Sequence[Array]) -> tuple[int, ...]:
+    return tuple(max(stack.shape[axis] for stack in stacks) for axis in (1, 2, 3))
 
 
 def part(volumes: Any) -> Iterator[Array]:
@@ -107,7 +128,7 @@ def local_mean(standard: Array, reach: Array) -> tuple[Array, Array]:
     """Mean of what is observed around each voxel, itself left out, and of 0, in units of the spread.
 
     Args:
-        standard: `(D, H, W, C)`, NaN = missing.
+        standard: `(..., D, H, W, C)`, NaN = missing.
         reach: lengths along the three axes.
 
     Returns:
@@ -122,17 +143,17 @@ def local_mean(standard: Array, reach: Array) -> tuple[Array, Array]:
 
 
 def _smooth(values: Array, reach: Array) -> Array:
-    for axis in range(3):
-        along = np.tensordot(kernel(values.shape[axis], reach[axis]), values, (1, axis))
+    for axis, length in zip((-4, -3, -2), reach, strict=True):
+        along = np.tensordot(kernel(values.shape[axis], length), values, (1, axis))
         values = np.moveaxis(along, 0, axis)
     return values
 
 
-def _moments(volumes: Sequence[Array]) -> tuple[Array, Array]:
-    channels = volumes[0].shape[3]
+def _moments(stacks: Sequence[Array]) -> tuple[Array, Array]:
+    channels = stacks[0].shape[-1]
     mean, spread = np.zeros(channels), np.ones(channels)
     for channel in range(channels):
-        values = np.concatenate([v[..., channel][~np.isnan(v[..., channel])] for v in volumes]).astype(float)
+        values = np.concatenate([v[..., channel][~np.isnan(v[..., channel])] for v in stacks]).astype(float)
         if values.size:
             mean[channel] = values.mean()
             deviation = values.std()
@@ -140,11 +161,11 @@ def _moments(volumes: Sequence[Array]) -> tuple[Array, Array]:
     return mean.astype(np.float32), spread.astype(np.float32)
 
 
-def _reach(volumes: Sequence[Array], axis: int, size: int) -> float:
+def _reach(stacks: Sequence[Array], axis: int, size: int) -> float:
     """The lag at which the semivariance along an axis reaches `REACHED`; 1 along an axis of one voxel."""
     before = (0.0, 0.0)
     for lag in _lags(size)[1:]:
-        gamma, count = _semivariance(volumes, tuple(lag if a == axis else 0 for a in range(3)))
+        gamma, count = _semivariance(stacks, tuple(lag if a == axis else 0 for a in range(3)))
         if count < PAIRS:
             continue
         if gamma >= REACHED:
@@ -161,16 +182,16 @@ def _lags(size: int) -> list[int]:
 
 
 def semivariances(
-    volumes: Sequence[Array], largest: Sequence[int]
+    stacks: Sequence[Array], largest: Sequence[int]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Half the mean squared difference of observed pairs, by lag.
+    """Half the mean squared difference of observed pairs, by lag, of stacks of volumes `(N, D, H, W, C)`.
 
     Returns:
         Lags `(n, 3)`, semivariances and numbers of pairs `(n,)`.
     """
     lags, gammas, counts = [], [], []
     for lag in itertools.product(*(_lags(size)[:: 1 if size < 8 else 2] for size in largest)):
-        gamma, count = _semivariance(volumes, lag) if any(lag) else (0.0, 0)
+        gamma, count = _semivariance(stacks, lag) if any(lag) else (0.0, 0)
         if count >= PAIRS:
             lags.append(lag)
             gammas.append(gamma)
@@ -178,15 +199,17 @@ def semivariances(
     return np.array(lags, float).reshape(-1, 3), np.array(gammas), np.array(counts, float)
 
 
-def _semivariance(volumes: Sequence[Array], lag: Sequence[int]) -> tuple[float, int]:
+def _semivariance(stacks: Sequence[Array], lag: Sequence[int]) -> tuple[float, int]:
     """Of pairs at `lag` and at its mirror images, so that what lies askew is no matter."""
     total, count = 0.0, 0
     free = [axis for axis in range(3) if lag[axis]]
     for signs in itertools.product((1, -1), repeat=max(0, len(free) - 1)):
         sign = dict(zip(free[1:], signs, strict=True))
         ends = [_ends(lag[axis], sign.get(axis, 1)) for axis in range(3)]
-        for volume in volumes:
-            difference = volume[tuple(e[0] for e in ends)] - volume[tuple(e[1] for e in ends)]
+        for stack in stacks:
+            difference = (
+                stack[(slice(None), *(e[0] for e in ends))] - stack[(slice(None), *(e[1] for e in ends))]
+            )
             known = difference[~np.isnan(difference)]
             total += float(np.dot(known, known))
             count += known.size
@@ -213,28 +236,29 @@ def _fit(
     reach: Array,
     sizes: Sequence[int],
 ) -> tuple[Array, Array, float]:
-    """Lengths, weights and nugget of the covariance, as few terms as `TERMS`."""
+    """Lengths, weights and nugget of the covariance, of as few terms as `TERMS`."""
     if not len(lags):
         return np.tile(reach, (TERMS, 1)), np.full(TERMS, 1 / TERMS, np.float32), 0.01
     steps = [2.0 ** np.arange(-3, 3) * r if size > 1 else [1.0] for r, size in zip(reach, sizes, strict=True)]
     atoms = np.array(list(itertools.product(*steps)))
-    seen = np.stack([1 - covariance(lags, [atom], [1.0]) for atom in atoms] + [np.ones(len(lags))], axis=1)
-    chosen = np.arange(len(atoms) + 1)
+    alone = [1 - covariance(lags, [atom], [1.0]) for atom in atoms]
+    seen = np.stack([*alone, np.ones(len(lags))], axis=1)
+    chosen: npt.NDArray[np.intp] = np.arange(len(atoms) + 1)
     weights = _weights(seen, gamma, count)
     chosen, weights = chosen[weights > 0], weights[weights > 0]
     while np.count_nonzero(chosen < len(atoms)) > TERMS:
         terms = np.flatnonzero(chosen < len(atoms))
         chosen = np.delete(chosen, terms[np.argmin(weights[terms])])
         weights = _weights(seen[:, chosen], gamma, count)
-    terms = chosen < len(atoms)
-    lengths, of_terms = np.tile(reach, (TERMS, 1)), np.zeros(TERMS)
-    lengths[: terms.sum()], of_terms[: terms.sum()] = atoms[chosen[terms]], weights[terms]
-    if not of_terms.sum() > 0:
-        of_terms[0] = 1e-3
+    kept = chosen < len(atoms)
+    spare = TERMS - int(np.count_nonzero(kept))
+    lengths = np.concatenate([atoms[chosen[kept]], np.tile(reach, (spare, 1))]).astype(np.float32)
+    of_terms = np.concatenate([weights[kept], np.zeros(spare)]).astype(np.float32)
+    of_terms[0] = max(of_terms[0], 1e-3)
     # Less than a share of the difference of neighbours is no noise that data could tell, nor float32 arithmetic.
-    least = max(0.25 * float(gamma[lags.sum(axis=1) == lags.sum(axis=1).min()].min()), 1e-3 * of_terms.sum())
-    nugget = max(float(weights[~terms].sum()), least)
-    return lengths.astype(np.float32), of_terms.astype(np.float32), nugget
+    nearest = gamma[lags.sum(axis=1) == lags.sum(axis=1).min()].min()
+    least = max(LEAST_NUGGET * float(nearest), 1e-3 * float(of_terms.sum()))
+    return lengths, of_terms, max(float(weights[~kept].sum()), least)
 
 
 def _weights(seen: npt.NDArray[Any], gamma: npt.NDArray[Any], count: npt.NDArray[Any]) -> npt.NDArray[Any]:

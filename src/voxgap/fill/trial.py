@@ -10,8 +10,8 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float32]
 Known = npt.NDArray[np.bool_]
 Tried = Callable[[Array, Known], tuple[Array, Array]]
-"""Takes a volume in units of the spread, NaN = missing, and which of its gaps are asked for; returns values and
-variances, of which only those are looked at."""
+"""Takes volumes of one shape in units of the spread, `(N, D, H, W, C)`, NaN = missing, and which of their gaps are
+asked for; returns values and variances, of which only those are looked at."""
 
 BUDGET = 2**18
 """Values of the volumes that are tried, at least one; they are spread over those given."""
@@ -66,10 +66,11 @@ def calibrated(tried: Tried, trials: Iterable[tuple[Array, Known]]) -> tuple[flo
         `(factor, exponent)` of `factor * deviation ** exponent`; `(1, 1)` where too little can be hidden.
     """
     errors, deviations = [], []
-    for volume, hidden in trials:
-        asked = hidden & (np.random.default_rng(0).random(hidden.shape) < ASKED / np.count_nonzero(hidden))
-        value, variance = tried(np.where(hidden, np.float32(np.nan), volume), asked)
-        errors.append(np.abs(value[asked] - volume[asked]))
+    for volumes, hidden in _together(trials):
+        share = ASKED / (np.count_nonzero(hidden) / len(hidden))
+        asked = hidden & (np.random.default_rng(0).random(hidden.shape) < share)
+        value, variance = tried(np.where(hidden, np.float32(np.nan), volumes), asked)
+        errors.append(np.abs(value[asked] - volumes[asked]))
         deviations.append(np.sqrt(variance[asked]))
     error, deviation = np.concatenate([*errors, []]), np.concatenate([*deviations, []])
     if len(error) < 10 * BINS:
@@ -80,3 +81,15 @@ def calibrated(tried: Tried, trials: Iterable[tuple[Array, Known]]) -> tuple[flo
     exponent = float(np.polyfit(own, real, 1)[0]) if np.ptp(own) > 0.2 else 1.0
     exponent = min(max(exponent, 0.5), 2.0)
     return float(np.exp(np.mean(real - exponent * own))), exponent
+
+
+def _together(trials: Iterable[tuple[Array, Known]]) -> Iterator[tuple[Array, Known]]:
+    """Stack small volumes of one shape: a call costs more than they do."""
+    of_shape: dict[tuple[int, ...], list[tuple[Array, Known]]] = {}
+    for trial in trials:
+        of_shape.setdefault(trial[0].shape, []).append(trial)
+    for alike in of_shape.values():
+        step = max(1, BUDGET // alike[0][0].size)
+        for start in range(0, len(alike), step):
+            volumes, hidden = zip(*alike[start : start + step], strict=True)
+            yield np.stack(volumes), np.stack(hidden)

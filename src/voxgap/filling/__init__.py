@@ -3,6 +3,8 @@
 Here are the names and defaults that the command line shows; the work is in `voxgap.filling.files`.
 """
 
-FILLS = ("zero", "mean", "median", "mode", "linear", "knn", "matrix_factorization")
+from voxgap import strategies
+
+FILLS = tuple(strategies.FILLS)
 STRATEGY = "linear"
 FIT_ON = "train"

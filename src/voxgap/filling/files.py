@@ -18,6 +18,7 @@ from voxgap.dataset.listing import Listing
 from voxgap.dataset.manifest import read_manifest
 from voxgap.errors import VoxgapError
 from voxgap.files import held, replacing, write_bytes
+from voxgap.fill import structure
 from voxgap.filling import learn
 from voxgap.filling.job import RECORD, Job
 from voxgap.filling.learn import Fill, Where
@@ -31,7 +32,7 @@ from voxgap.volume import Values, Volume, times
 
 EMBEDDED = ("sample:", "medmnist:")
 FROM_OTHERS = ("knn", "matrix_factorization")
-ANY_SIZE = ("zero", "linear")
+ANY_SIZE = ("zero", *learn.FROM_NEIGHBOURS)
 
 
 def fill_files(job: Job) -> str:
@@ -165,7 +166,7 @@ def _fill_one(job: Job, path: Path) -> str:
         time = source.time if (steps or 1) > 1 else None
         if job.strategy != "zero":
             learnt = "this volume alone; give a data set to learn from others"
-            if time is not None and job.strategy != "linear":
+            if time is not None and job.strategy not in ANY_SIZE:
                 learnt = f"the {steps} steps along {source.axes[time]} of this file"
             job.say(f"{job.strategy}: learnt from {learnt}")
         seen = ever(~np.isnan(values), time)
@@ -373,11 +374,15 @@ def _of_any_size(job: Job, samples: Sequence[Sample]) -> Fill:
         return learn.from_samples("zero", job.options, np.empty((0, 1, 1, 1, 1), np.float32))
     total: Any = 0.0
     count: Any = 0
+    known: list[Values] = []
     for sample in job.progress(samples, "reading"):
         values = _joined(_read(job, sample))
+        if sum(part.size for part in known) < structure.BUDGET:
+            known += [part.copy() for part in structure.windows(values)]
         total = total + np.nansum(values, axis=(0, 1, 2), dtype=np.float64)
         count = count + (~np.isnan(values)).sum(axis=(0, 1, 2))
-    return learn.along_lines(job.options, np.asarray(total / np.maximum(count, 1), np.float32))
+    mean = np.asarray(total / np.maximum(count, 1), np.float32)
+    return learn.from_neighbours(job.strategy, job.options, mean, known)
 
 
 def _say_what_was_learnt(job: Job, has_split: bool, count: int) -> None:

@@ -1,0 +1,89 @@
+"""Fill with the nearest observed value on a voxel's lines, near by a learnt metric."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from voxgap.fill import statistics, structure
+from voxgap.fill.base import FillLayer
+from voxgap.fill.lines import NOWHERE, check_gap, nearest_along, within
+
+Array = npt.NDArray[np.float32]
+Known = npt.NDArray[np.bool_]
+
+
+@keras.saving.register_keras_serializable(package="voxgap")
+class Nearest(FillLayer):
+    """Fills a missing voxel with the nearest observed one in the six directions: a value that was really observed.
+
+    How far a voxel along one axis is by those along the others is learnt in `adapt` from the observed voxels; a tie
+    goes to the voxel before it, depth first. A voxel without an observed one on its lines gets its training mean.
+
+    Args:
+        max_gap: how many voxels off the nearest observed one may be; what is further off gets its training mean.
+            None is without limit.
+        **kwargs: `name` and the other arguments of `keras.layers.Layer`.
+
+    Raises:
+        VoxgapError: `max_gap` isn't positive.
+    """
+
+    def __init__(self, max_gap: float | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.max_gap = check_gap(self.name, max_gap)
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        self.mean = self._statistic("mean", self.volume_shape)
+        self.reach = self._statistic("reach", (3,), "ones")
+
+    def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
+        self.mean.assign(statistics.mean(volumes))
+        self.reach.assign(structure.metric(list(structure.part(volumes)))[2])
+
+    def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
+        limit = NOWHERE if self.max_gap is None else self.max_gap
+        chosen, least = self.mean + 0.0 * values, NOWHERE + 0.0 * values
+        for axis in (1, 2, 3):
+            for backward in (False, True):
+                value, distance, known = nearest_along(axis, values, observed, backward)
+                apart = distance / self.reach[axis - 1]
+                closer = ops.cast(apart < least, "float32") * known * within(distance, limit)
+                # Sums of which one part is 0 leave a value as it was observed.
+                chosen = closer * value + (1.0 - closer) * chosen
+                least = closer * apart + (1.0 - closer) * least
+        return chosen
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "max_gap": self.max_gap}
+
+
+def copy_nearest(values: Array, reach: Array, max_gap: float | None, where: Known | None) -> None:
+    """Fill one volume of any size in place with the nearest observed values, wherever they lie.
+
+    Args:
+        values: float32 `(D, H, W, C)`, NaN = missing; stays so where nothing of a channel is observed.
+        reach: how far values are alike along each axis, in voxels; of `structure.metric`.
+        max_gap: how many voxels off; what is further off stays missing.
+        where: where gaps are wanted, of the same shape; everywhere by default.
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    for channel in range(values.shape[3]):
+        one = values[..., channel]
+        gaps = np.isnan(one)
+        if gaps.all() or not gaps.any():
+            continue
+        sources = distance_transform_edt(
+            gaps, sampling=1 / reach.astype(float), return_distances=False, return_indices=True
+        )
+        wanted = np.nonzero(gaps if where is None else gaps & where[..., channel])
+        at = tuple(axis[wanted] for axis in sources)
+        found = one[at]
+        if max_gap is not None:
+            apart = np.sqrt(sum(np.square(a - b) for a, b in zip(at, wanted, strict=True)))
+            found[apart > max_gap] = np.nan
+        one[wanted] = found

@@ -1,0 +1,250 @@
+"""Kriging, nearest and the learnt metric: against NumPy loops, SciPy, and what is hidden in a known field."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from scipy.ndimage import gaussian_filter
+
+from voxgap.errors import VoxgapError
+from voxgap.fill import Kriging, LinearInterpolation, Nearest, structure
+from voxgap.fill.around import Surroundings
+from voxgap.fill.nearest import copy_nearest
+from voxgap.fill.trial import calibrated, trials
+
+
+def field(shape: tuple[int, ...], smooth: tuple[float, ...], seed: int = 0) -> np.ndarray:
+    """A normal random field that is alike over other lengths along each axis, `(D, H, W, 1)`, mean 5."""
+    rough = np.random.default_rng(seed).normal(size=shape)
+    values = gaussian_filter(rough, smooth, mode="wrap")
+    return (5 + 2 * values / values.std())[..., None].astype(np.float32)
+
+
+def holed(complete: np.ndarray, share: float = 0.3, seed: int = 1) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    x = np.where(generator.random(complete.shape) < share, np.float32(np.nan), complete)
+    x[:, 3:7, 4:9] = np.nan
+    return x
+
+
+def arrays(layer: Any, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    value, deviation = layer.with_deviation(x)
+    return keras.ops.convert_to_numpy(value), keras.ops.convert_to_numpy(deviation)
+
+
+def neighbours(rest: np.ndarray, at: tuple[int, ...]) -> list[tuple[np.ndarray, float]]:
+    """Offset and value of the nearest observed voxel in each of six directions, by walking."""
+    found = []
+    for axis in range(3):
+        for sign in (-1, 1):
+            place = list(at)
+            place[axis] += sign
+            while 0 <= place[axis] < rest.shape[axis]:
+                if not np.isnan(rest[tuple(place)]):
+                    found.append((np.subtract(place, at).astype(float), float(rest[tuple(place)])))
+                    break
+                place[axis] += sign
+    return found
+
+
+def solved(known: structure.Structure, near: list[tuple[np.ndarray, float]]) -> tuple[float, float]:
+    """Prediction and variance of simple kriging, by numpy.linalg."""
+    offsets, values = np.array([offset for offset, _ in near]), np.array([value for _, value in near])
+    matrix = structure.covariance(offsets[:, None] - offsets[None], known.lengths, known.weights)
+    matrix += known.nugget * np.eye(len(near))
+    right = structure.covariance(offsets, known.lengths, known.weights)
+    weights = np.linalg.solve(matrix, right)
+    return float(weights @ values), float(known.weights.sum() + known.nugget - weights @ right)
+
+
+def test_kriging_equals_a_numpy_loop_keeps_what_is_observed_and_says_how_sure_it_is() -> None:
+    complete = field((6, 12, 14), (1.0, 2.0, 3.0))
+    x = holed(complete)[None]
+    layer = Kriging()
+    layer.adapt(x)
+    value, deviation = arrays(layer, x)
+    assert_array_equal(value, keras.ops.convert_to_numpy(layer(x)))
+    observed = ~np.isnan(x)
+    assert_array_equal(value[observed].view(np.uint32), x[observed].view(np.uint32))
+    assert (deviation[observed] == 0).all()
+    assert (deviation[~observed] > 0).all()
+
+    known = structure.learn([x[0]])
+    standard = (x[0] - known.mean) / known.spread
+    mean, share = structure.local_mean(standard, known.reach)
+    rest = (standard - mean)[..., 0]
+    factor, exponent = np.asarray(layer.calibration)
+    for at in np.argwhere(~observed[0, ..., 0])[::7]:
+        predicted, variance = solved(known, neighbours(rest, tuple(at)))
+        here = (*at, 0)
+        # Where little is around it tends to the training mean of the voxel, here the channel's.
+        expected = share[here] * (known.mean[0] + known.spread[0] * (mean[here] + predicted))
+        expected += (1 - share[here]) * float(layer.mean[here])
+        assert value[0][here] == pytest.approx(expected, rel=1e-4)
+        variance = max(variance, 0) * share[here] + 1 - share[here]
+        wanted = factor * variance ** (exponent / 2) * known.spread[0]
+        assert deviation[0][here] == pytest.approx(wanted, rel=1e-3)
+
+
+def test_files_are_filled_from_the_nearest_voxels_in_the_learnt_metric() -> None:
+    complete = field((6, 12, 14), (1.0, 2.0, 3.0))
+    x = holed(complete)
+    filler = Surroundings.learn([x])
+    ((part, value, deviation),) = filler.fill(x)
+    assert part == slice(0, 6)
+    assert (deviation[~np.isnan(x)] == 0).all()
+    known = filler.structure
+    mean, _ = structure.local_mean((x - known.mean) / known.spread, known.reach)
+    rest = ((x - known.mean) / known.spread - mean)[..., 0]
+    places = np.argwhere(~np.isnan(rest))
+    for at in np.argwhere(np.isnan(rest))[::11]:
+        apart = np.linalg.norm((places - at) / known.reach, axis=1)
+        order = np.argsort(apart, kind="stable")
+        if np.isclose(apart[order[15]], apart[order[16]]):
+            continue  # of equally near ones the tree takes any
+        near = [(places[i] - at.astype(float), float(rest[tuple(places[i])])) for i in order[:16]]
+        expected = known.mean[0] + known.spread[0] * (mean[(*at, 0)] + solved(known, near)[0])
+        assert value[(*at, 0)] == pytest.approx(expected, rel=1e-4)
+
+
+def test_slabs_change_little_and_what_was_filled_is_no_observation(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = holed(field((40, 12, 14), (1.0, 2.0, 3.0)))
+    filler = Surroundings.learn([x])
+    whole = np.concatenate([value for _, value, _ in filler.fill(x)])
+    monkeypatch.setattr("voxgap.fill.around.SLAB", 4 * x[0].size)
+    filled = x.copy()
+    for part, value, _ in filler.fill(filled):
+        np.copyto(filled[part], value, where=np.isnan(filled[part]))
+    gaps = np.isnan(x)
+    # Of equally near voxels either takes any.
+    assert np.sqrt(np.mean((filled - whole)[gaps] ** 2)) < 0.01 * np.nanstd(x)
+
+
+def test_the_reach_follows_each_axis_and_its_spacing() -> None:
+    reach = structure.metric([field((24, 48, 48), (1.0, 2.0, 4.0))])[2]
+    assert reach[1] / reach[0] == pytest.approx(2, rel=0.3)
+    assert reach[2] / reach[0] == pytest.approx(4, rel=0.3)
+    # Every other plane: half as many voxels for the same length.
+    sparse = structure.metric([field((24, 48, 48), (1.0, 2.0, 4.0))[:, :, ::2]])[2]
+    assert sparse[2] / reach[2] == pytest.approx(0.5, rel=0.1)
+
+
+def test_semivariances_equal_a_loop_over_pairs() -> None:
+    x = holed(field((4, 9, 10), (1, 1, 1)))
+    lags, gamma, count = structure.semivariances([x[None]], x.shape[:3])
+    one = x[..., 0]
+    for index in range(0, len(lags), 5):
+        squares = []
+        for a in np.argwhere(~np.isnan(one)):
+            for b in {
+                (a[0] + i * lags[index][0], a[1] + j * lags[index][1], a[2] + k * lags[index][2])
+                for i in (1, -1)
+                for j in (1, -1)
+                for k in (1, -1)
+            }:
+                if all(0 <= q < n for q, n in zip(b, one.shape, strict=True)):
+                    squares.append((one[tuple(a)] - one[tuple(int(q) for q in b)]) ** 2)
+        known = np.array(squares)[~np.isnan(squares)]
+        assert count[index] == len(known) / 2  # each pair from both of its ends
+        assert gamma[index] == pytest.approx(known.mean() / 2, rel=1e-4)
+
+
+def test_deviations_are_calibrated_on_what_is_hidden_elsewhere() -> None:
+    complete = field((8, 40, 44), (0.7, 3.0, 3.0))
+    x = holed(complete, share=0.1)
+    layer = Kriging()
+    layer.adapt(x[None])
+    value, deviation = arrays(layer, x[None])
+    gaps = np.isnan(x)
+    inside = np.abs(value[0] - complete)[gaps] < deviation[0][gaps]
+    assert 0.55 < inside.mean() < 0.8
+
+
+def test_calibration_finds_factor_and_exponent() -> None:
+    generator = np.random.default_rng(0)
+    own = np.exp(generator.uniform(-3, 0, size=(40, 40, 10, 1))).astype(np.float32)
+    error = (1.5 * own**1.4 * generator.normal(size=own.shape)).astype(np.float32)
+    hidden = np.ones(own.shape, bool)
+    found = calibrated(lambda volumes, asked: (error[None], own[None] ** 2), [(0 * own, hidden)])
+    assert found == pytest.approx((1.5, 1.4), rel=0.06)
+
+
+def test_gaps_of_the_data_are_hidden_elsewhere() -> None:
+    x = field((8, 10, 10), (1, 1, 1))
+    x[2, 3:8, 2:9] = np.nan
+    shapes = [hidden for _, hidden in trials([x])]
+    assert any(hidden[6, 3:8, 2:9].all() and hidden.sum() == 35 for hidden in shapes)
+    assert all((~np.isnan(x))[hidden].all() for hidden in shapes)
+
+
+def test_beyond_max_gap_nothing_is_invented() -> None:
+    x = field((4, 20, 20), (1, 2, 2))
+    x[:, 4:16, 4:16] = np.nan
+    for kind in (Kriging, Nearest):
+        layer = kind(max_gap=3)
+        layer.adapt(x[None])
+        value = keras.ops.convert_to_numpy(layer(x[None]))[0]
+        mean = np.asarray(layer.mean)
+        assert_array_equal(value[:, 7:13, 7:13], mean[:, 7:13, 7:13])
+        assert not np.isclose(value[:, 4:7], mean[:, 4:7]).all()
+    ((_, value, _),) = Surroundings.learn([x], max_gap=3).fill(x)
+    copied = x.copy()
+    copy_nearest(copied, np.ones(3, np.float32), 3, None)
+    for filled in (value, copied):
+        assert np.isnan(filled[:, 7:13, 7:13]).all()
+        assert np.isfinite(filled[:, 4:7, 4:16]).all()
+    for wrong in (0, -1.0):
+        with pytest.raises(VoxgapError, match="max_gap"):
+            Kriging(max_gap=wrong)
+
+
+def test_nearest_copies_what_is_nearest() -> None:
+    x = holed(field((5, 11, 12), (1, 1, 1)))
+    layer = Nearest()
+    layer.adapt(x[None])
+    value = keras.ops.convert_to_numpy(layer(x[None]))[0]
+    assert np.isin(value, x).all()
+    reach = np.asarray(layer.reach)
+    for at in np.argwhere(np.isnan(x[..., 0]))[::5]:
+        near = neighbours(x[..., 0], tuple(at))
+        apart = [np.linalg.norm(offset / reach) for offset, _ in near]
+        assert value[(*at, 0)] in [
+            v for (_, v), d in zip(near, apart, strict=True) if np.isclose(d, min(apart))
+        ]
+    copied = x.copy()
+    copy_nearest(copied, reach, None, None)
+    places = np.argwhere(~np.isnan(x[..., 0]))
+    for at in np.argwhere(np.isnan(x[..., 0]))[::5]:
+        apart = np.linalg.norm((places - at) / reach, axis=1)
+        nearest = places[np.isclose(apart, apart.min())]
+        assert copied[(*at, 0)] in [x[(*place, 0)] for place in nearest]
+
+
+def test_what_is_alike_along_one_axis_is_filled_along_it() -> None:
+    generator = np.random.default_rng(0)
+    # A random walk along the depth, of lines that know nothing of each other.
+    complete = generator.normal(size=(24, 12, 12, 1)).cumsum(axis=0).astype(np.float32)
+    x = np.where(generator.random(complete.shape) < 0.4, np.float32(np.nan), complete)
+
+    def error(layer: Any) -> float:
+        layer.adapt(x[None])
+        value = keras.ops.convert_to_numpy(layer(x[None]))[0]
+        return float(np.sqrt(np.mean((value - complete)[np.isnan(x)] ** 2)))
+
+    along = error(LinearInterpolation(axis="depth"))
+    # Neither is told which axis it is.
+    assert error(LinearInterpolation()) < 1.05 * along
+    assert error(Kriging()) < 1.15 * along
+
+
+def test_kriging_beats_linear_on_a_field_that_is_alike_all_around() -> None:
+    complete = field((12, 16, 16), (2, 2, 2))
+    x = np.where(np.random.default_rng(0).random(complete.shape) < 0.4, np.float32(np.nan), complete)
+    errors = {}
+    for kind in (LinearInterpolation, Kriging):
+        layer = kind()
+        layer.adapt(x[None])
+        errors[kind] = np.square(keras.ops.convert_to_numpy(layer(x[None]))[0] - complete)[np.isnan(x)].mean()
+    assert errors[Kriging] < 0.95 * errors[LinearInterpolation]
