@@ -23,7 +23,6 @@ def measure(epochs: int = 4) -> dict[str, float]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import voxgap as vg
     from voxgap.bundle import export
-    from voxgap.strategies import get
 
     data = vg.load_data("sample:brain")
     gappy = data.with_volumes(vg.simulate(data.volumes, "slices", 0.3, seed=0))
@@ -37,7 +36,7 @@ def measure(epochs: int = 4) -> dict[str, float]:
     x = np.concatenate([vg.simulate(complete, "slices", 0.3, seed=seed) for seed in range(1, copies + 1)])
     truth = np.tile(held_out.targets, copies)
     with tempfile.TemporaryDirectory() as folder:
-        vg.save_bundle(folder, model, gappy, strategy=get("mean"))
+        vg.save_bundle(folder, model, gappy, strategy="mean")
         export(folder, ["openvino"])
         exact, fast = (vg.load(folder, precision=kind).predict(x) for kind in ("float32", "fast"))
     classes, classes_fast = exact.argmax(axis=1), fast.argmax(axis=1)

@@ -29,7 +29,6 @@ def make_bundle(folder: str | Path) -> None:
     import voxgap as vg
     from voxgap.bundle import export
     from voxgap.dataset import Dataset
-    from voxgap.strategies import get
     from voxgap.training import adapt_model
 
     x = volumes(2 * CLASSES)
@@ -38,7 +37,7 @@ def make_bundle(folder: str | Path) -> None:
     data = Dataset(x, np.arange(len(x)) % CLASSES, "classification", classes, split, name="noise")
     model = vg.build_model("resnet3d", SHAPE, CLASSES, strategy="mean")
     adapt_model(model, data.part("train"))
-    vg.save_bundle(folder, model, data, strategy=get("mean"))
+    vg.save_bundle(folder, model, data, strategy="mean")
     export(folder, ["onnx", "openvino"])
 
 

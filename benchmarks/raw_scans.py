@@ -24,6 +24,7 @@ import voxgap as vg
 from voxgap.bundle import save_bundle
 from voxgap.experiment import train_and_score
 from voxgap.missingness import simulate
+from voxgap.recipe import Architecture, Recipe, Training, strategy_of
 
 SIZE, SPACING = (40, 56, 40), (1, 1, 1)
 MISSING_RATE = 0.3
@@ -103,14 +104,16 @@ def main() -> None:
             started = time.perf_counter()
             result = train_and_score(
                 data,
-                "unet3d",
-                STRATEGY,
-                architecture={"filters": (8, 16), "normalize": arguments.normalize},
-                training=TRAINING | {"epochs": arguments.epochs},
+                Recipe(
+                    "unet3d",
+                    strategy_of(STRATEGY),
+                    Architecture((8, 16), normalize=arguments.normalize),
+                    Training(**TRAINING | {"epochs": arguments.epochs}),
+                ),
                 seed=seed,
             )
             bundle = where / f"bundle{seed}"
-            save_bundle(bundle, result.model, data, strategy=result.strategy, history=result.history)
+            save_bundle(bundle, result.model, data, recipe=result.recipe, history=result.history)
             results.append(score(bundle, scans, where, seed, False))
             scaled = f"{score(bundle, scans, where, seed, True):.4f}" if arguments.scale else ""
             epochs, seconds = len(result.history.epochs), time.perf_counter() - started

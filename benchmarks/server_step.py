@@ -36,13 +36,12 @@ def make_bundle(folder: str | Path) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import voxgap as vg
     from voxgap.bundle import export
-    from voxgap.strategies import get
     from voxgap.training import adapt_model
 
     data = vg.load_data("sample:motion")
     model = vg.build_model("cnn3d", SHAPE, len(data.classes), strategy="mask_channel", filters=(8, 16))
     adapt_model(model, data.part("train"))
-    vg.save_bundle(folder, model, data, strategy=get("mask_channel"))
+    vg.save_bundle(folder, model, data, strategy="mask_channel")
     export(folder, ["openvino"])
 
 

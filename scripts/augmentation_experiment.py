@@ -21,6 +21,7 @@ import voxgap as vg
 from voxgap import augment as va
 from voxgap.dataset import Dataset
 from voxgap.experiment import train_and_score
+from voxgap.recipe import Architecture, Recipe, Training, strategy_of
 
 
 class Case(NamedTuple):
@@ -67,7 +68,8 @@ def drawn(dataset: Dataset, case: Case, seed: int) -> Dataset:
 def accuracy(data: Dataset, strategy: str, augment: va.Compose | None, seed: int) -> float:
     """Train, and score on the test part."""
     training = TRAINING | {"augment": augment}
-    result = train_and_score(data, "resnet3d", strategy, architecture=NETWORK, training=training, seed=seed)
+    recipe = Recipe("resnet3d", strategy_of(strategy), Architecture(**NETWORK), Training(**training))
+    result = train_and_score(data, recipe, seed=seed)
     return result.scores["test"]["accuracy"]
 
 

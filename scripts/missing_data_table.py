@@ -19,8 +19,8 @@ import numpy as np
 import voxgap as vg
 from voxgap.experiment import Comparison, Event, compare
 from voxgap.experiment.plan import YARDSTICKS
+from voxgap.recipe import PRESETS
 from voxgap.report import write_report
-from voxgap.strategies import PRESETS
 
 ALL = tuple(name for name in PRESETS if name != "mode")  # mode is for labels and counts
 

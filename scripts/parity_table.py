@@ -15,10 +15,11 @@ from pathlib import Path
 
 import numpy as np
 
-from voxgap import build_model, export, save_bundle, strategies
+from voxgap import build_model, export, save_bundle
 from voxgap.bundle.formats import FORMATS
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
+from voxgap.recipe import PRESETS
 from voxgap.training import adapt_model
 
 SHAPE = (8, 9, 10, 2)
@@ -43,7 +44,7 @@ def row(network: str, strategy: str, formats: list[str], dataset: Dataset) -> di
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `mode` of values that hardly repeat
         adapt_model(model, dataset.part("train"))
-        save_bundle(folder, model, dataset, strategy=strategies.get(strategy))
+        save_bundle(folder, model, dataset, strategy=strategy)
         # Those of one Keras backend in one call, which is one process.
         for backend in {FORMATS[name].backend: None for name in formats}:
             kinds = [name for name in formats if FORMATS[name].backend == backend]
@@ -61,7 +62,7 @@ def main() -> None:
     """Print the table as Markdown, each row as soon as it is there."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--formats", default=",".join(FORMATS))
-    options.add_argument("--strategies", default=",".join(strategies.PRESETS))
+    options.add_argument("--strategies", default=",".join(PRESETS))
     options.add_argument("--networks", default="cnn3d,resnet3d")
     chosen = options.parse_args()
     formats = chosen.formats.split(",")

@@ -2,16 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from voxgap.experiment.plan import Experiment, Outcome, Run
+from voxgap.recipe import Gaps, Strategy
 
 
 def experiment(strategies: Sequence[str], **fields: Any) -> Experiment:
-    return Experiment("planted", "0" * 16, tuple((name, "{}") for name in strategies), **fields)
+    rates = fields.pop("train_rates", (0.5,))
+    fields["gaps"] = tuple(Gaps(missing_rate=rate) for rate in rates)
+    return Experiment("planted", "0" * 16, tuple((name, Strategy()) for name in strategies), **fields)
+
+
+def changed(run: Run, **changes: Any) -> Run:
+    """A run with other gaps (`pattern`, `mechanism`, `train_rate`), another network or recipe, or other fields."""
+    rename = {"train_rate": "missing_rate"}
+    inner = {"pattern", "mechanism", "train_rate", "per_channel"} & set(changes)
+    gaps = {rename.get(name, name): changes.pop(name) for name in inner}
+    recipe = {
+        name: changes.pop(name) for name in {"training", "architecture", "threshold", "model"} & set(changes)
+    }
+    if "model" in recipe:
+        recipe["network"] = recipe.pop("model")
+    if gaps and run.gaps is not None:
+        changes["gaps"] = dataclasses.replace(run.gaps, **gaps)
+    return dataclasses.replace(run, recipe=dataclasses.replace(run.recipe, **recipe), **changes)
 
 
 def outcome(run: Run, mean: float, rng: np.random.Generator, noise: float, metric: str) -> Outcome:

@@ -30,7 +30,6 @@ from voxgap.runtime import load
 from voxgap.runtime.engines import open_engine
 from voxgap.runtime.golden import Golden, read_golden
 from voxgap.runtime.manifest import MANIFEST, read_manifest, verified, verified_entry
-from voxgap.strategies import get
 from voxgap.training import adapt_model
 
 HISTORY = History(({"loss": 1.0, "val_loss": 1.0, "seconds": 1.0},) * 2, "val_loss", 1, 2, "epochs")
@@ -43,7 +42,7 @@ def trained(seed: int = 0) -> keras.Model:
 
 
 def save(folder: Path, model: keras.Model, **more: Any) -> Path:
-    return save_bundle(folder, model, tiny.dataset(), strategy=get("masked_conv"), **more)
+    return save_bundle(folder, model, tiny.dataset(), strategy="masked_conv", **more)
 
 
 def answers(folder: Path, x: np.ndarray) -> np.ndarray:
@@ -113,7 +112,7 @@ def test_evidence_is_never_read_and_never_of_another_model(
     save(folder, trained())
     assert [path.name for path in (folder / EVIDENCE).iterdir()] == ["predictions.csv"]
 
-    def ends(*_: Any) -> None:
+    def ends(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr("voxgap.bundle.saving.write_evidence", ends)
@@ -208,7 +207,7 @@ def test_units_of_channels_are_kept_and_checked(tmp_path: Path, model: keras.Mod
 def test_a_data_set_without_a_volume_is_refused(tmp_path: Path, model: keras.Model) -> None:
     empty = tiny.dataset().take(np.arange(0))
     with pytest.raises(VoxgapError, match="needs a training volume"):
-        save_bundle(tmp_path / "b", model, empty, strategy=get("mean"))
+        save_bundle(tmp_path / "b", model, empty, strategy="mean")
 
 
 # --- how a difference is measured --------------------------------------------------------------------------
@@ -395,6 +394,6 @@ def test_a_regression_bundle_has_no_calibration(tmp_path: Path) -> None:
     data: Dataset = tiny.dataset("regression")
     model = tiny.model("cnn3d", "mean", task="regression", filters=(4,))
     adapt_model(model, data.part("train"))
-    manifest = read_manifest(save_bundle(tmp_path / "b", model, data, strategy=get("mean")))
+    manifest = read_manifest(save_bundle(tmp_path / "b", model, data, strategy="mean"))
     assert manifest["calibration"] == {}
     assert manifest["data"]["profile"]["channels"]["t1"]["missing_rate"]

@@ -14,6 +14,7 @@ import pytest
 from voxgap.dataset import Dataset, load_data
 from voxgap.experiment import train_and_score
 from voxgap.missingness import simulate
+from voxgap.recipe import PRESETS, Architecture, Recipe, Training
 
 pytestmark = pytest.mark.full
 ROOT = Path(__file__).parents[1]
@@ -25,10 +26,7 @@ def accuracies(data: Dataset, network: str, strategy: str, seeds: int, **trainin
     runs = [
         train_and_score(
             data,
-            network,
-            strategy,
-            architecture={"filters": (16, 32, 64)},
-            training=TRAINING | training,
+            Recipe(network, PRESETS[strategy], Architecture((16, 32, 64)), Training(**TRAINING | training)),
             seed=seed,
         )
         for seed in range(seeds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import sqlite3
 import sys
@@ -23,6 +24,7 @@ from voxgap.dataset import Dataset
 from voxgap.experiment import Event, Experiment, Outcome, Store, open_store
 from voxgap.io import write
 from voxgap.missingness import simulate
+from voxgap.recipe import Architecture
 from voxgap.volume import Volume
 
 QUICK = ("--models", "cnn3d", "--filters", "4", "--epochs", "1", "--folds", "2", "--processes", "1")
@@ -186,7 +188,7 @@ def test_gaps_of_its_own_are_compared_as_they_are(tmp_path: Path, voxgap, asked:
     assert done.code == 0, done.err
     assert "25% of the data is missing; it is compared as it is" in done.err
     assert "classes are uneven: guessing the commonest is right for 67%" in done.err
-    assert asked[0].train_rates == (0.0,)
+    assert [gaps.missing_rate for gaps in asked[0].gaps] == [0.0]
     assert [name for name, _ in asked[0].strategies] == ["mean", "linear", "mask_channel", "masked_conv"]
     assert "Warning: complete is left out: 25.0% of the values" in done.err
     refused = voxgap(
@@ -229,16 +231,13 @@ def test_what_is_asked_reaches_the_plan(data: Path, tmp_path: Path, voxgap, aske
     )
     assert done.code == 0, done.err
     plan = asked[0]
-    assert (plan.models, plan.patterns, plan.mechanisms) == (
-        ("cnn3d", "resnet2d"),
-        ("blocks", "voxels"),
-        ("mcar", "mnar"),
-    )
-    assert (plan.train_rates, plan.test_rates) == ((0.1, 0.5), (0.3,))
+    assert plan.models == ("cnn3d", "resnet2d")
+    crossed = itertools.product(("blocks", "voxels"), ("mcar", "mnar"), (0.1, 0.5))
+    assert [(one.pattern, one.mechanism, one.missing_rate) for one in plan.gaps] == [*crossed]
+    assert plan.test_rates == (0.3,)
     assert (plan.folds, plan.repeats, plan.seeds, plan.split_seed) == (3, 2, (0, 1), 7)
-    assert json.loads(plan.architecture) == {"filters": [4, 8], "kernel_size": 3}
-    training = json.loads(plan.training)
-    assert (training["epochs"], training["patience"], training["batch_size"]) == (5, 2, 8)
+    assert plan.architecture == Architecture((4, 8))
+    assert (plan.training.epochs, plan.training.patience, plan.training.batch_size) == (5, 2, 8)
     assert "384 networks to train" in done.err
     assert "About 2 min to 17 min, by how early they stop, on this machine." in done.err
 

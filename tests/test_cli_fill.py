@@ -18,7 +18,7 @@ from voxgap.errors import VoxgapError
 from voxgap.filling import FILLS, files
 from voxgap.io import read, write
 from voxgap.missingness import simulate
-from voxgap.strategies import FILLS as LAYERS
+from voxgap.recipe import FILLS as LAYERS
 from voxgap.volume import Volume
 
 APP = typer.Typer()

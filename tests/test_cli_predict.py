@@ -29,7 +29,6 @@ from voxgap.runtime import job
 from voxgap.runtime.inputs import Item, list_items
 from voxgap.runtime.predictor import Predictor
 from voxgap.server import create_app
-from voxgap.strategies import get
 from voxgap.training import adapt_model
 
 COMMAND = importlib.import_module("voxgap.cli.predict")
@@ -40,7 +39,7 @@ COMMAND = importlib.import_module("voxgap.cli.predict")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data, model = tiny.dataset(count=144), tiny.model("cnn3d", "mean", filters=(4, 6))
     adapt_model(model, data.part("train"))
-    return Path(vg.save_bundle(tmp_path_factory.mktemp("predict") / "b", model, data, strategy=get("mean")))
+    return Path(vg.save_bundle(tmp_path_factory.mktemp("predict") / "b", model, data, strategy="mean"))
 
 
 @pytest.fixture(scope="module")
@@ -465,7 +464,7 @@ def test_scores_are_those_of_the_same_classes_whatever_wrote_them(first: str, tm
     data, model = tiny.dataset(), tiny.model("cnn3d", "mean", filters=(4, 6))
     adapt_model(model, data.part("train"))
     named = dataclasses.replace(data, classes=(first, "1", "2"))
-    bundle = vg.save_bundle(tmp_path / "b", model, named, strategy=get("mean"))
+    bundle = vg.save_bundle(tmp_path / "b", model, named, strategy="mean")
     lines = {"1": ["path,label,split"], "1.0": ["path,label,split"]}
     for i, (values, target) in enumerate(zip(data.volumes[:12], data.targets[:12], strict=True)):
         np.save(tmp_path / f"{i}.npy", values)

@@ -22,8 +22,8 @@ from voxgap.cli.network import PANEL, STRATEGY_PANEL
 from voxgap.cli.shapes import OF_A_NAMED_MODEL, InOrder, shapes
 from voxgap.errors import VoxgapError
 from voxgap.models import build_model
+from voxgap.recipe import Strategy
 from voxgap.shapes import Layer, smallest_input, trace
-from voxgap.strategies import Strategy
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,15 @@ import tiny
 from voxgap import evaluate
 from voxgap.experiment import fill_volumes, outputs, train_and_score
 from voxgap.history import History
+from voxgap.recipe import PRESETS, Architecture, Recipe, Training
 
 single = importlib.import_module("voxgap.experiment.single")
 DATA = tiny.dataset()
-QUICK = {"epochs": 3, "batch_size": 8, "learning_rate": 0.03, "precision": "float32"}
+QUICK = Training(epochs=3, batch_size=8, learning_rate=0.03, precision="float32")
 
 
 def test_scores_are_of_the_best_weights_on_each_part() -> None:
-    result = train_and_score(DATA, tiny.network, "mask_channel", training=QUICK, seed=2)
+    result = train_and_score(DATA, Recipe(tiny.network, PRESETS["mask_channel"], training=QUICK), seed=2)
     assert set(result.scores) == {"validation", "test"}
     for split, scores in result.scores.items():
         part = DATA.part(split)
@@ -29,14 +30,14 @@ def test_scores_are_of_the_best_weights_on_each_part() -> None:
         )
         assert scores == pytest.approx(expected, nan_ok=True)
     assert result.scores["validation"]["accuracy"] == pytest.approx(result.history.best["val_accuracy"])
-    assert result.network == "network"
-    assert result.strategy.mask_channel
+    assert result.model.name == "network"
+    assert result.recipe.strategy.mask_channel
     assert result.seconds >= result.history.seconds
 
 
 def test_data_without_a_test_part_is_scored_without_it() -> None:
     split = np.where(DATA.split == "test", "train", DATA.split)
-    result = train_and_score(dataclasses.replace(DATA, split=split), tiny.network, training=QUICK)
+    result = train_and_score(dataclasses.replace(DATA, split=split), Recipe(tiny.network, training=QUICK))
     assert set(result.scores) == {"validation"}
 
 
@@ -50,7 +51,7 @@ def test_outputs_follow_from_the_data() -> None:
 def test_a_regression_with_one_value_a_volume(tmp_path: object) -> None:
     data = tiny.dataset("regression", outputs=1)
     data = dataclasses.replace(data, targets=data.targets[:, 0])
-    result = train_and_score(data, "cnn3d", "mean", architecture={"filters": (3,)}, training=QUICK)
+    result = train_and_score(data, Recipe("cnn3d", architecture=Architecture((3,)), training=QUICK))
     assert np.isfinite(result.scores["test"]["mae"])
 
 
@@ -80,7 +81,9 @@ def test_a_class_is_never_named_by_the_rule_that_names_classes(
     monkeypatch.setattr(single, "train", lambda *_, **__: ran)
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
-        result = train_and_score(two, "cnn3d", architecture={"filters": (3,)}, threshold=threshold)
+        result = train_and_score(
+            two, Recipe("cnn3d", architecture=Architecture((3,)), threshold=str(threshold))
+        )
     (said,) = [str(one.message) for one in heard if "never names" in str(one.message)]
     never = (1,) if threshold == 0.5 else (0,)
     assert result.history.never == never

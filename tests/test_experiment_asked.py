@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import planted
 import tiny
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.gaps import own_missing_rate
@@ -20,6 +19,7 @@ from voxgap.experiment.asked import DEFAULT_STRATEGIES, Verdict, designed
 from voxgap.experiment.data import divide
 from voxgap.experiment.handover import hand_over, take_over
 from voxgap.io import write
+from voxgap.recipe import Gaps
 from voxgap.volume import Volume
 
 WHOLE = Dataset.from_arrays(
@@ -101,7 +101,7 @@ def test_complete_is_no_yardstick_of_data_with_gaps_of_its_own(voxels: int, rate
     with pytest.warns(UserWarning, match=f"complete is left out: {share}"):
         plan = plan_experiment(data, train_rates=rates)
     assert tuple(name for name, _ in plan.strategies) == DEFAULT_STRATEGIES
-    assert plan.train_rates == (rates or 0.0,)
+    assert plan.gaps == (Gaps(missing_rate=rates or 0.0),)
 
 
 def test_complete_is_compared_where_only_simulated_gaps_are_missing() -> None:
@@ -110,7 +110,7 @@ def test_complete_is_compared_where_only_simulated_gaps_are_missing() -> None:
         plan = plan_experiment(WHOLE)
         nothing = plan_experiment(WHOLE, train_rates=0)
     assert tuple(name for name, _ in plan.strategies) == (*DEFAULT_STRATEGIES, "complete")
-    assert (plan.patterns, plan.train_rates) == (("slices",), (0.5,))
+    assert plan.gaps == (Gaps("slices", 0.5),)
     assert tuple(name for name, _ in nothing.strategies) == DEFAULT_STRATEGIES
     asked = plan_experiment(WHOLE, ["complete", "mean"])
     assert [name for name, _ in asked.strategies] == ["complete", "mean"]
@@ -129,10 +129,10 @@ def test_what_a_grid_adds_around_scans_is_no_gap_of_theirs(tmp_path: Path) -> No
     assert padded.missing_rate > 0.4
     assert own_missing_rate(padded) == 0
     plan = plan_experiment(padded, ["mean", "complete"])
-    assert plan.train_rates == (0.5,)
+    assert plan.gaps == (Gaps(missing_rate=0.5),)
     # drop keeps them, too; also where another process has been handed the data.
     run = plan_experiment(padded, ["drop"], train_rates=0.1, folds=2).runs()[0]
-    run = dataclasses.replace(run, train_rate=0.0)
+    run = planted.changed(run, train_rate=0.0)
     hand_over(padded, tmp_path / "handed")
     for held in (padded, take_over(tmp_path / "handed")):
         parts = divide(run, held)
@@ -147,7 +147,7 @@ def test_what_a_grid_adds_around_scans_is_no_gap_of_theirs(tmp_path: Path) -> No
 
 def test_a_pattern_that_is_named_is_simulated_also_where_the_data_has_gaps() -> None:
     plan = plan_experiment(with_holes(9), ["mean"], pattern="blocks")
-    assert (plan.patterns, plan.train_rates) == (("blocks",), (0.5,))
+    assert plan.gaps == (Gaps("blocks", 0.5),)
 
 
 @pytest.mark.parametrize("voxels", [0, 5000])
@@ -173,16 +173,14 @@ def test_the_command_line_and_python_ask_the_same(
     for field in (
         "strategies",
         "models",
-        "patterns",
-        "mechanisms",
-        "train_rates",
+        "gaps",
         "test_rates",
         "folds",
         "seeds",
     ):
         assert getattr(theirs, field) == getattr(ours, field), field
-    assert json.loads(ours.training).items() <= json.loads(theirs.training).items()
-    assert "normalize" not in theirs.architecture + ours.architecture
+    assert (ours.training, ours.architecture) == (theirs.training, theirs.architecture)
+    assert ours.architecture.normalize == "dataset"
 
 
 def test_units_of_their_own_are_seen_by_both_doors_and_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,14 +191,14 @@ def test_units_of_their_own_are_seen_by_both_doors_and_measured_once(monkeypatch
     monkeypatch.setattr(intensity, "spreads", lambda *a: measured.append(1) or spreads(*a))
     scales = 10.0 ** np.linspace(-2, 2, len(WHOLE)).reshape(-1, 1, 1, 1, 1)
     plan = plan_experiment(WHOLE.with_volumes(WHOLE.volumes * scales.astype("float32")), ["mean"])
-    assert json.loads(plan.architecture) == {"normalize": "volume"}
+    assert plan.architecture.normalize == "volume"
     assert len(measured) == 1
 
 
 def test_a_threshold_is_part_of_the_experiment_where_it_is_not_the_usual_one(tmp_path: Path) -> None:
     assert plan_experiment(WHOLE, ["mean"], threshold="0.5") == plan_experiment(WHOLE, ["mean"])
     asked = plan_experiment(WHOLE, ["mean"], threshold="youden")
-    assert json.loads(asked.training)["threshold"] == "youden"
+    assert asked.threshold == "youden"
     with pytest.raises(VoxgapError, match="threshold must be"):
         compare(WHOLE, ["mean"], threshold="best", out=tmp_path / "r.db")
     three = Dataset.from_arrays(WHOLE.volumes, np.arange(24) % 3)

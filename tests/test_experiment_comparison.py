@@ -326,14 +326,14 @@ def test_the_number_of_cases_and_the_decision_are_said() -> None:
     usual = found(folds=4, repeats=2)
     assert "accuracy (higher is better), mean and 95 % interval, n = 80 test cases:" in usual.summary()
     assert "The most probable class is named." in usual.summary()
-    made = planted.experiment(["mean", "linear"], folds=4, training='{"threshold":"youden"}')
+    made = planted.experiment(["mean", "linear"], folds=4, threshold="youden")
     pairs = [
         (run, dataclasses.replace(outcome, threshold=0.25 + 0.1 * run.fold))
         for run, outcome in planted.outcomes(made, MEANS)
     ]
     said = "The second class is named from a probability of 0.25 to 0.55 on, chosen by youden on the validation part"
     assert said in Comparison.from_outcomes(made, pairs).summary()
-    fixed = dataclasses.replace(made, training='{"threshold":"0.3"}')
+    fixed = dataclasses.replace(made, threshold="0.3")
     pairs = [(run, dataclasses.replace(outcome, threshold=0.3)) for run, outcome in pairs]
     assert "named from a probability of 0.3 on." in Comparison.from_outcomes(fixed, pairs).decision
     errors = planted.outcomes(made, MEANS, metric="mae")

@@ -9,23 +9,22 @@ import numpy as np
 import pytest
 from sklearn.model_selection import StratifiedGroupKFold
 
+import planted
 import tiny
 from voxgap.dataset.splits import make_folds
 from voxgap.errors import VoxgapError
 from voxgap.experiment.data import NotPossibleError, content_key, divide, missing_units, with_gaps
 from voxgap.experiment.plan import Run
 from voxgap.missingness import simulate
+from voxgap.recipe import Gaps, Recipe
 
 DATA = tiny.dataset(count=72)
 GROUPED = dataclasses.replace(DATA, groups=np.array([f"patient {i // 4}" for i in range(72)]))
 
 
 def a_run(**changes: Any) -> Run:
-    run = Run(
-        *("tiny", content_key(DATA), "mean", "{}", "cnn3d", "{}", "{}", "slices", "mcar", "{}"),
-        *(0.5, (0.5,), 0, 0, 3, 0),
-    )
-    return dataclasses.replace(run, **changes)
+    run = Run("tiny", content_key(DATA), "mean", Recipe("cnn3d"), Gaps(), (0.5,), 0, 0, 3, 0)
+    return planted.changed(run, **changes)
 
 
 @pytest.mark.parametrize("data", [DATA, GROUPED, tiny.dataset("regression", 72)])

@@ -83,7 +83,7 @@ def test_volumes_of_units_of_their_own_are_filled_as_the_network_fills_them() ->
     volumes[:6] *= np.float32(10.0) ** np.arange(6).reshape(-1, 1, 1, 1, 1)
     scaled = Dataset.from_arrays(volumes, np.arange(12) % 2, split=data().split, name="scaled")
     plan = plan_experiment(scaled, ["mean"], train_rates=0.5, folds=1)
-    assert "volume" in plan.architecture
+    assert plan.architecture.normalize == "volume"
     (example,) = fill_examples(plan, scaled)
     gapped = example.versions["with gaps"]
     filled = example.versions["filled: mean"][np.isnan(gapped)]

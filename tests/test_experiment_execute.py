@@ -12,34 +12,33 @@ import keras
 import numpy as np
 import pytest
 
+import planted
 import tiny
-from voxgap import evaluate, strategies
+from voxgap import evaluate
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.names import case_names
 from voxgap.experiment import kept as keeping
 from voxgap.experiment.data import content_key, divide, missing_units, with_gaps
 from voxgap.experiment.execute import execute
 from voxgap.experiment.kept import kept
-from voxgap.experiment.plan import Run, canonical
+from voxgap.experiment.plan import Run
 from voxgap.experiment.prepared import Packed, adapt_prepare, network_alone, prepared
 from voxgap.history import History
 from voxgap.models import build_model
+from voxgap.recipe import PRESETS, Architecture, Gaps, Recipe, Training, strategy_of
 from voxgap.training import Compiled
 
 execution = importlib.import_module("voxgap.experiment.execute")  # the package has a function of that name
 DATA = tiny.dataset(count=60)
 QUICK = {"epochs": 2, "batch_size": 8, "learning_rate": 0.02, "precision": "float32"}
-ALL = [*strategies.PRESETS]
+ALL = [*PRESETS]
 
 
 def a_run(strategy: str = "mean", data: Dataset = DATA, training: Any = QUICK, **changes: Any) -> Run:
-    preset = strategies.get("mean" if strategy in ("complete", "drop") else strategy)
-    run = Run(
-        *("tiny", content_key(data), strategy, canonical(preset.to_json()), "cnn3d"),
-        *(canonical({"filters": [4]}), canonical(training)),
-        *("slices", "mcar", "{}", 0.5, (0.25, 0.5), 0, 0, 3, 0),
-    )
-    return dataclasses.replace(run, **changes)
+    preset = strategy_of("mean" if strategy in ("complete", "drop") else strategy)
+    recipe = Recipe("cnn3d", preset, Architecture((4,)), Training(**training))
+    run = Run("tiny", content_key(data), strategy, recipe, Gaps(), (0.25, 0.5), 0, 0, 3, 0)
+    return planted.changed(run, **changes)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +51,7 @@ def a_run(strategy: str = "mean", data: Dataset = DATA, training: Any = QUICK, *
 def test_a_cached_fill_changes_nothing(strategy: str, tmp_path: Path) -> None:
     run = a_run(strategy)
     if strategy == "complete":
-        run = dataclasses.replace(run, pattern="", mechanism="", train_rate=0.0, test_rates=(0.0,))
+        run = dataclasses.replace(run, gaps=None, test_rates=(0.0,))
     whole = execute(run, DATA)
     assert whole.status == "done", whole.reason
     for _ in range(2 if strategy == "knn" else 1):  # filling the cache, then reading from it
@@ -81,7 +80,7 @@ def test_a_network_compiled_by_another_run_begins_as_a_new_one(
 ) -> None:
     data = tiny.dataset(task, 60)
     compiled = Compiled()
-    architecture = canonical({"filters": [4], "dropout": 0.3})
+    architecture = Architecture((4,), dropout=0.3)
     training = QUICK | {"precision": precision}
     for strategy, seed, fold in (("mean", 0, 0), ("zero", 0, 1), ("mask_channel", 0, 0), ("mean", 7, 0)):
         run = a_run(strategy, data, training=training, seed=seed, fold=fold, architecture=architecture)
@@ -345,7 +344,7 @@ def test_a_segmentation_is_scored_by_its_voxels(tmp_path: Path) -> None:
     """Label maps instead of classes: through the fill cache, the voxels of missing slices scored beside the rest."""
     label_maps = (np.nan_to_num(DATA.volumes[..., 0]) > 0.5).astype("int16")
     data = Dataset.from_arrays(DATA.volumes, label_maps=label_maps, classes=("low", "high"), name="voxels")
-    run = a_run("mask_channel", data, model="unet3d", architecture=canonical({"filters": [4, 4]}))
+    run = a_run("mask_channel", data, model="unet3d", architecture=Architecture((4, 4)))
     outcome = execute(run, data, cache=tmp_path)
     assert outcome.status == "done", outcome.reason
     assert {"dice", "iou", "accuracy", "dice_missing"} <= set(outcome.scores[0.5])
@@ -383,8 +382,10 @@ def test_a_segmentation_is_scored_on_the_grids_of_its_label_maps(monkeypatch: py
 @pytest.mark.parametrize("rule", ["0.3", "sensitivity=1"])
 def test_classes_are_named_by_the_threshold_that_was_asked_for(rule: str, tmp_path: Path) -> None:
     data = dataclasses.replace(DATA, targets=DATA.targets % 2, classes=("no", "yes"))
-    training = QUICK | {"epochs": 1, "threshold": rule}
-    outcome = execute(a_run(data=data, training=training, test_rates=(0.5,)), data, cache=tmp_path)
+    training = QUICK | {"epochs": 1}
+    outcome = execute(
+        a_run(data=data, training=training, threshold=rule, test_rates=(0.5,)), data, cache=tmp_path
+    )
     assert outcome.status == "done", outcome.reason
     assert outcome.threshold is not None
     if rule == "0.3":

@@ -25,6 +25,7 @@ from voxgap.experiment.cost import estimate, settled
 from voxgap.experiment.handover import hand_over, take_over
 from voxgap.experiment.local import Event
 from voxgap.experiment.plan import Experiment
+from voxgap.recipe import Strategy
 
 DATA = tiny.dataset(count=48)
 WHOLE = DATA.with_volumes(np.nan_to_num(DATA.volumes))
@@ -129,9 +130,9 @@ def test_a_run_that_raises_is_failed_and_the_others_go_on(tmp_path: Path) -> Non
     volumes = np.nan_to_num(DATA.volumes)
     data = DATA.with_volumes(volumes)
     good = plan_experiment(data, ["mean", "linear"], **QUICK)
-    (name, settings), linear = good.strategies
+    (name, _), linear = good.strategies
     # What no check can foresee.
-    bad = dataclasses.replace(good, strategies=((name, settings.replace('"mean"', '"nothing"')), linear))
+    bad = dataclasses.replace(good, strategies=((name, Strategy(fill_options={"nothing": 1})), linear))
     with open_store(tmp_path / "r.db", create=True) as store:
         run_all(bad, data, store, processes=2)
         statuses = {(run.strategy, outcome.status) for run, outcome in store.outcomes(bad)}
@@ -321,11 +322,11 @@ def test_the_precision_is_settled_once(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(precision, "choose", choose)
     fast = settled(asked, DATA)
-    assert '"precision":"bfloat16"' in fast.training
+    assert fast.training.precision == "bfloat16"
     assert len(tried) == 2  # mean and knn have the same network
     answers["cnn3d"] = "float32"
     plain = settled(asked, DATA)
-    assert '"precision":"float32"' in plain.training
+    assert plain.training.precision == "float32"
     # Resumed elsewhere, it goes on in the precision that it began in.
     with open_store(tmp_path / "r.db", create=True) as store:
         assert resumed(asked, store) is None
@@ -372,10 +373,8 @@ def test_what_is_not_possible_is_said_before_anything_runs(arguments: dict[str, 
 
 
 def test_own_strategies_have_names_of_their_own() -> None:
-    from voxgap.strategies import Strategy
-
     own = {"near": Strategy(fill="knn", fill_options={"n_neighbors": 1}), "mean": "mean"}
     experiment = plan_experiment(DATA, own, **QUICK)
     assert [name for name, _ in experiment.strategies] == ["near", "mean"]
     run = experiment.runs()[0]
-    assert Strategy(**run.options("settings")) == own["near"]
+    assert run.recipe.strategy == own["near"]

@@ -12,21 +12,21 @@ import sys
 import pytest
 
 from voxgap.experiment.plan import YARDSTICKS, Experiment, Outcome, Run
+from voxgap.recipe import Architecture, Gaps, Strategy, Training
 
-STRATEGIES = (("mean", '{"fill":"mean"}'), ("knn", '{"fill":"knn"}'), ("complete", "{}"), ("drop", "{}"))
+STRATEGIES = (("mean", Strategy()), ("knn", Strategy("knn")), ("complete", Strategy()), ("drop", Strategy()))
 EXPERIMENT = Experiment(
     "tiny",
     "0123456789abcdef",
     STRATEGIES,
     models=("resnet3d", "cnn3d"),
-    patterns=("slices", "voxels"),
-    train_rates=(0.1, 0.5),
+    gaps=tuple(Gaps(pattern, rate) for pattern in ("slices", "voxels") for rate in (0.1, 0.5)),
     test_rates=(0.1, 0.5, 0.9),
     folds=3,
     repeats=2,
     seeds=(4, 7),
-    architecture='{"filters":[4]}',
-    training='{"epochs":2}',
+    architecture=Architecture((4,)),
+    training=Training(epochs=2),
 )
 
 
@@ -73,7 +73,7 @@ def test_every_combination_is_there_once_and_complete_once_a_fold() -> None:
 
 
 def test_without_test_rates_a_network_is_scored_at_the_rate_it_was_trained_at() -> None:
-    runs = Experiment("d", "k", STRATEGIES[:1], train_rates=(0.1, 1)).runs()
+    runs = Experiment("d", "k", STRATEGIES[:1], gaps=(Gaps(missing_rate=0.1), Gaps(missing_rate=1))).runs()
     assert {(run.train_rate, run.test_rates) for run in runs} == {(0.1, (0.1,)), (1.0, (1.0,))}
 
 
@@ -89,13 +89,24 @@ def test_the_order_keeps_an_interrupted_experiment_balanced() -> None:
 
 
 def test_equal_strategies_under_two_names_are_two_runs() -> None:
-    runs = Experiment("d", "k", (("a", "{}"), ("b", "{}")), folds=1).runs()
+    runs = Experiment("d", "k", (("a", Strategy()), ("b", Strategy())), folds=1).runs()
     assert len({run.key for run in runs}) == 2
 
 
 def test_whole_numbers_and_lists_make_no_other_experiment() -> None:
-    one = Experiment("d", "k", STRATEGIES, train_rates=(1.0, 0.0), models=("cnn3d",))
-    assert Experiment("d", "k", list(STRATEGIES), train_rates=[1, 0], models=["cnn3d"]).key == one.key  # type: ignore[arg-type]
+    one = Experiment(
+        "d", "k", STRATEGIES, gaps=(Gaps(missing_rate=1.0), Gaps(block_size=(2, 1, 1))), models=("cnn3d",)
+    )
+    assert (
+        Experiment(
+            "d",
+            "k",
+            list(STRATEGIES),
+            gaps=[Gaps(missing_rate=1), Gaps(block_size=[2, 1, 1])],
+            models=["cnn3d"],
+        ).key
+        == one.key
+    )  # type: ignore[arg-type]
 
 
 def test_an_outcome_survives_json_nan_and_all() -> None:

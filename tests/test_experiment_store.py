@@ -20,9 +20,10 @@ from voxgap.errors import VoxgapError
 from voxgap.experiment import store as stores
 from voxgap.experiment.plan import Experiment, Outcome
 from voxgap.experiment.store import open_store, worker_name
+from voxgap.recipe import Strategy
 
-SMALL = Experiment("d", "k", (("mean", "{}"), ("knn", "{}")), folds=2)
-LARGE = Experiment("d", "k", (("mean", "{}"), ("knn", "{}")), folds=30, repeats=2)
+SMALL = Experiment("d", "k", (("mean", Strategy("mean")), ("knn", Strategy("knn"))), folds=2)
+LARGE = Experiment("d", "k", (("mean", Strategy("mean")), ("knn", Strategy("knn"))), folds=30, repeats=2)
 
 # Claims and ends runs as fast as it can, and writes each that it ends on a line of its own.
 WORKER = """
@@ -70,7 +71,12 @@ def test_a_larger_experiment_takes_over_what_it_shares(tmp_path: Path) -> None:
         run = store.claim(SMALL, "me:1:x")
         assert run is not None
         store.finish(done(run.key), "me:1:x")
-        more = Experiment("d", "k", (("mean", "{}"), ("knn", "{}"), ("zero", "{}")), folds=2)
+        more = Experiment(
+            "d",
+            "k",
+            (*SMALL.strategies, ("zero", Strategy("zero"))),
+            folds=2,
+        )
         store.add(more)
         store.add(more)
         assert store.statuses(more) == {"done": 1, "waiting": 5}

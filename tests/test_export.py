@@ -27,10 +27,10 @@ from voxgap.cli import app
 from voxgap.cli.export import print_entries
 from voxgap.errors import VoxgapError
 from voxgap.models import build_model
+from voxgap.recipe import PRESETS
 from voxgap.runtime.engines import open_engine
 from voxgap.runtime.golden import read_golden
 from voxgap.runtime.manifest import MANIFEST, read_manifest, verified
-from voxgap.strategies import PRESETS, get
 from voxgap.training import adapt_model
 
 STRATEGY = "masked_conv"
@@ -39,7 +39,7 @@ STRATEGY = "masked_conv"
 def saved(folder: Path, strategy: str = STRATEGY, network: str = "cnn3d", **options: Any) -> Path:
     model = tiny.model(network, strategy, filters=(4,), **options)
     adapt_model(model, tiny.dataset().part("train"))
-    return save_bundle(folder, model, tiny.dataset(), strategy=get(strategy))
+    return save_bundle(folder, model, tiny.dataset(), strategy=strategy)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -369,7 +369,7 @@ def test_training_checks_first_and_exports_last(tmp_path: Path, monkeypatch: pyt
     run = ["train", str(tmp_path / "d.npz"), "--out", str(tmp_path / "b"), "--export", "onnx,h5", *options]
     result = CliRunner().invoke(app, run, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert called == [(get("mean"), "cnn3d", ["onnx", "h5"]), (tmp_path / "b", ["onnx", "h5"])]
+    assert called == [("mean", "cnn3d", ["onnx", "h5"]), (tmp_path / "b", ["onnx", "h5"])]
 
 
 # --- the command -------------------------------------------------------------------------------------------
@@ -448,7 +448,7 @@ def test_smaller_weights_of_a_network_of_patches_are_scored_on_patches(tmp_path:
     few = data.tiled((4, 4, 8), 16)
     model = build_model("cnn3d", few.volumes.shape[1:], 3, strategy="mean", filters=(2,))
     adapt_model(model, few)
-    folder = save_bundle(tmp_path / "b", model, data, strategy=get("mean"), patch_size=(4, 4, 8))
+    folder = save_bundle(tmp_path / "b", model, data, strategy="mean", patch_size=(4, 4, 8))
     entry = export(folder, ["onnx"], precision="float16", data=data)["onnx"]
     assert entry["scores"]["inputs"] == 4 * len(data.part("validation"))
 

@@ -28,7 +28,6 @@ from voxgap.errors import VoxgapError
 from voxgap.runtime.engines import open_engine
 from voxgap.runtime.golden import read_golden
 from voxgap.runtime.manifest import MANIFEST, read_manifest, verified
-from voxgap.strategies import get
 from voxgap.training import adapt_model
 
 
@@ -71,7 +70,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = tiny.model("cnn3d", "mean", filters=(2,))
     adapt_model(model, tiny.dataset().part("train"))
     folder = tmp_path_factory.mktemp("packages") / "bundle"
-    save_bundle(folder, model, private(), strategy=get("mean"))
+    save_bundle(folder, model, private(), strategy="mean")
     export(folder, list(PACKAGES.values()))
     return folder
 

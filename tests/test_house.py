@@ -52,15 +52,15 @@ NUMPY_SIDE = {
         *BASE,
     },
     "intensity": BASE,
+    "recipe": {"intensity", *BASE},
     "evaluate": {"decision", "volume", *BASE},
     "evidence": {"dataset", "decision", "evaluate", "table", *BASE},
 }
 KERAS_SIDE = {
     "backend": set(),
     "layers": {"backend", *BASE},
-    "fill": {"backend", "layers", *BASE},
-    "strategies": {"backend", "fill", "layers", *BASE},
-    "models": {"backend", "strategies", "fill", "layers", "shapes", "intensity", *BASE},
+    "fill": {"backend", "layers", "recipe", *BASE},
+    "models": {"backend", "recipe", "fill", "layers", "shapes", "intensity", *BASE},
     "history": {"table", *BASE},
     # What is augmented are arrays: training knows no Volume.
     "training": {
@@ -69,7 +69,7 @@ KERAS_SIDE = {
         "models",
         "history",
         "augment",
-        "strategies",
+        "recipe",
         "fill",
         "layers",
         *BASE,
@@ -97,6 +97,7 @@ MEETING = {
     "distributed": {"backend", "cluster", "experiment", "dataset", *BASE},
     "experiment": {
         *KERAS_SIDE,
+        "recipe",
         "intensity",
         "table",
         "patches",
@@ -110,6 +111,7 @@ MEETING = {
     # It tries an export before training: it builds, and adapts, the untrained network.
     "bundle": {
         *KERAS_SIDE,
+        "recipe",
         "grid",
         "patches",
         "runtime",
@@ -123,7 +125,7 @@ MEETING = {
         "volume",
         *BASE,
     },
-    "filling": {"dataset", "table", "grid", "io", "volume", "strategies", "fill", "backend", *BASE},
+    "filling": {"dataset", "table", "grid", "io", "volume", "recipe", "fill", "backend", *BASE},
     "web": {"decision", "runtime", *BASE},
     "server": {"runtime", "decision", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
     "pictures": {"history", "volume", *BASE},
@@ -333,7 +335,7 @@ def test_the_public_names() -> None:
             "save_bundle",
             "output_shape",
         ),
-        *("fill", "layers", "models", "samples", "shapes", "strategies"),
+        *("fill", "layers", "models", "samples", "shapes"),
         *("Dataset", "History", "Predictor", "Strategy", "Volume", "VoxgapError"),
     }
     assert promised <= set(voxgap.__all__)

@@ -22,7 +22,7 @@ from voxgap.fill.base import filling
 from voxgap.layers import VolumeNormalization
 from voxgap.layers.intensity import Normalized
 from voxgap.missingness import simulate
-from voxgap.strategies import PRESETS
+from voxgap.recipe import PRESETS, Architecture, Recipe, Training
 from voxgap.training import adapt_model
 
 SHAPE = (6, 7, 8, 2)
@@ -137,7 +137,7 @@ def test_saved_and_filled_in_raw_units(tmp_path: Path) -> None:
     data = vg.Dataset.from_arrays(x, labels=np.arange(8) % 2, split=["train"] * 6 + ["validation"] * 2)
     model = vg.build_model("cnn3d", SHAPE, 2, strategy="mean", normalize="volume", filters=(4,), seed=0)
     adapt_model(model, data.part("train"))
-    save_bundle(tmp_path / "b", model, data, strategy=vg.strategies.get("mean"))
+    save_bundle(tmp_path / "b", model, data, strategy="mean")
     manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
     # No range of values is that of another volume.
     assert all(channel["values"] is None for channel in manifest["data"]["profile"]["channels"].values())
@@ -211,9 +211,9 @@ def test_scans_of_different_scale_are_learnt_from(tmp_path: Path) -> None:
     data = vg.Dataset.from_arrays(x, labels=np.arange(40) % 2, seed=0)
     scores = {}
     for normalize in ("dataset", "auto"):
-        options: dict[str, Any] = {"architecture": {"filters": (8,), "normalize": normalize}}
-        options["training"] = {"epochs": 12, "learning_rate": 3e-3, "precision": "float32"}
-        scores[normalize] = train_and_score(data, "cnn3d", "linear", **options).scores["test"]["accuracy"]
+        training = Training(epochs=12, learning_rate=3e-3, precision="float32")
+        recipe = Recipe("cnn3d", PRESETS["linear"], Architecture((8,), normalize=normalize), training)
+        scores[normalize] = train_and_score(data, recipe).scores["test"]["accuracy"]
     assert scores["auto"] >= 0.9
     assert scores["auto"] > scores["dataset"]
 

@@ -18,7 +18,6 @@ from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
 from voxgap.runtime import MANIFEST, Predictor, read_manifest
 from voxgap.runtime.manifest import label_values
-from voxgap.strategies import get
 from voxgap.training import adapt_model
 from voxgap.volume import Volume
 
@@ -79,7 +78,7 @@ def test_a_bundle_draws_the_values_it_learnt(tmp_path: Path) -> None:
     data = Dataset.from_arrays(x, label_maps=maps, classes=("0", "3", "4"))
     model: Any = tiny.model("unet3d", "mean", task="segmentation", filters=(2, 2))
     adapt_model(model, data.part("train"))
-    folder = saving.save_bundle(tmp_path / "b", model, data, strategy=get("mean"))
+    folder = saving.save_bundle(tmp_path / "b", model, data, strategy="mean")
     manifest = read_manifest(folder)
     assert manifest["label_values"] == [0, 1, 2]
     # Maps of the values that it learnt, such as it draws itself, are scored as the classes that they stand for.

@@ -14,7 +14,7 @@ import tiny
 from voxgap import layers
 from voxgap.errors import VoxgapError
 from voxgap.models import NETWORKS, build_model
-from voxgap.strategies import PRESETS, Strategy
+from voxgap.recipe import PRESETS, Strategy
 from voxgap.training import adapt_model
 
 COMPOSED = {

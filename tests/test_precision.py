@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import tiny
 from voxgap.errors import VoxgapError
-from voxgap.strategies import PRESETS
+from voxgap.recipe import PRESETS
 from voxgap.training import adapt_model, precision
 from voxgap.training.precision import agrees, choose, with_policy
 

@@ -21,9 +21,9 @@ from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
 from voxgap.history import History
 from voxgap.io import read, write
+from voxgap.recipe import Strategy
 from voxgap.resample import inverse, resample
 from voxgap.runtime import MANIFEST, load
-from voxgap.strategies import Strategy
 from voxgap.training import adapt_model
 from voxgap.volume import Volume
 

@@ -19,7 +19,6 @@ from voxgap.files import cache_folder
 from voxgap.runtime import choice
 from voxgap.runtime.engines import PACKAGES, _pieces, open_engine
 from voxgap.runtime.manifest import read_manifest, verified
-from voxgap.strategies import get
 from voxgap.training import adapt_model
 
 LIGHT = ("openvino", "onnx", "litert")
@@ -32,7 +31,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("engines") / "bundle"
     data, model = tiny.dataset(), tiny.model("cnn3d", "linear", filters=(4, 6))
     adapt_model(model, data.part("train"))
-    vg.save_bundle(folder, model, data, strategy=get("linear"))
+    vg.save_bundle(folder, model, data, strategy="linear")
     export(folder, LIGHT)
     return folder
 

@@ -23,7 +23,6 @@ from voxgap.errors import VoxgapError
 from voxgap.runtime import Predictor, hostile
 from voxgap.runtime.manifest import MANIFEST, read_manifest
 from voxgap.server import create_app
-from voxgap.strategies import get
 from voxgap.training import adapt_model
 
 
@@ -32,7 +31,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile") / "bundle"
     data, model = tiny.dataset(), tiny.model("cnn3d", "mean", filters=(2, 2))
     adapt_model(model, data.part("train"))
-    return Path(vg.save_bundle(folder, model, data, strategy=get("mean")))
+    return Path(vg.save_bundle(folder, model, data, strategy="mean"))
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from voxgap.errors import VoxgapError
 from voxgap.runtime import MANIFEST, Predictor, read_manifest
 from voxgap.runtime.loading import candidates
 from voxgap.runtime.manifest import digest, takes
-from voxgap.strategies import get
 from voxgap.training import adapt_model
 
 WRONG = [
@@ -35,7 +34,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("manifest") / "bundle"
     data, model = tiny.dataset(), tiny.model("cnn3d", "mean", filters=(2, 2))
     adapt_model(model, data.part("train"))
-    return Path(save_bundle(folder, model, data, strategy=get("mean")))
+    return Path(save_bundle(folder, model, data, strategy="mean"))
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import tiny
-from voxgap import strategies
 from voxgap.bundle import export, save_bundle
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid
 from voxgap.io import write
+from voxgap.recipe import PRESETS
 from voxgap.runtime import Predictor, load, profile
 from voxgap.runtime.inputs import Item
 from voxgap.runtime.job import Wanted, local
@@ -61,7 +61,7 @@ def test_a_predictor_is_printed_as_what_it_takes_and_answers() -> None:
             "grid": Grid((8, 8, 8), (2.5, 1, 1), "observed").to_json(),
         },
         "network": "unet3d",
-        "strategy": strategies.get("gap_dropout").to_json(),
+        "strategy": PRESETS["gap_dropout"].to_json(),
     }
     assert str(Predictor(manifest, summing, Running("onnx", "bf16"))).splitlines() == [
         "Predictor for segmentation",
@@ -123,7 +123,7 @@ def bundle(folder: Path, strategy: str, formats: tuple[str, ...]) -> Path:
     data = tiny.dataset()
     model = tiny.model("cnn3d", strategy, filters=(4, 6), seed=0)
     adapt_model(model, data.part("train"))
-    save_bundle(folder, model, data, strategy=strategies.get(strategy))
+    save_bundle(folder, model, data, strategy=strategy)
     if formats:
         export(folder, formats)
     return folder
@@ -163,7 +163,7 @@ def test_every_runtime_answers_or_refuses(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("strategy", strategies.PRESETS)
+@pytest.mark.parametrize("strategy", PRESETS)
 def test_every_strategy_answers_or_refuses(tmp_path: Path, strategy: str) -> None:
     formats = ("onnx", "openvino", "litert")
     folder = bundle(tmp_path / "bundle", strategy, formats)

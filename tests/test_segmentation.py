@@ -17,7 +17,7 @@ from voxgap.errors import VoxgapError
 from voxgap.experiment import train_and_score
 from voxgap.missingness import simulate
 from voxgap.models import NETWORKS, build_model
-from voxgap.strategies import PRESETS
+from voxgap.recipe import PRESETS, Architecture, Recipe, Training
 from voxgap.training import adapt_model, train
 from voxgap.training.loader import Loader
 from voxgap.training.metrics import Accuracy, Dice
@@ -397,10 +397,12 @@ def test_classification_by_patches_through_an_experiment() -> None:
     data = tiny.dataset()
     result = train_and_score(
         data,
-        "cnn3d",
-        "mask_channel",
-        architecture={"filters": (4,)},
-        training={"patch_size": 4, "epochs": 6, "patches_per_volume": 3, **QUICK},
+        Recipe(
+            "cnn3d",
+            PRESETS["mask_channel"],
+            Architecture((4,)),
+            Training(patch_size=4, epochs=6, patches_per_volume=3, **QUICK),
+        ),
     )
     assert result.model.input_shape == (None, 4, 4, 4, 1)
     assert result.scores["validation"]["accuracy"] > 0.6
@@ -449,10 +451,12 @@ def test_tissues_are_found_in_a_brain_with_half_its_slices_missing() -> None:
     data = data.with_volumes(simulate(data.volumes, "slices", 0.5, seed=0))
     result = train_and_score(
         data,
-        "unet3d",
-        "masked_conv",
-        architecture={"filters": (8, 16, 32)},
-        training={"epochs": 12, "batch_size": 8, "learning_rate": 3e-3, "precision": "float32"},
+        Recipe(
+            "unet3d",
+            PRESETS["masked_conv"],
+            Architecture((8, 16, 32)),
+            Training(epochs=12, batch_size=8, learning_rate=3e-3, precision="float32"),
+        ),
     )
     assert result.scores["test"]["dice"] > 0.65
     assert result.scores["test"]["dice_missing"] > 0.5

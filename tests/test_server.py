@@ -13,7 +13,6 @@ import pytest
 from starlette.testclient import TestClient
 
 import server_cases as cases
-from voxgap import strategies
 from voxgap.io import read, write
 from voxgap.runtime import job
 from voxgap.runtime.inputs import list_items
@@ -381,7 +380,7 @@ def test_a_trained_bundle_answers_as_the_predictor_does(tmp_path: Path) -> None:
     data = tiny.dataset()
     model = tiny.model(strategy="mean")
     adapt_model(model, data.part("train"))
-    folder = save_bundle(tmp_path / "bundle", model, data, strategy=strategies.get("mean"))
+    folder = save_bundle(tmp_path / "bundle", model, data, strategy="mean")
     predictor = load(folder)
     values = tiny.volumes(3, seed=5)
     with TestClient(create_app(folder), cases.HERE) as server:

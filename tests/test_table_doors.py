@@ -14,7 +14,6 @@ import voxgap as vg
 from voxgap import table
 from voxgap.dataset import load_data
 from voxgap.runtime.inputs import list_items
-from voxgap.strategies import get
 from voxgap.training import adapt_model
 
 COUNT, SHAPE = 8, (6, 6, 6)
@@ -145,7 +144,7 @@ def bundle(folder: Path) -> Path:
     data = load_data(folder / "clean.csv")
     model = vg.build_model("cnn3d", (*SHAPE, 2), 2, strategy="mean", filters=(4,))
     adapt_model(model, data.part("train"))
-    return Path(vg.save_bundle(folder / "bundle", model, data, strategy=get("mean")))
+    return Path(vg.save_bundle(folder / "bundle", model, data, strategy="mean"))
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ _HOMES = {
     "Dataset": "dataset",
     "History": "history",
     "Predictor": "runtime",
-    "Strategy": "strategies",
+    "Strategy": "recipe",
     "Volume": "volume",
     "VoxgapError": "errors",
     "build_model": "models",
@@ -35,7 +35,7 @@ _HOMES = {
     "train": "training",
     "write": "io",
 }
-_MODULES = ("augment", "fill", "io", "layers", "models", "resample", "samples", "shapes", "strategies")
+_MODULES = ("augment", "fill", "io", "layers", "models", "resample", "samples", "shapes")
 
 __all__ = [
     "Answer",
@@ -66,7 +66,6 @@ __all__ = [
     "scan",
     "shapes",
     "simulate",
-    "strategies",
     "train",
     "write",
 ]

@@ -4,10 +4,11 @@ from voxgap.bundle.capability import check_exportable
 from voxgap.bundle.continuing import STATE, forget, goes_on
 from voxgap.bundle.exporting import export
 from voxgap.bundle.own_model import export_model
-from voxgap.bundle.saving import check_free, save_bundle
+from voxgap.bundle.saving import Origin, check_free, save_bundle
 
 __all__ = [
     "STATE",
+    "Origin",
     "check_exportable",
     "check_free",
     "export",

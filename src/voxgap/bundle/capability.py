@@ -19,7 +19,7 @@ from voxgap.errors import VoxgapError
 from voxgap.patches import Size
 
 if TYPE_CHECKING:
-    from voxgap.strategies import Strategy
+    from voxgap.recipe import Strategy
 
 _FEW = 8  # volumes that the untrained network is adapted to
 
@@ -55,13 +55,13 @@ def check_exportable(
         VoxgapError: a format is unknown or lacks a Python package, or which one the strategy can't be exported to,
             and why.
     """
-    from voxgap import strategies
     from voxgap.models import build_model
-    from voxgap.training import adapt_model
+    from voxgap.recipe import strategy_of
+    from voxgap.training import Examples, adapt_model
 
     kinds, deployed = check_formats(formats, precision)
     kinds = list(dict.fromkeys([*kinds, *(PACKAGES[name] for name in deployed)]))
-    chosen = strategies.get(strategy)
+    chosen = strategy_of(strategy)
     few = _random() if data is None else _few(data, patch_size)
     packages.forewarn(deployed, few.volumes.shape[1:], few.grid.to_json())
     model = build_model(
@@ -74,7 +74,7 @@ def check_exportable(
     )
     with tempfile.TemporaryDirectory(prefix="voxgap-") as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a few volumes, which are not what will be trained on
-        adapt_model(model, few.part("train"))
+        adapt_model(model, Examples.of(few.part("train")))
         save_bundle(Path(folder), model, few, strategy=chosen)
         try:
             export(folder, kinds, precision=precision, report=report)

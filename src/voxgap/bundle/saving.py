@@ -7,8 +7,9 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -19,18 +20,17 @@ from voxgap.bundle.placing import place, workspace, write_manifest, writing
 from voxgap.dataset import Dataset
 from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
+from voxgap.evaluate import Scored
 from voxgap.evaluate.overlap import digests, known_cases
 from voxgap.evidence import Cases, Predict, collect
 from voxgap.history import History
 from voxgap.missingness.diagnosis import describe
 from voxgap.patches import OVERLAP, Size, predict_patches
+from voxgap.recipe import Gaps, Recipe, Strategy, strategy_of
 from voxgap.runtime.calibration import calibrate
 from voxgap.runtime.manifest import MANIFEST, SCHEMA_VERSION
 from voxgap.runtime.profile import profile
 from voxgap.volume import Values
-
-if TYPE_CHECKING:
-    from voxgap.strategies import Strategy
 
 
 def check_free(folder: str | Path, overwrite: bool = False) -> None:
@@ -46,23 +46,45 @@ def check_free(folder: str | Path, overwrite: bool = False) -> None:
         raise VoxgapError(f"{folder} holds a bundle already: choose another folder, or pass --overwrite")
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a model came from, beside its data and its recipe.
+
+    Attributes:
+        seed: of its weights and batches.
+        gaps: that were simulated in its data.
+        command, options: what was typed to make it, and all options by name; for the page that stays in the house.
+    """
+
+    seed: int | None = None
+    gaps: Gaps | None = None
+    command: str = ""
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self) -> dict[str, Any]:
+        """What is kept in the manifest."""
+        if self == Origin():
+            return {}
+        gaps = self.gaps and {
+            name: self.gaps.to_json()[name] for name in ("pattern", "missing_rate", "mechanism")
+        }
+        return {"simulated_gaps": gaps, "seed": self.seed}
+
+
 def save_bundle(
     folder: str | Path,
     model: Any,
     dataset: Dataset,
     *,
-    strategy: Strategy,
-    arguments: dict[str, Any] | None = None,
+    strategy: str | Strategy | None = None,
+    recipe: Recipe | None = None,
+    origin: Origin | None = None,
     history: History | None = None,
-    scores: dict[str, dict[str, float]] | None = None,
+    scored: Mapping[str, Scored] | None = None,
+    decision: Decision | None = None,
     units: Mapping[str, str] | None = None,
     golden_volumes: Values | None = None,
-    patch_size: Size | None = None,
-    decision: Decision | None = None,
-    intervals: Mapping[str, Any] | None = None,
     known: Mapping[str, list[str]] | None = None,
-    command: str = "",
-    settings: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write a trained model, everything that using it takes, and what shows how good it is.
 
@@ -74,19 +96,18 @@ def save_bundle(
         folder: made if it is not there.
         model: trained, float32.
         dataset: what it was trained on, with gaps as in training.
-        strategy: that the model was built with.
-        arguments: further ones that the model was built and trained with, for the record.
+        strategy: a preset's name or a `Strategy`, that the model was built with.
+        recipe: all that the model was built and trained by, in place of its strategy alone. With the patch size of its
+            training, the bundle cuts volumes of any size into such patches.
+        origin: what else the model came from, for the record.
         history: of its training: its curves, and a page about the cases, come into the bundle.
-        scores: metrics by split.
+        scored: metrics by split, with what they rest on; see `voxgap.evaluate.scored`.
+        decision: by which classes are named; by default the most probable one is.
         units: unit and meaning of a channel, by its name, as in `{"ct": "Hounsfield units"}`.
         golden_volumes: `(n, depth, height, width, channels)` to prove exports with; they stay in the bundle.
             Without them, two volumes of the data's validation part do.
-        patch_size: that the model was trained with: the bundle cuts volumes of any size into such patches.
-        decision: by which classes are named; by default the most probable one is.
-        intervals: what `scores` rest on, by split: `Scored.to_json` of `voxgap.evaluate.scored`.
         known: `known_cases` of `voxgap.evaluate.overlap`, where the data had no simulated gaps yet; by default they
             are found in `dataset`.
-        command, settings: what was typed to make it, and all options by name, for the page.
 
     Returns:
         The folder.
@@ -94,6 +115,11 @@ def save_bundle(
     Raises:
         VoxgapError: a file is in the way, or `units` names a channel that is not there.
     """
+    if (strategy is None) == (recipe is None):
+        raise VoxgapError("save_bundle takes a strategy, or the recipe that holds it")
+    origin = origin or Origin()
+    made = recipe or Recipe(strategy=strategy_of(strategy or ""))
+    patch_size = made.training.patch_size
     folder = Path(folder)
     check_free(folder, overwrite=True)
     foreign = sorted(set(units or {}) - set(dataset.channels))
@@ -119,13 +145,13 @@ def save_bundle(
         "units": dict(units or {}),
         "outputs": model.output_shape[-1],
         "network": model.name,
-        "strategy": strategy.to_json(),
-        "arguments": arguments or {},
+        "strategy": made.strategy.to_json(),
+        "arguments": _record(recipe) | origin.record(),
         "data": _data(dataset, _own_units(model)),
         "calibration": _calibration(cases.part("validation")),
         "training": history.to_json() if history else {},
-        "scores": scores or {},
-        "intervals": dict(intervals or {}),
+        "scores": {split: found.scores for split, found in (scored or {}).items()},
+        "intervals": {split: found.to_json() for split, found in (scored or {}).items()},
         "decision": {} if dataset.task == "regression" else (decision or Decision()).to_json(),
     }
     if dataset.task == "segmentation":
@@ -146,9 +172,21 @@ def save_bundle(
         history.to_csv(folder / "history.csv")
         history.plot(folder / "history.png")
     write_evidence(
-        folder, manifest, dataset, cases, predict, history, command=command, settings=settings or {}
+        folder, manifest, dataset, cases, predict, history, command=origin.command, settings=origin.options
     )
     return folder
+
+
+def _record(recipe: Recipe | None) -> dict[str, Any]:
+    """The arguments that a model was built and trained with, as people read them; none where nobody said."""
+    if recipe is None:
+        return {}
+    values = {name: getattr(recipe, name).to_json() for name in ("architecture", "training")}
+    # A loss or an augmentation may be a function: it goes by its name.
+    told: dict[str, Any] = json.loads(
+        json.dumps(values, default=lambda one: getattr(one, "__name__", repr(one)))
+    )
+    return told
 
 
 def _known(dataset: Dataset) -> dict[str, list[str]]:

@@ -29,7 +29,8 @@ from voxgap.cli.data import (
 from voxgap.cli.network import FILTERS, KERNEL_SIZE, Filters, KernelSize
 from voxgap.cli.report import VERDICT, Against, Metric, Rope, write
 from voxgap.errors import VoxgapError
-from voxgap.experiment.asked import DEFAULT_RATE, DEFAULT_STRATEGIES, DEFAULT_TRAINING
+from voxgap.experiment.asked import DEFAULT_STRATEGIES
+from voxgap.recipe import COMPARED, Gaps
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -81,7 +82,7 @@ def compare(
         typer.Option(
             help="Shares that go missing, in training: 0.1,0.5.",
             rich_help_panel=GAPS,
-            show_default=str(DEFAULT_RATE),
+            show_default=str(Gaps.missing_rate),
         ),
     ] = None,
     test_rates: Annotated[
@@ -99,15 +100,13 @@ def compare(
     ] = 1,
     seeds: Annotated[int, typer.Option(help="Trainings of each run, with other weights and batches.")] = 1,
     seed: Annotated[int, typer.Option(help="Seed of splits and gaps.")] = 0,
-    epochs: Annotated[
-        int, typer.Option(help="At most so many.", rich_help_panel=TRAINING)
-    ] = DEFAULT_TRAINING["epochs"],
+    epochs: Annotated[int, typer.Option(help="At most so many.", rich_help_panel=TRAINING)] = COMPARED.epochs,
     patience: Annotated[
         int, typer.Option(help="Epochs without improvement before stopping.", rich_help_panel=TRAINING)
-    ] = DEFAULT_TRAINING["patience"],
+    ] = COMPARED.patience,
     batch_size: Annotated[
         int, typer.Option(help="Volumes a step.", rich_help_panel=TRAINING)
-    ] = DEFAULT_TRAINING["batch_size"],
+    ] = COMPARED.batch_size,
     learning_rate: Annotated[float, typer.Option(help="At the start.", rich_help_panel=TRAINING)] = 1e-3,
     class_weight: Annotated[str, typer.Option(help="none or balanced.", rich_help_panel=TRAINING)] = "none",
     augment: Annotated[
@@ -217,21 +216,20 @@ def compare(
         "patience": patience,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
-        "class_weight": None if class_weight == "none" else class_weight,
+        "class_weight": class_weight,
         "augment": augment,
         "augment_kind": augment_kind,
         "precision": precision,
     }
     if threshold is not None:
         decision.asked(threshold, "classification", 2)  # whether it is a rule at all
-        training["threshold"] = threshold
     dataset = load(data, **grid_arguments(size, spacing, crop, missing_values, reference, axes, at))
     err.print(dataset.summary(), soft_wrap=True, markup=False)
     verdict.check_metric(dataset.task, dataset.classes, "--metric")
     if metric is None:
         _warn_of_uneven_classes(dataset)
     architecture["normalize"] = choose_normalization(normalize, dataset, whole=True)
-    experiment = planned(dataset, design, architecture, training)
+    experiment = planned(dataset, design, architecture, training, threshold or decision.DEFAULT)
     _say_gaps(experiment, design, dataset)
     database = out_folder / "compare.db"
     if not resume:
@@ -326,13 +324,14 @@ def _say_gaps(experiment: Experiment, design: Design, dataset: Dataset) -> None:
     """Say which gaps there will be, where not all of it was asked for."""
     if design.patterns is not None and design.train_rates is not None:
         return
-    if not any(experiment.train_rates) and design.train_rates is None:
+    rates = dict.fromkeys(gaps.missing_rate for gaps in experiment.gaps)
+    if not any(rates) and design.train_rates is None:
         err.print(
             f"{dataset.missing_rate:.0%} of the data is missing; it is compared as it is. --rates takes away more."
         )
         return
-    shares = ", ".join(f"{rate:.0%}" for rate in experiment.train_rates)
-    patterns = ", ".join(experiment.patterns)
+    shares = ", ".join(f"{rate:.0%}" for rate in rates)
+    patterns = ", ".join(dict.fromkeys(gaps.pattern for gaps in experiment.gaps))
     err.print(f"Simulated gaps: {shares} of the {patterns}. Choose with --pattern and --rates.")
 
 

@@ -12,6 +12,7 @@ import typer
 from voxgap.cli.console import import_keras, out, training_progress
 from voxgap.errors import VoxgapError
 from voxgap.files import held
+from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, name_of, strategy_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -119,7 +120,7 @@ def _tell(
     out.rule("[bold]3  What did best", align="left")
     ranked = sorted(results.values(), key=lambda r: -r.scores["test"]["accuracy"])
     best = max(
-        (r for r in results.values() if r.network == "resnet3d"),
+        (r for r in results.values() if r.recipe.network == "resnet3d"),
         key=lambda r: (r.scores["validation"]["accuracy"], -r.history.best["val_loss"]),
     )
     _print_table(ranked, best)
@@ -136,25 +137,19 @@ def _tell(
 def _train(plan: Plan, data: Dataset, seed: int, epochs: int | None) -> dict[str, Result]:
     from voxgap.experiment import train_and_score
 
-    training = {
-        "epochs": epochs or plan.epochs,
-        "patience": plan.patience,
-        "learning_rate": plan.learning_rate,
-        "batch_size": 32,
-    }
+    training = dataclasses.replace(
+        COMPARED,
+        epochs=epochs or plan.epochs,
+        patience=plan.patience,
+        learning_rate=plan.learning_rate,
+    )
     runs = [("resnet3d", s) for s in plan.strategies] + [("resnet2d", plan.twin)]
     results = {}
     for network, strategy in runs:
         label = _label(network, strategy)
+        recipe = Recipe(network, strategy_of(strategy), Architecture(plan.filters), training)
         with training_progress(f"{label:<24}") as progress:
-            result = train_and_score(
-                data,
-                network,
-                strategy,
-                architecture={"filters": plan.filters},
-                training={**training, "progress": progress},
-                seed=seed,
-            )
+            result = train_and_score(data, recipe, seed=seed, progress=progress)
         results[label] = result
         test = result.scores["test"]
         out.print(
@@ -194,8 +189,8 @@ def _cells(ranked: list[Result]) -> tuple[list[str], list[list[str]]]:
     ]
     rows = [
         [
-            r.strategy_name,
-            r.network,
+            name_of(r.recipe.strategy),
+            r.recipe.network,
             f"{r.scores['test']['accuracy']:.3f}",
             f"{r.scores['test']['auc']:.3f}",
             f"{r.scores['validation']['accuracy']:.3f}",
@@ -209,19 +204,17 @@ def _cells(ranked: list[Result]) -> tuple[list[str], list[list[str]]]:
 
 
 def _save(best: Result, data: Dataset, plan: Plan, seed: int, folder: Path) -> Path:
-    from voxgap.bundle import save_bundle
+    from voxgap.bundle import Origin, save_bundle
 
-    arguments = {"architecture": {"filters": list(plan.filters)}, "seed": seed, "simulated_gaps": None}
-    if plan.pattern is not None:
-        arguments["simulated_gaps"] = {"pattern": plan.pattern, "missing_rate": plan.missing_rate}
+    gaps = None if plan.pattern is None else Gaps(plan.pattern, plan.missing_rate)
     bundle = save_bundle(
         folder / "bundle",
         best.model,
         data,
-        strategy=best.strategy,
-        arguments=arguments,
+        recipe=best.recipe,
+        origin=Origin(seed, gaps),
         history=best.history,
-        scores=best.scores,
+        scored=best.scored,
     )
     out.print(f"bundle: {bundle}")
     return bundle
@@ -271,7 +264,7 @@ def _write_page(
     from voxgap.report import Section, Table, write_page
 
     header, rows = _cells(ranked)
-    labels = [_label(r.network, r.strategy_name) for r in ranked]
+    labels = [_label(r.recipe.network, name_of(r.recipe.strategy)) for r in ranked]
     errors = [100 * (1 - r.scores["test"]["accuracy"]) for r in ranked]
     guessing = 100 * (1 - 1 / len(data.classes))
     bars = pictures.bars(labels, errors, "test volumes classified wrong, %")
@@ -294,7 +287,7 @@ def _write_page(
         Section(
             "What did best",
             [
-                f"Highlighted: {best.strategy_name}, the one kept. It was chosen by its validation score; "
+                f"Highlighted: {name_of(best.recipe.strategy)}, the one kept. It was chosen by its validation score; "
                 "the test score played no part.",
                 "One split and one seed: a difference of a point or two may be chance.",
             ],
@@ -352,7 +345,7 @@ def _fills(complete: Dataset, data: Dataset, results: dict[str, Result]) -> dict
     rows = {} if complete is data else {"complete": complete.part("test").volumes[index]}
     rows["with gaps"] = test[index]
     for result in results.values():
-        label = f"{result.strategy.fill} fill"
+        label = f"{result.recipe.strategy.fill} fill"
         if label not in rows:
             rows[label] = fill_volumes(result.model, test[index : index + 1])[0]
     return rows

@@ -13,8 +13,7 @@ from voxgap.cli.console import err, out
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
-    from voxgap.patches import Size
-    from voxgap.strategies import Strategy
+    from voxgap.recipe import Recipe
 
 _STEPS = {"converting": 0.0, "proving": 0.7, "locating": 0.9, "done": 1.0}
 
@@ -82,19 +81,23 @@ def export_bundle(bundle: Path, to: str, **options: Any) -> None:
 
 def check_export(
     to: str,
-    strategy: Strategy,
-    network: str,
+    recipe: Recipe,
     dataset: Dataset,
-    architecture: dict[str, Any],
-    patch_size: Size | None = None,
 ) -> None:
     """Try an export before anything is trained."""
     from voxgap.bundle import check_exportable
 
     names = to.split(",")
     with export_progress(len(names)) as report:
-        known: Any = {"data": dataset, "patch_size": patch_size, "report": report}
-        check_exportable(strategy, network, names, **known, **architecture)
+        check_exportable(
+            recipe.strategy,
+            recipe.network,
+            names,
+            data=dataset,
+            patch_size=recipe.training.patch_size,
+            report=report,
+            **recipe.architecture.arguments(),
+        )
 
 
 def _grid_of(bundle: Path) -> dict[str, Any]:

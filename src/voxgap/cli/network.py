@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from voxgap import names
 from voxgap.cli.console import numbers, one_or_three
+from voxgap.recipe import Architecture
 
 PANEL, STRATEGY_PANEL = "Network", "Strategy"
-FILTERS, KERNEL_SIZE, STRIDES, PADDING, ACTIVATION, DROPOUT = "32,64,128", "3", "2", "same", "relu", 0.0
+FILTERS = ",".join(map(str, Architecture.filters))
+KERNEL_SIZE, STRIDES = str(Architecture.kernel_size), str(Architecture.strides)
+PADDING, ACTIVATION, DROPOUT = Architecture.padding, Architecture.activation, Architecture.dropout
 
 Filters = Annotated[str, typer.Option(help="Per stage.", rich_help_panel=PANEL)]
 KernelSize = Annotated[str, typer.Option(help="One or three numbers.", rich_help_panel=PANEL)]
@@ -33,16 +37,14 @@ Attention = Annotated[bool | None, typer.Option(help="Override.", rich_help_pane
 
 def architecture(
     filters: str, kernel_size: str, strides: str, padding: str, activation: str, dropout: float
-) -> dict[str, Any]:
-    """Parse the options into arguments of `build_model`.
+) -> Architecture:
+    """Parse the options.
 
     Raises:
         VoxgapError: one of them can't be understood.
     """
-    from voxgap import names
-
     names.check("activation", activation, names.ACTIVATIONS)
-    return {
+    fields = {
         "filters": numbers(filters, "--filters"),
         "kernel_size": one_or_three(kernel_size, "--kernel-size"),
         "strides": one_or_three(strides, "--strides"),
@@ -50,3 +52,4 @@ def architecture(
         "activation": activation,
         "dropout": dropout,
     }
+    return Architecture.of(fields)

@@ -14,7 +14,6 @@ import typer
 from rich.table import Table
 from typer.core import TyperCommand
 
-from voxgap import strategies
 from voxgap.cli.console import import_keras, out
 from voxgap.cli.network import (
     ACTIVATION,
@@ -35,6 +34,7 @@ from voxgap.cli.network import (
     architecture,
 )
 from voxgap.errors import VoxgapError
+from voxgap.recipe import strategy_of
 from voxgap.shapes import Layer, Row, from_keras, smallest_input, trace
 
 NUMBERS = r"\d{1,6}(?:x\d{1,6})*"
@@ -259,14 +259,14 @@ def shapes(
             shape,
             outputs=outputs,
             task=task,
-            strategy=strategies.override(
+            strategy=strategy_of(
                 strategy,
                 mask_channel=mask_channel,
                 conv=override,
                 gap_dropout=gap_dropout,
                 attention=attention,
             ),
-            **architecture(filters, kernel_size, strides, padding, activation, dropout),
+            **architecture(filters, kernel_size, strides, padding, activation, dropout).arguments(),
         )
     else:
         _check_no_network(context)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap import strategies
 from voxgap.cli.config import NAME as RECIPE
 from voxgap.cli.config import Config, changes, settings, write_recipe
 from voxgap.cli.console import err, import_keras, numbers, out, training_progress
@@ -54,6 +54,7 @@ from voxgap.cli.network import (
 )
 from voxgap.errors import VoxgapError
 from voxgap.files import held, sweep
+from voxgap.recipe import Gaps, Recipe, Training, strategy_of
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -87,14 +88,18 @@ def train(
         str, typer.Option(help="cnn3d, resnet3d, resnet2d, resnet2plus1d or unet3d.")
     ] = "resnet3d",
     strategy: Annotated[str, typer.Option(help="How gaps are handled; see docs/missing-data.md.")] = "mean",
-    epochs: Annotated[int, typer.Option(help="At most so many.")] = 100,
-    batch_size: Annotated[int, typer.Option(help="Volumes a training step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(help="At the start.")] = 1e-3,
-    optimizer: Annotated[str, typer.Option(help="Keras name: adam, adamw, sgd, rmsprop ...")] = "adam",
+    epochs: Annotated[int, typer.Option(help="At most so many.")] = Training.epochs,
+    batch_size: Annotated[int, typer.Option(help="Volumes a training step.")] = Training.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="At the start.")] = Training.learning_rate,
+    optimizer: Annotated[
+        str, typer.Option(help="Keras name: adam, adamw, sgd, rmsprop ...")
+    ] = Training.optimizer,
     loss: Annotated[str | None, typer.Option(help="Keras name; by default chosen by task.")] = None,
     class_weight: Annotated[str, typer.Option(help="none or balanced.")] = "none",
-    patience: Annotated[int, typer.Option(help="Epochs without improvement before stopping.")] = 10,
-    min_delta: Annotated[float, typer.Option(help="What counts as an improvement.")] = 0.0,
+    patience: Annotated[
+        int, typer.Option(help="Epochs without improvement before stopping.")
+    ] = Training.patience,
+    min_delta: Annotated[float, typer.Option(help="What counts as an improvement.")] = Training.min_delta,
     lr_patience: Annotated[
         int | None, typer.Option(help="Epochs without improvement before halving the learning rate.")
     ] = None,
@@ -104,9 +109,13 @@ def train(
             help="Of two classes, name the second from this probability on: a number; youden, sensitivity=0.95 or "
             "specificity=0.9, for which it is chosen on validation data."
         ),
-    ] = "0.5",
-    monitor: Annotated[str, typer.Option(help="val_loss, val_accuracy, val_mae or val_dice.")] = "val_loss",
-    precision: Annotated[str, typer.Option(help="Of training: auto, float32 or bfloat16.")] = "auto",
+    ] = Recipe.threshold,
+    monitor: Annotated[
+        str, typer.Option(help="val_loss, val_accuracy, val_mae or val_dice.")
+    ] = Training.monitor,
+    precision: Annotated[
+        str, typer.Option(help="Of training: auto, float32 or bfloat16.")
+    ] = Training.precision,
     devices: Annotated[
         str | None, typer.Option(help="Share each batch among GPU:0,GPU:1, say; all: every GPU.")
     ] = None,
@@ -123,7 +132,7 @@ def train(
         typer.Option(
             help="What default and strong are for: scan, video, grid.", rich_help_panel="Augmentation"
         ),
-    ] = "scan",
+    ] = Training.augment_kind,
     overwrite: Annotated[bool, typer.Option(help="Replace the bundle in --out.")] = False,
     export: Annotated[
         str | None,
@@ -187,7 +196,14 @@ def train(
       voxgap train patients.csv --export onnx,litert --out runs/patients
     """
     from voxgap import names, patches
-    from voxgap.bundle import STATE, check_free, forget, goes_on, save_bundle  # runtime only: no Keras yet
+    from voxgap.bundle import (  # runtime only: no Keras yet
+        STATE,
+        Origin,
+        check_free,
+        forget,
+        goes_on,
+        save_bundle,
+    )
     from voxgap.bundle.evidence import EVIDENCE, REPORT
     from voxgap.cli.evaluate import print_scores, say_decision
     from voxgap.decision import asked
@@ -200,7 +216,7 @@ def train(
         "gap_dropout": gap_dropout,
         "attention": attention,
     }
-    chosen = strategies.override(strategy, **overrides)
+    chosen = strategy_of(strategy, **overrides)
     names.check("model", model, names.NETWORKS)
     names.check("optimizer", optimizer, names.OPTIMIZERS)
     network = architecture(filters, kernel_size, strides, padding, activation, dropout)
@@ -231,75 +247,66 @@ def train(
         asked(threshold, raw.task, len(raw.classes))
         known = known_cases(digests(raw.volumes), raw.split)
         dataset = with_gaps(raw, pattern, missing_rate, mechanism, seed)
-        network["normalize"] = choose_normalization(normalize, dataset, patch is not None)
-        training = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "optimizer": optimizer,
-            "loss": loss,
-            "class_weight": None if class_weight == "none" else class_weight,
-            "patience": patience,
-            "min_delta": min_delta,
-            "lr_patience": lr_patience,
-            "monitor": monitor,
-            "augment": augment,
-            "augment_kind": augment_kind,
-            "precision": precision,
-            "patch_size": patch,
-            "distribute": devices == "all" or (devices.split(",") if devices else False),
-        }
+        normalize = choose_normalization(normalize, dataset, patch is not None)
+        trained = Training.of(
+            {
+                "loss": loss,
+                "optimizer": optimizer,
+                "learning_rate": learning_rate,
+                "epochs": epochs,
+                "batch_size": batch_size,
+                "patience": patience,
+                "min_delta": min_delta,
+                "lr_patience": lr_patience,
+                "monitor": monitor,
+                "class_weight": class_weight,
+                "augment": augment,
+                "augment_kind": augment_kind,
+                "precision": precision,
+                "patch_size": patch,
+                "distribute": devices == "all" or (devices.split(",") if devices else False),
+            }
+        )
+        recipe = Recipe(model, chosen, dataclasses.replace(network, normalize=normalize), trained, threshold)
         err.print(dataset.summary(), soft_wrap=True)
         import_keras()
         from voxgap.experiment import train_and_score
         from voxgap.training import ForeignError
 
         if export:
-            check_export(export, chosen, model, dataset, network, patch)
+            check_export(export, recipe, dataset)
         if overwrite:
             forget(out_folder)
         elif there:
             err.print(f"going on with the training that {out_folder} keeps", soft_wrap=True)
 
-        def trained() -> Result:
+        def result_of_training() -> Result:
             if not (state / "state.json").is_file():
                 state.mkdir(parents=True, exist_ok=True)
                 write_recipe(context, state)
             with training_progress(f"{model} {strategy}") as progress:
-                live = {"progress": progress, "checkpoint": state, "keep_checkpoint": True}
-                return train_and_score(
-                    dataset,
-                    model,
-                    chosen,
-                    architecture=network,
-                    training=training | live,
-                    seed=seed,
-                    threshold=threshold,
-                )
+                live: dict[str, Any] = {"progress": progress, "checkpoint": state, "keep_checkpoint": True}
+                return train_and_score(dataset, recipe, seed=seed, **live)
 
         try:
-            result = trained()
+            result = result_of_training()
         except ForeignError:
             if not overwrite:
                 raise _other_settings(out_folder, changed, set(changed) & _SCHEDULE) from None
             shutil.rmtree(state)
-            result = trained()
-        gaps = {"pattern": pattern, "missing_rate": missing_rate, "mechanism": mechanism} if pattern else None
-        arguments = {"architecture": network, "training": training, "simulated_gaps": gaps, "seed": seed}
+            result = result_of_training()
+        gaps = None if pattern is None else Gaps(pattern, missing_rate, mechanism)
+        origin = Origin(seed, gaps, shlex.join(["voxgap", *sys.argv[1:]]), settings(context, out_folder))
         save_bundle(
             out_folder,
             result.model,
             dataset,
-            strategy=chosen,
-            arguments=arguments,
+            recipe=result.recipe,
+            origin=origin,
             history=result.history,
-            scores=result.scores,
-            patch_size=patch,
+            scored=result.scored,
             decision=result.decision,
-            intervals={split: scored.to_json() for split, scored in result.scored.items()},
             known=known,
-            command=shlex.join(["voxgap", *sys.argv[1:]]),
-            settings=settings(context, out_folder),
         )
         write_recipe(context, out_folder)
         write_recipe(context, state)

@@ -5,22 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from voxgap.errors import VoxgapError
 from voxgap.experiment.plan import YARDSTICKS, canonical
 from voxgap.names import NETWORKS, metric_called
+from voxgap.recipe import PRESETS, Gaps, Plain, Strategy
 
-if TYPE_CHECKING:
-    from voxgap.strategies import Strategy
-
+Value = TypeVar("Value", bound=Plain)
 Strategies = Sequence[str] | Mapping[str, "str | Strategy"]
 
 DEFAULT_STRATEGIES = ("mean", "linear", "mask_channel", "masked_conv")
 """What is compared by default; and `complete`, where nothing but simulated gaps is missing."""
-DEFAULT_RATE = 0.5
-DEFAULT_TRAINING = {"epochs": 40, "patience": 8, "batch_size": 32}
-"""Where it differs from `train`: many networks, each a little quicker."""
 _GAP_OPTIONS = ("axis", "block_size", "per_channel", "strength")
 
 
@@ -30,15 +26,16 @@ class Design:
 
     Attributes:
         strategies: name -> a preset's name or a `Strategy`.
-        models, patterns, mechanisms, gap_options, train_rates, test_rates: see `voxgap.experiment.plan.Experiment`.
-        folds, repeats, seeds, split_seed: likewise.
+        models, test_rates, folds, repeats, seeds, split_seed: see `voxgap.experiment.plan.Experiment`.
+        patterns, mechanisms, train_rates: of its gaps, each crossed with each.
+        gaps: the rest of what is known of them.
     """
 
     strategies: Mapping[str, str | Strategy] | None
     models: tuple[str, ...]
     patterns: tuple[str, ...] | None
     mechanisms: tuple[str, ...]
-    gap_options: str
+    gaps: Gaps
     train_rates: tuple[float, ...] | None
     test_rates: tuple[float, ...]
     folds: int
@@ -82,7 +79,7 @@ def designed(
         models=_known("models", models, NETWORKS),
         patterns=None if pattern is None else _known("pattern", pattern, PATTERNS),
         mechanisms=_known("mechanism", mechanism, MECHANISMS),
-        gap_options=_gap_options(gap_options or {}),
+        gaps=_gaps(gap_options or {}),
         train_rates=None if train_rates is None else _rates("train_rates", train_rates),
         test_rates=() if test_rates is None else _rates("test_rates", test_rates),
         folds=folds,
@@ -141,8 +138,6 @@ class Verdict:
 
 
 def _strategies(strategies: Strategies) -> dict[str, str | Strategy]:
-    from voxgap.strategies import PRESETS
-
     if isinstance(strategies, str):
         raise VoxgapError(f"strategies: give a list of names, such as ['mean', {strategies!r}]")
     pairs = (
@@ -194,22 +189,23 @@ def _check_count(name: str, value: int) -> None:
         raise VoxgapError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
-def _gap_options(options: Mapping[str, Any]) -> str:
+def _gaps(options: Mapping[str, Any]) -> Gaps:
     unknown = sorted(set(options) - set(_GAP_OPTIONS))
     if unknown:
         raise VoxgapError(f"gap_options {unknown[0]!r} is unknown: choose from {', '.join(_GAP_OPTIONS)}")
-    return as_text("gap_options", options)
+    return kept(Gaps(**options), "gap_options", options)
 
 
-def as_text(name: str, values: Mapping[str, Any]) -> str:
-    """Return arguments as the JSON that is kept with the results.
+def kept(value: Value, name: str, said: Mapping[str, Any]) -> Value:
+    """Return a value that can be kept with the results.
 
     Raises:
-        VoxgapError: one of them is no plain value.
+        VoxgapError: it holds something that is no plain value.
     """
     try:
-        return canonical(dict(values))
+        canonical(value.to_json())
     except (TypeError, ValueError):
         raise VoxgapError(
-            f"{name}: only names, numbers and lists can be kept with the results, not {dict(values)!r}"
+            f"{name}: only names, numbers and lists can be kept with the results, not {dict(said)!r}"
         ) from None
+    return value

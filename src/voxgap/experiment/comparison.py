@@ -18,6 +18,7 @@ from voxgap.experiment.plan import YARDSTICKS, Experiment, Outcome, Row, Run
 from voxgap.experiment.ranking import Condition, Ranking, Score, ranking
 from voxgap.files import finite, write_bytes
 from voxgap.names import metric_called, metric_words
+from voxgap.recipe import Recipe
 
 DECIDING = {"segmentation": "dice", "classification": "accuracy", "regression": "mae"}
 """The metric that decides where none is named; the first of these that the scores have."""
@@ -235,8 +236,8 @@ class Comparison:
         done = [outcome for _, outcome in self.outcomes if outcome.status == "done"]
         if not any("accuracy" in values for outcome in done for values in outcome.scores.values()):
             return ""
-        rule = json.loads(self.experiment.training).get("threshold")
-        if rule is None:
+        rule = self.experiment.threshold
+        if rule == Recipe.threshold:
             return "The most probable class is named."
         found = [outcome.threshold for outcome in done if outcome.threshold is not None]
         span = f"{min(found):.3g} to {max(found):.3g}" if found and min(found) < max(found) else rule

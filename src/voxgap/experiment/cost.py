@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import time
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from voxgap.backend import keras
 from voxgap.dataset import Dataset
-from voxgap.experiment.plan import Experiment, Run, canonical
+from voxgap.experiment.plan import Experiment, Run
 from voxgap.experiment.prepared import network_alone
 from voxgap.experiment.single import outputs
 from voxgap.models import build_model
-from voxgap.strategies import Strategy
-from voxgap.training import adapt_model, precision, train
+from voxgap.training import Examples, adapt_model, precision
 
 # A forward pass takes about a third of a training step.
 FORWARD_SHARE = 1 / 3
@@ -31,16 +28,15 @@ def settled(experiment: Experiment, dataset: Dataset) -> Experiment:
 
     bfloat16 where it is the choice for the network of each strategy on this machine; see `voxgap.train`.
     """
-    training = json.loads(experiment.training)
-    if training.get("precision", "auto") != "auto":
+    training = experiment.training
+    if training.precision != "auto":
         return experiment
-    batch = _default(training, "batch_size")
     wanted = all(
-        precision.choose(_model(run, dataset), "auto", batch) == "mixed_bfloat16"
+        precision.choose(_model(run, dataset), "auto", training.batch_size) == "mixed_bfloat16"
         for run in _kinds(experiment)
     )
-    training["precision"] = "bfloat16" if wanted else "float32"
-    return dataclasses.replace(experiment, training=canonical(training))
+    decided = dataclasses.replace(training, precision="bfloat16" if wanted else "float32")
+    return dataclasses.replace(experiment, training=decided)
 
 
 def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:
@@ -53,15 +49,15 @@ def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:
     Returns:
         `(least, most)`: if each run stops as soon as its patience allows, and if none stops before its last epoch.
     """
-    training = json.loads(experiment.training)
-    batch, epochs, patience = (_default(training, name) for name in ("batch_size", "epochs", "patience"))
+    training = experiment.training
+    batch, epochs, patience = training.batch_size, training.epochs, training.patience
     count = len(dataset)
     train_share, validation_share, test_share = _shares(experiment, dataset)
     steps = math.ceil(count * train_share / batch)
     least = most = 0.0
     runs = experiment.runs()
     for kind in _kinds(experiment):
-        building, compiling, step = _try(kind, dataset, batch, training.get("precision", "auto"))
+        building, compiling, step = _try(kind, dataset, batch, training.precision)
         epoch = step * (steps + FORWARD_SHARE * count * validation_share / batch)
         least, most = least + compiling, most + compiling
         for run in (run for run in runs if _kind(run) == _kind(kind)):
@@ -84,8 +80,8 @@ def _shares(experiment: Experiment, dataset: Dataset) -> tuple[float, float, flo
 
 def _kind(run: Run) -> tuple[Any, ...]:
     """What decides how long a step takes: strategies that differ in their fill only have the same network."""
-    settings = run.options("settings")
-    return (run.model, *(settings[name] for name in ("mask_channel", "conv", "attention")))
+    strategy = run.recipe.strategy
+    return run.recipe.network, strategy.mask_channel, strategy.conv, strategy.attention
 
 
 def _kinds(experiment: Experiment) -> list[Run]:
@@ -96,18 +92,18 @@ def _kinds(experiment: Experiment) -> list[Run]:
 def _model(run: Run, dataset: Dataset) -> keras.Model:
     """Build a run's network, adapted to volumes that are no one's: only its arithmetic matters."""
     model = build_model(
-        run.model,
+        run.recipe.network,
         input_shape=dataset.volumes.shape[1:],
         outputs=outputs(dataset),
         task=dataset.task,
-        strategy=Strategy(**run.options("settings")),
-        **run.options("architecture"),
+        strategy=run.recipe.strategy,
+        **run.recipe.architecture.arguments(),
     )
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(4, *dataset.volumes.shape[1:])).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapt_model(model, SimpleNamespace(volumes=noise, targets=rng.normal(size=(4, outputs(dataset)))))
+        adapt_model(model, Examples(noise, rng.normal(size=(4, outputs(dataset))), dataset.task))
     return model
 
 
@@ -135,8 +131,3 @@ def _try(run: Run, dataset: Dataset, batch: int, policy: str) -> tuple[float, fl
 def _sum(targets: Any, predictions: Any) -> Any:
     """A loss that fits every task: only the time matters."""
     return keras.ops.sum(predictions)
-
-
-def _default(training: dict[str, Any], name: str) -> int:
-    defaults = train.__kwdefaults__ or {}
-    return int(training.get(name, defaults[name]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from voxgap.errors import VoxgapError
 from voxgap.experiment.kept import kept
 from voxgap.experiment.plan import Run, digest
 from voxgap.missingness import sample_gaps
+from voxgap.recipe import Gaps
 
 Indices = NDArray[np.intp]
 
@@ -148,20 +150,22 @@ def missing_units(
     """
     if rate == 0:
         return None
-    options = run.options("gap_options")
 
     def draw() -> NDArray[np.bool_]:
         stream = np.random.default_rng(np.random.SeedSequence(run.split_seed, spawn_key=_anew(run)))
-        gaps = sample_gaps(dataset.volumes, run.pattern, rate, run.mechanism, seed=stream, **options)
-        return gaps.missing
+        return sample_gaps(dataset.volumes, **_at(run, rate).arguments(), seed=stream).missing
 
     return kept(cache, f"gaps-{gaps_key(run, rate)}", draw)
 
 
 def gaps_key(run: Run, rate: float) -> str:
     """What the simulated gaps at one rate are known by."""
-    given = [run.data_key, run.pattern, run.mechanism, run.gap_options, rate, run.split_seed]
-    return digest([*given, *_anew(run)])
+    return digest([run.data_key, _at(run, rate).to_json(), run.split_seed, *_anew(run)])
+
+
+def _at(run: Run, rate: float) -> Gaps:
+    """The gaps of a run at one of its rates."""
+    return dataclasses.replace(run.gaps or Gaps(), missing_rate=rate)
 
 
 def _anew(run: Run) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from voxgap.dataset import Dataset
 from voxgap.experiment.data import divide, with_gaps
 from voxgap.experiment.plan import YARDSTICKS, Experiment
-from voxgap.strategies import Strategy
+from voxgap.recipe import Strategy
 from voxgap.volume import Values, upright
 
 MOST_TRAINED = 256
@@ -55,7 +55,7 @@ def fill_examples(experiment: Experiment, dataset: Dataset) -> tuple[Example, ..
     whole = dataset.volumes[parts.test[shown]]
     versions = {} if rate == 0 else {"complete": whole}
     versions["with gaps"] = gapped[shown]
-    normalize = run.options("architecture").get("normalize", "dataset")
+    normalize = run.recipe.architecture.normalize
     for label, strategy in _fills(experiment).items():
         versions[f"filled: {label}"] = _filled(strategy, normalize, train, gapped[shown])
     names = dataset.channels if len(dataset.channels) > 1 else ("",)
@@ -93,8 +93,7 @@ def _fills(experiment: Experiment) -> dict[str, Strategy]:
     found: dict[str, Strategy] = {}
     for run in experiment.runs():
         if run.strategy not in YARDSTICKS:
-            settings = run.options("settings")
-            fill, options = settings["fill"], settings["fill_options"]
+            fill, options = run.recipe.strategy.fill, run.recipe.strategy.fill_options
             label = "\n".join([fill, *(f"{name} {value}" for name, value in options.items())])
             found.setdefault(label, Strategy(fill=fill, fill_options=options))
     return found

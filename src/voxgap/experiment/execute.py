@@ -21,9 +21,7 @@ from voxgap.experiment.data import NotPossibleError, Parts, divide, gaps_key, wi
 from voxgap.experiment.kept import kept
 from voxgap.experiment.plan import YARDSTICKS, Outcome, Row, Run, Scores, digest
 from voxgap.experiment.prepared import (
-    Divided,
     Packed,
-    Samples,
     adapt_prepare,
     fill_error,
     network_alone,
@@ -32,8 +30,7 @@ from voxgap.experiment.prepared import (
 from voxgap.experiment.single import outputs
 from voxgap.history import History
 from voxgap.models import build_model
-from voxgap.strategies import Strategy
-from voxgap.training import Compiled, Progress, train
+from voxgap.training import Compiled, Examples, Progress, fit
 from voxgap.volume import Values
 
 __all__ = ["Outcome", "execute"]
@@ -103,28 +100,26 @@ def _done(
     progress: Callable[[Progress], None] | None,
 ) -> Outcome:
     parts = divide(run, dataset, cache)
-    strategy = Strategy(**run.options("settings"))
+    recipe = run.recipe
     model = build_model(
-        run.model,
+        recipe.network,
         input_shape=dataset.volumes.shape[1:],
         outputs=outputs(dataset),
         task=dataset.task,
-        strategy=strategy,
+        strategy=recipe.strategy,
         seed=run.seed,
-        **run.options("architecture"),
+        **recipe.architecture.arguments(),
     )
-    training = run.options("training")
-    rule = training.pop("threshold", decision.DEFAULT)
     # Where something random precedes the fill, each epoch fills anew.
-    steady = not strategy.gap_dropout and training.get("augment") in (None, "none")
-    training |= {"seed": run.seed, "progress": progress}
+    steady = not recipe.strategy.gap_dropout and recipe.training.augment is None
+    running: dict[str, Any] = {"seed": run.seed, "verbose": False, "progress": progress}
     if cache is not None and steady:
-        history, seconds = _train_network(run, dataset, parts, model, cache, compiled=compiled, **training)
+        history, seconds = _train_network(run, dataset, parts, model, cache, compiled=compiled, **running)
     else:
-        history, seconds = _train_whole(run, dataset, parts, model, cache, **training)
+        history, seconds = _train_whole(run, dataset, parts, model, cache, **running)
     if history.reason == "interrupted":
         raise KeyboardInterrupt
-    threshold = _threshold(rule, run, dataset, parts, model, cache)
+    threshold = _threshold(recipe.threshold, run, dataset, parts, model, cache)
     scores: dict[float, Scores] = {}
     reconstruction: dict[float, Scores | None] = {}
     cases: dict[float, tuple[Row, ...]] = {}
@@ -178,29 +173,31 @@ def _threshold(
 
 
 def _train_whole(
-    run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache: Path | None, **arguments: Any
+    run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache: Path | None, **running: Any
 ) -> tuple[History, float]:
     """Train a model as a user would, filling in each step; return the history and the seconds it took."""
-    halves = []
-    for indices in (parts.train, parts.validation):
-        part = with_gaps(run, dataset, indices, run.train_rate, cache)
-        halves.append(Samples(part.volumes, part.targets, part.task, part.spacing))
+    training, validation = (
+        Examples.of(with_gaps(run, dataset, indices, run.train_rate, cache))
+        for indices in (parts.train, parts.validation)
+    )
     started = time.perf_counter()
-    history = train(model, Divided(*halves), verbose=False, **arguments)
+    history = fit(model, training, validation, run.recipe.training, **running)
     return history, time.perf_counter() - started
 
 
 def _train_network(
-    run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache: Path | None, **arguments: Any
+    run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache: Path | None, **running: Any
 ) -> tuple[History, float]:
     """Train the network of a model on volumes that are filled once; return the history and the seconds it took."""
     filled = _filled(run, dataset, parts, model, cache)
     started = time.perf_counter()
-    history = train(network_alone(model), filled, verbose=False, **arguments)
+    history = fit(network_alone(model), *filled, run.recipe.training, **running)
     return history, time.perf_counter() - started
 
 
-def _filled(run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache: Path | None) -> Divided:
+def _filled(
+    run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache: Path | None
+) -> tuple[Examples, Examples]:
     """Adapt a model, and return what its network is to be trained on: mapped from the cache, where it was made."""
 
     @functools.cache
@@ -210,15 +207,15 @@ def _filled(run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache:
     key = _fill_key(run)
     adapt_prepare(model, lambda: gapped("train"), cache, key)
 
-    def half(name: str) -> Samples:
+    def half(name: str) -> Examples:
         volumes: Any = kept(cache, f"{name}-{key}", lambda: prepared(model, gapped(name), name == "train"))
         if len(model.get_layer("network").inputs) > 1:
             observed = kept(cache, f"{name}-observed-{_part_key(run)}", lambda: ~np.isnan(gapped(name)))
             volumes = Packed(volumes, observed)
         indices = getattr(parts, name)
-        return Samples(volumes, dataset.targets[indices], dataset.task, dataset.spacing)
+        return Examples(volumes, dataset.targets[indices], dataset.task, dataset.spacing)
 
-    return Divided(half("train"), half("validation"))
+    return half("train"), half("validation")
 
 
 def _part_key(run: Run) -> str:
@@ -229,9 +226,10 @@ def _part_key(run: Run) -> str:
 
 def _fill_key(run: Run) -> str:
     """What the filled training part is known by: runs with other networks on it share the fill."""
-    strategy, architecture = run.options("settings"), run.options("architecture")
-    own_units = [architecture["normalize"]] if "normalize" in architecture else []
-    return digest([_part_key(run), strategy["fill"], strategy["fill_options"], *own_units])
+    strategy = run.recipe.strategy
+    return digest(
+        [_part_key(run), strategy.fill, dict(strategy.fill_options), run.recipe.architecture.normalize]
+    )
 
 
 def _predict(model: keras.Model, volumes: Values) -> tuple[Values, float]:

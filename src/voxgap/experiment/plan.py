@@ -12,12 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from voxgap.files import finite
+from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, Strategy, Training
 
 YARDSTICKS = ("complete", "drop")
 STATUSES = ("done", "failed", "not possible")
-
-# Fields that hold JSON as text, so that the values stay hashable.
-_TEXT = ("settings", "architecture", "training", "gap_options")
 
 
 def canonical(value: Any) -> str:
@@ -38,15 +36,9 @@ class Run:
         data: what people call the data set.
         data_key: digest of its content, see `voxgap.experiment.data.content_key`.
         strategy: its name; `complete` and `drop` are the yardsticks.
-        settings: JSON of its `Strategy`.
-        model: a name among `voxgap.models.NETWORKS`.
-        architecture: JSON of further arguments of `build_model`.
-        training: JSON of arguments of `train`: epochs, patience, batch_size, precision and others; and `threshold`,
-            the rule by which classes are named, where it is not the usual one.
-        pattern, mechanism: of the simulated gaps, see `voxgap.simulate`; empty for `complete`.
-        gap_options: JSON of its further arguments: axis, block_size, per_channel, strength.
-        train_rate: share of the units that is taken from the training and validation volumes, in [0, 1].
-        test_rates: the same for the test volumes; the network is scored at each.
+        recipe: the network, how it handles gaps and how it is trained.
+        gaps: that are simulated in the training and validation volumes; None for `complete`.
+        test_rates: share of the units that is taken from the test volumes; the network is scored at each.
         fold: which part of the data is the test part, from 0. folds: how many there are; with 1, the data's own
             split is used.
         repeat: which of several divisions into folds, from 0.
@@ -57,14 +49,8 @@ class Run:
     data: str
     data_key: str
     strategy: str
-    settings: str
-    model: str
-    architecture: str
-    training: str
-    pattern: str
-    mechanism: str
-    gap_options: str
-    train_rate: float
+    recipe: Recipe
+    gaps: Gaps | None
     test_rates: tuple[float, ...]
     repeat: int
     fold: int
@@ -75,22 +61,40 @@ class Run:
     @property
     def key(self) -> str:
         """What the run is known by: equal runs have equal keys, in every process."""
-        return digest(dataclasses.asdict(self))
+        return digest(self.to_json())
 
-    def options(self, field: str) -> dict[str, Any]:
-        """One of `settings`, `architecture`, `training` and `gap_options` as a dictionary."""
-        return dict(json.loads(getattr(self, field)))
+    @property
+    def model(self) -> str:
+        """A name among `voxgap.models.NETWORKS`."""
+        return str(self.recipe.network)
+
+    @property
+    def pattern(self) -> str:
+        """Of the simulated gaps; empty where there are none."""
+        return self.gaps.pattern if self.gaps else ""
+
+    @property
+    def mechanism(self) -> str:
+        """Of the simulated gaps; empty where there are none."""
+        return self.gaps.mechanism if self.gaps else ""
+
+    @property
+    def train_rate(self) -> float:
+        """Share of the units that is taken from the training and validation volumes, in [0, 1]."""
+        return self.gaps.missing_rate if self.gaps else 0.0
 
     def to_json(self) -> dict[str, Any]:
         """The run as plain data."""
-        plain = dataclasses.asdict(self)
-        return plain | {name: json.loads(plain[name]) for name in _TEXT} | {"test_rates": [*self.test_rates]}
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        gaps = None if self.gaps is None else self.gaps.unusual()
+        return plain | {"recipe": self.recipe.unusual(), "gaps": gaps, "test_rates": [*self.test_rates]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Run:
         """Rebuild a run from `to_json`."""
+        gaps = None if data["gaps"] is None else Gaps.of(data["gaps"])
         rates = tuple(map(float, data["test_rates"]))
-        return cls(**{**data, **{name: canonical(data[name]) for name in _TEXT}, "test_rates": rates})
+        return cls(**{**data, "recipe": Recipe.of(data["recipe"]), "gaps": gaps, "test_rates": rates})
 
 
 @dataclass(frozen=True)
@@ -98,56 +102,66 @@ class Experiment:
     """The paired set of runs that answers which strategy works best.
 
     Attributes:
-        strategies: `(name, JSON of its Strategy)` of each.
-        models, patterns, mechanisms, train_rates, test_rates: each is crossed with each. A network is trained at
-            one rate and scored at all test rates; where there are none, at the rate that it was trained at.
+        strategies: `(name, Strategy)` of each.
+        models, gaps: each is crossed with each. A network is trained with the gaps and scored at all test rates; where
+            there are none, at the rate that it was trained at.
         folds: parts of the data, each the test part once; 1 takes the data's own split.
         repeats: how often the data is divided into folds anew.
         seeds: of the weights; each run is done with each.
-        data, data_key, gap_options, architecture, training, split_seed: see `Run`.
+        architecture, training, threshold: of every recipe.
+        data, data_key, split_seed: see `Run`.
     """
 
     data: str
     data_key: str
-    strategies: tuple[tuple[str, str], ...]
+    strategies: tuple[tuple[str, Strategy], ...]
     models: tuple[str, ...] = ("resnet3d",)
-    patterns: tuple[str, ...] = ("slices",)
-    mechanisms: tuple[str, ...] = ("mcar",)
-    gap_options: str = "{}"
-    train_rates: tuple[float, ...] = (0.5,)
+    gaps: tuple[Gaps, ...] = (Gaps(),)
     test_rates: tuple[float, ...] = ()
     folds: int = 5
     repeats: int = 1
     seeds: tuple[int, ...] = (0,)
     split_seed: int = 0
-    architecture: str = "{}"
-    training: str = "{}"
+    architecture: Architecture = Recipe.architecture
+    training: Training = COMPARED
+    threshold: str = Recipe.threshold
 
     def __post_init__(self) -> None:
         # One value in one form: lists and whole numbers would give equal experiments different keys.
-        for field in ("models", "patterns", "mechanisms", "seeds", "strategies"):
+        for field in ("models", "gaps", "seeds", "strategies"):
             object.__setattr__(self, field, tuple(getattr(self, field)))
-        for field in ("train_rates", "test_rates"):
-            object.__setattr__(self, field, tuple(map(float, getattr(self, field))))
+        object.__setattr__(self, "test_rates", tuple(map(float, self.test_rates)))
 
     @property
     def key(self) -> str:
         """What the experiment is known by."""
-        return digest(dataclasses.asdict(self))
+        return digest(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """The experiment as plain data."""
-        plain = json.loads(canonical(dataclasses.asdict(self)))
-        plain["strategies"] = [[name, json.loads(settings)] for name, settings in self.strategies]
-        names = [name for name in _TEXT if name in plain]
-        return plain | {name: json.loads(plain[name]) for name in names}
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        strategies = [[name, strategy.unusual()] for name, strategy in self.strategies]
+        values = {name: getattr(self, name).unusual() for name in ("architecture", "training")}
+        several = {name: [*plain[name]] for name in ("models", "test_rates", "seeds")}
+        return (
+            plain
+            | several
+            | values
+            | {"strategies": strategies, "gaps": [one.unusual() for one in self.gaps]}
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Experiment:
         """Rebuild an experiment from `to_json`."""
-        fields: dict[str, Any] = {**data}
-        fields["strategies"] = tuple((name, canonical(settings)) for name, settings in data["strategies"])
-        return cls(**fields | {name: canonical(data[name]) for name in _TEXT if name in data})
+        return cls(
+            **{
+                **data,
+                "strategies": tuple((name, Strategy.of(value)) for name, value in data["strategies"]),
+                "gaps": tuple(map(Gaps.of, data["gaps"])),
+                "architecture": Architecture.of(data["architecture"]),
+                "training": Training.of(data["training"]),
+            }
+        )
 
     def runs(self) -> tuple[Run, ...]:
         """All runs, each once, in the order in which they are done.
@@ -159,31 +173,23 @@ class Experiment:
 
     def _runs(self) -> Iterator[Run]:
         divisions = itertools.product(self.seeds, range(self.repeats), range(self.folds))
-        for seed, repeat, fold in divisions:
-            gaps = itertools.product(self.patterns, self.mechanisms, self.train_rates)
-            for pattern, mechanism, rate in gaps:
-                for (name, settings), model in itertools.product(self.strategies, self.models):
-                    complete = name == "complete"
-                    yield Run(
-                        self.data,
-                        self.data_key,
-                        name,
-                        settings,
-                        model,
-                        self.architecture,
-                        self.training,
-                        # Once a fold, whatever is taken from the others.
-                        pattern="" if complete else pattern,
-                        mechanism="" if complete else mechanism,
-                        gap_options="{}" if complete else self.gap_options,
-                        train_rate=0.0 if complete else rate,
-                        test_rates=(0.0,) if complete else (self.test_rates or (rate,)),
-                        repeat=repeat,
-                        fold=fold,
-                        folds=self.folds,
-                        seed=seed,
-                        split_seed=self.split_seed,
-                    )
+        for (seed, repeat, fold), gaps in itertools.product(divisions, self.gaps):
+            for (name, strategy), model in itertools.product(self.strategies, self.models):
+                complete = name == "complete"
+                yield Run(
+                    self.data,
+                    self.data_key,
+                    name,
+                    Recipe(model, strategy, self.architecture, self.training, self.threshold),
+                    # Once a fold, whatever is taken from the others.
+                    gaps=None if complete else gaps,
+                    test_rates=(0.0,) if complete else (self.test_rates or (gaps.missing_rate,)),
+                    repeat=repeat,
+                    fold=fold,
+                    folds=self.folds,
+                    seed=seed,
+                    split_seed=self.split_seed,
+                )
 
 
 Scores = dict[str, float]

@@ -60,42 +60,6 @@ class Packed:
         return np.concatenate([self.values[index], self.observed[index]], axis=-1, dtype=np.float32)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Samples:
-    """What `train` reads of one part: its volumes, or what was made of them, and its targets."""
-
-    volumes: Any
-    targets: NDArray[Any]
-    task: str
-    spacing: tuple[float, float, float] | None
-
-    def part(self, split: str) -> Samples:
-        raise NotImplementedError("a part has no parts")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Divided:
-    """A training and a validation part, as `train` asks for them."""
-
-    train: Samples
-    validation: Samples
-
-    @property
-    def volumes(self) -> Any:
-        return self.train.volumes
-
-    @property
-    def targets(self) -> NDArray[Any]:
-        return self.train.targets
-
-    @property
-    def task(self) -> str:
-        return self.train.task
-
-    def part(self, split: str) -> Samples:
-        return {"train": self.train, "validation": self.validation}[split]
-
-
 def network_alone(model: keras.Model) -> keras.Model:
     """The network of a model from `build_model`, for `Packed` samples where it sees what is observed.
 

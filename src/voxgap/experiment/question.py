@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import json
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from voxgap import decision, intensity
-from voxgap import strategies as presets
+from voxgap import decision
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.gaps import own_missing_rate
 from voxgap.errors import VoxgapError
-from voxgap.experiment.asked import (
-    DEFAULT_RATE,
-    DEFAULT_STRATEGIES,
-    DEFAULT_TRAINING,
-    Design,
-    Strategies,
-    Verdict,
-    as_text,
-    designed,
-)
+from voxgap.experiment.asked import DEFAULT_STRATEGIES, Design, Strategies, Verdict, designed, kept
 from voxgap.experiment.data import content_key
 from voxgap.experiment.local import Event, run_all
-from voxgap.experiment.plan import YARDSTICKS, Experiment, canonical
+from voxgap.experiment.plan import YARDSTICKS, Experiment
 from voxgap.experiment.store import Store, open_store
+from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, Strategy, Training, strategy_of
 
 if TYPE_CHECKING:
     from voxgap.experiment.comparison import Comparison
 
-# What `train` is given by the run itself, what it keeps on disk or on the screen, and networks of patches, which are
-# scored in another way.
-_NOT_TRAINING = (
-    *("model", "dataset", "seed", "checkpoint", "keep_checkpoint", "compiled", "callbacks", "verbose"),
-    *("progress", "patch_size", "patches_per_volume"),
-)
+# Networks of patches are scored in another way.
+_NOT_COMPARED = ("patch_size", "patches_per_volume")
 
 
 def compare(
@@ -126,7 +113,7 @@ def compare(
     verdict.check(design.ranked)
     data = dataset if isinstance(dataset, Dataset) else load_data(dataset)
     verdict.check_metric(data.task, data.classes)
-    experiment = planned(data, design, architecture or {}, training | {"threshold": threshold})
+    experiment = planned(data, design, architecture or {}, training, threshold)
     with open_store(out, create=True) as store:
         experiment = begun(experiment, data, store, command, retry=retry)
         run_all(experiment, data, store, processes=processes, progress=progress, memory_limit=memory_limit)
@@ -138,12 +125,13 @@ def plan_experiment(
     strategies: Strategies | None = None,
     *,
     architecture: Mapping[str, Any] | None = None,
+    threshold: str | float = decision.DEFAULT,
     **asked: Any,
 ) -> Experiment:
     """The experiment that the arguments of `compare` describe, checked; nothing is run yet.
 
     Args:
-        dataset, strategies, architecture: see `compare`.
+        dataset, strategies, architecture, threshold: see `compare`.
         **asked: those of its further arguments that say what is done: pattern, rates, folds, seeds, epochs and others.
 
     Raises:
@@ -151,11 +139,15 @@ def plan_experiment(
     """
     of_design = inspect.signature(designed).parameters
     design = designed(strategies, **{name: asked.pop(name) for name in [*asked] if name in of_design})
-    return planned(dataset, design, architecture or {}, asked)
+    return planned(dataset, design, architecture or {}, asked, threshold)
 
 
 def planned(
-    dataset: Dataset, design: Design, architecture: Mapping[str, Any], training: Mapping[str, Any]
+    dataset: Dataset,
+    design: Design,
+    architecture: Mapping[str, Any],
+    training: Mapping[str, Any],
+    threshold: str | float = decision.DEFAULT,
 ) -> Experiment:
     """The experiment of a design on these data.
 
@@ -164,16 +156,20 @@ def planned(
     """
     own = own_missing_rate(dataset)
     as_it_is = bool(design.patterns is None and design.train_rates is None and own)
-    rates = design.train_rates or (0.0 if as_it_is else DEFAULT_RATE,)
+    rates = design.train_rates or (0.0 if as_it_is else Gaps.missing_rate,)
+    crossed = itertools.product(design.patterns or (Gaps.pattern,), design.mechanisms, rates)
+    rule = str(threshold).strip()
+    if decision.asked(rule, dataset.task, len(dataset.classes)) == decision.Decision():
+        rule = Recipe.threshold
     return Experiment(
         data=dataset.name,
         data_key=content_key(dataset),
         strategies=_strategies(design, dataset.name, own, simulated=any(rates)),
         models=design.models,
-        patterns=design.patterns or ("slices",),
-        mechanisms=design.mechanisms,
-        gap_options=design.gap_options,
-        train_rates=rates,
+        gaps=tuple(
+            dataclasses.replace(design.gaps, pattern=pattern, mechanism=mechanism, missing_rate=rate)
+            for pattern, mechanism, rate in crossed
+        ),
         test_rates=design.test_rates,
         folds=design.folds,
         repeats=design.repeats,
@@ -181,6 +177,7 @@ def planned(
         split_seed=design.split_seed,
         architecture=_architecture(architecture, dataset),
         training=_training(training, dataset),
+        threshold=rule,
     )
 
 
@@ -199,20 +196,19 @@ def begun(
 
 def resumed(experiment: Experiment, store: Store) -> Experiment | None:
     """The experiment of a file that asks the same, whatever precision was chosen for it then; None if there is none."""
-    asked = json.loads(experiment.training)
     for known in reversed(store.experiments()):
-        training = json.loads(known.training)
-        if asked.get("precision", "auto") == "auto":
-            training = {**training, "precision": "auto"}
-            asked["precision"] = "auto"
-        same = dataclasses.replace(known, training=experiment.training) == experiment
-        if same and training == asked:
+        training = experiment.training
+        if training.precision == "auto":
+            training = dataclasses.replace(training, precision=known.training.precision)
+        if dataclasses.replace(experiment, training=training) == known:
             return known
     return None
 
 
-def _strategies(design: Design, name: str, own: float, *, simulated: bool) -> tuple[tuple[str, str], ...]:
-    """Return `(name, JSON)` of each strategy; `complete` only where nothing but simulated gaps is missing.
+def _strategies(
+    design: Design, name: str, own: float, *, simulated: bool
+) -> tuple[tuple[str, Strategy], ...]:
+    """Return `(name, Strategy)` of each strategy; `complete` only where nothing but simulated gaps is missing.
 
     Args:
         design: what is asked for.
@@ -237,39 +233,22 @@ def _strategies(design: Design, name: str, own: float, *, simulated: bool) -> tu
         del chosen["complete"]
     # What fills the gaps that a yardstick meets: those of the data itself, and those of test volumes.
     fills = {called: "mean" if called in YARDSTICKS else strategy for called, strategy in chosen.items()}
-    return tuple((called, canonical(presets.get(strategy).to_json())) for called, strategy in fills.items())
+    return tuple((called, strategy_of(strategy)) for called, strategy in fills.items())
 
 
-def _architecture(arguments: Mapping[str, Any], dataset: Dataset) -> str:
-    from voxgap.models import Architecture
-
-    arguments = dict(arguments)
-    asked = arguments.pop("normalize", "auto")
+def _architecture(arguments: Mapping[str, Any], dataset: Dataset) -> Architecture:
+    asked = kept(Architecture.of({"normalize": "auto", **arguments}), "architecture", arguments)
     # By all volumes, without a label: each fold sees the same, and none its test classes.
-    normalize = intensity.resolve(asked, dataset.volumes, dataset.channels).method
-    try:
-        Architecture(**arguments)
-    except TypeError as error:
-        raise VoxgapError(f"architecture: {error}".replace("Architecture.__init__() got", "got")) from None
-    # Left out where it is the usual one: an experiment of an earlier version goes on.
-    return as_text("architecture", arguments | ({} if normalize == "dataset" else {"normalize": normalize}))
+    return Recipe(architecture=asked).resolved(dataset.volumes, dataset.channels).architecture
 
 
-def _training(arguments: Mapping[str, Any], dataset: Dataset) -> str:
-    from voxgap.training import intended, train
+def _training(arguments: Mapping[str, Any], dataset: Dataset) -> Training:
+    from voxgap.training import intended
 
-    arguments = dict(arguments)
-    rule = str(arguments.pop("threshold", decision.DEFAULT)).strip()
-    allowed = [name for name in inspect.signature(train).parameters if name not in _NOT_TRAINING]
+    allowed = [field.name for field in dataclasses.fields(Training) if field.name not in _NOT_COMPARED]
     unknown = sorted(set(arguments) - set(allowed))
     if unknown:
         raise VoxgapError(f"no argument {unknown[0]!r}: for training, choose from {', '.join(allowed)}")
-    # What every run would be refused for.
-    intended(
-        dataset.task,
-        **{name: arguments[name] for name in inspect.signature(intended).parameters if name in arguments},
-    )
-    # Left out where it is the usual one: an experiment of an earlier version goes on.
-    if decision.asked(rule, dataset.task, len(dataset.classes)) != decision.Decision():
-        arguments["threshold"] = rule
-    return as_text("training", {"precision": "auto", **DEFAULT_TRAINING, **arguments})
+    training = kept(dataclasses.replace(COMPARED, **arguments), "training", arguments)
+    intended(training, dataset.task)  # what every run would be refused for
+    return training

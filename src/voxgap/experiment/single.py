@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from voxgap import evaluate, intensity
+from voxgap import evaluate
 from voxgap.backend import keras
 from voxgap.dataset import Dataset
-from voxgap.decision import DEFAULT, Decision, asked, chosen, named
+from voxgap.decision import Decision, asked, chosen, named
 from voxgap.fill.base import filling
 from voxgap.history import History
 from voxgap.models import build_model
-from voxgap.patches import patch_size, predict_patches
-from voxgap.strategies import Strategy
-from voxgap.strategies import get as get_strategy
+from voxgap.patches import Size, predict_patches
+from voxgap.recipe import Recipe
 from voxgap.training import train
 from voxgap.training.progress import reporting
 
@@ -28,7 +27,7 @@ class Result:
     """One trained network and what it is worth.
 
     Attributes:
-        network, strategy_name, strategy: what was trained; a strategy of the user's own is called `custom`.
+        recipe: what it was built and trained by, `auto` resolved.
         model: trained, float32, the weights of its best epoch.
         history: of its training.
         scored: metrics by split, `validation` and `test` where the data has one, with their intervals.
@@ -36,9 +35,7 @@ class Result:
         seconds: for adapting, training and scoring.
     """
 
-    network: str
-    strategy_name: str
-    strategy: Strategy
+    recipe: Recipe
     model: keras.Model
     history: History
     scored: dict[str, evaluate.Scored]
@@ -53,60 +50,51 @@ class Result:
 
 def train_and_score(
     dataset: Dataset,
-    network: Any = "resnet3d",
-    strategy: str | Strategy = "mean",
+    recipe: Recipe | None = None,
     *,
-    architecture: dict[str, Any] | None = None,
-    training: dict[str, Any] | None = None,
     seed: int = 0,
-    threshold: str | float = DEFAULT,
+    verbose: bool | None = None,
+    **running: Any,
 ) -> Result:
     """Build, train and score one network on a data set.
 
     Args:
         dataset: with its gaps; complete or not.
-        network, strategy: see `build_model`.
-        architecture: further arguments of `build_model`; `normalize` may be `auto`.
-        training: further arguments of `train`.
+        recipe: what is trained, and how; its `normalize` may be `auto`, its `threshold` a rule by which one is chosen
+            on the validation part.
         seed: of weights, dropout and the order of batches.
-        threshold: by which the second of two classes is named: a number, or `youden`, `sensitivity=0.95` or
-            `specificity=0.9`, for which it is chosen on the validation part.
+        verbose: see `train`.
+        **running: what `train` is told beside the recipe: `progress`, `checkpoint`, `keep_checkpoint`, `callbacks`.
 
     Raises:
         VoxgapError: the threshold does not suit the data, or as for `build_model` and `train`.
     """
     started = time.perf_counter()
+    recipe = recipe or Recipe()
+    threshold, size = recipe.threshold, recipe.training.patch_size
     decision = asked(threshold, dataset.task, len(dataset.classes))
     if decision is None:
         held_out = dataset.part("validation").targets
-        chosen(str(threshold), np.full(len(held_out), 0.5), held_out)  # refused now, not after the training
-    name = strategy if isinstance(strategy, str) else "custom"
-    strategy = get_strategy(strategy)
-    size = (training or {}).get("patch_size")
-    architecture = dict(architecture or {})
-    if "normalize" in architecture:
-        train_part = dataset.part("train").volumes
-        units = intensity.resolve(architecture["normalize"], train_part, dataset.channels, bool(size))
-        architecture["normalize"] = units.method
+        chosen(threshold, np.full(len(held_out), 0.5), held_out)  # refused now, not after the training
+    recipe = recipe.resolved(dataset.part("train").volumes, dataset.channels)
     model = build_model(
-        network,
-        input_shape=(*(patch_size(size) if size else dataset.volumes.shape[1:4]), dataset.volumes.shape[4]),
+        recipe.network,
+        input_shape=(*(size or dataset.volumes.shape[1:4]), dataset.volumes.shape[4]),
         outputs=outputs(dataset),
         task=dataset.task,
-        strategy=strategy,
+        strategy=recipe.strategy,
         seed=seed,
-        **architecture,
+        **recipe.architecture.arguments(),
     )
-    asked_for = dict(training or {})
-    verbose = asked_for.pop("verbose", None)
-    with reporting(verbose, asked_for.pop("progress", None), model.name) as report:
-        history = train(model, dataset, seed=seed, **asked_for | {"verbose": False, "progress": report})
+    training = recipe.training.arguments() | running
+    with reporting(verbose, training.pop("progress", None), model.name) as report:
+        history = train(model, dataset, seed=seed, **training | {"verbose": False, "progress": report})
     scored = {}
     for split in ("validation", "test"):
         if split in dataset.split:
             part = dataset.part(split)
             predictions = _predictions(model, part.volumes, size)
-            decision = decision or chosen(str(threshold), predictions[:, 1], part.targets)
+            decision = decision or chosen(threshold, predictions[:, 1], part.targets)
             if split == "validation" and dataset.task != "regression":
                 history = dataclasses.replace(
                     history, never=never_named(part.targets, predictions, decision.threshold)
@@ -125,7 +113,7 @@ def train_and_score(
         for remark in history.remarks(dataset.classes):
             warnings.warn(remark, stacklevel=2)
     seconds = time.perf_counter() - started
-    return Result(model.name, name, strategy, model, history, scored, decision or Decision(), seconds)
+    return Result(recipe, model, history, scored, decision or Decision(), seconds)
 
 
 def never_named(targets: Any, predictions: Any, threshold: float | None) -> tuple[int, ...]:
@@ -142,12 +130,12 @@ def never_named(targets: Any, predictions: Any, threshold: float | None) -> tupl
     return tuple(sorted(there))
 
 
-def _predictions(model: keras.Model, volumes: np.ndarray, size: Any) -> np.ndarray:
+def _predictions(model: keras.Model, volumes: np.ndarray, size: Size | None) -> np.ndarray:
     def predict(batch: np.ndarray) -> np.ndarray:
         return np.asarray(model.predict(batch, batch_size=16, verbose=0))
 
     if size:
-        return predict_patches(predict, volumes, patch_size(size))
+        return predict_patches(predict, volumes, size)
     return predict(np.asarray(volumes))
 
 

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from voxgap.errors import VoxgapError
+from voxgap.experiment.migration import migrate
 from voxgap.experiment.plan import Experiment, Outcome, Run, canonical
 
-SCHEMA = 1
+SCHEMA = 2
 # "voxg" in ASCII: how the file says whose it is.
 APPLICATION = 0x766F7867
 BUSY_SECONDS = 60.0
@@ -91,13 +92,13 @@ class Store:
             return connection
         connection = _connection(self.path, "ro")
         try:
-            self._check(connection)
+            version = self._check(connection)
         except sqlite3.OperationalError:
             # In a folder that can't be written to, SQLite can't make the file that readers share.
             connection.close()
             connection = _connection(self.path, "ro&immutable=1")
-            self._check(connection)
-        return connection
+            version = self._check(connection)
+        return connection if version == SCHEMA else _migrated_copy(connection)
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         with _transaction(connection):
@@ -107,17 +108,23 @@ class Store:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
                 connection.execute(f"PRAGMA user_version = {SCHEMA}")
-        self._check(connection)
+        if self._check(connection) < SCHEMA:
+            with _transaction(connection):
+                if self._check(connection) < SCHEMA:  # nobody was faster
+                    migrate(connection)
+                    connection.execute(f"PRAGMA user_version = {SCHEMA}")
         connection.execute(_PREDICTIONS)
 
-    def _check(self, connection: sqlite3.Connection) -> None:
+    def _check(self, connection: sqlite3.Connection) -> int:
+        """Return the layout of a file of ours."""
         if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
             raise VoxgapError(f"{self.path}: not a file of voxgap's results; give another name")
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        version: int = connection.execute("PRAGMA user_version").fetchone()[0]
         if version > SCHEMA:
             raise VoxgapError(
                 f"{self.path}: written by a newer voxgap (layout {version}, this one knows {SCHEMA}); upgrade voxgap"
             )
+        return version
 
     @contextlib.contextmanager
     def _one_line(self) -> Iterator[None]:
@@ -317,6 +324,15 @@ def _connection(path: Path, mode: str) -> sqlite3.Connection:
     # Transactions are begun by hand: a claim must lock before it reads.
     uri = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(uri, uri=True, timeout=BUSY_SECONDS, isolation_level=None)
+
+
+def _migrated_copy(old: sqlite3.Connection) -> sqlite3.Connection:
+    """Read a file of an earlier version as one of this, and leave it as it is."""
+    copy = sqlite3.connect(":memory:", isolation_level=None)
+    old.backup(copy)
+    old.close()
+    migrate(copy)
+    return copy
 
 
 @contextlib.contextmanager

@@ -3,7 +3,12 @@
 Each follows Keras's preprocessing convention: `layer.adapt(training volumes)`, then `layer(volumes)`.
 """
 
+import sys
+from collections.abc import Mapping
+from typing import Any
+
 import voxgap.backend  # noqa: F401  (first, so that Keras comes quietly)
+from voxgap.errors import VoxgapError
 from voxgap.fill.base import FillLayer
 from voxgap.fill.factorization import MatrixFactorization
 from voxgap.fill.knn import KNN
@@ -11,6 +16,7 @@ from voxgap.fill.kriging import Kriging
 from voxgap.fill.linear import LinearInterpolation
 from voxgap.fill.nearest import Nearest
 from voxgap.fill.simple import Mean, Median, Mode, Zero
+from voxgap.recipe import FILLS
 
 __all__ = [
     "KNN",
@@ -23,4 +29,23 @@ __all__ = [
     "Mode",
     "Nearest",
     "Zero",
+    "make",
 ]
+
+
+def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
+    """A new fill layer, not adapted yet.
+
+    Args:
+        name: one of `voxgap.recipe.FILLS`.
+        options: arguments of the layer, such as `{"n_neighbors": 3}`.
+
+    Raises:
+        VoxgapError: the options do not fit the layer.
+    """
+    kind = FILLS[name]
+    layer = getattr(sys.modules[__name__], kind) if isinstance(kind, str) else kind
+    try:
+        return layer(**(options or {}), name="fill")
+    except (TypeError, ValueError) as error:
+        raise VoxgapError(f"fill_options of {name}: {error}") from error

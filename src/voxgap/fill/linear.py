@@ -32,6 +32,8 @@ class LinearInterpolation(FillLayer):
 
     Args:
         axis: "depth", "height", "width" (or 1, 2, 3), or "blend".
+        learns_reach: False lets a voxel along each axis be as far as along another: so do files of layers that were
+            made before it was learnt.
         **kwargs: `name` and the other arguments of `keras.layers.Layer`.
 
     Raises:
@@ -39,7 +41,10 @@ class LinearInterpolation(FillLayer):
     """
 
     def __init__(
-        self, axis: Literal["depth", "height", "width", "blend", 1, 2, 3] = "blend", **kwargs: Any
+        self,
+        axis: Literal["depth", "height", "width", "blend", 1, 2, 3] = "blend",
+        learns_reach: bool = True,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if axis != "blend" and axis not in _AXES:
@@ -47,16 +52,17 @@ class LinearInterpolation(FillLayer):
                 f'{self.name}: axis must be "depth", "height", "width" or "blend", not {axis!r}'
             )
         self.axis: Any = _AXES.get(axis, "blend")
+        self.learns_reach = bool(learns_reach) and self.axis == "blend"
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         super().build(input_shape)
         self.mean = self._statistic("mean", self.volume_shape)
-        if self.axis == "blend":
+        if self.learns_reach:
             self.reach = self._statistic("reach", (3,), "ones")
 
     def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
         self.mean.assign(statistics.mean(volumes))
-        if self.axis == "blend":
+        if self.learns_reach:
             self.reach.assign(structure.metric(list(structure.part(volumes)))[2])
 
     def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
@@ -64,7 +70,7 @@ class LinearInterpolation(FillLayer):
         weighted, weights = 0.0, 0.0
         for axis in axes:
             estimate, weight = _along(axis, self.volume_shape, values, observed)
-            if self.axis == "blend":
+            if self.learns_reach:
                 weight = weight * ops.square(self.reach[axis - 1] / ops.max(self.reach))
             weighted, weights = weighted + estimate * weight, weights + weight
         # A weight is 0 or at least (reach / length)².
@@ -73,7 +79,11 @@ class LinearInterpolation(FillLayer):
 
     def get_config(self) -> dict[str, Any]:
         # A number: Keras drops an "axis" that isn't one when it loads .h5, which leaves the default, "blend".
-        return {**super().get_config(), "axis": self.axis}
+        return {**super().get_config(), "axis": self.axis, "learns_reach": self.learns_reach}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "LinearInterpolation":
+        return cls(**{"learns_reach": False, **config})
 
 
 def interpolate(

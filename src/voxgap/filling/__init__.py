@@ -3,8 +3,8 @@
 Here are the names and defaults that the command line shows; the work is in `voxgap.filling.files`.
 """
 
-from voxgap import strategies
+from voxgap import recipe
 
-FILLS = tuple(strategies.FILLS)
+FILLS = tuple(recipe.FILLS)
 STRATEGY = "linear"
 FIT_ON = "train"

@@ -24,9 +24,9 @@ def layer(strategy: str, options: Mapping[str, Any]) -> Any:
     Raises:
         VoxgapError: The options do not fit it.
     """
-    from voxgap.strategies import Strategy
+    from voxgap import fill
 
-    return Strategy(fill=strategy, fill_options=dict(options)).fill_layer()
+    return fill.make(strategy, options)
 
 
 def from_samples(strategy: str, options: Mapping[str, Any], volumes: Values) -> Fill:

@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
-from voxgap import shapes, strategies
+from voxgap import fill, shapes
 from voxgap.backend import keras
 from voxgap.errors import VoxgapError
 from voxgap.intensity import check as check_normalize
-from voxgap.layers import ObservedNormalization, SplitMissing, VolumeNormalization
+from voxgap.layers import GapDropout, ObservedNormalization, SplitMissing, VolumeNormalization
 from voxgap.layers.intensity import INTENSITY, Method
-from voxgap.models.blocks import Architecture, Blocks
+from voxgap.models.blocks import Blocks
 from voxgap.models.networks import NETWORKS
+from voxgap.recipe import Architecture, Strategy, strategy_of
 
 Task = Literal["classification", "regression", "segmentation"]
 UserNetwork = Callable[[Any, Any], Any]
 
 
-__all__ = ["NETWORKS", "Architecture", "build_model"]
+__all__ = ["NETWORKS", "build_model"]
 
 
 def build_model(
@@ -26,9 +27,9 @@ def build_model(
     input_shape: tuple[int, int, int, int],
     outputs: int,
     task: Task = "classification",
-    strategy: str | strategies.Strategy = "mean",
+    strategy: str | Strategy = "mean",
     *,
-    normalize: str = "dataset",
+    normalize: str = Architecture.normalize,
     seed: int = 0,
     **arguments: Any,
 ) -> keras.Model:
@@ -60,12 +61,9 @@ def build_model(
     Raises:
         VoxgapError: an argument is not possible, or the volume is too small for the network.
     """
-    strategy = strategies.get(strategy)
+    strategy = strategy_of(strategy)
     _check(input_shape, outputs, task)
-    try:
-        architecture = Architecture(**arguments)
-    except TypeError as error:
-        raise VoxgapError(f"build_model: {error}".replace("Architecture.__init__() got", "got")) from None
+    architecture = Architecture.of({**arguments, "normalize": normalize}, "build_model")
     own = callable(network)
     if not own and network not in NETWORKS:
         raise VoxgapError(f"no model {network!r}: choose one of {', '.join(NETWORKS)}, or pass a callable")
@@ -103,13 +101,15 @@ def _check(input_shape: tuple[int, ...], outputs: int, task: str) -> None:
 
 
 def _prepare(
-    strategy: strategies.Strategy, shape: tuple[int, ...], observed_too: bool, normalize: str, seed: int
+    strategy: Strategy, shape: tuple[int, ...], observed_too: bool, normalize: str, seed: int
 ) -> keras.Model:
     volumes = keras.Input(shape, dtype="float32", name="volumes")
-    gap_dropout = strategy.gap_dropout_layer(seed)
-    x = volumes if gap_dropout is None else gap_dropout(volumes)
+    x = volumes
+    if strategy.gap_dropout:
+        x = GapDropout(strategy.gap_dropout, strategy.gap_pattern, seed=seed, name="gap_dropout")(volumes)
     intensity = _intensity(normalize)
-    values = strategy.fill_layer()(x if intensity is None else intensity(x)[0])
+    filler = fill.make(strategy.fill, strategy.fill_options)
+    values = filler(x if intensity is None else intensity(x)[0])
     values = ObservedNormalization(learns=normalize != "none", name="normalize")(values)
     if not observed_too:
         return keras.Model(volumes, values, name="prepare")
@@ -133,7 +133,7 @@ def _intensity(normalize: str) -> VolumeNormalization | None:
 def _network(
     network: str | UserNetwork,
     architecture: Architecture,
-    strategy: strategies.Strategy,
+    strategy: Strategy,
     shape: tuple[int | None, ...],
     observed_too: bool,
     outputs: int,

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import itertools
-import numbers
-from typing import Any, Literal
+from typing import Any
 
 import keras
 
@@ -20,63 +18,7 @@ from voxgap.layers import (
     SqueezeExcitation3D,
     UpsampleLike3D,
 )
-
-Axes = tuple[int, int, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class Architecture:
-    """A network's arguments, with Keras's names and meanings.
-
-    Args:
-        filters: features of each stage; the number of stages is its length.
-        kernel_size: edge of the kernels in voxels, one for all axes or three.
-        strides: between one stage and the next, one for all axes or three; the first stage keeps the grid.
-        padding: `same` or `valid`.
-        activation: name of a Keras activation.
-        dropout: rate before the output layer.
-    """
-
-    filters: tuple[int, ...] = (32, 64, 128)
-    kernel_size: int | Axes = 3
-    strides: int | Axes = 2
-    padding: Literal["same", "valid"] = "same"
-    activation: str = "relu"
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        several = isinstance(self.filters, tuple | list)
-        if not several or not self.filters or not all(map(_is_count, self.filters)):
-            raise VoxgapError(
-                f"filters must be positive whole numbers, one a stage as in (32, 64), got {self.filters!r}"
-            )
-        for name in ("kernel_size", "strides"):
-            if not all(map(_is_count, axes(getattr(self, name), name))):
-                raise VoxgapError(f"{name} must be positive whole numbers, got {getattr(self, name)!r}")
-        if self.padding not in ("same", "valid"):
-            raise VoxgapError(f"padding must be same or valid, got {self.padding!r}")
-        if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
-            raise VoxgapError(f"dropout must be in [0, 1), got {self.dropout!r}")
-        try:
-            keras.activations.get(self.activation)
-        except ValueError:
-            raise VoxgapError(
-                f"no activation {self.activation!r}: use a Keras name such as relu or gelu"
-            ) from None
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and int(value) >= 1
-
-
-def axes(value: int | tuple[int, ...], name: str) -> Axes:
-    """One number per axis: depth, height, width."""
-    if not isinstance(value, tuple | list):
-        return (value, value, value)
-    if len(value) != 3:
-        raise VoxgapError(f"{name} takes one number or three (depth, height, width), got {value}")
-    depth, height, width = value
-    return depth, height, width
+from voxgap.recipe import Architecture, Axes
 
 
 class Blocks:
@@ -86,6 +28,12 @@ class Blocks:
     """
 
     def __init__(self, architecture: Architecture, conv: str, attention: bool, seed: int) -> None:
+        try:
+            keras.activations.get(architecture.activation)
+        except ValueError:
+            raise VoxgapError(
+                f"no activation {architecture.activation!r}: use a Keras name such as relu or gelu"
+            ) from None
         self.architecture = architecture
         self.conv = conv
         self.attention = attention

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from voxgap.errors import VoxgapError
-from voxgap.models.blocks import Axes, Blocks, axes
+from voxgap.models.blocks import Blocks
+from voxgap.recipe import Axes, axes
 
 Convolve = Callable[[Any, Any, int, Axes], tuple[Any, Any]]
 Network = Callable[[Blocks, Any, Any], Any]

@@ -3,73 +3,51 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Protocol
+from typing import Any
 
 import keras
 import numpy as np
 
 from voxgap import patches
-from voxgap.augment import Compose, from_text
-from voxgap.errors import VoxgapError
 from voxgap.history import History
 from voxgap.layers import VolumeNormalization
 from voxgap.layers.intensity import Normalized
+from voxgap.recipe import ClassWeight, Precision, Training
 from voxgap.training import objective
 from voxgap.training import precision as precisions
+from voxgap.training.checking import as_callbacks, check_parts, identity, intended, own_rate
 from voxgap.training.checkpoint import Checkpoint, fingerprint
 from voxgap.training.compiled import Compiled, Ready, structure
-from voxgap.training.distribution import on_devices
+from voxgap.training.distribution import Devices, on_devices
+from voxgap.training.examples import Examples
 from voxgap.training.loader import Augment, Loader
-from voxgap.training.objective import ClassWeight
-from voxgap.training.precision import Precision
 from voxgap.training.progress import reporting
-from voxgap.training.supervisor import Report, Schedule, Supervisor
-
-
-class Samples(Protocol):
-    """What training reads of a data set: volumes `(n, depth, height, width, channels)` and their targets.
-
-    Targets are class indices, numbers, or label maps `(n, depth, height, width)` with -1 where nobody said. Volumes
-    and label maps may be lazy: they are read item by item, or by the patch.
-    """
-
-    @property
-    def volumes(self) -> Any: ...
-
-    @property
-    def targets(self) -> Any: ...
-
-    @property
-    def task(self) -> str: ...
-
-    def part(self, split: str) -> Samples: ...
+from voxgap.training.supervisor import Report, Supervisor
 
 
 def train(
     model: keras.Model,
-    dataset: Samples,
+    dataset: Any,
     *,
-    loss: str | Callable[..., Any] | None = None,
-    optimizer: str | keras.optimizers.Optimizer = "adam",
-    learning_rate: float = 1e-3,
-    epochs: int = 100,
-    batch_size: int = 16,
-    patience: int = 10,
-    min_delta: float = 0.0,
-    lr_patience: int | None = None,
-    monitor: str = "val_loss",
-    class_weight: ClassWeight = None,
-    augment: str | Augment | None = None,
-    augment_kind: str = "scan",
-    precision: Precision = "auto",
-    patch_size: int | Sequence[int] | None = None,
-    patches_per_volume: int | None = None,
-    distribute: bool | Sequence[str] = False,
+    loss: str | Callable[..., Any] | None = Training.loss,
+    optimizer: str | keras.optimizers.Optimizer = Training.optimizer,
+    learning_rate: float = Training.learning_rate,
+    epochs: int = Training.epochs,
+    batch_size: int = Training.batch_size,
+    patience: int = Training.patience,
+    min_delta: float = Training.min_delta,
+    lr_patience: int | None = Training.lr_patience,
+    monitor: str = Training.monitor,
+    class_weight: ClassWeight = Training.class_weight,
+    augment: str | Augment | None = Training.augment,
+    augment_kind: str = Training.augment_kind,
+    precision: Precision = Training.precision,
+    patch_size: int | Sequence[int] | None = Training.patch_size,
+    patches_per_volume: int | None = Training.patches_per_volume,
+    distribute: bool | Sequence[str] = Training.distribute,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     keep_checkpoint: bool = False,
@@ -86,7 +64,7 @@ def train(
 
     Args:
         model: from `build_model`, or any Keras model that takes volumes with NaN.
-        dataset: see `Samples`; `vg.load_data` gives one.
+        dataset: `vg.load_data` gives one; or anything whose `part(name)` has what `Examples` has.
         loss: name or function; by default sparse categorical cross-entropy, mean squared error, or for
             segmentation cross-entropy plus soft Dice. A loss for classes without "sparse" in its name is given
             one-hot targets; one for segmentation label maps, -1 where unlabelled.
@@ -126,117 +104,212 @@ def train(
             first epoch ended in NaN.
         KeyboardInterrupt: Ctrl-C before the first epoch ended: there is nothing to keep yet.
     """
-    schedule, transform = intended(
-        dataset.task,
-        epochs=epochs,
-        batch_size=batch_size,
-        learning_rate=_own_rate(optimizer, learning_rate),
-        patience=patience,
-        min_delta=min_delta,
-        lr_patience=lr_patience,
-        monitor=monitor,
-        augment=augment,
-        augment_kind=augment_kind,
-    )
-    learning_rate = schedule.learning_rate
-    watching = _callbacks(callbacks)
-    size = None if patch_size is None else patches.patch_size(patch_size)
-    if patches_per_volume is not None and (size is None or patches_per_volume < 1):
-        raise VoxgapError("patches_per_volume must be at least 1, and goes with a patch_size")
-    training, validation = dataset.part("train"), dataset.part("validation")
-    _check(model, training, validation, size)
-    adapt_model(model, training if size is None else _tiles(training, size))
-    store = None if checkpoint is None else Checkpoint(Path(checkpoint), keep_checkpoint)
-    weights = objective.class_weights(training.targets, class_weight, dataset.task, model.output_shape[-1])
-    of_voxels = dataset.task == "segmentation"
-    devices = on_devices(distribute, batch_size)
-    goal = (dataset.task, loss, optimizer, learning_rate, weights if of_voxels else None)
-
-    def compile_anew() -> Ready:
-        policy = (store and store.policy) or precisions.choose(model, precision, batch_size)
-        itself = policy == "float32" and not distribute and compiled is None
-        with devices.scope:
-            network = model if itself else precisions.with_policy(model, policy)
-            return Ready(network, *objective.compile_model(network, *goal), policy)
-
-    if compiled is None:
-        trained, encode, counts, policy = compile_anew()
-    else:
-        asked = [repr(goal), _identity(optimizer), precision, store and store.policy, batch_size, distribute]
-        trained, encode, counts, policy = compiled.get(model, asked, compile_anew)
-    batches = Loader(
-        training.volumes,
-        encode(training.targets),
+    asked = Training(
+        loss,
+        optimizer,
+        learning_rate,
+        epochs,
         batch_size,
-        seed,
-        None if weights is None or of_voxels else weights[training.targets].astype(np.float32),
-        augment=transform,
-        spacing=getattr(training, "spacing", None),
-        patch_size=size,
-        per_volume=patches_per_volume,
-        devices=devices.number,
-    )
-    seen = validation if size is None else _tiles(validation, size)
-    watched = Loader(seen.volumes, encode(seen.targets), batch_size, devices=devices.number)
-    if store is not None:
-        means = [_identity(value) for value in (loss, trained.optimizer, transform)]
-        settings = [structure(model), means, batch_size, class_weight, seed, monitor, precision]
-        settings += [] if size is None else [size, batches.per_volume]
-        arrays = (array for part in (training, validation) for array in (part.volumes, part.targets))
-        store.key, store.policy = fingerprint(settings, *arrays), policy
-        store.settings = _words_of(trained.optimizer) | {
-            "loss": str(means[0]).strip("'"),
-            "augment": str(means[2]),
-            "batch_size": str(batch_size),
-            "class_weight": str(class_weight),
-            "seed": str(seed),
-            "monitor": monitor,
-            "precision": precision,
-            "patch_size": str(size),
-            "patches_per_volume": str(patches_per_volume),
-        }
-    with contextlib.ExitStack() as stack:
-        report = stack.enter_context(reporting(verbose, progress, model.name))
-        supervisor = Supervisor(schedule, monitor, epochs, len(batches), report, counts, lr_patience is None)
-        if store is not None:
-            stack.enter_context(store.held())
-            supervisor.resume(trained, store)
-        if not supervisor.over:
-            follow = keras.callbacks.LambdaCallback(on_epoch_begin=batches.begin)
-            try:
-                trained.fit(
-                    batches,
-                    validation_data=watched,
-                    initial_epoch=supervisor.epoch,
-                    epochs=epochs,
-                    callbacks=[supervisor, follow, *watching],
-                    verbose=0,
-                    shuffle=False,
-                )
-            except KeyboardInterrupt:
-                if not supervisor.epoch:
-                    raise
-                supervisor.reason = "interrupted"
-        supervisor.finish(trained)
-    chance = objective.chance(trained, dataset.task, encode, training.targets, validation.targets)
-    if trained is not model:
-        model.set_weights(trained.get_weights())
-    _uncompile(model)
-    history = History(
-        tuple(supervisor.state.records),
+        patience,
+        min_delta,
+        lr_patience,
         monitor,
-        supervisor.best_epoch,
-        max(epochs, supervisor.epoch),
-        supervisor.reason,
-        policy,
-        tuple(supervisor.state.never),
-        chance,
-        len(batches),
+        class_weight,
+        augment,
+        augment_kind,
+        precision,
+        None if patch_size is None else patches.patch_size(patch_size),
+        patches_per_volume,
+        distribute,
+    )
+    history = fit(
+        model,
+        Examples.of(dataset.part("train")),
+        Examples.of(dataset.part("validation")),
+        asked,
+        seed=seed,
+        checkpoint=None if checkpoint is None else Checkpoint(Path(checkpoint), keep_checkpoint),
+        compiled=compiled,
+        callbacks=callbacks,
+        verbose=verbose,
+        progress=progress,
     )
     if verbose is not False:
         for remark in history.remarks(getattr(dataset, "classes", ())):
             warnings.warn(remark, stacklevel=2)
     return history
+
+
+def fit(
+    model: keras.Model,
+    training: Examples,
+    validation: Examples,
+    asked: Training,
+    *,
+    seed: int = 0,
+    checkpoint: Checkpoint | None = None,
+    compiled: Compiled | None = None,
+    callbacks: Any = (),
+    verbose: bool | None = None,
+    progress: Report | None = None,
+) -> History:
+    """Train on one part and watch another; see `train`, which says what went wrong besides."""
+    schedule, transform = intended(asked, training.task)
+    watching = as_callbacks(callbacks)
+    check_parts(model, training, validation, asked.patch_size)
+    size = asked.patch_size
+    adapt_model(model, training if size is None else training.tiles(size))
+    devices = on_devices(asked.distribute, asked.batch_size)
+    weights = objective.class_weights(
+        training.targets, asked.class_weight, training.task, model.output_shape[-1]
+    )
+    of_voxels = training.task == "segmentation"
+    ready = _compiled(
+        model, asked, training.task, weights if of_voxels else None, devices, checkpoint, compiled
+    )
+    batches = Loader(
+        training.volumes,
+        ready.encode(training.targets),
+        asked.batch_size,
+        seed,
+        None if weights is None or of_voxels else weights[training.targets].astype(np.float32),
+        augment=transform,
+        spacing=training.spacing,
+        patch_size=size,
+        per_volume=asked.patches_per_volume,
+        devices=devices.number,
+    )
+    seen = validation if size is None else validation.tiles(size)
+    watched = Loader(seen.volumes, ready.encode(seen.targets), asked.batch_size, devices=devices.number)
+    if checkpoint is not None:
+        named = [identity(value) for value in (asked.loss, ready.network.optimizer, transform)]
+        _sign(checkpoint, asked, named, structure(model), seed, batches.per_volume, (training, validation))
+        checkpoint.policy = ready.policy
+    with contextlib.ExitStack() as stack:
+        report = stack.enter_context(reporting(verbose, progress, model.name))
+        supervisor = Supervisor(
+            schedule,
+            asked.monitor,
+            asked.epochs,
+            len(batches),
+            report,
+            ready.counts,
+            asked.lr_patience is None,
+        )
+        if checkpoint is not None:
+            stack.enter_context(checkpoint.held())
+            supervisor.resume(ready.network, checkpoint)
+        if not supervisor.over:
+            _run(ready.network, batches, watched, supervisor, watching, asked.epochs)
+        supervisor.finish(ready.network)
+    chance = objective.chance(
+        ready.network, training.task, ready.encode, training.targets, validation.targets
+    )
+    if ready.network is not model:
+        model.set_weights(ready.network.get_weights())
+    _uncompile(model)
+    return History(
+        tuple(supervisor.state.records),
+        asked.monitor,
+        supervisor.best_epoch,
+        max(asked.epochs, supervisor.epoch),
+        supervisor.reason,
+        ready.policy,
+        tuple(supervisor.state.never),
+        chance,
+        len(batches),
+    )
+
+
+def _compiled(
+    model: keras.Model,
+    asked: Training,
+    task: str,
+    voxel_weights: np.ndarray | None,
+    devices: Devices,
+    checkpoint: Checkpoint | None,
+    compiled: Compiled | None,
+) -> Ready:
+    """Compile a model, or the twin of it that trains in the best precision; or take over one that is."""
+    goal = (task, asked.loss, asked.optimizer, own_rate(asked), voxel_weights)
+    began_in = checkpoint and checkpoint.policy
+
+    def compile_anew() -> Ready:
+        policy = began_in or precisions.choose(model, asked.precision, asked.batch_size)
+        itself = policy == "float32" and not asked.distribute and compiled is None
+        with devices.scope:
+            network = model if itself else precisions.with_policy(model, policy)
+            return Ready(network, *objective.compile_model(network, *goal), policy)
+
+    if compiled is None:
+        return compile_anew()
+    same = [
+        repr(goal),
+        identity(asked.optimizer),
+        asked.precision,
+        began_in,
+        asked.batch_size,
+        asked.distribute,
+    ]
+    return compiled.get(model, same, compile_anew)
+
+
+def _sign(
+    checkpoint: Checkpoint,
+    asked: Training,
+    named: Sequence[Any],
+    network: str,
+    seed: int,
+    per_volume: int | None,
+    parts: Sequence[Examples],
+) -> None:
+    """Tell a checkpoint by what it may be gone on with: the same network, data and settings."""
+    settings: list[Any] = [
+        network,
+        named,
+        asked.batch_size,
+        asked.class_weight,
+        seed,
+        asked.monitor,
+        asked.precision,
+    ]
+    settings += [] if asked.patch_size is None else [asked.patch_size, per_volume]
+    arrays = (array for part in parts for array in (part.volumes, part.targets))
+    checkpoint.key = fingerprint(settings, *arrays)
+    name, config = named[1]
+    numbers = {key: f"{value:g}" for key, value in config.items() if isinstance(value, int | float)}
+    told = ("batch_size", "class_weight", "monitor", "precision", "patch_size", "patches_per_volume")
+    checkpoint.settings = {"optimizer": name, **numbers} | {
+        "loss": str(named[0]).strip("'"),
+        "augment": str(named[2]),
+        "seed": str(seed),
+        **{field: str(getattr(asked, field)) for field in told},
+    }
+
+
+def _run(
+    network: keras.Model,
+    batches: Loader,
+    watched: Loader,
+    supervisor: Supervisor,
+    watching: Sequence[keras.callbacks.Callback],
+    epochs: int,
+) -> None:
+    follow = keras.callbacks.LambdaCallback(on_epoch_begin=batches.begin)
+    try:
+        network.fit(
+            batches,
+            validation_data=watched,
+            initial_epoch=supervisor.epoch,
+            epochs=epochs,
+            callbacks=[supervisor, follow, *watching],
+            verbose=0,
+            shuffle=False,
+        )
+    except KeyboardInterrupt:
+        if not supervisor.epoch:
+            raise
+        supervisor.reason = "interrupted"
 
 
 def _uncompile(model: keras.Model) -> None:
@@ -247,7 +320,7 @@ def _uncompile(model: keras.Model) -> None:
         del model.optimizer
 
 
-def adapt_model(model: keras.Model, training: Samples) -> None:
+def adapt_model(model: keras.Model, training: Examples) -> None:
     """Learn the statistics of filling and normalising from training data, in raw units.
 
     Args:
@@ -273,127 +346,3 @@ def adapt_layers(layers: Sequence[keras.layers.Layer], volumes: Any) -> None:
     for layer in layers:
         if hasattr(layer, "adapt") and not getattr(layer, "invert", False):
             layer.adapt(seen)
-
-
-def _tiles(part: Samples, size: patches.Size) -> Samples:
-    """The patches that tile the volumes of a part, read when they are asked for."""
-    volumes = patches.Patches(part.volumes, size)
-    maps = part.task == "segmentation"
-    targets = (
-        patches.Patches(part.targets, size) if maps else np.repeat(part.targets, len(volumes.corners), 0)
-    )
-    return SimpleNamespace(volumes=volumes, targets=targets, task=part.task)
-
-
-def _check(model: keras.Model, training: Samples, validation: Samples, size: patches.Size | None) -> None:
-    expected = tuple(model.input_shape[1:])
-    if size is not None:
-        if expected[:3] != size:
-            raise VoxgapError(
-                f"patch_size is {size}, but the model takes {expected[:3]}: build it with the patch as input_shape"
-            )
-        expected = (None, None, None, *expected[3:])
-    for name, part in (("train", training), ("validation", validation)):
-        if not len(part.volumes):
-            raise VoxgapError(f"the data set has no {name} volumes: give it a split with some")
-        found = tuple(part.volumes.shape[1:])
-        if len(found) != 4 or any(e is not None and e != f for e, f in zip(expected, found, strict=True)):
-            raise VoxgapError(f"{name} volumes have shape {found}, the model takes {expected}")
-        if training.task == "segmentation":
-            _check_label_maps(model, part, name)
-            continue
-        if len(part.targets) != len(part.volumes):
-            raise VoxgapError(f"{len(part.volumes)} {name} volumes, but {len(part.targets)} targets")
-        outputs = model.output_shape[-1]
-        width = part.targets.size // len(part.targets)
-        if training.task == "regression" and width != outputs:
-            raise VoxgapError(f"{name} targets have {width} values each, the model has {outputs} outputs")
-        if training.task == "classification" and part.targets.max() >= outputs:
-            raise VoxgapError(
-                f"{name} targets reach class {part.targets.max()}, the model has {outputs} outputs (0 to {outputs - 1})"
-            )
-
-
-def _check_label_maps(model: keras.Model, part: Samples, name: str) -> None:
-    outputs, wanted = model.output_shape, tuple(part.volumes.shape[:4])
-    if len(outputs) != 5:
-        raise VoxgapError("the model answers for whole volumes: build it with task='segmentation'")
-    if tuple(part.targets.shape) != wanted:
-        raise VoxgapError(f"{name} label maps have shape {tuple(part.targets.shape)}, the volumes {wanted}")
-    highest = max(int(np.max(label_map)) for label_map in part.targets)
-    if highest >= outputs[-1]:
-        raise VoxgapError(
-            f"{name} label maps reach class {highest}, the model has {outputs[-1]} outputs (0 to {outputs[-1] - 1})"
-        )
-    if highest < 0:
-        raise VoxgapError(f"no voxel of the {name} label maps is labelled")
-
-
-def intended(
-    task: str,
-    *,
-    epochs: int = 100,
-    batch_size: int = 16,
-    learning_rate: float = 1e-3,
-    patience: int = 10,
-    min_delta: float = 0.0,
-    lr_patience: int | None = None,
-    monitor: str = "val_loss",
-    augment: str | Augment | None = None,
-    augment_kind: str = "scan",
-) -> tuple[Schedule, Augment | None]:
-    """Return the schedule and the augmentation that arguments of `train` ask for; no data is needed to refuse them.
-
-    Raises:
-        VoxgapError: a name or a number is not possible.
-    """
-    if epochs < 1 or batch_size < 1:
-        raise VoxgapError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
-    objective.check_monitor(monitor, task)
-    lr_patience = max(1, (patience - 1) // 2) if lr_patience is None else lr_patience
-    return Schedule(learning_rate, patience, min_delta, lr_patience), _augmentation(augment, augment_kind)
-
-
-def _own_rate(optimizer: str | keras.optimizers.Optimizer, named: float) -> float:
-    if not isinstance(optimizer, keras.optimizers.Optimizer):
-        return named
-    rate = optimizer.get_config()["learning_rate"]
-    if not isinstance(rate, float):
-        raise VoxgapError(
-            "the optimizer has a schedule as its learning rate: give it a number, which train lowers"
-        )
-    return rate
-
-
-def _augmentation(augment: Any, kind: str) -> Augment | None:
-    if isinstance(augment, str):
-        augment = from_text(augment, kind)
-    if augment is not None and not callable(augment):
-        raise VoxgapError(f"augment must be none, default, strong, a list or a callable, got {augment!r}")
-    # `none` copies every volume for nothing.
-    return None if isinstance(augment, Compose) and not augment.transforms else augment
-
-
-def _callbacks(given: Any) -> list[keras.callbacks.Callback]:
-    """Callbacks as Keras's `fit` takes them: one, several, or None."""
-    found = list(keras.tree.flatten(given)) if given is not None else []
-    for one in found:
-        if not isinstance(one, keras.callbacks.Callback):
-            hint = "; call it, to make one" if isinstance(one, type) else ""
-            raise VoxgapError(f"callbacks must be Keras callbacks, got {one!r}{hint}")
-    return found
-
-
-def _identity(value: Any) -> Any:
-    """What a loss, optimizer or augmentation is, in words that are the same in every process."""
-    if hasattr(value, "get_config"):
-        # Keras numbers the names.
-        return type(value).__name__, {k: v for k, v in value.get_config().items() if k != "name"}
-    return re.sub(" at 0x[0-9a-f]+", "", repr(getattr(value, "__name__", value)))
-
-
-def _words_of(optimizer: keras.optimizers.Optimizer) -> dict[str, str]:
-    """An optimizer's settings by their names."""
-    name, config = _identity(optimizer)
-    numbers = {key: f"{value:g}" for key, value in config.items() if isinstance(value, int | float)}
-    return {"optimizer": name, **numbers}

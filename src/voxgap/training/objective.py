@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 
 from voxgap.errors import VoxgapError
+from voxgap.recipe import ClassWeight
 from voxgap.training.metrics import Accuracy, Counts, Dice
 from voxgap.training.segmentation import DiceCrossEntropy
 
-ClassWeight = Literal["balanced"] | dict[int, float] | None
 Encode = Callable[[np.ndarray], np.ndarray]
 
 # What can be watched, beside the loss; `True`: the higher the better.

@@ -5,15 +5,14 @@ from __future__ import annotations
 import copy
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import keras
 import numpy as np
 
 from voxgap.errors import VoxgapError
 from voxgap.layers import ObservedNormalization
-
-Precision = Literal["auto", "float32", "bfloat16"]
+from voxgap.recipe import Precision
 
 _BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
 # Largest error of bfloat16 against float32 that rounding explains, as a share of the norm: up to 0.10 was

@@ -1,0 +1,342 @@
+"""What a network is built, trained and compared by, as frozen values: defaults stand here, and nowhere else.
+
+All are plain data, known without Keras: they can be hashed, kept as JSON and sent anywhere.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+from voxgap import intensity, names
+from voxgap.errors import VoxgapError
+
+Axes = tuple[int, int, int]
+Convolution = Literal["plain", "masked", "gated"]
+ClassWeight = Literal["balanced"] | dict[int, float] | None
+Precision = Literal["auto", "float32", "bfloat16"]
+
+FILLS: dict[str, Any] = {
+    "zero": "Zero",
+    "mean": "Mean",
+    "median": "Median",
+    "mode": "Mode",
+    "nearest": "Nearest",
+    "linear": "LinearInterpolation",
+    "kriging": "Kriging",
+    "knn": "KNN",
+    "matrix_factorization": "MatrixFactorization",
+}
+"""What a fill is called -> its layer in `voxgap.fill`, by name: Keras is not needed before it is made. A fill layer of
+your own joins as a class: `FILLS["mine"] = Mine`."""
+
+
+class Plain:
+    """A frozen value that is plain data."""
+
+    def arguments(self) -> dict[str, Any]:
+        """The fields, as keyword arguments of the function that takes them."""
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields, as JSON takes them; `of` turns them back."""
+        return {name: _plain(value) for name, value in self.arguments().items()}
+
+    def unusual(self) -> dict[str, Any]:
+        """Fields that differ from their defaults: what a value is known by, whatever fields are added later."""
+        found = {}
+        for field in dataclasses.fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            plain = value.unusual() if isinstance(value, Plain) else _plain(value)
+            if plain != ({} if isinstance(value, Plain) else _plain(_default(field))):
+                found[field.name] = plain
+        return found
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], caller: str = "") -> Self:
+        """The value with these fields, such as those of `to_json` or `unusual`.
+
+        Args:
+            fields: by their names.
+            caller: what an error names; by default the kind of value.
+
+        Raises:
+            VoxgapError: a field is unknown, or its value is not possible.
+        """
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise VoxgapError(f"{caller or cls.__name__.lower()}: {_words(error)}") from None
+
+
+def _words(error: TypeError) -> str:
+    return str(error).partition("() ")[2] or str(error)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default is not dataclasses.MISSING:
+        return field.default
+    return None if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Plain):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(one) for key, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
+
+
+@dataclass(frozen=True)
+class Strategy(Plain):
+    """One way of handling gaps: fill + missingness channel + kind of convolution + gap dropout + attention.
+
+    Args:
+        fill: how missing values are filled, one of `FILLS`.
+        fill_options: arguments of that fill layer, such as `{"n_neighbors": 3}`.
+        mask_channel: feed the observed map along with the values, as further channels.
+        conv: `plain`, `masked` (`MaskedConv3D`) or `gated` (`GatedConv3D`).
+        gap_dropout: probability in [0, 1) that a unit is dropped at training time.
+        gap_pattern: the unit that is dropped: `voxels`, `slices`, `blocks` or `channels`.
+        attention: squeeze-and-excitation and spatial attention after each stage of the network,
+            and gates on the skip connections of `unet3d`.
+
+    Raises:
+        VoxgapError: a value is not one of those above.
+    """
+
+    fill: str = "mean"
+    fill_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    mask_channel: bool = False
+    conv: Convolution = "plain"
+    gap_dropout: float = 0.0
+    gap_pattern: str = "slices"
+    attention: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fill not in FILLS:
+            raise VoxgapError(f"strategy fill must be one of {', '.join(FILLS)}, got {self.fill!r}")
+        if self.conv not in ("plain", "masked", "gated"):
+            raise VoxgapError(f"strategy conv must be plain, masked or gated, got {self.conv!r}")
+        if not 0 <= self.gap_dropout < 1:
+            raise VoxgapError(f"strategy gap_dropout must be in [0, 1), got {self.gap_dropout}")
+        if self.gap_pattern not in names.GAP_PATTERNS:
+            choice = ", ".join(names.GAP_PATTERNS)
+            raise VoxgapError(f"strategy gap_pattern must be one of {choice}, got {self.gap_pattern!r}")
+
+    @property
+    def needs_observed(self) -> bool:
+        """Whether the network sees what is observed, not only the filled values."""
+        return self.mask_channel or self.attention or self.conv != "plain"
+
+
+PRESETS: dict[str, Strategy] = {
+    **{name: Strategy(fill=name) for name in FILLS},
+    "mask_channel": Strategy(mask_channel=True),
+    "masked_conv": Strategy(conv="masked"),
+    "gated_conv": Strategy(conv="gated"),
+    "gap_dropout": Strategy(mask_channel=True, gap_dropout=0.2),
+    "attention": Strategy(mask_channel=True, attention=True),
+}
+
+
+def strategy_of(strategy: str | Strategy, **fields: Any) -> Strategy:
+    """The strategy of that name, or the given one, with those fields changed that are given and not None.
+
+    Raises:
+        VoxgapError: there is no preset and no fill of that name, or a field is not possible.
+    """
+    if not isinstance(strategy, Strategy):
+        if strategy not in PRESETS and strategy not in FILLS:
+            raise VoxgapError(f"no strategy {strategy!r}: choose one of {', '.join(PRESETS)}")
+        strategy = PRESETS.get(strategy) or Strategy(fill=strategy)
+    given = {name: value for name, value in fields.items() if value is not None}
+    return dataclasses.replace(strategy, **given)
+
+
+def name_of(strategy: Strategy) -> str:
+    """The preset that a strategy is, or `custom`."""
+    return next((name for name, preset in PRESETS.items() if preset == strategy), "custom")
+
+
+@dataclass(frozen=True)
+class Gaps(Plain):
+    """Gaps that are simulated, see `voxgap.simulate`.
+
+    Args:
+        pattern: what goes missing together: `voxels`, `slices`, `frames`, `blocks` or `channels`.
+        missing_rate: share of the units that goes missing, in [0, 1].
+        mechanism: what it depends on: `mcar`, `mar` or `mnar`.
+        axis: that the slices lie along.
+        block_size: voxels along each axis of a block; for slices and frames, the length of a run.
+        per_channel: whether each channel has gaps of its own.
+        strength: of the dependence.
+    """
+
+    pattern: str = "slices"
+    missing_rate: float = 0.5
+    mechanism: str = "mcar"
+    axis: str = "depth"
+    block_size: int | Axes | None = None
+    per_channel: bool = False
+    strength: float = 2.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "missing_rate", float(self.missing_rate))
+        _as_tuple(self, "block_size")
+
+
+@dataclass(frozen=True)
+class Architecture(Plain):
+    """A network's arguments, with Keras's names and meanings, and how its input is normalised.
+
+    Args:
+        filters: features of each stage; the number of stages is its length.
+        kernel_size: edge of the kernels in voxels, one for all axes or three.
+        strides: between one stage and the next, one for all axes or three; the first stage keeps the grid.
+        padding: `same` or `valid`.
+        activation: name of a Keras activation.
+        dropout: rate before the output layer.
+        normalize: see `voxgap.build_model`; `auto` is decided by data.
+
+    Raises:
+        VoxgapError: a value is not possible.
+    """
+
+    filters: tuple[int, ...] = (32, 64, 128)
+    kernel_size: int | Axes = 3
+    strides: int | Axes = 2
+    padding: Literal["same", "valid"] = "same"
+    activation: str = "relu"
+    dropout: float = 0.0
+    normalize: str = "dataset"
+
+    def __post_init__(self) -> None:
+        for name in ("filters", "kernel_size", "strides"):
+            _as_tuple(self, name)
+        if not isinstance(self.filters, tuple) or not self.filters or not all(map(_is_count, self.filters)):
+            raise VoxgapError(
+                f"filters must be positive whole numbers, one a stage as in (32, 64), got {self.filters!r}"
+            )
+        for name in ("kernel_size", "strides"):
+            if not all(map(_is_count, axes(getattr(self, name), name))):
+                raise VoxgapError(f"{name} must be positive whole numbers, got {getattr(self, name)!r}")
+        if self.padding not in ("same", "valid"):
+            raise VoxgapError(f"padding must be same or valid, got {self.padding!r}")
+        if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
+            raise VoxgapError(f"dropout must be in [0, 1), got {self.dropout!r}")
+        intensity.check(self.normalize)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and int(value) >= 1
+
+
+def _as_tuple(value: Any, name: str) -> None:
+    """Keep a list as a tuple, so that the value stays hashable and equal after JSON."""
+    if isinstance(getattr(value, name), list):
+        object.__setattr__(value, name, tuple(getattr(value, name)))
+
+
+def axes(value: int | tuple[int, ...], name: str) -> Axes:
+    """One number per axis: depth, height, width.
+
+    Raises:
+        VoxgapError: there are neither one nor three.
+    """
+    if not isinstance(value, tuple | list):
+        return (value, value, value)
+    if len(value) != 3:
+        raise VoxgapError(f"{name} takes one number or three (depth, height, width), got {value}")
+    depth, height, width = value
+    return depth, height, width
+
+
+@dataclass(frozen=True)
+class Training(Plain):
+    """How a network is trained: the arguments of `voxgap.train` that change what comes out; see there."""
+
+    loss: str | Callable[..., Any] | None = None
+    optimizer: Any = "adam"
+    learning_rate: float = 1e-3
+    epochs: int = 100
+    batch_size: int = 16
+    patience: int = 10
+    min_delta: float = 0.0
+    lr_patience: int | None = None
+    monitor: str = "val_loss"
+    class_weight: ClassWeight = dataclasses.field(default=None, hash=False)
+    augment: Any = None
+    augment_kind: str = "scan"
+    precision: Precision = "auto"
+    patch_size: Any = None
+    patches_per_volume: int | None = None
+    distribute: bool | Sequence[str] = False
+
+    def __post_init__(self) -> None:
+        _as_tuple(self, "distribute")
+        if self.patch_size is not None:
+            object.__setattr__(self, "patch_size", axes(self.patch_size, "patch_size"))
+        for name in ("augment", "class_weight"):  # As the command line says it.
+            if getattr(self, name) == "none":
+                object.__setattr__(self, name, None)
+        if isinstance(self.class_weight, dict):  # JSON has text for keys
+            object.__setattr__(self, "class_weight", {int(k): v for k, v in self.class_weight.items()})
+
+
+COMPARED = Training(epochs=40, batch_size=32, patience=8)
+"""How the networks of an experiment are trained: many of them, each a little quicker."""
+
+
+@dataclass(frozen=True)
+class Recipe(Plain):
+    """All that a trained network depends on, beside its data and its seed.
+
+    Args:
+        network: a name among `voxgap.names.NETWORKS`, or a callable; see `voxgap.build_model`.
+        strategy: how gaps are handled.
+        architecture, training: see there.
+        threshold: by which the second of two classes is named, see `voxgap.decision.asked`.
+    """
+
+    network: Any = "resnet3d"
+    strategy: Strategy = Strategy()
+    architecture: Architecture = Architecture()
+    training: Training = Training()
+    threshold: str = "0.5"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "threshold", str(self.threshold).strip())
+
+    def resolved(self, volumes: Any, channels: tuple[str, ...] = ()) -> Recipe:
+        """The recipe with what `auto` stands for.
+
+        Args:
+            volumes: those of the training part.
+            channels: their names.
+
+        Raises:
+            VoxgapError: its normalisation needs whole volumes, and it trains on patches.
+        """
+        wanted, patches = self.architecture.normalize, self.training.patch_size is not None
+        method = intensity.resolve(wanted, volumes, channels, patches).method
+        return dataclasses.replace(
+            self, architecture=dataclasses.replace(self.architecture, normalize=method)
+        )
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any], caller: str = "") -> Self:
+        """The recipe with these fields, as plain data or as values."""
+        kinds: dict[str, type[Plain]] = {
+            "strategy": Strategy,
+            "architecture": Architecture,
+            "training": Training,
+        }
+        given = {
+            name: kinds[name].of(value) if name in kinds and isinstance(value, Mapping) else value
+            for name, value in fields.items()
+        }
+        return super().of(given, caller)
