@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from voxgap.dataset import Dataset
     from voxgap.experiment import Result
 
+BUDGET, FEWEST_EPOCHS = 210.0, 4
+"""Seconds that all networks of the demo train together, and how many epochs each has at least."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -115,7 +118,8 @@ def _tell(
 
     out.rule("[bold]2  The networks", align="left")
     import_keras()
-    results = _train(plan, data, seed, epochs)
+    plan = dataclasses.replace(plan, epochs=epochs) if epochs else fitting(plan, data)
+    results = _train(plan, data, seed)
 
     out.rule("[bold]3  What did best", align="left")
     ranked = sorted(results.values(), key=lambda r: -r.scores["test"]["accuracy"])
@@ -134,12 +138,51 @@ def _tell(
     )
 
 
-def _train(plan: Plan, data: Dataset, seed: int, epochs: int | None) -> dict[str, Result]:
+def fitting(plan: Plan, data: Dataset, budget: float = BUDGET) -> Plan:
+    """Return the plan, or a smaller one where this machine would train longer than the budget.
+
+    Args:
+        plan: of the demo.
+        data: with its gaps.
+        budget: seconds of training, all networks together.
+    """
+    smaller = dataclasses.replace(plan, filters=tuple(max(4, n // 2) for n in plan.filters))
+    for tried in (plan, smaller):
+        most = _seconds(tried, data)
+        epochs = min(tried.epochs, int(tried.epochs * budget / most))
+        if epochs >= FEWEST_EPOCHS:
+            break
+    epochs = max(epochs, FEWEST_EPOCHS)
+    if (tried, epochs) != (plan, plan.epochs):
+        out.print(
+            f"This machine is slow: filters {tried.filters} and at most {epochs} epochs instead of {plan.filters} and "
+            f"{plan.epochs}, so that it takes minutes. --epochs {plan.epochs} takes longer."
+        )
+    return dataclasses.replace(tried, epochs=epochs)
+
+
+def _seconds(plan: Plan, data: Dataset) -> float:
+    """Seconds that the networks of a plan train if none stops early."""
+    from voxgap.experiment import Experiment
+    from voxgap.experiment.cost import estimate, settled
+
+    asked = Experiment(
+        data.name,
+        "",
+        tuple((name, strategy_of(name)) for name in (*plan.strategies, plan.twin)),
+        folds=1,
+        architecture=Architecture(plan.filters),
+        training=dataclasses.replace(COMPARED, epochs=plan.epochs),
+    )
+    return estimate(settled(asked, data), data)[1]
+
+
+def _train(plan: Plan, data: Dataset, seed: int) -> dict[str, Result]:
     from voxgap.experiment import train_and_score
 
     training = dataclasses.replace(
         COMPARED,
-        epochs=epochs or plan.epochs,
+        epochs=plan.epochs,
         patience=plan.patience,
         learning_rate=plan.learning_rate,
     )
