@@ -212,7 +212,7 @@ def order(
     ours: dict[str, list[float]], stock_scores: dict[str, list[float]], n_train: int, n_test: int
 ) -> tuple[list[str], list[str]]:
     """The pairs that the stock scripts tell apart, and those of them that voxgap puts the other way round."""
-    from voxgap.evaluate.significance import estimate
+    from voxgap.metrics.significance import estimate
 
     decided, against = [], []
     for one, two in itertools.combinations(STRATEGIES, 2):

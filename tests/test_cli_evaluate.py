@@ -20,9 +20,9 @@ import voxgap as vg
 from voxgap.bundle.scoring import labelled, score
 from voxgap.cli.evaluate import print_scores
 from voxgap.dataset import load_data
-from voxgap.evaluate import Scored
-from voxgap.evaluate.overlap import digests, known_cases
 from voxgap.files import sha256
+from voxgap.metrics import Scored
+from voxgap.metrics.overlap import digests, known_cases
 from voxgap.runtime import job
 from voxgap.runtime.inputs import list_items
 from voxgap.runtime.loading import decided

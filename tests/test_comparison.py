@@ -7,10 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from voxgap import evaluate
+from voxgap import metrics
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.comparison import LOWER_IS_BETTER, Paired, compare_pair, rank, verdict
-from voxgap.evaluate.significance import bayesian_t_test, corrected_t_test, estimate, holm
+from voxgap.metrics.comparison import LOWER_IS_BETTER, Paired, compare_pair, rank, verdict
+from voxgap.metrics.significance import bayesian_t_test, corrected_t_test, estimate, holm
 
 NOISE = np.array([0.010, -0.008, 0.004, -0.012, 0.006])
 BASE = np.array([0.80, 0.74, 0.83, 0.77, 0.81])
@@ -252,7 +252,7 @@ def test_lower_is_better_names_the_metrics_that_fall_with_better_predictions() -
         ("classification", classes, good, bad),
         ("regression", numbers, numbers + 0.1 * bad, bad),
     ):
-        high, low = evaluate.scores(task, targets, better), evaluate.scores(task, targets, worse)
+        high, low = metrics.scores(task, targets, better), metrics.scores(task, targets, worse)
         for metric in high:
             assert (high[metric] < low[metric]) == (metric in LOWER_IS_BETTER), metric
 

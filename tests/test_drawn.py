@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import voxgap as vg
-from voxgap import evaluate
+from voxgap import metrics
 from voxgap.bundle.scoring import _with_classes
 from voxgap.dataset import Dataset, load_data
 
@@ -71,7 +71,7 @@ def test_what_is_cut_off_counts_as_missed(turn: str, codes: tuple[int, ...], tmp
     # An answer that is right wherever the network looks.
     answers = np.eye(3, dtype=np.float32)[data.label_maps]
     shown = np.random.default_rng(1).random((2, *size, 1)) < 0.5
-    scores = evaluate.scores(
+    scores = metrics.scores(
         "segmentation", data.targets, answers, observed=shown, own_grids=data.on_own_grids
     )
     found = [np.where(inside, labels, 0) for labels in canonical[2:]]
@@ -85,7 +85,7 @@ def test_what_is_cut_off_counts_as_missed(turn: str, codes: tuple[int, ...], tmp
     ]
     missed = [by_loops(*parts, code) for code in sorted(set(codes))[1:]]
     assert scores["dice_missing"] == pytest.approx(np.mean(missed))
-    assert scores["dice"] < 0.6 < evaluate.scores("segmentation", data.targets, answers)["dice"] == 1
+    assert scores["dice"] < 0.6 < metrics.scores("segmentation", data.targets, answers)["dice"] == 1
     assert len(maps) == 4
 
 

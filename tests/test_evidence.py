@@ -1,4 +1,4 @@
-"""What a network answered for each case: against scikit-learn, `voxgap.evaluate` and what the table reads back."""
+"""What a network answered for each case: against scikit-learn, `voxgap.metrics` and what the table reads back."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sklearn import metrics
+from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
-from voxgap import evaluate, table
+from voxgap import metrics, table
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.names import case_names
-from voxgap.evaluate.metrics import dice_of
 from voxgap.evidence import (
     BINS,
     Cases,
@@ -26,6 +25,7 @@ from voxgap.evidence import (
     roc,
     sureness,
 )
+from voxgap.metrics.metrics import dice_of
 
 SHAPE = (2, 3, 4)
 TASKS = ("classification", "regression", "segmentation")
@@ -103,13 +103,13 @@ def test_a_row_says_what_evaluate_scores(tmp_path: Path, threshold: float | None
         assert [row["group"] for row in some] == known.groups[part].tolist()  # type: ignore[index]
         assert [float(row["p_b"]) for row in some] == pytest.approx(network.answers[part, 1], abs=1e-6)
         right = np.mean([row["class"] == row["label"] for row in some])
-        scored = evaluate.scores(
+        scored = metrics.scores(
             "classification", known.targets[part], network.answers[part], threshold=threshold
         )
         assert right == pytest.approx(scored["accuracy"])
         np.testing.assert_array_equal(
             cases.part(split).confusion,
-            evaluate.confusion_matrix(known.targets[part], network.answers[part], threshold),
+            metrics.confusion_matrix(known.targets[part], network.answers[part], threshold),
         )
 
 
@@ -135,11 +135,11 @@ def test_a_row_of_a_label_map_has_its_dice(tmp_path: Path, threshold: float | No
     assert header == ["case", "index", "group", "split", "dice_a", "dice_b", "dice", "missing_rate"]
     for row in rows:
         index = int(row.cells[1])
-        each = evaluate.dice(known.targets[index][None], network.answers[index][None], threshold)
+        each = metrics.dice(known.targets[index][None], network.answers[index][None], threshold)
         assert [float(cell or "nan") for cell in row.cells[4:6]] == pytest.approx(each, rel=1e-5, nan_ok=True)
         assert float(row.cells[6] or "nan") == pytest.approx(each[1], rel=1e-5, nan_ok=True)
     assert rows[0].cells[5] == ""
-    whole = evaluate.voxel_confusion(
+    whole = metrics.voxel_confusion(
         known.part("test").targets, network.answers[known.split == "test"], threshold
     )
     np.testing.assert_array_equal(cases.part("test").confusion, whole)
@@ -157,7 +157,7 @@ def test_dice_is_that_on_the_grid_of_the_label_map() -> None:
     batches = iter([answers[6:]])
     cases = collect(known, lambda _: next(batches))
     part = known.part("test")
-    scored = evaluate.scores("segmentation", part.targets, answers[12:], own_grids=part.on_own_grids)
+    scored = metrics.scores("segmentation", part.targets, answers[12:], own_grids=part.on_own_grids)
     table_of_all = cases.part("test").confusion
     assert table_of_all.sum() == maps[12:].size
     np.testing.assert_allclose(dice_of(table_of_all), [scored[f"dice_{i}"] for i in range(3)])
@@ -185,15 +185,15 @@ def test_curves_are_those_of_scikit_learn(digits: int) -> None:
         positive = rng.random(80) < 0.4
         scores = np.round(np.clip(0.3 * positive + rng.random(80) * 0.7, 0, 1), digits)
         false, true = roc(positive, scores)
-        expected = metrics.roc_curve(positive, scores, drop_intermediate=False)
+        expected = sklearn_metrics.roc_curve(positive, scores, drop_intermediate=False)
         np.testing.assert_allclose(false, expected[0])
         np.testing.assert_allclose(true, expected[1])
         recall, precision, average = precision_recall(positive, scores)
-        above, found, _ = metrics.precision_recall_curve(positive, scores)
+        above, found, _ = sklearn_metrics.precision_recall_curve(positive, scores)
         # It has a last point of its own, from the lowest threshold on.
         np.testing.assert_allclose(precision, above[-2::-1][: len(precision)])
         np.testing.assert_allclose(recall, found[-2::-1][: len(recall)])
-        assert average == pytest.approx(metrics.average_precision_score(positive, scores))
+        assert average == pytest.approx(sklearn_metrics.average_precision_score(positive, scores))
 
 
 def test_reliability_is_that_of_scikit_learn() -> None:
@@ -226,7 +226,7 @@ def test_sureness_of_voxels_adds_up() -> None:
 def test_precision_and_recall_are_those_of_scikit_learn() -> None:
     _, _, cases = collected("classification")
     precision, recall = precision_and_recall(cases.confusion)
-    expected = metrics.precision_recall_fscore_support(cases.targets, cases.named)
+    expected = sklearn_metrics.precision_recall_fscore_support(cases.targets, cases.named)
     np.testing.assert_allclose(precision, expected[0])
     np.testing.assert_allclose(recall, expected[1])
     assert np.isnan(precision_and_recall(np.array([[3, 0], [0, 0]]))).tolist() == [[False, True]] * 2

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tiny
-from voxgap import evaluate
+from voxgap import metrics
 from voxgap.experiment import fill_volumes, outputs, train_and_score
 from voxgap.history import History
 from voxgap.recipe import PRESETS, Architecture, Recipe, Training
@@ -25,7 +25,7 @@ def test_scores_are_of_the_best_weights_on_each_part() -> None:
     assert set(result.scores) == {"validation", "test"}
     for split, scores in result.scores.items():
         part = DATA.part(split)
-        expected = evaluate.scores(
+        expected = metrics.scores(
             "classification", part.targets, result.model.predict(part.volumes, verbose=0)
         )
         assert scores == pytest.approx(expected, nan_ok=True)

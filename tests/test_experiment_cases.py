@@ -8,7 +8,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from voxgap import evaluate
+from voxgap import metrics
 from voxgap.dataset import Dataset
 from voxgap.experiment.cases import case_rows
 
@@ -35,11 +35,11 @@ def test_a_classification_can_be_scored_again_from_its_rows() -> None:
     assert [row["case"] for row in rows] == [hashlib.sha256(v.tobytes()).hexdigest()[:12] for v in VOLUMES]
     truth = ["abc".index(row["label"]) for row in rows]
     again = np.array([[row[f"p_{c}"] for c in "abc"] for row in rows])
-    assert evaluate.scores("classification", truth, again) == pytest.approx(
-        evaluate.scores("classification", data.targets, said), rel=1e-6
+    assert metrics.scores("classification", truth, again) == pytest.approx(
+        metrics.scores("classification", data.targets, said), rel=1e-6
     )
     named = [row["class"] == row["label"] for row in rows]
-    assert np.mean(named) == pytest.approx(evaluate.accuracy(data.targets, said))
+    assert np.mean(named) == pytest.approx(metrics.accuracy(data.targets, said))
     np.testing.assert_array_equal(again.astype("float32"), said)
 
 
@@ -87,5 +87,5 @@ def test_of_two_classes_the_threshold_names_one() -> None:
     said = probabilities(12, 2)
     for threshold in (None, 0.2, 0.9):
         rows = case_rows(data, VOLUMES, said, threshold)
-        scored = evaluate.scores("classification", data.targets, said, threshold=threshold)
+        scored = metrics.scores("classification", data.targets, said, threshold=threshold)
         assert np.mean([row["class"] == row["label"] for row in rows]) == pytest.approx(scored["accuracy"])

@@ -14,9 +14,9 @@ import pytest
 
 import planted
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.comparison import compare_pair
 from voxgap.experiment.comparison import Comparison
 from voxgap.experiment.plan import Outcome
+from voxgap.metrics.comparison import compare_pair
 
 MEANS = {"mean": 0.70, "linear": 0.80, "masked_conv": 0.90, "complete": 0.95, "drop": 0.60}
 

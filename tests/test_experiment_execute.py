@@ -14,7 +14,7 @@ import pytest
 
 import planted
 import tiny
-from voxgap import evaluate
+from voxgap import metrics
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.names import case_names
 from voxgap.experiment import kept as keeping
@@ -185,13 +185,13 @@ def test_an_outcome_says_what_was_done() -> None:
     assert 0 < outcome.seconds_inference < 10
     assert {"keras", "numpy", "voxgap", "python"} < set(outcome.versions)
     assert set(outcome.scores) == {0.25, 0.5}
-    assert set(outcome.scores[0.5]) == set(evaluate.scores("classification", [0, 1, 2], np.eye(3)))
+    assert set(outcome.scores[0.5]) == set(metrics.scores("classification", [0, 1, 2], np.eye(3)))
     assert [p.epoch for p in seen if p.record] == [0, 1]
     for rate, rows in outcome.predictions.items():
         assert [row["case"] for row in rows] == case_names(DATA.take(parts.test))
         truth = [tiny.CLASSES.index(row["label"]) for row in rows]
         said = [[row[f"p_{name}"] for name in tiny.CLASSES] for row in rows]
-        assert evaluate.scores("classification", truth, said) == pytest.approx(outcome.scores[rate], rel=1e-6)
+        assert metrics.scores("classification", truth, said) == pytest.approx(outcome.scores[rate], rel=1e-6)
         assert np.mean([row["class"] == row["label"] for row in rows]) == pytest.approx(
             outcome.scores[rate]["accuracy"]
         )

@@ -53,8 +53,8 @@ NUMPY_SIDE = {
     },
     "intensity": BASE,
     "recipe": {"intensity", *BASE},
-    "evaluate": {"decision", "volume", *BASE},
-    "evidence": {"dataset", "decision", "evaluate", "table", *BASE},
+    "metrics": {"decision", "volume", *BASE},
+    "evidence": {"dataset", "decision", "metrics", "table", *BASE},
 }
 KERAS_SIDE = {
     "backend": set(),
@@ -104,7 +104,7 @@ MEETING = {
         "dataset",
         "decision",
         "missingness",
-        "evaluate",
+        "metrics",
         "volume",
         *BASE,
     },
@@ -118,7 +118,7 @@ MEETING = {
         "dataset",
         "decision",
         "missingness",
-        "evaluate",
+        "metrics",
         "evidence",
         "report",
         "web",
@@ -129,7 +129,7 @@ MEETING = {
     "web": {"decision", "runtime", *BASE},
     "server": {"runtime", "decision", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
     "pictures": {"history", "volume", *BASE},
-    "report": {"pictures", "history", "evaluate", "evidence", *BASE},
+    "report": {"pictures", "history", "metrics", "evidence", *BASE},
 }
 ALLOWED = NUMPY_SIDE | KERAS_SIDE | MEETING
 HEAVY = {"keras", "tensorflow", "torch", "jax"}

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.overlap import digests, known_cases, overlap, read_cases
+from voxgap.metrics.overlap import digests, known_cases, overlap, read_cases
 
 
 def test_content_is_what_counts() -> None:

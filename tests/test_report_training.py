@@ -11,7 +11,7 @@ import pytest
 
 from test_evidence import Network, data
 from test_report import checked
-from voxgap import evaluate
+from voxgap import metrics
 from voxgap.bundle.evidence import WORST, write_evidence
 from voxgap.dataset import Dataset
 from voxgap.evidence import Cases, collect
@@ -26,7 +26,7 @@ HISTORY = History(EPOCHS, "val_loss", 2, 5, "patience")
 
 def manifest(known: Dataset, network: Network, **more: Any) -> dict[str, Any]:
     scores = {
-        part: evaluate.scores(known.task, known.part(part).targets, network(known.part(part).volumes))
+        part: metrics.scores(known.task, known.part(part).targets, network(known.part(part).volumes))
         for part in ("validation", "test")
         if part in known.split
     }
@@ -156,7 +156,7 @@ def test_many_classes_are_drawn_by_those_that_are_told_apart_worst() -> None:
     cases = cases_of(known)
     areas = drawn.areas(cases)
     each = {
-        name: evaluate.auc(cases.targets == i, cases.answers[:, i]) for i, name in enumerate(known.classes)
+        name: metrics.auc(cases.targets == i, cases.answers[:, i]) for i, name in enumerate(known.classes)
     }
     assert len(areas) == drawn.MOST_CURVES
     assert [name for name, _, _ in areas] == sorted(each, key=each.__getitem__)[: drawn.MOST_CURVES]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import tiny
-from voxgap import evaluate, patches
+from voxgap import metrics, patches
 from voxgap.augment import Compose, Flip, Rotate90
 from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
@@ -89,7 +89,7 @@ def test_the_loss_of_a_perfect_answer_is_nothing_and_of_no_labels_too() -> None:
 def test_the_metrics_are_those_of_evaluate_over_several_batches() -> None:
     maps = np.random.default_rng(0).integers(-1, 4, (5, 3, 4, 5)).astype(np.int16)
     answers = probabilities(maps.shape, 4)
-    expected = evaluate.scores("segmentation", maps, answers)
+    expected = metrics.scores("segmentation", maps, answers)
     for metric, name in ((Dice(4), "dice"), (Accuracy(4), "accuracy")):
         for part in (slice(0, 2), slice(2, 5)):
             metric.update_state(maps[part], answers[part])
@@ -264,7 +264,7 @@ def test_a_planted_segmentation_is_learnt(precision: str) -> None:
     )
     assert history.best["val_dice"] == max(epoch["val_dice"] for epoch in history.epochs)
     part = DATA.part("validation")
-    scores = evaluate.scores("segmentation", part.targets, model.predict(part.volumes, verbose=0))
+    scores = metrics.scores("segmentation", part.targets, model.predict(part.volumes, verbose=0))
     assert scores["dice"] > 0.8
     assert scores["dice"] == pytest.approx(history.best["val_dice"], abs=0.02)
     assert history.policy == ("float32" if precision == "float32" else "mixed_bfloat16")
@@ -384,12 +384,12 @@ def test_training_on_patches_and_predicting_whole_volumes() -> None:
     part = data.part("validation")
     # The validation patches tile the volumes: the watched score is that of the tiles.
     tiles, maps = (patches.Patches(a, (6, 6, 5)) for a in (part.volumes, part.targets))
-    tiled = evaluate.scores("segmentation", maps[:], model.predict(tiles[:], verbose=0))
+    tiled = metrics.scores("segmentation", maps[:], model.predict(tiles[:], verbose=0))
     assert tiled["dice"] == pytest.approx(history.best["val_dice"], abs=1e-4)
     whole = patches.predict_patches(lambda b: model.predict(b, verbose=0), part.volumes, (6, 6, 5))
     assert whole.shape == (4, 12, 13, 10, 3)
     np.testing.assert_allclose(whole.sum(-1), 1, rtol=1e-5)
-    assert evaluate.scores("segmentation", part.targets, whole)["dice"] > 0.75
+    assert metrics.scores("segmentation", part.targets, whole)["dice"] > 0.75
 
 
 @pytest.mark.full

@@ -13,7 +13,7 @@ from sklearn.model_selection import RepeatedStratifiedKFold, cross_val_score
 from sklearn.svm import SVC
 
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.significance import (
+from voxgap.metrics.significance import (
     bayesian_t_test,
     corrected_t_test,
     estimate,

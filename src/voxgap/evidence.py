@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from voxgap import table
 from voxgap.dataset.names import case_names
 from voxgap.decision import named
-from voxgap.evaluate.metrics import counted, dice_of
+from voxgap.metrics.metrics import counted, dice_of
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset

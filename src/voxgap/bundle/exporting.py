@@ -268,13 +268,13 @@ def _where(work: _Work, kind: str, inputs: Values, tolerance: float) -> str:
 
 def _scores(work: _Work, kind: str, labelled: Dataset, manifest: dict[str, Any]) -> dict[str, Any]:
     """What the format is worth on labelled data, beside the model that it was made from."""
-    from voxgap import evaluate
+    from voxgap import metrics
 
     skip = len(work.golden.inputs)
     threshold = Decision.of(manifest, MANIFEST).threshold
 
     def of(answers: Values) -> dict[str, float]:
-        return evaluate.scores(labelled.task, labelled.targets, answers[skip:], threshold=threshold)
+        return metrics.scores(labelled.task, labelled.targets, answers[skip:], threshold=threshold)
 
     return {
         "inputs": len(labelled),

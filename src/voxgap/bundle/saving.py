@@ -20,10 +20,10 @@ from voxgap.bundle.placing import place, workspace, write_manifest, writing
 from voxgap.dataset import Dataset
 from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
-from voxgap.evaluate import Scored
-from voxgap.evaluate.overlap import digests, known_cases
 from voxgap.evidence import Cases, Predict, collect
 from voxgap.history import History
+from voxgap.metrics import Scored
+from voxgap.metrics.overlap import digests, known_cases
 from voxgap.missingness.diagnosis import describe
 from voxgap.patches import OVERLAP, Size, predict_patches
 from voxgap.recipe import Gaps, Recipe, Strategy, strategy_of
@@ -101,12 +101,12 @@ def save_bundle(
             training, the bundle cuts volumes of any size into such patches.
         origin: what else the model came from, for the record.
         history: of its training: its curves, and a page about the cases, come into the bundle.
-        scored: metrics by split, with what they rest on; see `voxgap.evaluate.scored`.
+        scored: metrics by split, with what they rest on; see `voxgap.metrics.scored`.
         decision: by which classes are named; by default the most probable one is.
         units: unit and meaning of a channel, by its name, as in `{"ct": "Hounsfield units"}`.
         golden_volumes: `(n, depth, height, width, channels)` to prove exports with; they stay in the bundle.
             Without them, two volumes of the data's validation part do.
-        known: `known_cases` of `voxgap.evaluate.overlap`, where the data had no simulated gaps yet; by default they
+        known: `known_cases` of `voxgap.metrics.overlap`, where the data had no simulated gaps yet; by default they
             are found in `dataset`.
 
     Returns:

@@ -14,9 +14,9 @@ from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.targets import as_classes, class_places
 from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
-from voxgap.evaluate import Scored, scored
-from voxgap.evaluate.overlap import digests, overlap, read_cases
 from voxgap.grid import Grid
+from voxgap.metrics import Scored, scored
+from voxgap.metrics.overlap import digests, overlap, read_cases
 from voxgap.runtime import MANIFEST, Predictor, read_manifest, verified_entry
 from voxgap.runtime.manifest import label_values
 

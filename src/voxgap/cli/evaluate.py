@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from voxgap.bundle.scoring import Labelled
     from voxgap.decision import Decision
-    from voxgap.evaluate import Scored
+    from voxgap.metrics import Scored
 
 
 def evaluate(
@@ -96,7 +96,7 @@ def print_scores(scores: dict[str, Scored], classes: tuple[str, ...], console: C
     from rich.markup import escape
     from rich.table import Table
 
-    from voxgap.evaluate import without_interval
+    from voxgap.metrics import without_interval
     from voxgap.names import metric_words
 
     table = Table(box=None, pad_edge=False, header_style="bold")

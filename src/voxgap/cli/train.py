@@ -207,7 +207,7 @@ def train(
     from voxgap.bundle.evidence import EVIDENCE, REPORT
     from voxgap.cli.evaluate import print_scores, say_decision
     from voxgap.decision import asked
-    from voxgap.evaluate.overlap import digests, known_cases
+    from voxgap.metrics.overlap import digests, known_cases
     from voxgap.runtime.calibration import too_few
 
     overrides = {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap import evaluate
+from voxgap import metrics
 from voxgap.dataset import Dataset
 from voxgap.dataset.names import case_names
 from voxgap.decision import named
@@ -59,7 +59,7 @@ def _segmented(part: Dataset, index: int, said: NDArray[Any], threshold: float |
     case, found = part.take([index]), {}
     own = case.on_own_grids if case.drawn else None
     if (case.targets >= 0).any():
-        found = evaluate.scores(
+        found = metrics.scores(
             "segmentation", case.targets, said[np.newaxis], threshold=threshold, own_grids=own
         )
     each = {f"dice_{name}": found.get(f"dice_{i}", np.nan) for i, name in enumerate(part.classes)}

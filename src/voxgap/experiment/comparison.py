@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from voxgap import evaluate, table
+from voxgap import metrics, table
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.comparison import Place
 from voxgap.experiment.plan import YARDSTICKS, Experiment, Outcome, Row, Run
 from voxgap.experiment.ranking import Condition, Ranking, Score, ranking
 from voxgap.files import finite, write_bytes
+from voxgap.metrics.comparison import Place
 from voxgap.names import metric_called, metric_words
 from voxgap.recipe import Recipe
 
@@ -327,13 +327,13 @@ def metrics_of(task: str, classes: int) -> tuple[str, ...]:
     """Return the names of all metrics of a task: those of a data set of nothing."""
     zeros = (1, 1, 1, 1)
     if task == "regression":
-        return tuple(evaluate.scores(task, [0.0, 1.0], [0.0, 1.0]))
+        return tuple(metrics.scores(task, [0.0, 1.0], [0.0, 1.0]))
     if task == "segmentation":
-        found = evaluate.scores(
+        found = metrics.scores(
             task, np.zeros(zeros, int), np.ones((*zeros, classes)), observed=np.zeros(zeros)
         )
         return tuple(found)
-    return tuple(evaluate.scores(task, [0, 1], np.eye(2)))
+    return tuple(metrics.scores(task, [0, 1], np.eye(2)))
 
 
 def interval(place: Place) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import voxgap
-from voxgap import decision, evaluate
+from voxgap import decision, metrics
 from voxgap.backend import keras
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
@@ -128,7 +128,7 @@ def _done(
         test = with_gaps(run, dataset, parts.test, rate, cache)
         predictions, each = _predict(model, test.volumes)
         shown = ~np.isnan(test.volumes) if dataset.task == "segmentation" else None
-        scores[rate] = evaluate.scores(
+        scores[rate] = metrics.scores(
             dataset.task,
             test.targets,
             predictions,

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.comparison import LOWER_IS_BETTER, Paired, Place, rank
-from voxgap.evaluate.significance import ROPE
 from voxgap.experiment.plan import YARDSTICKS
 from voxgap.files import finite
+from voxgap.metrics.comparison import LOWER_IS_BETTER, Paired, Place, rank
+from voxgap.metrics.significance import ROPE
 
 SHARE_OF_MEAN = 0.01
 """Differences up to this share of a mean error don't matter, where the unit is the data's own."""

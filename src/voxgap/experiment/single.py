@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from voxgap import evaluate
+from voxgap import metrics
 from voxgap.backend import keras
 from voxgap.dataset import Dataset
 from voxgap.decision import Decision, asked, chosen, named
@@ -38,7 +38,7 @@ class Result:
     recipe: Recipe
     model: keras.Model
     history: History
-    scored: dict[str, evaluate.Scored]
+    scored: dict[str, metrics.Scored]
     decision: Decision
     seconds: float
 
@@ -100,7 +100,7 @@ def train_and_score(
                     history, never=never_named(part.targets, predictions, decision.threshold)
                 )
             shown = ~np.isnan(part.volumes) if dataset.task == "segmentation" else None
-            scored[split] = evaluate.scored(
+            scored[split] = metrics.scored(
                 dataset.task,
                 part.targets,
                 predictions,

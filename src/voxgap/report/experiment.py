@@ -15,10 +15,10 @@ from voxgap.report.figures import heat_maps, intervals, learning_curves, number
 from voxgap.report.page import Section, Table, write_page
 
 if TYPE_CHECKING:
-    from voxgap.evaluate.comparison import Place
     from voxgap.experiment.comparison import Comparison
     from voxgap.experiment.examples import Example
     from voxgap.experiment.ranking import Condition, Ranking
+    from voxgap.metrics.comparison import Place
 
 MEANING = {
     "complete": "trained and tested on the data before the simulated gaps",

@@ -11,10 +11,10 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from voxgap.evaluate import without_interval
-from voxgap.evaluate.metrics import dice_of
 from voxgap.evidence import Cases, precision_and_recall
 from voxgap.history import ON_ITS_GRID, History
+from voxgap.metrics import without_interval
+from voxgap.metrics.metrics import dice_of
 from voxgap.names import metric_words
 from voxgap.report import cases as drawn
 from voxgap.report.figures import number

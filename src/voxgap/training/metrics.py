@@ -50,7 +50,7 @@ class Accuracy(Counts):
 
 
 class Dice(Counts):
-    """The Dice score of the classes after the first, as `voxgap.evaluate.scores`, over an epoch's voxels."""
+    """The Dice score of the classes after the first, as `voxgap.metrics.scores`, over an epoch's voxels."""
 
     def __init__(self, classes: int, name: str = "dice") -> None:
         super().__init__(classes, name)

@@ -1,7 +1,7 @@
 """How good an answer is (metrics), and whether one way is better than another (paired statistics)."""
 
-from voxgap.evaluate.intervals import Scored, scored, without_interval
-from voxgap.evaluate.metrics import (
+from voxgap.metrics.intervals import Scored, scored, without_interval
+from voxgap.metrics.metrics import (
     accuracy,
     auc,
     balanced_accuracy,

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.metrics import OwnGrids, Scorer, scorer
+from voxgap.metrics.metrics import OwnGrids, Scorer, scorer
 from voxgap.names import metric_words
 
 LEVEL = 0.95
@@ -33,7 +33,7 @@ class Scored:
     """Scores, and what they rest on.
 
     Attributes:
-        scores: of `voxgap.evaluate.scores`.
+        scores: of `voxgap.metrics.scores`.
         intervals: 95 % interval of those that have one.
         n: volumes that were scored.
         groups: that they come from (patients, recordings); None where each volume is its own.
@@ -71,12 +71,12 @@ def scored(
     """Score predictions, and say within which interval each score lies.
 
     Args:
-        task, targets, predictions, observed, threshold, own_grids: As for `voxgap.evaluate.scores`.
+        task, targets, predictions, observed, threshold, own_grids: As for `voxgap.metrics.scores`.
         groups: A name for each sample: samples of one group are drawn together. None: each is its own.
         seed: Of the draws.
 
     Raises:
-        VoxgapError: As for `voxgap.evaluate.scores`, or there is not one name for each sample.
+        VoxgapError: As for `voxgap.metrics.scores`, or there is not one name for each sample.
     """
     score, count = scorer(
         task, targets, predictions, observed=observed, threshold=threshold, own_grids=own_grids

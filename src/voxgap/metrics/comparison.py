@@ -1,6 +1,6 @@
 """Which strategy is better, in numbers and in words, from the scores of paired runs.
 
-Scores come as `(splits, seeds)`, NaN where a run failed; `voxgap.evaluate.significance` says what counts as a split.
+Scores come as `(splits, seeds)`, NaN where a run failed; `voxgap.metrics.significance` says what counts as a split.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.significance import (
+from voxgap.metrics.significance import (
     ALPHA,
     MOST_FURTHER,
     POWER,
@@ -29,7 +29,7 @@ from voxgap.evaluate.significance import (
     size_ratio,
 )
 
-# Of the metrics in `voxgap.evaluate`.
+# Of the metrics in `voxgap.metrics`.
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "calibration_error", "mae", "rmse"})
 
 
@@ -177,7 +177,7 @@ def verdict(pair: Paired, *, alpha: float = ALPHA, power: float = POWER, most: i
     Args:
         pair: from `compare_pair` or `rank`.
         alpha: between 0 and 1.
-        power, most: for the number of further splits, see `voxgap.evaluate.significance.further_splits`.
+        power, most: for the number of further splits, see `voxgap.metrics.significance.further_splits`.
     """
     both, note = f"{pair.first} and {pair.second}", _failed_note(pair.failed)
     if pair.splits < 2:
