@@ -137,7 +137,7 @@ def test_a_mask_of_the_file_is_found(
     ],
 )
 def test_meanings_that_go_by_no_numbers_are_ignored(attributes: Mapping[str, Any]) -> None:
-    from voxgap.filling.where import _meanings
+    from voxgap.io.masks import _meanings
 
     named = {**attributes, "flag_meanings": "sea land"}
     assert _meanings(named, np.array([0.0, 1.0, np.inf])) == {}

@@ -55,6 +55,8 @@ NUMPY_SIDE = {
     "recipe": {"intensity", *BASE},
     "metrics": {"decision", "volume", *BASE},
     "evidence": {"dataset", "decision", "metrics", "table", *BASE},
+    # It is drawn by `report`, once somebody wants a picture.
+    "inspection": {"dataset", "missingness", "intensity", "grid", "io", "volume", "report", *BASE},
 }
 KERAS_SIDE = {
     "backend": set(),
@@ -129,7 +131,7 @@ MEETING = {
     "web": {"decision", "runtime", *BASE},
     "server": {"runtime", "decision", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
     "pictures": {"history", "volume", *BASE},
-    "report": {"pictures", "history", "metrics", "evidence", *BASE},
+    "report": {"pictures", "history", "metrics", "evidence", "missingness", "volume", *BASE},
 }
 ALLOWED = NUMPY_SIDE | KERAS_SIDE | MEETING
 HEAVY = {"keras", "tensorflow", "torch", "jax"}

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import xarray
 
-from voxgap.cli.inspect import _examples, _inspect
 from voxgap.dataset import load_data
 from voxgap.dataset.folders import list_folder
 from voxgap.dataset.survey import survey
+from voxgap.inspection import inspect
 from voxgap.io import scan, write
 from voxgap.pictures import slices
+from voxgap.report.inspection import examples
 from voxgap.volume import Volume, rises, upright
 
 FRONT = np.array([[0, 0, 1.0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
@@ -110,7 +111,7 @@ def test_a_data_set_knows_what_is_up_as_its_files_do(
     data = load_data(tmp_path / "data", **options)
     assert data.rises == (suffix != ".npy")
     assert (drawn_above(data.part("test").volumes[0], data.rises) > 0) == data.rises
-    assert _inspect(str(tmp_path / "data"), {"size": options.get("size")}, 0).rises == data.rises
+    assert inspect(tmp_path / "data", size=options.get("size")).rises == data.rises
     assert survey(list_folder(tmp_path / "data"), "data", data.grid).rises == data.rises
 
 
@@ -118,7 +119,7 @@ def test_the_pictures_of_a_page_are_turned(tmp_path: Path) -> None:
     for index in range(4):
         (tmp_path / "flat").mkdir(exist_ok=True)
         write(tmp_path / "flat" / f"{index}.nii.gz", Volume(bright_behind(np.zeros((3, 5, 6)), index), FRONT))
-    ((figure, _),) = _examples(_inspect(str(tmp_path / "flat"), {}, 0))
+    ((figure, _),) = examples(inspect(tmp_path / "flat"))
     for axes in figure.axes:
         assert np.asarray(axes.images[0].get_array()).sum(axis=1).argmax() == 0
 

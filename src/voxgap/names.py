@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 from voxgap.errors import VoxgapError
 
+EMBEDDED = ("sample:", "medmnist:")
+"""How DATA begins that lies in no file of the user's."""
 NETWORKS = ("cnn3d", "resnet3d", "resnet2d", "resnet2plus1d", "unet3d")
 GAP_PATTERNS = ("voxels", "slices", "blocks", "channels")
 # Of Keras, with its abbreviations; classes go by their names in capitals, too. The last is voxgap's own.

@@ -14,12 +14,12 @@ import typer
 
 from voxgap.errors import VoxgapError
 from voxgap.files import write_bytes
+from voxgap.names import EMBEDDED
 
 NAME = "recipe.toml"
 MAX_BYTES = 2**20
 _DATA = "data"
 _PATHS = ("out_folder", "cache")
-_ELSEWHERE = ("sample:", "medmnist:")
 # What says where and how the work is done, and not what is made.
 _OF_THIS_RUN = {"out", "config", "overwrite", "resume", "fresh", "retry", "processes", "ray", "cache"} | {
     "cpus-per-run",
@@ -173,11 +173,11 @@ def _text(value: Any) -> str | None:
 
 
 def _from(folder: Path, data: str) -> str:
-    return data if data.startswith(_ELSEWHERE) else os.path.normpath(folder / os.path.expanduser(data))
+    return data if data.startswith(EMBEDDED) else os.path.normpath(folder / os.path.expanduser(data))
 
 
 def _seen_from(folder: Path, data: str) -> str:
-    if data.startswith(_ELSEWHERE):
+    if data.startswith(EMBEDDED):
         return data
     try:
         return Path(os.path.relpath(data, folder)).as_posix()

@@ -113,14 +113,21 @@ def choose_normalization(asked: str, dataset: Dataset, patches: bool = False, wh
     return chosen.method
 
 
-def load(data: str, **arguments: Any) -> Dataset:
-    """Load DATA as `load_data` does; show the progress where it has to be downloaded first."""
-    from voxgap.dataset import load_data, medmnist
+def fetched(data: str) -> str:
+    """Return DATA; download it first, with a bar, where it has to be."""
+    if data.startswith("medmnist:"):
+        from voxgap.dataset import medmnist
 
-    if data.startswith(medmnist.PREFIX):
         with _download_progress(data) as report:
             medmnist.find(data, report)
-    return load_data(data, **arguments)
+    return data
+
+
+def load(data: str, **arguments: Any) -> Dataset:
+    """Load DATA as `load_data` does; show the progress where it has to be downloaded first."""
+    from voxgap.dataset import load_data
+
+    return load_data(fetched(data), **arguments)
 
 
 @contextlib.contextmanager

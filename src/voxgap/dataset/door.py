@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from voxgap.dataset.medmnist import PREFIX, is_medmnist
+from voxgap.dataset.medmnist import is_medmnist
 from voxgap.dataset.scans import is_several
 from voxgap.io import FORMATS, check_file, is_volume, one_line, split_item
 from voxgap.io.arrays import npz_names
+from voxgap.names import EMBEDDED
 
 
 def is_one_volume(data: str) -> bool:
     """Tell one volume (a file, a DICOM folder, a Zarr store, `file.h5::item`) from a data set."""
-    if data.startswith(("sample:", PREFIX)):
+    if data.startswith(EMBEDDED):
         return False
     path, item = split_item(Path(data))
     if item is not None or path.is_dir():

@@ -23,14 +23,14 @@ from voxgap.filling import learn
 from voxgap.filling.job import RECORD, Job
 from voxgap.filling.learn import Fill, Where
 from voxgap.filling.plan import Sample, plain, plan, target_of, write_manifest
-from voxgap.filling.where import by_mask, ever
 from voxgap.grid import same_grid
 from voxgap.io import FORMATS, Source, split_item, write
 from voxgap.io.arrays import npz_names
 from voxgap.io.folders import MARK
+from voxgap.io.masks import by_mask, ever
+from voxgap.names import EMBEDDED
 from voxgap.volume import Values, Volume, times
 
-EMBEDDED = ("sample:", "medmnist:")
 FROM_OTHERS = ("knn", "matrix_factorization")
 ANY_SIZE = ("zero", *learn.FROM_NEIGHBOURS)
 

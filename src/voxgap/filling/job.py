@@ -34,7 +34,7 @@ class Job:
         strategy: One of `FILLS`.
         options: Arguments of that fill layer; of `axis`, an axis as the file calls it, too.
         fit_on: What statistics are learnt from: `train` or `all`.
-        mask: `VARIABLE` or `VARIABLE=VALUE,...`: where gaps are filled; see `voxgap.filling.where`.
+        mask: `VARIABLE` or `VARIABLE=VALUE,...`: where gaps are filled; see `voxgap.io.masks`.
         everywhere: Fill what was never observed, too.
         grid: How files are read.
         overwrite: Whether files that are there already are replaced.

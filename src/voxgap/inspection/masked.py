@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap.cli.console import err
 from voxgap.errors import VoxgapError
-
-if TYPE_CHECKING:
-    from voxgap.io import Source
-    from voxgap.missingness.diagnosis import Description
-    from voxgap.volume import Values
+from voxgap.io import Source
+from voxgap.io.masks import by_mask, ever
+from voxgap.missingness.diagnosis import Description, describe
+from voxgap.volume import Values
 
 
 class Masked(NamedTuple):
@@ -29,26 +27,25 @@ class Masked(NamedTuple):
     inside: NDArray[np.bool_]
 
 
-def within_mask(source: Source, values: Values) -> Masked | None:
+def within_mask(source: Source, values: Values) -> tuple[Masked | None, list[str]]:
     """Describe the gaps inside the mask that `voxgap fill` finds in a file, None where it finds none.
 
     Args:
         source: The volume.
         values: All of it.
-    """
-    from voxgap.filling.where import by_mask, ever
-    from voxgap.missingness.diagnosis import describe
 
+    Returns:
+        That, and what is to be said of masks that are of no use.
+    """
     observed = ~np.isnan(values)
     try:
         wanted, notes = by_mask(None, source, ever(observed, source.time))
     except VoxgapError as error:
         wanted, notes = None, [str(error)]
-    for note in notes:
-        err.print(f"mask: {note}", soft_wrap=True, markup=False)
+    notes = [f"mask: {note}" for note in notes]
     inside = np.zeros(1, bool) if wanted is None else np.broadcast_to(wanted.where, values.shape)
     if wanted is None or inside.all() or not inside.any():
-        return None
+        return None, notes
     # Outside counts as observed in each step in which anything is: land is no block, and a lost day one slice.
     apart = tuple(axis for axis in range(4) if axis != source.time)
     step = observed.any(axis=apart, keepdims=True) if source.time is not None else np.array(True)
@@ -71,7 +68,9 @@ def within_mask(source: Source, values: Values) -> Masked | None:
     never = f" ({seen} values of that observed)" if seen else ", never observed"
     outside = 1 - float(inside.mean())
     of = f"inside the mask; {outside:.1%} of all lies outside{never}"
-    return Masked(found, {"said": wanted.said.removeprefix("mask "), "outside": outside, "of": of}, inside)
+    return Masked(
+        found, {"said": wanted.said.removeprefix("mask "), "outside": outside, "of": of}, inside
+    ), notes
 
 
 def _rates(observed: NDArray[np.bool_], inside: NDArray[np.bool_], axis: int) -> list[float]:

@@ -1,0 +1,176 @@
+"""What was found by looking at data: a value that can be printed, drawn, and written as JSON or as a page."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.missingness.advice import Advice, to_compare
+from voxgap.missingness.diagnosis import Description
+from voxgap.missingness.mechanism import Evidence
+from voxgap.names import EMBEDDED
+from voxgap.volume import Values, times
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Inspection:
+    """What a data set or one volume holds, what is missing, what that depends on, and what to try.
+
+    Attributes:
+        name: of the data.
+        volumes: `(n, depth, height, width, channels)`, NaN where missing.
+        channels: their names.
+        facts: what else there is, as plain values: task, classes, splits, spacing and others.
+        found: what is missing.
+        evidence: what that depends on.
+        advice: what to try, the best guess first.
+        grid: how the files were read: `size`, `missing_values` and others, as for `voxgap.load_data`.
+        rises: as in a `Dataset`.
+        marks: values that may stand for missing, and were not named.
+        inside: where a mask of the file says that something could be observed, in the shape of a volume.
+        notes: what else is to be said of the file.
+    """
+
+    test_header: ClassVar = ("question", "what the data shows", "p", "p, corrected")
+    name: str
+    volumes: Values
+    channels: tuple[str, ...]
+    facts: dict[str, Any]
+    found: Description
+    evidence: Evidence
+    advice: list[Advice]
+    grid: dict[str, Any]
+    rises: bool = False
+    marks: tuple[float, ...] = ()
+    inside: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        parts = [_in_columns(self.name, self.rows())]
+        if self.found.missing_rate:
+            parts.append(f"What does it depend on?\n{self.evidence.conclusion}")
+        parts.append(_in_columns("What to try", self.to_try()))
+        return "\n\n".join([*parts, f"$ {self.command()}"] if self.command() else parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the same as plain dictionaries, lists and numbers."""
+        advice = [asdict(one) for one in self.advice]
+        evidence = self.evidence.to_json()
+        return {**self.facts, "description": self.found.to_json(), "evidence": evidence, "advice": advice}
+
+    def plot(self) -> Figure:
+        """Draw slices of volumes with little and with much missing, or of the channels of one; gaps are red.
+
+        Raises:
+            VoxgapError: nothing is observed.
+        """
+        from voxgap.report.inspection import examples
+
+        drawn = examples(self)
+        if not drawn:
+            raise VoxgapError(f"{self.name}: nothing is observed, so that there is nothing to draw")
+        return drawn[0][0]
+
+    def write_page(self, path: str | Path) -> None:
+        """Write all of it as one self-contained HTML page with pictures; it appears whole."""
+        from voxgap.report.inspection import write_inspection
+
+        write_inspection(self, path)
+
+    def command(self) -> str:
+        """Return the command that tries what is advised, or that names marks first; empty where there is neither."""
+        if not (self.name.startswith(EMBEDDED) or Path(self.name.partition("::")[0]).exists()):
+            return ""  # arrays have no name that could be typed
+        known = tuple(self.grid.get("missing_values", ()))
+        grid = {**self.grid, "missing_values": tuple(dict.fromkeys([*known, *self.marks]))}
+        options = as_options(grid).split()
+        if "task" in self.facts and self.found.missing_rate:
+            strategies = ",".join(to_compare(self.advice))
+            return shlex.join(["voxgap", "compare", self.name, "--strategies", strategies, *options])
+        return shlex.join(["voxgap", "inspect", self.name, *options]) if self.marks else ""
+
+    @property
+    def marked(self) -> str:
+        """The `marks`, in words."""
+        return ", ".join(map(short, self.marks))
+
+    def to_try(self) -> Pairs:
+        """Return the advice as pairs of strategies and why."""
+        return [(", ".join(one.strategies) or "first", one.why) for one in self.advice]
+
+    def tests(self) -> list[tuple[str, str, str, str]]:
+        """Return the tests as text, with the columns of `test_header`."""
+        return [
+            (test.question, test.answer, _p(test.p_value), _p(test.adjusted)) for test in self.evidence.tests
+        ]
+
+    def rows(self) -> Pairs:
+        """Return what is there and what is missing, as pairs of name and text."""
+        rows = [("task", self.facts["task"])] if "task" in self.facts else []
+        counted = "voxels" if self.facts.get("task") == "segmentation" else "volumes"
+        rows += [
+            (title, ", ".join(f"{name} {count}" for name, count in self.facts[key].items()))
+            for key, title in (("classes", f"{counted} per class"), ("splits", "volumes per split"))
+            if self.facts.get(key)
+        ]
+        if self.facts.get("groups") is not None:
+            rows.append(("groups", f"{self.facts['groups']}, each in one part of the split"))
+        rows += [tuple(pair) for pair in self.facts.get("files", ())]
+        suggested = self.facts.get("suggested")
+        if suggested:
+            rows.append(("for training", as_options(suggested)))
+        elif self.facts["spacing"] is not None:
+            rows.append(("spacing", " × ".join(f"{size:.4g}" for size in self.facts["spacing"])))
+        rows += [("values", said) for said in self.facts["intensity"]]
+        described = dict(self.found.rows())
+        if suggested:
+            counts = f"{self.found.volumes}; patterns are measured on {times(self.found.shape)}"
+            described["volumes"] = counts
+        if self.facts.get("mask"):
+            described["missing"] = f"{self.found.missing_rate:.1%} {self.facts['mask']['of']}"
+            rows.append(("mask", self.facts["mask"]["said"]))
+        if self.marks:
+            described["missing"] += f"; more, if {self.marked} stands for missing: see values"
+        return rows + list(described.items())
+
+
+def as_options(grid: dict[str, Any]) -> str:
+    """Return a grid as the options that say it."""
+    words = []
+    for name, given in grid.items():
+        if given:
+            pairs = [f"{key}={index}" for key, index in given.items()] if isinstance(given, dict) else given
+            text = (
+                given
+                if isinstance(given, str)
+                else ",".join(short(v) if isinstance(v, float) else str(v) for v in pairs)
+            )
+            words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
+    return " ".join(words)
+
+
+def short(value: float) -> str:
+    """Return a number as short as float32, in which values are compared, tells it from others."""
+    text = f"{value:g}"
+    return text if np.float32(text) == np.float32(value) else str(np.float32(value))
+
+
+def _in_columns(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    width = max(len(name) for name, _ in rows)
+    return "\n".join([title, *(f"{name:<{width}}  {text}" for name, text in rows)])
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value < 0.1 else f"{value:.2f}"

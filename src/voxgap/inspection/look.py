@@ -1,0 +1,186 @@
+"""`inspect`: read what DATA names as it is, describe it, test what its gaps depend on, and advise."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap import intensity
+from voxgap.dataset import SPLITS, Dataset, load_data
+from voxgap.dataset.door import is_one_volume
+from voxgap.dataset.survey import Survey, as_they_are, listing_of, survey
+from voxgap.grid import Grid
+from voxgap.inspection.found import Inspection, short
+from voxgap.inspection.masked import within_mask
+from voxgap.missingness.advice import Advice, advise
+from voxgap.missingness.diagnosis import Description, describe
+from voxgap.missingness.mechanism import Evidence, examine
+from voxgap.names import EMBEDDED
+from voxgap.volume import Values
+
+_OPTIONS = ("size", "spacing", "crop", "missing_values", "reference", "axes", "at")
+
+
+@dataclass(frozen=True, eq=False)
+class _Seen:
+    """What one kind of data gave: as in an `Inspection`, and some of its `raw` values as the files have them."""
+
+    facts: dict[str, Any]
+    volumes: Values
+    channels: tuple[str, ...]
+    found: Description
+    evidence: Evidence
+    grid: dict[str, Any]
+    rises: bool
+    raw: Sequence[Values] = ()
+    inside: NDArray[np.bool_] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def inspect(
+    data: str | os.PathLike[str] | Dataset,
+    *,
+    size: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+    crop: str | None = None,
+    missing_values: Sequence[float] = (),
+    reference: str | None = None,
+    axes: Sequence[str | int] = (),
+    at: Mapping[str, int] | None = None,
+    seed: int = 0,
+) -> Inspection:
+    """Find out what data hold, what is missing, what that depends on, and what to try.
+
+    Args:
+        data: as for `voxgap.load_data`, labelled or not; or one volume.
+        size, spacing, crop, missing_values, reference, axes, at: see `voxgap.load_data`. Files of several sizes are
+            described as they are, and their patterns measured on a common grid.
+        seed: of the permutation tests.
+
+    Raises:
+        VoxgapError: it isn't there, or can't be read.
+
+    Example:
+        >>> import voxgap as vg
+        >>> found = vg.inspect("sample:nodules")
+        >>> round(found.found.missing_rate, 2)
+        0.5
+    """
+    given = (size, spacing, crop, tuple(missing_values), reference, tuple(axes), dict(at or {}))
+    grid: dict[str, Any] = dict(zip(_OPTIONS, given, strict=True))
+    if isinstance(data, Dataset):
+        name, dataset = data.name, load_data(data, **grid)
+        seen = _labelled(dataset, {key: asdict(dataset.grid)[key] for key in _OPTIONS}, seed)
+    elif is_one_volume(str(data)):
+        name, seen = str(data), _one_volume(Path(data), grid)
+    else:
+        name = str(data)
+        seen = _several(name, grid, seed)
+        seen = replace(seen, raw=as_they_are(name, Grid(**seen.grid)))
+    said, marks = _intensity(seen.volumes, seen.channels, seen.raw or seen.volumes)
+    advice = advise(seen.found, seen.evidence)
+    if marks and not seen.found.missing_rate:
+        advice = [_answer_first(marks)]
+    return Inspection(
+        name,
+        seen.volumes,
+        seen.channels,
+        seen.facts | {"intensity": said},
+        seen.found,
+        seen.evidence,
+        advice,
+        seen.grid,
+        seen.rises,
+        marks,
+        seen.inside,
+        seen.notes,
+    )
+
+
+def _one_volume(path: Path, options: dict[str, Any]) -> _Seen:
+    grid = Grid(**options)
+    source = grid.scan(path)
+    as_read = source.read()
+    volume = grid.place(as_read)[0]
+    volumes, channels = volume.values[None], volume.channels
+    found, evidence = describe(volumes, channels=channels), examine(volumes, channels=channels)
+    facts: dict[str, Any] = {"name": str(path), "spacing": volume.spacing}
+    masked, notes = (None, []) if grid.moves else within_mask(source, volume.values)
+    inside = None
+    if masked is not None:
+        found, facts["mask"], inside = masked
+    raw = [as_read.values]
+    return _Seen(facts, volumes, channels, found, evidence, options, source.rises, raw, inside, tuple(notes))
+
+
+def _several(name: str, options: dict[str, Any], seed: int) -> _Seen:
+    """Look at samples; files of several sizes as they are, and on the grid that they may be brought onto."""
+    there = _survey(name, Grid(**options))
+    on_one = options | ({"size": there.suggested["size"]} if there is not None and there.suggested else {})
+    if there is None or not there.unlabelled:
+        seen = _labelled(load_data(name, **on_one), options, seed)
+    else:
+        facts, volumes, channels = there.read(Grid(**on_one))
+        found = describe(volumes, channels=channels)
+        evidence = examine(volumes, channels=channels, seed=seed)
+        seen = _Seen(facts, volumes, channels, found, evidence, options, there.rises)
+    if there is None:
+        return seen
+    seen = replace(seen, facts=seen.facts | there.facts, grid=options | there.suggested)
+    # A rate is that of the volumes as they are; what a common grid is for, patterns, it hardly changes.
+    differ = bool(there.suggested)
+    return replace(seen, found=replace(seen.found, missing_rate=there.missing_rate)) if differ else seen
+
+
+def _survey(name: str, grid: Grid) -> Survey | None:
+    """Describe files as they are, where the grid would leave them so."""
+    listing = None if grid.moves or name.startswith(EMBEDDED) else listing_of(name)
+    return None if listing is None else survey(listing, name, grid)
+
+
+def _labelled(dataset: Dataset, options: dict[str, Any], seed: int) -> _Seen:
+    of_class = dataset.targets if dataset.task == "classification" else None
+    facts = {
+        "name": dataset.name,
+        "spacing": dataset.spacing,
+        "task": dataset.task,
+        "splits": {name: int((dataset.split == name).sum()) for name in SPLITS},
+        "classes": {name: int((dataset.targets == i).sum()) for i, name in enumerate(dataset.classes)},
+        "groups": None if dataset.groups is None else len(set(dataset.groups.tolist())),
+    }
+    volumes, channels = dataset.volumes, dataset.channels
+    evidence = examine(
+        volumes,
+        # Of a label map no volume has a class of its own.
+        None if dataset.task == "segmentation" else dataset.targets,
+        classes=dataset.classes,
+        groups=dataset.groups,
+        channels=channels,
+        seed=seed,
+    )
+    found = describe(volumes, of_class, channels=channels, classes=dataset.classes)
+    return _Seen(facts, volumes, channels, found, evidence, options, dataset.rises)
+
+
+def _answer_first(marks: Sequence[float]) -> Advice:
+    named = ", ".join(map(short, marks))
+    return Advice(
+        (),
+        f"Say what {named} stands for: if for missing, name it by --missing-values; if not, nothing is missing.",
+    )
+
+
+def _intensity(volumes: Values, channels: tuple[str, ...], raw: Any) -> tuple[list[str], tuple[float, ...]]:
+    """Say what is odd about the values themselves, units that differ, marks that were not named; and those marks."""
+    chosen = intensity.choose(volumes, channels)
+    odd = (
+        [] if chosen.method == "dataset" else [f"{chosen.why} in training, unless --normalize says otherwise"]
+    )
+    marks = intensity.marks(raw, channels)
+    return odd + [mark.said for mark in marks], tuple(dict.fromkeys(mark.value for mark in marks))
