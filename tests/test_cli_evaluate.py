@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 import server_cases as cases
 import voxgap as vg
-from voxgap.bundle.scoring import labelled, score
+from voxgap.bundle.scoring import evaluate, labelled
 from voxgap.cli.evaluate import print_scores
 from voxgap.dataset import load_data
 from voxgap.files import sha256
@@ -74,7 +74,7 @@ def written(folder: Path, task: str, outputs: int, count: int, split: bool = Fal
 
 def opened(bundle: Path, task: str, outputs: int, threshold: float | None = None) -> Predictor:
     manifest = json.loads((bundle / "manifest.json").read_text())
-    return Predictor(decided(manifest, threshold), engine(task, outputs))
+    return Predictor(decided(manifest, threshold), engine(task, outputs), folder=bundle)
 
 
 def full(*values: Any) -> Any:
@@ -99,7 +99,7 @@ def test_predict_and_the_server_name_what_evaluate_scored(
     bundle, data = written(tmp_path, task, outputs, 300)
     predictor = opened(bundle, task, outputs, threshold)
     given = labelled(bundle, data)
-    worth = score(predictor, given)
+    worth = evaluate(predictor, data)
     assert (worth.split, worth.scored.n, worth.scored.groups) == ("all", 300, 150)
     wanted = job.Wanted(maps=str(tmp_path / "maps") if task == "segmentation" else None)
     items = list_items(sorted(tmp_path.glob("[0-9]*.npy")), ["channel_0"])
@@ -173,7 +173,7 @@ def test_a_table_without_a_split_is_scored_whole_with_a_word(here: tuple[Path, P
     assert "decision: the most probable class" in done.out
     done = voxgap("evaluate", bundle, data, "--threshold", 0.3, "--json")
     found = json.loads(done.out)
-    worth = score(opened(bundle, "classification", 2, 0.3), labelled(bundle, data))
+    worth = evaluate(opened(bundle, "classification", 2, 0.3), data)
     assert found["all"] == worth.scored.scores
     assert found["about"]["n"] == 24
     assert found["about"]["classes"] == ["0", "1"]
@@ -185,13 +185,45 @@ def test_a_table_without_a_split_is_scored_whole_with_a_word(here: tuple[Path, P
     assert voxgap("evaluate", bundle, data, "--threshold", 3).err.startswith("Error: threshold 3")
 
 
+class Model:
+    """What `evaluate` asks of a Keras model."""
+
+    def __init__(self, task: str, outputs: int, shape: tuple[int, ...] = SHAPE) -> None:
+        self.input_shape = (None, *shape)
+        self.output_shape = (None, *((*shape[:3], outputs) if task == "segmentation" else (outputs,)))
+        self.answer = engine(task, outputs)
+
+    def predict(self, volumes: np.ndarray, verbose: int) -> np.ndarray:
+        return np.asarray(self.answer(volumes))
+
+
+@pytest.mark.parametrize(("task", "outputs"), [("classification", 2), ("segmentation", 3), ("regression", 1)])
+def test_a_model_is_worth_what_its_bundle_is(task: str, outputs: int, tmp_path: Path) -> None:
+    bundle, data = written(tmp_path, task, outputs, 12)
+    gaps = {"pattern": "voxels", "missing_rate": 0.3, "seed": 4}
+    found = vg.evaluate(Model(task, outputs), load_data(data, scoring=True), **gaps)
+    again = vg.evaluate(opened(bundle, task, outputs), data, **gaps)
+    assert found.to_json() == again.to_json()
+    assert found.scored.scores != vg.evaluate(opened(bundle, task, outputs), data).scored.scores
+    assert str(found).startswith("all (n = 12, 6 groups)\n")
+    assert f"{next(iter(found.scored.scores.values())):.4f}" in str(found)
+    assert "no split, so that all 12 volumes are scored" in str(found)
+    for wrong, said in (
+        (Model(task, 5), "5 outputs"),
+        (Model(task, outputs, (9, *SHAPE[1:])), "takes 9×4×5×1"),
+    ):
+        if task != "regression" or "takes" in said:
+            with pytest.raises(vg.VoxgapError, match=said):
+                vg.evaluate(wrong, data)
+
+
 def test_what_could_not_be_trained_on_is_scored(here: tuple[Path, Path], tmp_path: Path) -> None:
     bundle, data = here
     header, first, *_ = data.read_text().splitlines()
     (tmp_path / "one.csv").write_text(f"{header}\n{first}\n")
     one = labelled(bundle, tmp_path / "one.csv")
     assert (len(one.data), one.whole, one.data.classes) == (1, True, ("0", "1"))
-    assert score(opened(bundle, "classification", 2), one).scored.intervals == {}
+    assert evaluate(opened(bundle, "classification", 2), tmp_path / "one.csv").scored.intervals == {}
     (tmp_path / "split.csv").write_text(f"{header},split\n{first},test\n")
     assert len(labelled(bundle, tmp_path / "split.csv", "test").data) == 1
     with pytest.raises(vg.VoxgapError, match="one"):

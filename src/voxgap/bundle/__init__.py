@@ -5,12 +5,15 @@ from voxgap.bundle.continuing import STATE, forget, goes_on
 from voxgap.bundle.exporting import export
 from voxgap.bundle.own_model import export_model
 from voxgap.bundle.saving import Origin, check_free, save_bundle
+from voxgap.bundle.scoring import Evaluation, evaluate
 
 __all__ = [
     "STATE",
+    "Evaluation",
     "Origin",
     "check_exportable",
     "check_free",
+    "evaluate",
     "export",
     "export_model",
     "forget",

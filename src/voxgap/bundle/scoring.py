@@ -1,40 +1,49 @@
-"""What the answers of a bundle are worth: scored as it would decide, on all that the data has of a part."""
+"""What the answers of a network are worth: scored as it would decide, on all that the data has of a part."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from voxgap.dataset import Dataset, load_data
+from voxgap.dataset.gaps import with_simulated
 from voxgap.dataset.targets import as_classes, class_places
-from voxgap.decision import Decision
+from voxgap.decision import Decision, asked
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid
-from voxgap.metrics import Scored, scored
+from voxgap.metrics import Scored, scored, without_interval
 from voxgap.metrics.overlap import digests, overlap, read_cases
-from voxgap.runtime import MANIFEST, Predictor, read_manifest, verified_entry
+from voxgap.names import metric_words
+from voxgap.runtime import MANIFEST, Predictor, load, read_manifest, verified_entry
 from voxgap.runtime.manifest import label_values
+from voxgap.volume import Values, times
+
+if TYPE_CHECKING:
+    from voxgap.backend import keras
 
 Split = str | None
+Task = Literal["segmentation"] | None
 SPLITS = ("train", "validation", "test", "all")
 
 
 @dataclass(frozen=True)
-class Worth:
-    """What the answers of a bundle are worth on one data set.
+class Evaluation:
+    """What the answers of a network are worth on one data set.
 
     Attributes:
         split: the part that was scored: `train`, `validation`, `test` or `all`.
         scored: its scores, with intervals.
         decision: by which classes were named.
         known: how many of the volumes were among those that the network was trained on, and that it was chosen on
-            (`train`, `validation`), by their content; None where the bundle does not know.
+            (`train`, `validation`), by their content; None where nobody knows.
         classes: names of what the scores count: `dice_1` is of the second.
+        notes: what to know before the scores are believed.
     """
 
     split: str
@@ -42,6 +51,19 @@ class Worth:
     decision: Decision
     known: dict[str, int] | None
     classes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        found = self.scored
+        names = {
+            name: metric_words(name, self.classes) for name, value in found.scores.items() if value == value
+        }
+        width = max(map(len, names.values()), default=0)
+        lines = [f"{self.split} ({found.words})"]
+        lines += [f"{words:<{width}}  {found.cell(name).rstrip()}" for name, words in names.items()]
+        lines += without_interval(found.reasons, self.classes)
+        decided = [self.decision.words(self.classes)] if self.classes else []
+        return "\n".join([*lines, *decided, *self.notes])
 
     def to_json(self) -> dict[str, Any]:
         """The scores by split, and what they rest on under `about`."""
@@ -50,15 +72,71 @@ class Worth:
         return {self.split: self.scored.scores, "about": about}
 
 
+def evaluate(
+    model: str | os.PathLike[str] | Predictor | keras.Model,
+    data: str | os.PathLike[str] | Dataset,
+    split: Split = None,
+    *,
+    threshold: float | None = None,
+    pattern: str | None = None,
+    missing_rate: float = 0.5,
+    mechanism: str = "mcar",
+    seed: int = 0,
+    axes: Sequence[str | int] = (),
+    at: Mapping[str, int] | None = None,
+) -> Evaluation:
+    """Score a network on labelled data, each score with its 95 % interval.
+
+    Args:
+        model: the folder of a bundle, a `Predictor` of one, or a model from `build_model`. Data for a bundle is read
+            and resampled as its training data was; for a model it is scored as it is.
+        data: see `voxgap.load_data`.
+        split: the part to score: `train`, `validation`, `test` or `all`; by default `test`, and all where the data
+            has no split.
+        threshold: of two classes, name the second from this probability on; by default as the bundle says.
+        pattern, missing_rate, mechanism: of gaps that are simulated besides the data's own; see `voxgap.simulate`.
+        seed: of the simulated gaps and the intervals.
+        axes, at: what is said of the axes of the files, where they are called otherwise; see `voxgap.load_data`.
+
+    Raises:
+        VoxgapError: the data can't be read, is for another task or other classes, or has no such part.
+
+    Example:
+        >>> import voxgap as vg
+        >>> data = vg.load_data("sample:motion")
+        >>> model = vg.build_model("cnn3d", data.volumes.shape[1:], len(data.classes), filters=(2,))
+        >>> _ = vg.train(model, data, epochs=1, verbose=False)
+        >>> vg.evaluate(model, data).scored.n
+        600
+    """
+    if isinstance(model, str | os.PathLike):
+        model = load(model)
+    reading = {"axes": axes, "at": at}
+    if isinstance(model, Predictor):
+        given, decided, predict = labelled(model, data, split, **reading), model.decision, model.predict
+    else:
+        given, decided = _as_it_is(model, data, split, reading), Decision()
+        predict = partial(model.predict, verbose=0)
+    if threshold is not None:
+        chosen = asked(threshold, given.data.task, len(given.data.classes))
+        if chosen is None:
+            raise VoxgapError(
+                f"threshold {threshold}: give a number; it is chosen where a network is trained"
+            )
+        decided = chosen
+    gapped = with_simulated(given.data, pattern, missing_rate, mechanism, seed).volumes
+    return _score(given, predict(gapped), gapped, decided, seed)
+
+
 @dataclass(frozen=True)
 class Labelled:
-    """Data that a bundle is to be scored on, read as its training data was.
+    """Data that a network is to be scored on, read as its training data was.
 
     Attributes:
         split: the part that is to be scored.
-        data: its samples, of the bundle's task; targets count among the bundle's classes.
+        data: its samples, of the bundle's task; targets count among the network's classes.
         whole: whether that is all there is, because the data has no split.
-        known: see `Worth`.
+        known: see `Evaluation`.
     """
 
     split: str
@@ -66,75 +144,107 @@ class Labelled:
     whole: bool
     known: dict[str, int] | None
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to know before its scores are believed."""
+        count, notes = len(self.data), []
+        if self.whole:
+            notes.append(f"{self.data.name}: no split, so that all {count} volumes are scored")
+        met = [
+            f"{known} of {count} volumes were in {called}"
+            for part, called in (("train", "training"), ("validation", "validation"))
+            if self.split != "train" and (known := (self.known or {}).get(part)) and part != self.split
+        ]
+        if met:
+            notes.append(f"Warning: {' and '.join(met)} of this bundle: these scores are too good")
+        return tuple(notes)
+
 
 def labelled(
-    bundle: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | Predictor,
     data: str | os.PathLike[str] | Dataset,
     split: Split = None,
-    load: Callable[..., Dataset] = load_data,
     **reading: Any,
 ) -> Labelled:
     """Read data that a bundle is to be scored on.
 
     Args:
-        bundle: its folder.
+        bundle: its folder, or a predictor of it.
         data: see `voxgap.load_data`.
         split: the part to score, or `all`; by default `test`, and all where the data has no split.
-        load: what reads it.
         reading: what is said of the axes of the files, `axes` and `at`, where they are called otherwise.
 
     Raises:
         VoxgapError: it can't be read, is for another task or other classes, or has no such part.
     """
-    folder = Path(bundle)
-    manifest = read_manifest(folder)
+    if isinstance(bundle, Predictor):
+        folder, manifest = bundle.folder or Path(), bundle.manifest
+    else:
+        folder, manifest = Path(bundle), read_manifest(Path(bundle))
     grid = Grid.from_json(manifest["input"].get("grid"), f"{folder / MANIFEST}: field input.grid")
     on_grid = asdict(grid.told(reading.get("axes") or (), reading.get("at") or {}))
-    task = "segmentation" if manifest["task"] == "segmentation" else None
-    if split is not None and split not in SPLITS:
-        raise VoxgapError(f"split must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {split!r}")
-    dataset = load(data, task=task, scoring=True, **on_grid)
+    task: Task = "segmentation" if manifest["task"] == "segmentation" else None
+    _check_split(split)
+    dataset = load_data(data, task=task, scoring=True, **on_grid)
     if dataset.task != manifest["task"]:
         raise VoxgapError(
             f"{dataset.name}: the data is for {dataset.task}, the bundle for {manifest['task']}"
         )
+    found = _part(dataset, split)
+    part = _with_classes(found.data, manifest["classes"], label_values(manifest))
+    return replace(found, data=part, known=_known(folder, manifest, found.data))
+
+
+def _check_split(split: Split) -> None:
+    if split is not None and split not in SPLITS:
+        raise VoxgapError(f"split must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {split!r}")
+
+
+def _part(dataset: Dataset, split: Split) -> Labelled:
     whole = bool((dataset.split == "test").all())
     if split in (None, "test"):
         split = "all" if whole else "test"
+    assert split is not None
     part = dataset if split == "all" else dataset.part(split)
     if not len(part):
         raise VoxgapError(f"{dataset.name}: no {split} volumes; choose another --split, or all")
-    return Labelled(
-        split,
-        _with_classes(part, manifest["classes"], label_values(manifest)),
-        whole,
-        _known(folder, manifest, part),
-    )
+    return Labelled(split, part, whole, None)
 
 
-def score(predictor: Predictor, given: Labelled, volumes: Any = None, seed: int = 0) -> Worth:
-    """Score a bundle's answers, by the classes that it names.
+def _as_it_is(
+    model: keras.Model, data: str | os.PathLike[str] | Dataset, split: Split, reading: dict[str, Any]
+) -> Labelled:
+    """Read data for a model of which nothing is known but what it takes and gives."""
+    _check_split(split)
+    task: Task = "segmentation" if len(model.output_shape) == 5 else None
+    found = _part(load_data(data, task=task, scoring=True, **reading), split)
+    data, shape = found.data, model.input_shape[1:]
+    if any(wanted not in (None, size) for wanted, size in zip(shape, data.volumes.shape[1:], strict=True)):
+        raise VoxgapError(
+            f"{data.name}: volumes of {times(data.volumes.shape[1:])}, the model takes {times(shape)}; give "
+            "load_data a size"
+        )
+    if data.task != "regression" and model.output_shape[-1] != len(data.classes):
+        raise VoxgapError(
+            f"{data.name}: {len(data.classes)} classes, and the model has {model.output_shape[-1]} outputs"
+        )
+    return found
 
-    Args:
-        predictor: of the bundle.
-        given: from `labelled`.
-        volumes: the same volumes with other gaps, where some were simulated.
-        seed: of the intervals.
-    """
+
+def _score(given: Labelled, answers: Values, volumes: Values, decided: Decision, seed: int) -> Evaluation:
+    """Score answers for volumes, which may have other gaps than those of the data, by the classes that they name."""
     data = given.data
-    volumes = data.volumes if volumes is None else volumes
-    answers, threshold = predictor.predict(volumes), predictor.decision.threshold
     found = scored(
         data.task,
         data.targets,
         answers,
         observed=~np.isnan(volumes) if data.task == "segmentation" else None,
-        threshold=threshold,
+        threshold=decided.threshold,
         own_grids=data.on_own_grids if data.drawn else None,
         groups=data.groups,
         seed=seed,
     )
-    return Worth(given.split, found, predictor.decision, given.known, data.classes)
+    return Evaluation(given.split, found, decided, given.known, data.classes, given.notes)
 
 
 def _with_classes(part: Dataset, classes: list[str], learnt: Sequence[int] | None = None) -> Dataset:

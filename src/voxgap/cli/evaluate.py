@@ -7,16 +7,16 @@ import math
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.text import Text
 
 from voxgap.cli.console import err, out
-from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, grid_arguments, load
+from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, fetched, grid_arguments
 from voxgap.cli.predict import Bundle, Engine, Precision, Threads, Threshold, open_bundle
 from voxgap.files import finite
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from voxgap.bundle.scoring import Labelled
     from voxgap.decision import Decision
     from voxgap.metrics import Scored
 
@@ -57,38 +57,28 @@ def evaluate(
 
       voxgap evaluate runs/patients new_patients.csv --threshold 0.3 --json
     """
-    from voxgap.bundle.scoring import labelled, score
-    from voxgap.cli.train import with_gaps
+    import voxgap
 
     said = grid_arguments(None, None, None, None, None, axes, at)
-    given = labelled(bundle, data, split, load, axes=said["axes"], at=said["at"])
-    gapped = with_gaps(given.data, pattern, missing_rate, mechanism, seed)
     predictor = open_bundle(bundle, precision, engine, threads, threshold)
-    worth = score(predictor, given, gapped.volumes, seed)
-    _say_what_was_scored(given)
+    found = voxgap.evaluate(
+        predictor,
+        fetched(data),
+        split,
+        pattern=pattern,
+        missing_rate=missing_rate,
+        mechanism=mechanism,
+        seed=seed,
+        axes=said["axes"],
+        at=said["at"],
+    )
+    for note in found.notes:
+        err.print(Text(note), style="yellow" if note.startswith("Warning") else "", soft_wrap=True)
     if as_json:
-        out.print_json(json.dumps(finite(worth.to_json()), allow_nan=False))
+        out.print_json(json.dumps(finite(found.to_json()), allow_nan=False))
         return
-    print_scores({worth.split: worth.scored}, predictor.classes)
-    say_decision(worth.decision, predictor.task, predictor.classes)
-
-
-def _say_what_was_scored(given: Labelled) -> None:
-    count = len(given.data)
-    if given.whole:
-        err.print(f"{given.data.name}: no split, so that all {count} volumes are scored", soft_wrap=True)
-    if given.split == "train" or given.known is None:
-        return
-    met = [
-        f"{known} of {count} volumes were in {part}"
-        for part, known in (("training", given.known["train"]), ("validation", given.known["validation"]))
-        if known and part != given.split
-    ]
-    if met:
-        err.print(
-            f"[yellow]Warning:[/] {' and '.join(met)} of this bundle: these scores are too good",
-            soft_wrap=True,
-        )
+    print_scores({found.split: found.scored}, predictor.classes)
+    say_decision(found.decision, predictor.task, predictor.classes)
 
 
 def print_scores(scores: dict[str, Scored], classes: tuple[str, ...], console: Console = out) -> None:
@@ -107,18 +97,12 @@ def print_scores(scores: dict[str, Scored], classes: tuple[str, ...], console: C
         # What can't be had from these data, such as the score on missing voxels where none are, has no row.
         if not all(math.isnan(found.scores[name]) for found in scores.values()):
             table.add_row(
-                escape(metric_words(name, classes)), *(_cell(found, name) for found in scores.values())
+                escape(metric_words(name, classes)), *(found.cell(name) for found in scores.values())
             )
     console.print(table)
     for split, found in scores.items():
         for why in without_interval(found.reasons, classes):
             console.print(f"{split}: {why}", soft_wrap=True, markup=False, style="dim")
-
-
-def _cell(found: Scored, name: str) -> str:
-    low, high = found.intervals.get(name, (math.nan, math.nan))
-    within = "" if math.isnan(low) else f"  ({low:.3f} to {high:.3f})"
-    return f"{found.scores[name]:.4f}{within:>18}"
 
 
 def say_decision(decision: Decision, task: str, classes: tuple[str, ...]) -> None:

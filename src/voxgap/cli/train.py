@@ -57,7 +57,6 @@ from voxgap.files import held, sweep
 from voxgap.recipe import Gaps, Recipe, Training, strategy_of
 
 if TYPE_CHECKING:
-    from voxgap.dataset import Dataset
     from voxgap.experiment import Result
 
 # A training goes on whatever these are; by the schedule, if the epochs that ran would have been the same.
@@ -206,6 +205,7 @@ def train(
     )
     from voxgap.bundle.evidence import EVIDENCE, REPORT
     from voxgap.cli.evaluate import print_scores, say_decision
+    from voxgap.dataset.gaps import with_simulated
     from voxgap.decision import asked
     from voxgap.metrics.overlap import digests, known_cases
     from voxgap.runtime.calibration import too_few
@@ -246,7 +246,7 @@ def train(
         raw = load(data, cache=cache, task=task, **grid)
         asked(threshold, raw.task, len(raw.classes))
         known = known_cases(digests(raw.volumes), raw.split)
-        dataset = with_gaps(raw, pattern, missing_rate, mechanism, seed)
+        dataset = with_simulated(raw, pattern, missing_rate, mechanism, seed)
         normalize = choose_normalization(normalize, dataset, patch is not None)
         trained = Training.of(
             {
@@ -356,17 +356,3 @@ def _saying_what_is_kept(state: Path) -> Iterator[None]:
     finally:
         if not state.exists():
             shutil.rmtree(state.parent, ignore_errors=True)  # a recipe of what never began
-
-
-def with_gaps(
-    dataset: Dataset, pattern: str | None, missing_rate: float, mechanism: str, seed: int
-) -> Dataset:
-    """Simulate gaps in a data set where a pattern is given; native gaps stay."""
-    from voxgap.missingness import simulate
-
-    if pattern is None:
-        return dataset
-    gaps = simulate(
-        dataset.volumes, pattern=pattern, missing_rate=missing_rate, mechanism=mechanism, seed=seed
-    )
-    return dataset.with_volumes(gaps)

@@ -1,4 +1,4 @@
-"""What is missing in the data itself, apart from what a grid adds around it."""
+"""What is missing in the data itself, apart from what a grid adds around it; and gaps that are simulated besides."""
 
 from __future__ import annotations
 
@@ -24,6 +24,18 @@ def own_gaps(data: Dataset, index: int) -> NDArray[np.bool_]:
         inside = place_label_map(np.zeros(steps[0]["from"], np.int16), steps) != UNLABELLED
         gaps &= inside[..., np.newaxis]
     return np.asarray(gaps)
+
+
+def with_simulated(
+    data: Dataset, pattern: str | None, missing_rate: float, mechanism: str, seed: int
+) -> Dataset:
+    """Return the data with simulated gaps besides their own, see `voxgap.simulate`; as it is without a pattern."""
+    from voxgap.missingness import simulate
+
+    if pattern is None:
+        return data
+    gaps = simulate(data.volumes, pattern=pattern, missing_rate=missing_rate, mechanism=mechanism, seed=seed)
+    return data.with_volumes(gaps)
 
 
 def own_missing_rate(data: Dataset) -> float:

@@ -51,6 +51,12 @@ class Scored:
         """How many volumes, for people: `n = 40, 12 groups`."""
         return f"n = {self.n}" + ("" if self.groups is None else f", {self.groups} groups")
 
+    def cell(self, name: str) -> str:
+        """One score, with its interval where it has one: `0.9120  (0.880 to 0.944)`."""
+        low, high = self.intervals.get(name, (math.nan, math.nan))
+        within = "" if math.isnan(low) else f"  ({low:.3f} to {high:.3f})"
+        return f"{self.scores[name]:.4f}{within:>18}"
+
     def to_json(self) -> dict[str, Any]:
         """What the scores rest on, as plain values."""
         known = {name: list(interval) for name, interval in self.intervals.items()}

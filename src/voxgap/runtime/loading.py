@@ -83,7 +83,7 @@ def load(
     _check_outputs(said, manifest, folder)
     entry = manifest["files"][kinds[name]]
     running = _running(name, entry, precision, run, manifest, folder)
-    return Predictor(manifest, run, running)
+    return Predictor(manifest, run, running, folder)
 
 
 def decided(manifest: dict[str, Any], threshold: float | None) -> dict[str, Any]:

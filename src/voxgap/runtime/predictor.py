@@ -55,11 +55,19 @@ class Predictor:
     Attributes:
         manifest: what the bundle says of itself.
         running: how it computes.
+        folder: of the bundle, where it has one.
         decision: how it names classes.
     """
 
-    def __init__(self, manifest: dict[str, Any], engine: Engine, running: Running | None = None) -> None:
+    def __init__(
+        self,
+        manifest: dict[str, Any],
+        engine: Engine,
+        running: Running | None = None,
+        folder: Path | None = None,
+    ) -> None:
         self.manifest = manifest
+        self.folder = folder
         self.running = running or Running()
         self._engine = engine
         self._patches = patches_of(manifest, MANIFEST)
