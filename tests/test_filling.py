@@ -15,8 +15,6 @@ from voxgap.errors import VoxgapError
 from voxgap.fill import LinearInterpolation, MatrixFactorization, statistics
 from voxgap.fill.linear import interpolate
 from voxgap.filling.files import fill_files
-from voxgap.filling.job import Job
-from voxgap.grid import Grid
 from voxgap.io import read, split_item, write
 from voxgap.volume import Volume
 
@@ -65,7 +63,7 @@ def filled(path: Path, strategy: str = "linear", **asked: Any) -> tuple[np.ndarr
     file, item = split_item(path)
     if file.suffix == ".zarr":
         path, item = Path(f"{file}::sst"), "sst"
-    said.append(fill_files(Job(str(path), file.parent / "out", strategy, say=said.append, **asked)))
+    said.append(fill_files(path, file.parent / "out", strategy, say=said.append, **asked))
     out = file.parent / "out" / (f"{file.stem}-{item}{file.suffix}" if item else file.name)
     return read(out, item="sst").values[..., 0], "\n".join(said)
 
@@ -225,7 +223,7 @@ def test_of_one_file_the_time_steps_are_samples(tmp_path: Path) -> None:
 def test_time_is_found_wherever_it_lies(tmp_path: Path) -> None:
     path = sea(tmp_path / "sea.nc")
     plain, _ = filled(path, "mean")
-    turned, said = filled(path, "mean", grid=Grid(axes=("lat", "lon", "time")), overwrite=True)
+    turned, said = filled(path, "mean", axes=("lat", "lon", "time"), overwrite=True)
     assert "8 steps along time" in said
     assert np.array_equal(plain, turned, equal_nan=True)
 
@@ -245,7 +243,7 @@ def test_an_axis_is_called_as_in_the_file(axis: str, tmp_path: Path) -> None:
         filled(path, options={"axis": "lev"}, overwrite=True)
     rows = [f"{sea(tmp_path / f'{index}.nc').name},{'ab'[index % 2]}" for index in range(4)]
     (tmp_path / "data.csv").write_text("\n".join(["path,label", *rows]))
-    fill_files(Job(str(tmp_path / "data.csv"), tmp_path / "many", options={"axis": axis}, everywhere=True))
+    fill_files(tmp_path / "data.csv", tmp_path / "many", options={"axis": axis}, everywhere=True)
     lines = {"time": 0, "lat": 1, "lon": 2}[axis]
     known = np.broadcast_to(~np.isnan(before).all(axis=lines, keepdims=True), before.shape)
     assert np.allclose(read(tmp_path / "many" / "2.nc").values[..., 0][known], after[known], atol=1e-5)
@@ -262,7 +260,7 @@ def test_what_no_volume_of_the_data_observes_stays_missing(tmp_path: Path) -> No
     seen = ~np.isnan(volumes).all(axis=0)
     for name in ("data.npz", "data.csv"):
         said: list[str] = []
-        done = fill_files(Job(str(tmp_path / name), tmp_path / name[-3:], "mean", say=said.append))
+        done = fill_files(tmp_path / name, tmp_path / name[-3:], "mean", say=said.append)
         lost = int((~seen).sum())
         assert any(f"{lost} of 90 voxels" in line and "in no volume" in line for line in said)
         assert f"4 volumes filled, {4 * lost} voxels stay missing" in done

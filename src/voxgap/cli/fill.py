@@ -66,26 +66,23 @@ def fill(
 
       voxgap fill sea.nc --strategy linear --option axis=time --mask landmask --out filled
     """
-    from voxgap.filling.files import fill_files
-    from voxgap.filling.job import Job
-    from voxgap.grid import Grid
+    import voxgap
 
-    grid = Grid(**grid_arguments(None, None, None, missing_values, None, axes, at))
-    options = _options(option or [])
-    asked = Job(
+    said = grid_arguments(None, None, None, missing_values, None, axes, at)
+    done = voxgap.fill_files(
         data,
         folder,
         strategy,
-        options,
-        fit_on,
-        mask,
-        everywhere,
-        grid,
-        overwrite,
+        options=_options(option or []),
+        fit_on=fit_on,
+        mask=mask,
+        everywhere=everywhere,
+        overwrite=overwrite,
         say=_say,
         progress=_progress,
+        **{name: said[name] for name in ("missing_values", "axes", "at")},
     )
-    out.print(fill_files(asked), soft_wrap=True, markup=False)
+    out.print(done, soft_wrap=True, markup=False)
 
 
 def _options(texts: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from voxgap.dataset.manifest import read_manifest
 from voxgap.errors import VoxgapError
 from voxgap.files import held, replacing, write_bytes
 from voxgap.fill import structure
-from voxgap.filling import learn
-from voxgap.filling.job import RECORD, Job
+from voxgap.filling import FIT_ON, STRATEGY, learn
+from voxgap.filling.job import RECORD, Job, Progress, Say
 from voxgap.filling.learn import Fill, Where
 from voxgap.filling.plan import Sample, plain, plan, target_of, write_manifest
-from voxgap.grid import same_grid
+from voxgap.grid import Grid, same_grid
 from voxgap.io import FORMATS, Source, split_item, write
 from voxgap.io.arrays import npz_names
 from voxgap.io.folders import MARK
@@ -35,21 +35,66 @@ FROM_OTHERS = ("knn", "matrix_factorization")
 ANY_SIZE = ("zero", *learn.FROM_NEIGHBOURS)
 
 
-def fill_files(job: Job) -> str:
+def fill_files(
+    data: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    strategy: str = STRATEGY,
+    *,
+    options: Mapping[str, Any] | None = None,
+    fit_on: str = FIT_ON,
+    mask: str | None = None,
+    everywhere: bool = False,
+    overwrite: bool = False,
+    say: Say | None = None,
+    progress: Progress | None = None,
+    **reading: Any,
+) -> str:
     """Fill gaps and write files of the same names, formats and geometry below a folder.
 
     What was never observed stays missing, and so does what a land/sea mask of a file leaves out, unless all is to
     be filled. Statistics are learnt from the training part of a data set, and from the time steps of one volume.
 
     Args:
-        job: What is asked for.
+        data: As for `voxgap.load_data`, labelled or not; or one volume.
+        out: Folder for the filled files.
+        strategy: One of `voxgap.filling.FILLS`.
+        options: Arguments of that fill layer, see `voxgap.fill`; of `axis`, an axis as the file calls it, too.
+        fit_on: What statistics are learnt from: `train` (all, where there is no split) or `all`.
+        mask: `VARIABLE` or `VARIABLE=VALUE,...` of the file: where gaps are filled; by default it is looked for.
+        everywhere: Fill what was never observed, too.
+        overwrite: Replace filled files that are there already; otherwise they are skipped.
+        say: Called with each line that a user should read.
+        progress: Wraps what is gone through one by one, with a title.
+        **reading: `missing_values`, `axes` and `at`, see `voxgap.load_data`.
 
     Returns:
         What was done, in a line.
 
     Raises:
         VoxgapError: The data can't be read or filled so, or files would be written over.
+
+    Example:
+        >>> import voxgap as vg
+        >>> vg.fill_files("sea.nc", "filled", "linear", options={"axis": "time"}, say=print)  # doctest: +SKIP
+        '1 volume filled: filled'
     """
+    given = {"say": say, "progress": progress}
+    told = {name: one for name, one in given.items() if one is not None}
+    grid, asked = _grid(**reading), dict(options or {})
+    return _fill(
+        Job(str(data), Path(out), strategy, asked, fit_on, mask, everywhere, grid, overwrite, **told)
+    )
+
+
+def _grid(
+    missing_values: Sequence[float] = (),
+    axes: Sequence[str | int] = (),
+    at: Mapping[str, int] | None = None,
+) -> Grid:
+    return Grid(missing_values=tuple(missing_values), axes=tuple(axes), at=dict(at or {}))
+
+
+def _fill(job: Job) -> str:
     job.check_record()
     path = Path(job.data)
     embedded = job.data.startswith(EMBEDDED)
