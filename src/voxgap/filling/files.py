@@ -20,7 +20,7 @@ from voxgap.errors import VoxgapError
 from voxgap.files import held, replacing, write_bytes
 from voxgap.fill import structure
 from voxgap.filling import FIT_ON, STRATEGY, learn
-from voxgap.filling.job import RECORD, Job, Progress, Say
+from voxgap.filling.job import RECORD, Job, Progress, Say, each, quiet
 from voxgap.filling.learn import Fill, Where
 from voxgap.filling.plan import Sample, plain, plan, target_of, write_manifest
 from voxgap.grid import Grid, same_grid
@@ -45,8 +45,8 @@ def fill_files(
     mask: str | None = None,
     everywhere: bool = False,
     overwrite: bool = False,
-    say: Say | None = None,
-    progress: Progress | None = None,
+    say: Say = quiet,
+    progress: Progress = each,
     **reading: Any,
 ) -> str:
     """Fill gaps and write files of the same names, formats and geometry below a folder.
@@ -78,12 +78,8 @@ def fill_files(
         >>> vg.fill_files("sea.nc", "filled", "linear", options={"axis": "time"}, say=print)  # doctest: +SKIP
         '1 volume filled: filled'
     """
-    given = {"say": say, "progress": progress}
-    told = {name: one for name, one in given.items() if one is not None}
-    grid, asked = _grid(**reading), dict(options or {})
-    return _fill(
-        Job(str(data), Path(out), strategy, asked, fit_on, mask, everywhere, grid, overwrite, **told)
-    )
+    how = (strategy, dict(options or {}), fit_on, mask, everywhere, _grid(**reading), overwrite)
+    return _fill(Job(str(data), Path(out), *how, say, progress))
 
 
 def _grid(

@@ -20,8 +20,13 @@ Say = Callable[[str], None]
 Progress = Callable[[Sequence[Any], str], Iterable[Any]]
 
 
-def _each(items: Sequence[Any], _: str) -> Iterable[Any]:
+def each(items: Sequence[Any], _: str) -> Iterable[Any]:
+    """Go through things and show nothing."""
     return items
+
+
+def quiet(_: str) -> None:
+    """Say nothing."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,8 @@ class Job:
     everywhere: bool = False
     grid: Grid = field(default_factory=Grid)
     overwrite: bool = False
-    say: Say = field(default=lambda line: None, compare=False)
-    progress: Progress = field(default=_each, compare=False)
+    say: Say = field(default=quiet, compare=False)
+    progress: Progress = field(default=each, compare=False)
 
     def __post_init__(self) -> None:
         if self.strategy not in FILLS:
