@@ -54,10 +54,10 @@ def experiment(data):
 
 def expected() -> tuple[float, float]:
     """The seconds that `voxgap compare` says at its start that the experiment will take."""
-    from voxgap.experiment.cost import estimate, settled
+    from voxgap.experiment.cost import estimate, with_precision
 
     data = dataset()
-    return estimate(settled(experiment(data), data), data)
+    return estimate(with_precision(experiment(data), data), data)
 
 
 def prepare(folder: Path) -> None:
@@ -77,10 +77,10 @@ def prepare(folder: Path) -> None:
 def voxgap(folder: Path) -> None:
     """The experiment, as `voxgap compare` does it."""
     from voxgap.experiment import open_store, run_all
-    from voxgap.experiment.cost import settled
+    from voxgap.experiment.cost import with_precision
 
     data = dataset()
-    planned = settled(experiment(data), data)
+    planned = with_precision(experiment(data), data)
     with open_store(folder / "results.db", create=True) as store:
         run_all(planned, data, store)
         outcomes = store.outcomes(planned)

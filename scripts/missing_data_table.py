@@ -18,7 +18,7 @@ import numpy as np
 
 import voxgap as vg
 from voxgap.experiment import Comparison, Event, compare
-from voxgap.experiment.plan import YARDSTICKS
+from voxgap.experiment.plan import BASELINES
 from voxgap.recipe import PRESETS
 from voxgap.report import write_report
 
@@ -32,7 +32,7 @@ class Case(NamedTuple):
         title: of its column.
         gaps: arguments of `compare`.
         metric: that decides.
-        strategies: that are tried, and the yardsticks that can be had.
+        strategies: that are tried, and the baselines that can be had.
         volumes: how many of the set, drawn at random.
         size: of the volumes, where they are made smaller.
     """
@@ -125,7 +125,7 @@ def table(found: dict[str, Comparison]) -> str:
 
 
 def places(comparison: Comparison) -> list[Any]:
-    return [*comparison.overall.places, *comparison.overall.yardsticks]
+    return [*comparison.overall.places, *comparison.overall.baselines]
 
 
 def fill_errors(comparison: Comparison) -> dict[str, float]:
@@ -139,7 +139,7 @@ def cell(column: dict[str, float], name: str) -> str:
     value = column.get(name, math.nan)
     if math.isnan(value):
         return ""
-    best = name not in YARDSTICKS and value == next(iter(column.values()))
+    best = name not in BASELINES and value == next(iter(column.values()))
     return f"**{value:.3f}**" if best else f"{value:.3f}"
 
 

@@ -1,4 +1,4 @@
-"""What is asked of `compare`: refused before data or Keras are touched, one set of defaults, no false yardstick."""
+"""What is asked of `compare`: refused before data or Keras are touched, one set of defaults, no false baseline."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from voxgap.errors import VoxgapError
 from voxgap.experiment import compare, plan_experiment
 from voxgap.experiment.asked import DEFAULT_STRATEGIES, Verdict, designed
 from voxgap.experiment.data import divide
-from voxgap.experiment.handover import hand_over, take_over
+from voxgap.experiment.dataset_files import open_dataset, write_dataset
 from voxgap.io import write
 from voxgap.recipe import Gaps
 from voxgap.volume import Volume
@@ -91,7 +91,7 @@ def test_a_metric_of_another_task_is_refused_before_any_training(tmp_path: Path)
 
 @pytest.mark.parametrize("voxels", [1, 5000])
 @pytest.mark.parametrize("rates", [None, 0.5])
-def test_complete_is_no_yardstick_of_data_with_gaps_of_its_own(voxels: int, rates: float | None) -> None:
+def test_complete_is_no_baseline_of_data_with_gaps_of_its_own(voxels: int, rates: float | None) -> None:
     data = with_holes(voxels)
     share = "40.7%" if voxels > 1 else "less than 0.1%"
     with pytest.raises(
@@ -133,8 +133,8 @@ def test_what_a_grid_adds_around_scans_is_no_gap_of_theirs(tmp_path: Path) -> No
     # drop keeps them, too; also where another process has been handed the data.
     run = plan_experiment(padded, ["drop"], train_rates=0.1, folds=2).runs()[0]
     run = planted.changed(run, train_rate=0.0)
-    hand_over(padded, tmp_path / "handed")
-    for held in (padded, take_over(tmp_path / "handed")):
+    write_dataset(padded, tmp_path / "handed")
+    for held in (padded, open_dataset(tmp_path / "handed")):
         parts = divide(run, held)
         assert len(parts.train) + len(parts.validation) == 6
     hole[2, 3, 3] = np.nan
@@ -212,5 +212,5 @@ def test_a_design_says_who_takes_part() -> None:
 
 
 def test_questions_and_answers_load_no_keras() -> None:
-    modules = ", ".join(f"voxgap.experiment.{name}" for name in ("asked", "question", "comparison", "local"))
+    modules = ", ".join(f"voxgap.experiment.{name}" for name in ("asked", "planning", "comparison", "local"))
     assert tiny.run_alone(f"import sys, {modules}; print('keras' in sys.modules)").strip() == "False"

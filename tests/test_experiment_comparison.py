@@ -35,23 +35,23 @@ def test_a_planted_winner_is_named() -> None:
     assert comparison.summary().startswith(comparison.verdict)
 
 
-def test_yardsticks_stand_beside_and_count_in_no_correction() -> None:
+def test_baselines_stand_beside_and_count_in_no_correction() -> None:
     with_them, without = found(), found({k: v for k, v in MEANS.items() if k not in ("complete", "drop")})
-    yardsticks = {place.strategy: place for place in with_them.overall.yardsticks}
-    assert set(yardsticks) == {"complete", "drop"}
-    assert yardsticks["complete"].mean > with_them.overall.places[0].mean
-    assert all(place.against is None for place in yardsticks.values())
+    baselines = {place.strategy: place for place in with_them.overall.baselines}
+    assert set(baselines) == {"complete", "drop"}
+    assert baselines["complete"].mean > with_them.overall.places[0].mean
+    assert all(place.against is None for place in baselines.values())
     pairs = [place.against for place in with_them.overall.places if place.against]
     assert [pair.comparisons for pair in pairs] == [3, 3]
-    assert not without.overall.yardsticks
+    assert not without.overall.baselines
     assert "complete" not in with_them.verdict
 
 
 def test_complete_stands_beside_every_condition() -> None:
     comparison = found(train_rates=(0.1, 0.5), test_rates=(0.1, 0.5))
     assert len(comparison.rankings) == 4
-    alone = comparison.overall.yardsticks[0].mean
-    assert [one.yardsticks[0].mean for one in comparison.rankings] == pytest.approx([alone] * 4)
+    alone = comparison.overall.baselines[0].mean
+    assert [one.baselines[0].mean for one in comparison.rankings] == pytest.approx([alone] * 4)
 
 
 def test_no_difference_is_called_so_with_what_would_be_needed() -> None:

@@ -17,10 +17,10 @@ import tiny
 from voxgap import metrics
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.names import case_names
-from voxgap.experiment import kept as keeping
+from voxgap.experiment import cache as caching
+from voxgap.experiment.cache import cached
 from voxgap.experiment.data import content_key, divide, missing_units, with_gaps
 from voxgap.experiment.execute import execute
-from voxgap.experiment.kept import kept
 from voxgap.experiment.plan import Run
 from voxgap.experiment.prepared import Packed, adapt_prepare, network_alone, prepared
 from voxgap.history import History
@@ -296,14 +296,14 @@ class TestKept:
             return np.arange(12.0).reshape(3, 4)
 
         for _ in range(3):
-            np.testing.assert_array_equal(kept(tmp_path / "deep", "name", make), make())
+            np.testing.assert_array_equal(cached(tmp_path / "deep", "name", make), make())
         assert len(made) == 4
-        kept(None, "name", make)
+        cached(None, "name", make)
         assert len(made) == 5
 
     def test_a_damaged_file_is_made_anew(self, tmp_path: Path) -> None:
         (tmp_path / "name.npy").write_bytes(b"\x93NUMPY nonsense")
-        np.testing.assert_array_equal(kept(tmp_path, "name", lambda: np.ones(3)), np.ones(3))
+        np.testing.assert_array_equal(cached(tmp_path, "name", lambda: np.ones(3)), np.ones(3))
         np.testing.assert_array_equal(np.load(tmp_path / "name.npy"), np.ones(3))
 
     def test_what_was_used_longest_ago_goes_first(self, tmp_path: Path) -> None:
@@ -312,10 +312,10 @@ class TestKept:
         arrays = {name: np.full(1000, i) for i, name in enumerate("abcd")}
         held = {}
         for age, name in enumerate("abc"):
-            held[name] = kept(tmp_path, name, lambda name=name: arrays[name], 28_000)
+            held[name] = cached(tmp_path, name, lambda name=name: arrays[name], 28_000)
             os.utime(tmp_path / f"{name}.npy", (1000 + age, 1000 + age))
-        kept(tmp_path, "a", lambda: arrays["a"], 28_000)  # used again just now
-        kept(tmp_path, "d", lambda: arrays["d"], 28_000)
+        cached(tmp_path, "a", lambda: arrays["a"], 28_000)  # used again just now
+        cached(tmp_path, "d", lambda: arrays["d"], 28_000)
         assert sorted(path.stem for path in tmp_path.glob("*.npy")) == ["a", "c", "d"]
         np.testing.assert_array_equal(held["b"], arrays["b"])  # who holds it keeps it
 
@@ -323,8 +323,8 @@ class TestKept:
         def full(*_: Any, **__: Any) -> None:
             raise OSError(28, "No space left on device")
 
-        monkeypatch.setattr(keeping.np, "save", full)
-        np.testing.assert_array_equal(kept(tmp_path, "name", lambda: np.ones(3)), np.ones(3))
+        monkeypatch.setattr(caching.np, "save", full)
+        np.testing.assert_array_equal(cached(tmp_path, "name", lambda: np.ones(3)), np.ones(3))
         assert not list(tmp_path.iterdir())
 
 

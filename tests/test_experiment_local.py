@@ -21,8 +21,8 @@ import tiny
 from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
 from voxgap.experiment import compare, open_store, plan_experiment, run_all
-from voxgap.experiment.cost import estimate, settled
-from voxgap.experiment.handover import hand_over, take_over
+from voxgap.experiment.cost import estimate, with_precision
+from voxgap.experiment.dataset_files import open_dataset, write_dataset
 from voxgap.experiment.local import Event
 from voxgap.experiment.plan import Experiment
 from voxgap.recipe import Strategy
@@ -281,8 +281,8 @@ def test_a_data_set_is_handed_over_whole(tmp_path: Path) -> None:
     data = dataclasses.replace(
         DATA, groups=np.arange(48).astype(str), label_maps=np.zeros((48, 8, 8, 8), np.int16)
     )
-    hand_over(data, tmp_path)
-    found = take_over(tmp_path)
+    write_dataset(data, tmp_path)
+    found = open_dataset(tmp_path)
     for field in dataclasses.fields(Dataset):
         given, got = getattr(data, field.name), getattr(found, field.name)
         if hasattr(given, "__array__"):
@@ -298,18 +298,18 @@ def test_label_maps_on_their_own_grids_are_handed_over(tmp_path: Path) -> None:
         rng.normal(size=maps.shape).astype("float32"), label_maps=maps, spacing=(1.0, 1.0, 1.0), name="fine"
     )
     data = load_data(fine, size=(3, 4, 5))
-    hand_over(data, tmp_path)
+    write_dataset(data, tmp_path)
     found = [np.full((3, 4, 5), index % 3) for index in range(12)]
     assert data.drawn is not None
     inner = dataclasses.replace(data, drawn=data.drawn.in_memory())
-    for held in (take_over(tmp_path), take_over(tmp_path).take(np.arange(12)), inner):
+    for held in (open_dataset(tmp_path), open_dataset(tmp_path).take(np.arange(12)), inner):
         for (truth, answer), drawn, said in zip(held.on_own_grids(found), maps, found, strict=True):
             np.testing.assert_array_equal(truth, drawn)
             np.testing.assert_array_equal(answer, np.full(drawn.shape, said.flat[0]))
 
 
 def test_the_precision_is_settled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from voxgap.experiment.question import resumed
+    from voxgap.experiment.planning import resumed
     from voxgap.training import precision
 
     asked = plan_experiment(DATA, ["mean", "knn", "masked_conv"], **QUICK | {"precision": "auto"})
@@ -321,11 +321,11 @@ def test_the_precision_is_settled_once(tmp_path: Path, monkeypatch: pytest.Monke
         return answers[model.name]
 
     monkeypatch.setattr(precision, "choose", choose)
-    fast = settled(asked, DATA)
+    fast = with_precision(asked, DATA)
     assert fast.training.precision == "bfloat16"
     assert len(tried) == 2  # mean and knn have the same network
     answers["cnn3d"] = "float32"
-    plain = settled(asked, DATA)
+    plain = with_precision(asked, DATA)
     assert plain.training.precision == "float32"
     # Resumed elsewhere, it goes on in the precision that it began in.
     with open_store(tmp_path / "r.db", create=True) as store:

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-from voxgap.experiment.plan import YARDSTICKS, Experiment, Outcome, Run
+from voxgap.experiment.plan import BASELINES, Experiment, Outcome, Run
 from voxgap.recipe import Architecture, Gaps, Strategy, Training
 
 STRATEGIES = (("mean", Strategy()), ("knn", Strategy("knn")), ("complete", Strategy()), ("drop", Strategy()))
@@ -81,7 +81,7 @@ def test_the_order_keeps_an_interrupted_experiment_balanced() -> None:
     """After any number of runs, all strategies have been through the same folds but the one under way."""
     seen: dict[str, list[tuple[object, ...]]] = collections.defaultdict(list)
     for run in EXPERIMENT.runs():
-        if run.strategy not in YARDSTICKS:
+        if run.strategy not in BASELINES:
             where = (run.seed, run.repeat, run.fold, run.pattern, run.train_rate, run.model)
             seen[run.strategy].append(where)
         folds = [{place[:5] for place in places} for places in seen.values()]

@@ -236,7 +236,7 @@ def test_intervals_are_drawn_where_they_are() -> None:
     assert axes.get_xlabel() == "dice of tumour (higher is better)"
     lines = [line.get_xdata() for line in axes.lines]
     drawn = [tuple(map(float, x)) for x in lines if len(x) == 2]
-    places = [*ranking.places, *ranking.yardsticks]
+    places = [*ranking.places, *ranking.baselines]
     assert drawn == [pytest.approx((place.low, place.high)) for place in reversed(places)]
     assert [t.get_text() for t in axes.get_yticklabels()] == [place.strategy for place in reversed(places)]
 

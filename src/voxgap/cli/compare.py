@@ -189,7 +189,7 @@ def compare(
     """
     from voxgap import decision
     from voxgap.experiment.asked import Verdict, designed
-    from voxgap.experiment.question import planned
+    from voxgap.experiment.planning import planned
 
     design = designed(
         _names(strategies) if strategies else None,
@@ -264,7 +264,7 @@ def _run(
     from voxgap.cli.board import watching
     from voxgap.experiment import open_store
     from voxgap.experiment.comparison import deciding_metric
-    from voxgap.experiment.question import begun
+    from voxgap.experiment.planning import begun
     from voxgap.names import metric_called
 
     page = database.with_name("report.html")

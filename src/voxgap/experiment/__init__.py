@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from voxgap.experiment.comparison import Comparison
     from voxgap.experiment.local import Event, run_all
     from voxgap.experiment.plan import Experiment, Outcome, Run
-    from voxgap.experiment.question import compare, plan_experiment
+    from voxgap.experiment.planning import compare, plan_experiment
     from voxgap.experiment.single import Result, fill_volumes, outputs, train_and_score
     from voxgap.experiment.store import Store, open_store
 
@@ -25,10 +25,10 @@ _HOMES = {
     "Run": "plan",
     "Store": "store",
     "fill_volumes": "single",
-    "compare": "question",
+    "compare": "planning",
     "open_store": "store",
     "outputs": "single",
-    "plan_experiment": "question",
+    "plan_experiment": "planning",
     "run_all": "local",
     "train_and_score": "single",
 }

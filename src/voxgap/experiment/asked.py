@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from voxgap.errors import VoxgapError
-from voxgap.experiment.plan import YARDSTICKS, canonical
+from voxgap.experiment.plan import BASELINES, canonical
 from voxgap.names import NETWORKS, metric_called
 from voxgap.recipe import PRESETS, Gaps, Plain, Strategy
 
@@ -46,7 +46,7 @@ class Design:
     @property
     def ranked(self) -> tuple[str, ...]:
         """Strategies that take part in the ranking."""
-        return tuple(name for name in self.strategies or DEFAULT_STRATEGIES if name not in YARDSTICKS)
+        return tuple(name for name in self.strategies or DEFAULT_STRATEGIES if name not in BASELINES)
 
 
 def designed(
@@ -147,8 +147,8 @@ def _strategies(strategies: Strategies) -> dict[str, str | Strategy]:
     for name, strategy in pairs:
         if name in found:
             raise VoxgapError(f"strategies: {name!r} is there twice; give each name once")
-        if name not in YARDSTICKS and isinstance(strategy, str) and strategy not in PRESETS:
-            choice = ", ".join([*PRESETS, *YARDSTICKS])
+        if name not in BASELINES and isinstance(strategy, str) and strategy not in PRESETS:
+            choice = ", ".join([*PRESETS, *BASELINES])
             raise VoxgapError(f"no strategy {strategy!r}: choose from {choice}")
         found[name] = strategy
     if not found:
@@ -193,10 +193,10 @@ def _gaps(options: Mapping[str, Any]) -> Gaps:
     unknown = sorted(set(options) - set(_GAP_OPTIONS))
     if unknown:
         raise VoxgapError(f"gap_options {unknown[0]!r} is unknown: choose from {', '.join(_GAP_OPTIONS)}")
-    return kept(Gaps(**options), "gap_options", options)
+    return plain(Gaps(**options), "gap_options", options)
 
 
-def kept(value: Value, name: str, said: Mapping[str, Any]) -> Value:
+def plain(value: Value, name: str, said: Mapping[str, Any]) -> Value:
     """Return a value that can be kept with the results.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy as np
 
 from voxgap import metrics, table
 from voxgap.errors import VoxgapError
-from voxgap.experiment.plan import YARDSTICKS, Experiment, Outcome, Row, Run
+from voxgap.experiment.plan import BASELINES, Experiment, Outcome, Row, Run
 from voxgap.experiment.ranking import Condition, Ranking, Score, ranking
 from voxgap.files import finite, write_bytes
 from voxgap.metrics.comparison import Place
@@ -265,10 +265,10 @@ class Comparison:
         direction = "lower is better" if overall.lower_is_better else "higher is better"
         lines = [self.verdict, ""]
         lines.append(f"{self.words_of(overall.metric)} ({direction}), mean and 95 % interval, {self.cases}:")
-        width = max((len(p.strategy) for p in (*overall.places, *overall.yardsticks)), default=0)
+        width = max((len(p.strategy) for p in (*overall.places, *overall.baselines)), default=0)
         for rank, place in enumerate(overall.places, start=1):
             lines.append(f"{rank:3}  {place.strategy:<{width}}  {interval(place)}")
-        for place in overall.yardsticks:
+        for place in overall.baselines:
             lines.append(f"  -  {place.strategy:<{width}}  {interval(place)}  yardstick")
         if self.decision:
             lines += ["", self.decision]
@@ -404,7 +404,7 @@ def _of_models(scores: list[Score], models: list[str], sizes: Any, metric: str, 
     swapped = [
         score._replace(name=score.condition.model, condition=score.condition._replace(model=score.name))
         for score in scores
-        if score.name not in YARDSTICKS
+        if score.name not in BASELINES
     ]
     return ranking(swapped, models, sizes, metric, rope=rope)
 
@@ -415,7 +415,7 @@ def _of_fills(pairs: Sequence[tuple[Run, Outcome]], names: Sequence[str], sizes:
     for run, outcome in pairs:
         for rate, condition in _conditions(run):
             errors = outcome.reconstruction.get(rate)
-            if errors and run.strategy not in YARDSTICKS:
+            if errors and run.strategy not in BASELINES:
                 split = (run.repeat, run.fold)
                 score = Score(run.strategy, condition, split, run.seed, errors[RECONSTRUCTION])
                 scores.setdefault(run.strategy, []).append(score)

@@ -23,7 +23,7 @@ FORWARD_SHARE = 1 / 3
 STEPS = 3
 
 
-def settled(experiment: Experiment, dataset: Dataset) -> Experiment:
+def with_precision(experiment: Experiment, dataset: Dataset) -> Experiment:
     """The same experiment with its precision decided, once for all runs: pairs that differ in it are no pairs.
 
     bfloat16 where it is the choice for the network of each strategy on this machine; see `voxgap.train`.
@@ -43,7 +43,7 @@ def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:
     """Seconds that the runs of an experiment will take on this machine, all of them.
 
     Args:
-        experiment: its precision settled.
+        experiment: its precision decided.
         dataset: its data.
 
     Returns:

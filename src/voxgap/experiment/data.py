@@ -15,7 +15,7 @@ from voxgap.dataset import Dataset
 from voxgap.dataset.gaps import own_gaps
 from voxgap.dataset.splits import make_folds, make_split
 from voxgap.errors import VoxgapError
-from voxgap.experiment.kept import kept
+from voxgap.experiment.cache import cached
 from voxgap.experiment.plan import Run, digest
 from voxgap.missingness import sample_gaps
 from voxgap.recipe import Gaps
@@ -155,7 +155,7 @@ def missing_units(
         stream = np.random.default_rng(np.random.SeedSequence(run.split_seed, spawn_key=_anew(run)))
         return sample_gaps(dataset.volumes, **_at(run, rate).arguments(), seed=stream).missing
 
-    return kept(cache, f"gaps-{gaps_key(run, rate)}", draw)
+    return cached(cache, f"gaps-{gaps_key(run, rate)}", draw)
 
 
 def gaps_key(run: Run, rate: float) -> str:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from voxgap.dataset import Dataset
 from voxgap.experiment.data import divide, with_gaps
-from voxgap.experiment.plan import YARDSTICKS, Experiment
+from voxgap.experiment.plan import BASELINES, Experiment
 from voxgap.recipe import Strategy
 from voxgap.volume import Values, upright
 
@@ -41,7 +41,7 @@ def fill_examples(experiment: Experiment, dataset: Dataset) -> tuple[Example, ..
     Returns:
         One for each channel that has gaps in some test volume, of as few volumes as show all of them.
     """
-    run = next((run for run in experiment.runs() if run.strategy not in YARDSTICKS), None)
+    run = next((run for run in experiment.runs() if run.strategy not in BASELINES), None)
     if run is None:
         return ()
     parts = divide(run, dataset)
@@ -92,7 +92,7 @@ def _fills(experiment: Experiment) -> dict[str, Strategy]:
     """Return label -> a strategy that is nothing but a fill, one for each that is compared."""
     found: dict[str, Strategy] = {}
     for run in experiment.runs():
-        if run.strategy not in YARDSTICKS:
+        if run.strategy not in BASELINES:
             fill, options = run.recipe.strategy.fill, run.recipe.strategy.fill_options
             label = "\n".join([fill, *(f"{name} {value}" for name, value in options.items())])
             found.setdefault(label, Strategy(fill=fill, fill_options=options))

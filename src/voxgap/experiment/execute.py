@@ -16,10 +16,10 @@ from voxgap import decision, metrics
 from voxgap.backend import keras
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
+from voxgap.experiment.cache import cached
 from voxgap.experiment.cases import case_rows
 from voxgap.experiment.data import NotPossibleError, Parts, divide, gaps_key, with_gaps
-from voxgap.experiment.kept import kept
-from voxgap.experiment.plan import YARDSTICKS, Outcome, Row, Run, Scores, digest
+from voxgap.experiment.plan import BASELINES, Outcome, Row, Run, Scores, digest
 from voxgap.experiment.prepared import (
     Packed,
     adapt_prepare,
@@ -208,9 +208,9 @@ def _filled(
     adapt_prepare(model, lambda: gapped("train"), cache, key)
 
     def half(name: str) -> Examples:
-        volumes: Any = kept(cache, f"{name}-{key}", lambda: prepared(model, gapped(name), name == "train"))
+        volumes: Any = cached(cache, f"{name}-{key}", lambda: prepared(model, gapped(name), name == "train"))
         if len(model.get_layer("network").inputs) > 1:
-            observed = kept(cache, f"{name}-observed-{_part_key(run)}", lambda: ~np.isnan(gapped(name)))
+            observed = cached(cache, f"{name}-observed-{_part_key(run)}", lambda: ~np.isnan(gapped(name)))
             volumes = Packed(volumes, observed)
         indices = getattr(parts, name)
         return Examples(volumes, dataset.targets[indices], dataset.task, dataset.spacing)
@@ -249,9 +249,9 @@ def _reconstruction(
     gapped: Values,
     cache: Path | None,
 ) -> Scores | None:
-    """The fill's error on the simulated gaps of the test part; None for yardsticks and where there are none."""
-    if rate == 0 or run.strategy in YARDSTICKS:
+    """The fill's error on the simulated gaps of the test part; None for baselines and where there are none."""
+    if rate == 0 or run.strategy in BASELINES:
         return None
     name = f"error-{_fill_key(run)}-{digest(rate)}"
-    mae, rmse = kept(cache, name, lambda: fill_error(model, dataset.volumes[parts.test], gapped))
+    mae, rmse = cached(cache, name, lambda: fill_error(model, dataset.volumes[parts.test], gapped))
     return None if np.isnan(mae) else {"mae": float(mae), "rmse": float(rmse)}

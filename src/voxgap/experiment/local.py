@@ -20,7 +20,7 @@ from typing import Any
 
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
-from voxgap.experiment.handover import hand_over
+from voxgap.experiment.dataset_files import write_dataset
 from voxgap.experiment.plan import Experiment, Outcome, Run
 from voxgap.experiment.store import Store, process_lives, worker_name
 
@@ -103,7 +103,7 @@ def run_all(
     data = folder / worker_name().replace(":", "@")
     try:
         with _disk(folder):
-            hand_over(dataset, data)
+            write_dataset(dataset, data)
         team.work(data, folder / "kept")
     finally:
         team.stop()

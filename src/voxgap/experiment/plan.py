@@ -14,7 +14,7 @@ from typing import Any
 from voxgap.files import finite
 from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, Strategy, Training
 
-YARDSTICKS = ("complete", "drop")
+BASELINES = ("complete", "drop")
 STATUSES = ("done", "failed", "not possible")
 
 
@@ -35,7 +35,7 @@ class Run:
     Attributes:
         data: what people call the data set.
         data_key: digest of its content, see `voxgap.experiment.data.content_key`.
-        strategy: its name; `complete` and `drop` are the yardsticks.
+        strategy: its name; `complete` and `drop` are the baselines.
         recipe: the network, how it handles gaps and how it is trained.
         gaps: that are simulated in the training and validation volumes; None for `complete`.
         test_rates: share of the units that is taken from the test volumes; the network is scored at each.
@@ -207,7 +207,7 @@ class Outcome:
         scores: test rate -> metric -> value, on the test part; NaN where a metric is not defined.
         reconstruction: test rate -> `mae` and `rmse` of the fill on the simulated gaps of the test part, in units
             of the standard deviation of the observed training values; None where there are no simulated gaps, and
-            for the yardsticks.
+            for the baselines.
         seconds_train: of training. Where the fill is computed once for several runs, it is not in it.
         seconds_inference: of one volume, filling included, in float32.
         epochs: that ran. best_epoch: whose weights were kept, from 1.

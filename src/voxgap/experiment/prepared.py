@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.backend import keras
-from voxgap.experiment.kept import kept
+from voxgap.experiment.cache import cached
 from voxgap.layers.intensity import INTENSITY
 from voxgap.training import adapt_layers
 from voxgap.volume import Values
@@ -81,7 +81,7 @@ def adapt_prepare(model: keras.Model, volumes: Callable[[], Values], cache: Path
         adapt_layers(prepare.layers, volumes())
         return np.concatenate([np.ravel(w) for w in prepare.get_weights()]).astype(np.float32)
 
-    state = kept(cache, f"state-{key}", learn)
+    state = cached(cache, f"state-{key}", learn)
     weights = prepare.get_weights()
     ends = np.cumsum([w.size for w in weights])
     parts = np.split(state, ends[:-1])

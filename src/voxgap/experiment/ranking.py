@@ -1,4 +1,4 @@
-"""Strategies in order, under one condition or several, yardsticks beside them, and the verdict in words."""
+"""Strategies in order, under one condition or several, baselines beside them, and the verdict in words."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.experiment.plan import YARDSTICKS
+from voxgap.experiment.plan import BASELINES
 from voxgap.files import finite
 from voxgap.metrics.comparison import LOWER_IS_BETTER, Paired, Place, rank
 from voxgap.metrics.significance import ROPE
@@ -60,7 +60,7 @@ class Ranking:
         reference: strategy that the others are compared with; None: with the best.
         conditions: over which the scores of a split are averaged.
         places: strategies, the best first; intervals are cut to what the metric can be.
-        yardsticks: `complete` and `drop`, which take no part; `against` is None.
+        baselines: `complete` and `drop`, which take no part; `against` is None.
     """
 
     metric: str
@@ -69,7 +69,7 @@ class Ranking:
     reference: str | None
     conditions: tuple[Condition, ...]
     places: tuple[Place, ...]
-    yardsticks: tuple[Place, ...] = ()
+    baselines: tuple[Place, ...] = ()
 
     @property
     def words(self) -> str:
@@ -93,7 +93,7 @@ class Ranking:
                 "words": self.words,
                 "conditions": [condition._asdict() for condition in self.conditions],
                 "places": [dataclasses.asdict(place) for place in self.places],
-                "yardsticks": [dataclasses.asdict(place) for place in self.yardsticks],
+                "yardsticks": [dataclasses.asdict(place) for place in self.baselines],
             }
         )
 
@@ -113,7 +113,7 @@ def ranking(
 
     Args:
         scores: of all runs that ended well.
-        names: all that take part, yardsticks too; one without a score comes last.
+        names: all that take part, baselines too; one without a score comes last.
         sizes: for each split, samples in its training and its test set.
         metric: says whether lower is better.
         rope: None: 0.01, or 1 % of the mean of the reference, or the best, for errors in the data's unit.
@@ -124,7 +124,7 @@ def ranking(
     """
     scores = list(scores)
     tables = _tables(scores, list(names))
-    taking_part = {name: table for name, table in tables.items() if name not in YARDSTICKS}
+    taking_part = {name: table for name, table in tables.items() if name not in BASELINES}
     if reference is not None and reference not in taking_part:
         known = ", ".join(taking_part) or "none"
         raise VoxgapError(f"reference {reference!r} is none of the strategies that are compared: {known}")
@@ -140,7 +140,7 @@ def ranking(
         rope = _default_rope(metric, taking_part, reference, lower)
     places = ranked(taking_part, rope) if taking_part else ()
     beside = []
-    for name in [name for name in YARDSTICKS if name in tables]:
+    for name in [name for name in BASELINES if name in tables]:
         # Ranked once along with the others for its mean only: what it would be over all of their runs.
         among = {place.strategy: place for place in ranked({**taking_part, name: tables[name]}, rope)}
         beside.append(dataclasses.replace(among[name], against=None, verdict=None))

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from voxgap.errors import VoxgapError
-from voxgap.experiment.handover import take_over
+from voxgap.experiment.dataset_files import open_dataset
 from voxgap.experiment.store import LEASE_SECONDS, open_store, worker_name
 
 Tell = Callable[..., None]
@@ -43,7 +43,7 @@ def _work(store_path: Path, experiment_key: str, data: Path, cache: Path, tell: 
     worker = worker_name()
     with open_store(store_path, create=True) as store:
         experiment = next(e for e in store.experiments() if e.key == experiment_key)
-        dataset = take_over(data)
+        dataset = open_dataset(data)
         threading.Thread(target=_stay_alive, args=(store_path, worker), daemon=True).start()
         compiled = Compiled()
         tell(state="ready", worker=worker)

@@ -223,7 +223,7 @@ def rank(
     """Order strategies from the best, and compare each with the best or with a reference.
 
     The best is only known from the scores, so Holm's correction then counts all pairs. A reference that was
-    chosen beforehand costs less: only its own pairs count. Leave yardsticks such as `complete` out.
+    chosen beforehand costs less: only its own pairs count. Leave baselines such as `complete` out.
 
     Args:
         scores: by strategy, `(splits,)` or `(splits, seeds)` of the same runs, NaN where a run failed.

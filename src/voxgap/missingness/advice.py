@@ -96,7 +96,7 @@ def advise(found: Description, evidence: Evidence) -> list[Advice]:
 
 
 def to_compare(advice: Sequence[Advice]) -> tuple[str, ...]:
-    """Return the strategies that are worth a run, the plain mean among them as the yardstick."""
+    """Return the strategies that are worth a run, the plain mean among them as the baseline."""
     names = [name for one in advice for name in one.strategies]
     return tuple(dict.fromkeys([*names, "mean"]))
 

@@ -81,8 +81,8 @@ def _ranking(comparison: Comparison) -> Section:
         paragraphs.append(comparison.cap)
     if len(overall.conditions) > 1:
         paragraphs.append(f"Scores are averaged over {len(overall.conditions)} conditions, listed below.")
-    if overall.yardsticks:
-        meanings = "; ".join(f"{place.strategy}, {MEANING[place.strategy]}" for place in overall.yardsticks)
+    if overall.baselines:
+        meanings = "; ".join(f"{place.strategy}, {MEANING[place.strategy]}" for place in overall.baselines)
         paragraphs.append(f"Yardsticks, which take no part in the ranking: {meanings}.")
     scored = not math.isnan(overall.places[0].mean) if overall.places else False
     figures = [(intervals(overall, metric), f"{metric}: mean and 95 % interval.")] if scored else []
@@ -91,7 +91,7 @@ def _ranking(comparison: Comparison) -> Section:
 
 def _table(ranking: Ranking, metric: str) -> Table:
     target = ranking.reference or (ranking.places[0].strategy if ranking.places else "the best")
-    places = (*ranking.places, *ranking.yardsticks)
+    places = (*ranking.places, *ranking.baselines)
     header = ["strategy", metric, "95 % interval", f"better than {target} by"]
     header.append("P worse / same / better")
     rows = [_row(place) for place in places]
@@ -138,10 +138,10 @@ def _heat_maps(comparison: Comparison) -> list[tuple[Figure, str]]:
         train_rates = sorted({condition.train_rate for condition in members})
         test_rates = sorted({condition.test_rate for condition in members})
         empty = np.full((len(train_rates), len(test_rates)), np.nan)
-        panels = {place.strategy: empty.copy() for place in (*overall.places, *overall.yardsticks)}
+        panels = {place.strategy: empty.copy() for place in (*overall.places, *overall.baselines)}
         for condition, ranking in members.items():
             cell = train_rates.index(condition.train_rate), test_rates.index(condition.test_rate)
-            for place in (*ranking.places, *ranking.yardsticks):
+            for place in (*ranking.places, *ranking.baselines):
                 panels[place.strategy][cell] = place.mean
         panels = {name: panel for name, panel in panels.items() if np.isfinite(panel).any()}
         if len(members) < 2 or not panels:

@@ -34,24 +34,24 @@ def number(value: float) -> str:
 
 
 def intervals(ranking: Ranking, metric: str) -> Figure:
-    """Draw a line a strategy from the low to the high end of its interval, a dot at the mean, yardsticks below.
+    """Draw a line a strategy from the low to the high end of its interval, a dot at the mean, baselines below.
 
     Coloured are the best and all that are not shown to be worse. `metric` is what it is called for people.
     """
-    places = [place for place in (*ranking.places, *ranking.yardsticks) if not math.isnan(place.mean)]
+    places = [place for place in (*ranking.places, *ranking.baselines) if not math.isnan(place.mean)]
     figure = Figure(figsize=(WIDTH, 0.32 * len(places) + 0.8), layout="constrained")
     axes = figure.subplots()
-    yardsticks = {place.strategy for place in ranking.yardsticks}
+    baselines = {place.strategy for place in ranking.baselines}
     for height, place in enumerate(reversed(places)):
         beaten = place.verdict is not None and place.verdict.decision == "worse"
-        yardstick = place.strategy in yardsticks
-        colour = BEATEN if beaten or yardstick else LEADING
+        baseline = place.strategy in baselines
+        colour = BEATEN if beaten or baseline else LEADING
         if not math.isnan(place.low):
             axes.plot(
                 (place.low, place.high), (height, height), color=colour, linewidth=2.4, solid_capstyle="round"
             )
-        inside = "white" if yardstick else colour
-        marker = "D" if yardstick else "o"
+        inside = "white" if baseline else colour
+        marker = "D" if baseline else "o"
         axes.plot(place.mean, height, marker, color=colour, markersize=6, markerfacecolor=inside)
     axes.set_yticks(range(len(places)), [place.strategy for place in reversed(places)])
     direction = "lower" if ranking.lower_is_better else "higher"

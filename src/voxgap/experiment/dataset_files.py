@@ -18,7 +18,7 @@ _LEFT_OUT = ("grid", "drawn")
 _DRAWN = "drawn.npz"
 
 
-def hand_over(dataset: Dataset, folder: Path) -> None:
+def write_dataset(dataset: Dataset, folder: Path) -> None:
     """Write a data set into a folder of this process's own."""
     folder.mkdir(parents=True, exist_ok=True)
     rest = {}
@@ -46,8 +46,8 @@ def _written(drawn: Drawn, file: Path) -> dict[str, Any]:
     return {"codes": dict(drawn.codes), "unsaid": drawn.unsaid, "steps": steps}
 
 
-def take_over(folder: Path) -> Dataset:
-    """Read what `hand_over` has written; volumes stay on the disk until they are looked at."""
+def open_dataset(folder: Path) -> Dataset:
+    """Read what `write_dataset` has written; volumes stay on the disk until they are looked at."""
     rest = json.loads((folder / "rest.json").read_text())
     drawn = rest.pop("drawn", None)
     fields: dict[str, Any] = {

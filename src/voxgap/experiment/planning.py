@@ -14,10 +14,10 @@ from voxgap import decision
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.gaps import own_missing_rate
 from voxgap.errors import VoxgapError
-from voxgap.experiment.asked import DEFAULT_STRATEGIES, Design, Strategies, Verdict, designed, kept
+from voxgap.experiment.asked import DEFAULT_STRATEGIES, Design, Strategies, Verdict, designed, plain
 from voxgap.experiment.data import content_key
 from voxgap.experiment.local import Event, run_all
-from voxgap.experiment.plan import YARDSTICKS, Experiment
+from voxgap.experiment.plan import BASELINES, Experiment
 from voxgap.experiment.store import Store, open_store
 from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, Strategy, Training, strategy_of
 
@@ -61,7 +61,7 @@ def compare(
 
     Args:
         dataset: see `load_data`. Gaps of its own stay; `train_rates` says what is taken away besides.
-        strategies: names of presets and of the yardsticks `complete` and `drop`; or names of your own for
+        strategies: names of presets and of the baselines `complete` and `drop`; or names of your own for
             `Strategy` values, as a mapping. By default mean, linear, mask_channel and masked_conv, and `complete`
             where only simulated gaps are missing.
         models: names of networks.
@@ -185,9 +185,9 @@ def begun(
     experiment: Experiment, dataset: Dataset, store: Store, command: str = "", *, retry: bool = False
 ) -> Experiment:
     """Write an experiment down, and return it as it is to be done: as it was begun before, or in the best precision."""
-    from voxgap.experiment.cost import settled
+    from voxgap.experiment.cost import with_precision
 
-    experiment = resumed(experiment, store) or settled(experiment, dataset)
+    experiment = resumed(experiment, store) or with_precision(experiment, dataset)
     store.add(experiment, command)
     if retry:
         store.retry(experiment)
@@ -231,13 +231,13 @@ def _strategies(
             )
         warnings.warn(f"complete is left out: {why}, so there is no such yardstick", stacklevel=3)
         del chosen["complete"]
-    # What fills the gaps that a yardstick meets: those of the data itself, and those of test volumes.
-    fills = {called: "mean" if called in YARDSTICKS else strategy for called, strategy in chosen.items()}
+    # What fills the gaps that a baseline meets: those of the data itself, and those of test volumes.
+    fills = {called: "mean" if called in BASELINES else strategy for called, strategy in chosen.items()}
     return tuple((called, strategy_of(strategy)) for called, strategy in fills.items())
 
 
 def _architecture(arguments: Mapping[str, Any], dataset: Dataset) -> Architecture:
-    asked = kept(Architecture.of({"normalize": "auto", **arguments}), "architecture", arguments)
+    asked = plain(Architecture.of({"normalize": "auto", **arguments}), "architecture", arguments)
     # By all volumes, without a label: each fold sees the same, and none its test classes.
     return Recipe(architecture=asked).resolved(dataset.volumes, dataset.channels).architecture
 
@@ -249,6 +249,6 @@ def _training(arguments: Mapping[str, Any], dataset: Dataset) -> Training:
     unknown = sorted(set(arguments) - set(allowed))
     if unknown:
         raise VoxgapError(f"no argument {unknown[0]!r}: for training, choose from {', '.join(allowed)}")
-    training = kept(dataclasses.replace(COMPARED, **arguments), "training", arguments)
+    training = plain(dataclasses.replace(COMPARED, **arguments), "training", arguments)
     intended(training, dataset.task)  # what every run would be refused for
     return training

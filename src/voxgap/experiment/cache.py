@@ -16,7 +16,7 @@ from voxgap.files import unfinished
 KEPT_BYTES = 8 * 2**30
 
 
-def kept(
+def cached(
     folder: Path | None, name: str, make: Callable[[], NDArray[Any]], limit: int = KEPT_BYTES
 ) -> NDArray[Any]:
     """Return the array of that name, made now if nobody has made it yet.
