@@ -125,7 +125,7 @@ def test_an_outcome_survives_json_nan_and_all() -> None:
     assert math.isnan(again.history[0]["val_loss"])
 
 
-@pytest.mark.parametrize("module", ["plan", "store", "data", "kept", "handover"])
+@pytest.mark.parametrize("module", ["plan", "store", "data", "cache", "dataset_files"])
 def test_these_parts_load_no_keras(module: str) -> None:
     code = f"import sys, voxgap.experiment.{module}; print('keras' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

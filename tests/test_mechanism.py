@@ -8,9 +8,11 @@ from scipy import stats
 
 from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
+from voxgap.evaluate.metrics import area
+from voxgap.evaluate.significance import holm
 from voxgap.missingness import simulate
 from voxgap.missingness.mechanism import Evidence, examine
-from voxgap.missingness.permutation import auc, flip, holm, permute
+from voxgap.missingness.permutation import flip, permute
 
 
 def volumes(rng: np.random.Generator, count: int, channels: int = 1, groups: np.ndarray | None = None):
@@ -231,8 +233,8 @@ def test_groups_change_places_as_a_whole() -> None:
 
 def test_holm_and_auc_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.5]) == pytest.approx([0.04, 0.09, 0.09, 0.5])
-    assert holm([]) == []
-    assert auc([1, 2, 2, 3], [False, False, True, True]) == pytest.approx(3.5 / 4)
+    assert list(holm([])) == []
+    assert area(np.array([False, False, True, True]), np.array([1, 2, 2, 3])) == pytest.approx(3.5 / 4)
 
 
 def test_what_can_not_be_tested() -> None:

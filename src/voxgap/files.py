@@ -240,6 +240,39 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def canonical(value: Any) -> str:
+    """The one JSON text of a value: sorted keys, no spaces, tuples as lists."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """The SHA-256 of what JSON can say, in hexadecimal, whatever the order of its keys."""
+    return hashlib.sha256(canonical(value).encode()).hexdigest()
+
+
+def forget(files: Iterable[Path], latest: str, limit: int) -> None:
+    """Remove what was used longest ago until the rest fits; who has mapped it keeps it.
+
+    Args:
+        files: what a folder keeps. Those of one name up to its first point are one entry, and the first of them, by
+            name, says when it was used.
+        latest: the entry that stays in any case.
+        limit: bytes that may stay.
+    """
+    entries: dict[str, list[tuple[Path, os.stat_result]]] = {}
+    for path in sorted(files):
+        with contextlib.suppress(OSError):  # another process was faster
+            entries.setdefault(path.name.partition(".")[0], []).append((path, path.stat()))
+    sizes = {name: sum(about.st_size for _, about in held) for name, held in entries.items()}
+    total = sum(sizes.values())
+    for name in sorted(entries, key=lambda name: entries[name][0][1].st_mtime_ns):
+        if total > limit and name != latest:
+            total -= sizes[name]
+            for path, _ in entries[name]:
+                with contextlib.suppress(OSError):
+                    path.unlink()
+
+
 def finite(value: Any) -> Any:
     """The same data as JSON has it: null for NaN and infinity (a score that is not defined), text for keys."""
     if isinstance(value, Mapping):

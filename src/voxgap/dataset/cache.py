@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import re
@@ -18,12 +17,11 @@ from voxgap.dataset.lazy import OnDisk, Writer
 from voxgap.dataset.listing import Listing
 from voxgap.dataset.reading import Samples, read_samples
 from voxgap.errors import VoxgapError
-from voxgap.files import replacing, write_bytes
+from voxgap.files import digest, forget, replacing, sha256, write_bytes
 from voxgap.grid import Grid
 from voxgap.volume import Volume
 
 KEPT_BYTES = 32 * 2**30
-ABANDONED_SECONDS = 24 * 3600
 # Headers whose voxels may stand in a file of any name beside them.
 _DETACHED = (".nhdr", ".mhd")
 # The folder may hold files of the user's.
@@ -53,7 +51,8 @@ def cached_samples(
         return _load(folder, key)
     try:
         _make(folder, key, listing, name, grid, max_bytes)
-        _forget(folder, key, kept_bytes)
+        own = (path for path in folder.iterdir() if _ENTRY.fullmatch(path.name.partition(".")[0]))
+        forget(own, key, kept_bytes)
         return _load(folder, key)
     except OSError as error:
         raise VoxgapError(
@@ -70,25 +69,16 @@ def _key(listing: Listing, grid: Grid) -> str:
             return None
         file, item = io.split_item(path)
         if file not in known:
-            known[file] = _digest(file)
+            known[file] = digest([[f.relative_to(file.parent).as_posix(), sha256(f)] for f in _files(file)])
         return [known[file], item or ""]
 
     rows = [[*map(content, row.files), content(row.label_map)] for row in listing.rows]
     settings = [__version__, grid.to_json(), listing.channels, rows]
-    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
-
-
-def _digest(path: Path) -> str:
-    """Digest of a volume's files, by name (the suffix says how bytes are read) and content."""
-    digest = hashlib.sha256()
-    for file in _files(path):
-        with file.open("rb") as stream:
-            digest.update(f"{file.relative_to(path.parent)}\0".encode())
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    return digest(settings)
 
 
 def _files(path: Path) -> list[Path]:
+    """All that a volume is read from; their names count, since the suffix says how bytes are read."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
     if not path.name.lower().endswith(_DETACHED):
@@ -126,20 +116,3 @@ def _make(folder: Path, key: str, listing: Listing, name: str, grid: Grid, max_b
         "maps": found.label_maps is not None,
     }
     write_bytes(folder / f"{key}.json", json.dumps(about).encode())
-
-
-def _forget(folder: Path, key: str, kept_bytes: int) -> None:
-    """Remove what was used longest ago until the rest fits, and what a killed process left."""
-    for path in folder.glob(".writing-*"):
-        with contextlib.suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                path.unlink()
-    entries = [path for path in folder.glob("*.json") if _ENTRY.fullmatch(path.stem)]
-    entries.sort(key=lambda path: path.stat().st_mtime)
-    files = {path: sorted(folder.glob(f"{path.stem}.*")) for path in entries}
-    total = sum(file.stat().st_size for group in files.values() for file in group)
-    for entry, group in files.items():
-        if total > kept_bytes and entry.stem != key:
-            total -= sum(file.stat().st_size for file in group)
-            for file in (entry, *group):
-                file.unlink(missing_ok=True)

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from voxgap.errors import VoxgapError
-from voxgap.experiment.plan import BASELINES, canonical
+from voxgap.experiment.plan import BASELINES
+from voxgap.files import canonical
 from voxgap.names import NETWORKS, metric_called
 from voxgap.recipe import PRESETS, Gaps, Plain, Strategy
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap.files import unfinished
+from voxgap.files import forget, unfinished
 
 KEPT_BYTES = 8 * 2**30
 
@@ -50,7 +50,7 @@ def cached(
         return array
     finally:
         temporary.unlink(missing_ok=True)
-    _forget(folder, path, limit)
+    forget((file for file in folder.glob("*.npy") if file.name[0] != "."), path.stem, limit)
     return array
 
 
@@ -59,17 +59,3 @@ def _load(path: Path) -> NDArray[Any]:
         raise ValueError("empty")
     loaded: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
     return loaded
-
-
-def _forget(folder: Path, latest: Path, limit: int) -> None:
-    """Remove what was used longest ago until the rest fits; who has mapped it keeps it."""
-    found = []
-    for path in folder.glob("*.npy"):
-        with contextlib.suppress(OSError):  # another process was faster
-            found.append((path.stat().st_mtime, path.stat().st_size, path))
-    total = sum(size for _, size, _ in found)
-    for _, size, path in sorted(found):
-        if total > limit and path != latest:
-            total -= size
-            with contextlib.suppress(OSError):
-                path.unlink()

@@ -16,7 +16,7 @@ from voxgap.dataset.gaps import own_gaps
 from voxgap.dataset.splits import make_folds, make_split
 from voxgap.errors import VoxgapError
 from voxgap.experiment.cache import cached
-from voxgap.experiment.plan import Run, digest
+from voxgap.experiment.plan import Run, key_of
 from voxgap.missingness import sample_gaps
 from voxgap.recipe import Gaps
 
@@ -160,7 +160,7 @@ def missing_units(
 
 def gaps_key(run: Run, rate: float) -> str:
     """What the simulated gaps at one rate are known by."""
-    return digest([run.data_key, _at(run, rate).to_json(), run.split_seed, *_anew(run)])
+    return key_of([run.data_key, _at(run, rate).to_json(), run.split_seed, *_anew(run)])
 
 
 def _at(run: Run, rate: float) -> Gaps:

@@ -19,7 +19,7 @@ from voxgap.errors import VoxgapError
 from voxgap.experiment.cache import cached
 from voxgap.experiment.cases import case_rows
 from voxgap.experiment.data import NotPossibleError, Parts, divide, gaps_key, with_gaps
-from voxgap.experiment.plan import BASELINES, Outcome, Row, Run, Scores, digest
+from voxgap.experiment.plan import BASELINES, Outcome, Row, Run, Scores, key_of
 from voxgap.experiment.prepared import (
     Packed,
     adapt_prepare,
@@ -221,13 +221,13 @@ def _filled(
 def _part_key(run: Run) -> str:
     """What the training part with its gaps is known by."""
     division = [run.folds, run.repeat, run.fold, run.strategy == "drop"]
-    return digest([gaps_key(run, run.train_rate), division])
+    return key_of([gaps_key(run, run.train_rate), division])
 
 
 def _fill_key(run: Run) -> str:
     """What the filled training part is known by: runs with other networks on it share the fill."""
     strategy = run.recipe.strategy
-    return digest(
+    return key_of(
         [_part_key(run), strategy.fill, dict(strategy.fill_options), run.recipe.architecture.normalize]
     )
 
@@ -252,6 +252,6 @@ def _reconstruction(
     """The fill's error on the simulated gaps of the test part; None for baselines and where there are none."""
     if rate == 0 or run.strategy in BASELINES:
         return None
-    name = f"error-{_fill_key(run)}-{digest(rate)}"
+    name = f"error-{_fill_key(run)}-{key_of(rate)}"
     mae, rmse = cached(cache, name, lambda: fill_error(model, dataset.volumes[parts.test], gapped))
     return None if np.isnan(mae) else {"mae": float(mae), "rmse": float(rmse)}

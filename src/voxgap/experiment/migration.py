@@ -8,7 +8,8 @@ import sqlite3
 from collections.abc import Mapping
 from typing import Any
 
-from voxgap.experiment.plan import Experiment, Run, canonical
+from voxgap.experiment.plan import Experiment, Run
+from voxgap.files import canonical
 from voxgap.recipe import Architecture, Gaps, Recipe, Strategy, Training
 
 

@@ -3,29 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import itertools
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from voxgap.files import finite
+from voxgap.files import digest, finite
 from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, Strategy, Training
 
 BASELINES = ("complete", "drop")
 STATUSES = ("done", "failed", "not possible")
 
 
-def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, tuples as lists."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def digest(value: Any) -> str:
+def key_of(value: Any) -> str:
     """The 16 hexadecimal digits that a value is known by."""
-    return hashlib.sha256(canonical(value).encode()).hexdigest()[:16]
+    return digest(value)[:16]
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class Run:
     @property
     def key(self) -> str:
         """What the run is known by: equal runs have equal keys, in every process."""
-        return digest(self.to_json())
+        return key_of(self.to_json())
 
     @property
     def model(self) -> str:
@@ -135,7 +128,7 @@ class Experiment:
     @property
     def key(self) -> str:
         """What the experiment is known by."""
-        return digest(self.to_json())
+        return key_of(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """The experiment as plain data."""

@@ -15,7 +15,8 @@ from typing import Any
 
 from voxgap.errors import VoxgapError
 from voxgap.experiment.migration import migrate
-from voxgap.experiment.plan import Experiment, Outcome, Run, canonical
+from voxgap.experiment.plan import Experiment, Outcome, Run
+from voxgap.files import canonical
 
 SCHEMA = 2
 # "voxg" in ASCII: how the file says whose it is.

@@ -168,7 +168,7 @@ def auc(targets: Any, predictions: Any) -> float:
     """
     classes, probabilities = _probabilities(targets, predictions)
     columns = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-    areas = [_area(classes == column, probabilities[:, column]) for column in columns]
+    areas = [area(classes == column, probabilities[:, column]) for column in columns]
     defined = [area for area in areas if not np.isnan(area)]
     return float(np.mean(defined)) if defined else float("nan")
 
@@ -336,8 +336,8 @@ def _macro_f1(table: NDArray[np.int64]) -> float:
     return float((2 * np.diag(table)[both > 0] / both[both > 0]).mean())
 
 
-def _area(positive: NDArray[np.bool_], scores: Floats) -> float:
-    """Return the probability that a positive scores above a negative, ties counting half."""
+def area(positive: NDArray[np.bool_], scores: Floats) -> float:
+    """Return the probability that a positive scores above another, ties counting half; NaN without one of each."""
     hits, others = int(positive.sum()), int((~positive).sum())
     if not hits or not others:
         return float("nan")

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.missingness.permutation import MAX_DRAWS, Floats, auc, flip, holm, permute
+from voxgap.evaluate.metrics import area
+from voxgap.evaluate.significance import holm
+from voxgap.missingness.permutation import MAX_DRAWS, Floats, flip, permute
 from voxgap.volume import AXES, Values, as_batch, channel_names
 
 LEVEL = 0.05
@@ -193,7 +195,7 @@ def examine(
     rng = np.random.default_rng(seed)
     asked = [*_ask_label(summary, label, classes, codes, max_draws, rng)]
     asked += _ask_values(summary, codes, max_draws, rng)
-    adjusted = holm([test.p_value for test in asked])
+    adjusted = holm([test.p_value for test in asked]).tolist()
     tests = [Dependence(**vars(test), adjusted=value) for test, value in zip(asked, adjusted, strict=True)]
     order = sorted(tests, key=lambda test: test.p_value)
     return Evidence(tuple(order), summary.smoothness, _auc_alone(summary.rate.mean(axis=1), label))
@@ -227,7 +229,7 @@ def _ask_label(
         effect, answer = float(r[best]), f"r = {r[best]:.2f}"
         if is_class:
             name = classes[int(found[best])] if classes else str(found[best])
-            effect = auc(rate, labels[:, best])
+            effect = area(labels[:, best] > 0, rate)
             more = "more" if effect >= 0.5 else "less"
             answer = (
                 f"{more} is missing in class {name} (AUC of the rate alone {max(effect, 1 - effect):.2f})"
@@ -323,7 +325,7 @@ def _constant(values: Floats) -> bool:
 def _auc_alone(rate: Floats, targets: NDArray[Any] | None) -> float | None:
     if targets is None or targets.dtype.kind not in "iu" or len(np.unique(targets)) != 2 or not rate.any():
         return None
-    value = auc(rate, targets == targets.max())
+    value = area(targets == targets.max(), rate)
     return max(value, 1 - value)
 
 

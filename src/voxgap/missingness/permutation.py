@@ -1,8 +1,8 @@
-"""Permutation and sign-flipping tests that keep groups together, and their correction for many tests."""
+"""Permutation and sign-flipping tests that keep groups together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -114,27 +114,3 @@ def _p_value(statistic: float, null: Null, max_draws: int, rng: np.random.Genera
         extreme += int((null(count, rng) >= edge).sum())
         drawn += count
     return (extreme + 1) / (drawn + 1)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number (Holm, Scandinavian Journal of Statistics 6, 1979)."""
-    p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p, kind="stable")
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return [float(value) for value in adjusted]
-
-
-def auc(scores: Any, positive: Any) -> float:
-    """Return the chance that a positive has the higher score than another, ties counting half.
-
-    Args:
-        scores: `(n,)`.
-        positive: `(n,)` bool, with at least one of each.
-    """
-    from scipy.stats import rankdata
-
-    positive = np.asarray(positive, bool)
-    count = int(positive.sum())
-    wins = rankdata(scores)[positive].sum() - count * (count + 1) / 2
-    return float(wins / (count * (len(positive) - count)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -13,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from voxgap.files import cache_folder, write_bytes
+from voxgap.files import cache_folder, digest, write_bytes
 from voxgap.runtime.engines import PACKAGES, Engine
 from voxgap.volume import Values
 
@@ -61,7 +60,7 @@ def _key(names: list[str], model: str, shape: tuple[int, ...]) -> str:
     versions = [_version(PACKAGES[name]) for name in names]
     machine = [platform.node(), platform.machine(), os.cpu_count()]
     facts: list[Any] = [names, versions, machine, model, shape]
-    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
+    return digest(facts)[:32]
 
 
 def _version(package: str) -> str:
