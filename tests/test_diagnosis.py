@@ -94,7 +94,7 @@ def test_counts_and_rates_equal_numpy() -> None:
 def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     gapped = simulate(volumes(2), "blocks", 0.3)
     whole = describe(gapped)
-    monkeypatch.setattr("voxgap.missingness.diagnosis.CHUNK_VOXELS", 5000)
+    monkeypatch.setattr("voxgap.observed.BLOCK_VOXELS", 5000)
     monkeypatch.setattr("voxgap.missingness.diagnosis.QUANTILE_VOXELS", 20_000)
     parts = describe(gapped)
     assert parts.shares == whole.shares

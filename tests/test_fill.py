@@ -176,6 +176,7 @@ def test_adapting_in_blocks_changes_nothing(name: str, monkeypatch: pytest.Monke
     x = hard_volumes()
     whole = filled(adapted(name), x)
     monkeypatch.setattr(statistics, "BLOCK_BYTES", 1500)
+    monkeypatch.setattr("voxgap.observed.BLOCK_VOXELS", 375)
     assert_allclose(filled(adapted(name), x), whole, rtol=1e-5)
 
 

@@ -266,7 +266,7 @@ def test_chunks_change_nothing_and_json_is_plain(monkeypatch: pytest.MonkeyPatch
     rng = np.random.default_rng(10)
     values = gapped(rng, volumes(rng, 30, 2), "slices")
     whole = examine(values, max_draws=199)
-    monkeypatch.setattr("voxgap.missingness.mechanism.CHUNK_VOXELS", 2000)
+    monkeypatch.setattr("voxgap.observed.BLOCK_VOXELS", 2000)
     parts = examine(values, max_draws=199)
     assert [test.p_value for test in whole.tests] == pytest.approx([test.p_value for test in parts.tests])
     text = json.dumps(whole.to_json(), allow_nan=False)

@@ -154,7 +154,7 @@ def test_layers_adapt_to_what_is_on_disk_in_little_memory(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(statistics, "BLOCK_BYTES", 2**20)
-    monkeypatch.setattr("voxgap.layers.normalization._CHUNK", 2**16)
+    monkeypatch.setattr("voxgap.observed.BLOCK_VOXELS", 2**18)
     values = np.random.default_rng(0).integers(0, 9, (64, 48, 40, 24, 1)).astype("float32")
     values[::3, 10:30] = np.nan
     np.save(tmp_path / "v.npy", values)

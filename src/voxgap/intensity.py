@@ -9,6 +9,7 @@ import numpy as np
 
 from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
+from voxgap.observed import moments
 
 METHODS = ("auto", "dataset", "volume", "percentile", "window:LOW,HIGH", "none")
 
@@ -56,21 +57,9 @@ def spreads(volumes: Any) -> list[Spread]:
     Args:
         volumes: `(n, depth, height, width, channels)`, NaN = missing; in memory or read when indexed.
     """
-    channels = volumes.shape[-1]
-    count, mean, squares = (np.zeros((len(volumes), channels)) for _ in range(3))
-    for index in range(len(volumes)):
-        values = as_real(volumes[index], "volumes")
-        for channel in range(channels):
-            seen = values[..., channel]
-            seen = seen[~np.isnan(seen)].astype(np.float64)
-            if seen.size:
-                count[index, channel], mean[index, channel] = seen.size, seen.mean()
-                squares[index, channel] = seen.var() * seen.size
-    total = np.maximum(count.sum(axis=0), 1)
-    middle = (count * mean).sum(axis=0) / total
-    pooled = np.sqrt((squares + count * (mean - middle) ** 2).sum(axis=0) / total)
-    within = np.sqrt(squares / np.maximum(count, 1))
-    return [Spread(within[within[:, c] > 0, c], float(pooled[c])) for c in range(channels)]
+    found = moments(volumes)
+    within, pooled = found.deviation, found.pooled().deviation
+    return [Spread(each[each > 0], float(whole)) for each, whole in zip(within.T, pooled, strict=True)]
 
 
 def choose(volumes: Any, channels: tuple[str, ...] = ()) -> Choice:

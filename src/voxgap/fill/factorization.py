@@ -10,6 +10,7 @@ from keras import ops
 from voxgap.errors import VoxgapError
 from voxgap.fill import statistics
 from voxgap.fill.base import FillLayer, deviations
+from voxgap.observed import blocks
 
 Array = npt.NDArray[np.float32]
 
@@ -108,7 +109,7 @@ def _sweep(
     gram = np.zeros((rank * rank, voxels), dtype=np.float32)
     right = np.zeros((rank, voxels), dtype=np.float32)
     products = _outer(basis.T).T
-    for block in statistics.sample_blocks(volumes):
+    for block in blocks(volumes):
         deviation = ((block - mean) / scale).reshape(len(block), voxels)
         observed = (~np.isnan(deviation)).astype(np.float32)
         deviation = np.nan_to_num(deviation)

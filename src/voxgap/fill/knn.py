@@ -12,6 +12,7 @@ from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
 from voxgap.fill import statistics
 from voxgap.fill.base import FARTHEST, FillLayer, deviations
+from voxgap.observed import blocks
 
 # A donor's observed value that equals the mean is stored as this instead of 0, which marks a missing one:
 # so one weight holds both. In units of the data's spread it is far below float32 resolution.
@@ -82,8 +83,9 @@ class KNN(FillLayer):
         self.donors.assign(donors)
 
     def _choose(self, volumes: npt.NDArray[np.floating]) -> npt.NDArray[np.intp]:
-        blocks = statistics.sample_blocks(volumes)
-        candidates = np.flatnonzero(np.concatenate([~np.isnan(b).all(axis=(1, 2, 3, 4)) for b in blocks]))
+        candidates = np.flatnonzero(
+            np.concatenate([~np.isnan(b).all(axis=(1, 2, 3, 4)) for b in blocks(volumes)])
+        )
         if len(candidates) <= self.max_donors:
             return candidates
         return np.sort(np.random.default_rng(self.seed).choice(candidates, self.max_donors, replace=False))

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
+from voxgap.observed import blocks, moments, voxel_means
 
 Array = npt.NDArray[np.float32]
 Statistic = Callable[[Array], Array]
@@ -14,15 +15,6 @@ Statistic = Callable[[Array], Array]
 BLOCK_BYTES = 64 * 2**20
 # No sum or product over neighbours, donors or samples of such values overflows float32.
 LARGEST = 1e30
-
-
-def sample_blocks(volumes: npt.NDArray[np.floating]) -> Iterator[Array]:
-    """Yields consecutive volumes as float32 blocks `(n, D, H, W, C)` of about 64 MiB."""
-    step = max(1, BLOCK_BYTES // max(1, 4 * int(np.prod(volumes.shape[1:]))))
-    for start in range(0, len(volumes), step):
-        # A float64 value beyond float32 becomes infinite here, and check_volumes says so.
-        with np.errstate(over="ignore"):
-            yield as_real(volumes[start : start + step], "volumes").astype(np.float32, copy=False)
 
 
 def voxel_blocks(volumes: npt.NDArray[np.floating]) -> Iterator[tuple[int, slice, Array]]:
@@ -56,7 +48,7 @@ def check_volumes(volumes: npt.NDArray[np.floating]) -> None:
             "stack the training volumes along a first axis"
         )
     observed, start = False, 0
-    for block in sample_blocks(volumes):
+    for block in blocks(volumes):
         beyond = np.abs(block) > LARGEST
         if beyond.any():
             index = start + int(np.argwhere(beyond)[0, 0])
@@ -82,22 +74,14 @@ def mean(volumes: npt.NDArray[np.floating], per: str = "voxel") -> Array:
         mean; a channel that was never observed has 0.
     """
     # A channel has no room for each voxel: of one large volume that would be several more.
-    over, shape = (0, volumes.shape[1:]) if per == "voxel" else ((0, 1, 2, 3), (1, 1, 1, volumes.shape[-1]))
-    total, count = np.zeros(shape), np.zeros(shape, dtype=np.int64)
-    for block in sample_blocks(volumes):
-        observed = ~np.isnan(block)
-        total += np.sum(block, axis=over, dtype=np.float64, where=observed)
-        count += np.sum(observed, axis=over)
-    of_channel = total.sum((0, 1, 2), keepdims=True) / np.maximum(count.sum((0, 1, 2), keepdims=True), 1)
-    if per == "channel":
-        return of_channel.astype(np.float32)
-    return np.where(count > 0, total / np.maximum(count, 1), of_channel).astype(np.float32)
+    found = voxel_means(volumes) if per == "voxel" else moments(volumes).pooled().mean.reshape(1, 1, 1, -1)
+    return found.astype(np.float32)
 
 
 def spread(volumes: npt.NDArray[np.floating], center: Array) -> float:
     """Root mean square of the observed values about `center`; 1 if they don't vary measurably."""
     total, count = 0.0, 0
-    for block in sample_blocks(volumes):
+    for block in blocks(volumes):
         deviation = (block - center)[~np.isnan(block)]
         total += float(np.sum(np.square(deviation, dtype=np.float64)))
         count += deviation.size
@@ -121,7 +105,7 @@ def distinct_share(volumes: npt.NDArray[np.floating], limit: int = 100_000) -> t
     Returns:
         `(distinct values, values looked at)`, at most `limit` values of the first volumes.
     """
-    block = next(sample_blocks(volumes))
+    block = next(blocks(volumes))
     values = block[~np.isnan(block)][:limit]
     return len(np.unique(values)), values.size
 
@@ -163,7 +147,7 @@ def _mode_of_sorted(block: Array) -> Array:
 
 
 def _channel_values(volumes: npt.NDArray[np.floating], channel: int) -> Iterator[Array]:
-    for block in sample_blocks(volumes):
+    for block in blocks(volumes):
         values = block[..., channel]
         yield values[~np.isnan(values)]
 

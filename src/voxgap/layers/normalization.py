@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -12,8 +11,7 @@ from keras import ops
 from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
 from voxgap.layers.adapting import Adapts
-
-_CHUNK = 2**20
+from voxgap.observed import moments
 
 
 @keras.saving.register_keras_serializable(package="voxgap")
@@ -61,26 +59,13 @@ class ObservedNormalization(Adapts, keras.layers.Layer):
             self.build(volumes.shape)
         if not self.learns:
             return
-        count, mean, squares = (np.zeros(volumes.shape[-1]) for _ in range(3))
-        for values in _chunks(volumes):
-            observed = ~np.isnan(values)
-            n = observed.sum(axis=0)
-            total = count + n
-            safe = np.maximum(n, 1)
-            centre = np.where(observed, values, 0).sum(axis=0) / safe
-            spread = (np.where(observed, values - centre, 0) ** 2).sum(axis=0)
-            delta = centre - mean
-            # Chan, Golub and LeVeque 1979: combine moments without cancellation.
-            weight = n / np.maximum(total, 1)
-            squares += spread + delta**2 * count * weight
-            mean += delta * weight
-            count = total
-        if not count.any():
+        found = moments(volumes).pooled()
+        if not found.observed.any():
             raise VoxgapError(
                 "no voxel of the training volumes is observed: there is nothing to normalise by"
             )
-        variance = squares / np.maximum(count, 1)
-        self.mean.assign(mean)
+        variance = found.deviation**2
+        self.mean.assign(found.mean)
         self.variance.assign(np.where(variance > 0, variance, 1.0))
 
     def call(self, x: Any) -> Any:
@@ -94,14 +79,6 @@ class ObservedNormalization(Adapts, keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"invert": self.invert, "learns": self.learns}
-
-
-def _chunks(volumes: Any) -> Iterator[np.ndarray]:
-    """All values as float64 `(some, channels)`, a bounded number at a time: copies of everything would not fit."""
-    for volume in volumes:
-        values = as_real(volume, "volumes").reshape(-1, volumes.shape[-1])
-        for start in range(0, len(values), _CHUNK):
-            yield values[start : start + _CHUNK].astype(np.float64)
 
 
 @keras.saving.register_keras_serializable(package="voxgap")

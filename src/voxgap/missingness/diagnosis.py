@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
+from voxgap.observed import blocks, moments
 from voxgap.volume import AXES, Values, as_batch, channel_names, times
 
-CHUNK_VOXELS = 2**22
 QUANTILE_VOXELS = 2**20
 CLUSTERED = 0.3
 """Neighbours go missing together this much more often than single voxels at random would (0 to 1): blocks."""
@@ -128,7 +128,7 @@ def describe(
     voxels = math.prod(batch.shape[1:4])
     absent = by_channel == voxels
     shares, planes = _shares(batch, by_axis, absent)
-    never = np.logical_and.reduce([np.isnan(chunk).all(axis=0) for chunk in _chunks(batch)])
+    never = np.logical_and.reduce([np.isnan(chunk).all(axis=0) for chunk in blocks(batch)])
     return Description(
         volumes=len(batch),
         shape=batch.shape[1:],
@@ -172,16 +172,10 @@ def bars(rates: Sequence[float], width: int = 56) -> str:
     return "".join(_BARS[level] for level in levels)
 
 
-def _chunks(batch: Values) -> Iterator[Values]:
-    """Yield a few volumes at a time, so that temporary arrays stay small, and data on disk stays there."""
-    step = max(1, CHUNK_VOXELS // math.prod(batch.shape[1:]))
-    return (batch[start : start + step] for start in range(0, len(batch), step))
-
-
 def _axis_counts(batch: Values) -> list[NDArray[np.int_]]:
     """Return the number of missing voxels at each position along each axis, `(batch, position, channels)`."""
     found: list[tuple[NDArray[np.int_], ...]] = []
-    for chunk in _chunks(batch):
+    for chunk in blocks(batch):
         missing = np.isnan(chunk)
         rows = missing.sum(axis=1)
         found.append((missing.sum(axis=(2, 3)), rows.sum(axis=2), rows.sum(axis=1)))
@@ -222,7 +216,7 @@ def _clustering(batch: Values, absent: NDArray[np.bool_], planes: NDArray[np.boo
     """
     together = expected = ends = 0.0
     start = 0
-    for chunk in _chunks(batch):
+    for chunk in blocks(batch):
         part = slice(start, start := start + len(chunk))
         shape = [len(chunk), 1, 1, 1, chunk.shape[-1]]
         shape[1 + along] = planes.shape[1]
@@ -252,28 +246,20 @@ def _per_class(rates: NDArray[np.float64], targets: Any, classes: Sequence[str])
 
 def _intensity(batch: Values) -> dict[str, float]:
     """Return statistics of the observed values; none where nothing is observed."""
-    count, total, low, high = 0, 0.0, np.inf, -np.inf
-    for chunk in _chunks(batch):
-        observed = chunk[~np.isnan(chunk)]
-        count += observed.size
-        total += float(observed.sum(dtype=np.float64))
-        low = min(low, float(observed.min(initial=np.inf)))
-        high = max(high, float(observed.max(initial=-np.inf)))
-    if not count:
+    found = moments(batch).pooled(None)
+    if not found.observed:
         return {}
-    mean = total / count
-    squares = sum(
-        float(np.nansum(np.square(chunk - np.float32(mean)), dtype=np.float64)) for chunk in _chunks(batch)
-    )
     # A prime step visits all positions of the volumes in turn.
     step = 1 if batch.size <= QUANTILE_VOXELS else batch.size // QUANTILE_VOXELS | 1
     pieces, before = [], 0
-    for chunk in _chunks(batch):
+    for chunk in blocks(batch):
         pieces.append(chunk.reshape(-1)[-before % step :: step].copy())  # A view would hold the chunk.
         before += chunk.size
     some = np.concatenate(pieces)
     some = some[~np.isnan(some)]
     levels = {"p01": 0.01, "p25": 0.25, "p50": 0.5, "p75": 0.75, "p99": 0.99}
-    quantiles = np.quantile(some, list(levels.values())) if some.size else np.full(len(levels), mean)
-    spread = {"min": low, "max": high, "mean": mean, "std": float(np.sqrt(squares / count))}
-    return spread | dict(zip(levels, map(float, quantiles), strict=True))
+    quantiles = np.quantile(some, list(levels.values())) if some.size else np.full(len(levels), found.mean)
+    spread = {"min": found.low, "max": found.high, "mean": found.mean, "std": found.deviation}
+    return {
+        name: float(value) for name, value in (spread | dict(zip(levels, quantiles, strict=True))).items()
+    }

@@ -8,7 +8,7 @@ that gaps that are always at a dark border are no finding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -19,13 +19,13 @@ from voxgap.errors import VoxgapError
 from voxgap.evaluate.metrics import area
 from voxgap.evaluate.significance import holm
 from voxgap.missingness.permutation import MAX_DRAWS, Floats, flip, permute
+from voxgap.observed import blocks, moments, voxel_means
 from voxgap.volume import AXES, Values, as_batch, channel_names
 
 LEVEL = 0.05
 """The chance, over all tests of one data set, of a finding where there is nothing to find."""
 FEWEST = 8
 """Volumes, or groups, below which nothing is tested."""
-CHUNK_VOXELS = 2**23
 SMOOTHNESS_VOLUMES = 200
 
 NOBODY_KNOWS = (
@@ -343,17 +343,15 @@ def _one_each(what: str, values: Any, count: int) -> NDArray[Any]:
 
 def _summarise(batch: Values, channels: tuple[str, ...]) -> _Summary:
     """Look at all voxels, a few volumes at a time, twice."""
-    step = max(1, CHUNK_VOXELS // int(np.prod(batch.shape[1:])))
-
-    def chunks() -> Iterator[Values]:  # Anew each time: data on disk stays there.
-        return (batch[start : start + step] for start in range(0, len(batch), step))
-
-    mean, deviation = _position_means(chunks)
-    together = all((np.isnan(chunk) == np.isnan(chunk[..., :1])).all() for chunk in chunks())
+    found = moments(batch).pooled()
+    # So few volumes are each their own mean.
+    mean = (found.mean if len(batch) < FEWEST else voxel_means(batch)).astype(np.float32)
+    deviation = np.where(found.deviation > 0, found.deviation, 1).astype(np.float32)
+    together = all((np.isnan(chunk) == np.isnan(chunk[..., :1])).all() for chunk in blocks(batch))
     parts: list[tuple[Floats, ...]] = []
     smooth = np.zeros((2, 3))
     every = max(1, len(batch) // SMOOTHNESS_VOLUMES)
-    for chunk in chunks():
+    for chunk in blocks(batch):
         residual = (chunk - mean) / deviation
         if together:
             residual = residual.mean(axis=-1, keepdims=True)
@@ -370,25 +368,6 @@ def _summarise(batch: Values, channels: tuple[str, ...]) -> _Summary:
         ("all",) if together else channels,
         {axis: float(a / b) if b else 0.0 for axis, a, b in zip(AXES, *smooth, strict=True)},
     )
-
-
-def _position_means(chunks: Callable[[], Iterator[Values]]) -> tuple[Values, Values]:
-    """Return the mean of each position over the volumes, and the standard deviation of each channel."""
-    shape, volumes = next(chunks()).shape[1:], 0
-    total, count, squares = np.zeros(shape), np.zeros(shape, int), np.zeros(shape[-1])
-    for chunk in chunks():
-        volumes += len(chunk)
-        observed = ~np.isnan(chunk)
-        count += observed.sum(axis=0)
-        total += np.where(observed, chunk, 0).sum(axis=0, dtype=np.float64)
-    channel_mean = total.sum(axis=(0, 1, 2)) / np.maximum(count.sum(axis=(0, 1, 2)), 1)
-    for chunk in chunks():
-        squares += np.nansum(np.square(chunk - channel_mean.astype(np.float32)), axis=(0, 1, 2, 3))
-    deviation = np.sqrt(squares / np.maximum(count.sum(axis=(0, 1, 2)), 1))
-    # So few volumes are each their own mean.
-    few = volumes < FEWEST
-    mean = np.broadcast_to(channel_mean, shape) if few else total / np.maximum(count, 1)
-    return mean.astype(np.float32), np.where(deviation > 0, deviation, 1).astype(np.float32)
 
 
 def _per_volume(residual: Values, observed: NDArray[np.bool_]) -> tuple[Floats, ...]:

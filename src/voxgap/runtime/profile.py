@@ -12,6 +12,7 @@ import numpy as np
 from voxgap.errors import VoxgapError
 from voxgap.missingness import describe
 from voxgap.missingness.diagnosis import pattern_of
+from voxgap.observed import moments
 from voxgap.volume import Values
 
 RATE_SLACK = 0.05
@@ -90,7 +91,18 @@ def profile(volumes: Values, channels: tuple[str, ...], own_units: bool = False)
         channels: their names.
         own_units: whether each volume is normalised by itself, so that no range of values is another's.
     """
-    found = {name: _describe_channel(volumes[..., i]) for i, name in enumerate(channels)}
+    each, voxels = moments(volumes), math.prod(volumes.shape[1:-1])
+    found = {}
+    for i, name in enumerate(channels):
+        count, low, high, deviation = (
+            of[:, i] for of in (each.observed, each.low, each.high, each.deviation)
+        )
+        seen = deviation[count > 0]
+        found[name] = Channel(
+            (1 - float(count.max()) / voxels, 1 - float(count.min()) / voxels),
+            (float(low.min()), float(high.max())) if seen.size else None,
+            (float(seen.min()), float(seen.max())) if seen.size else None,
+        )
     if own_units:
         found = {name: replace(channel, values=None, deviation=None) for name, channel in found.items()}
     return Profile(found, dict(describe(volumes).shares))
@@ -182,23 +194,6 @@ def _pattern(volume: Values, missing_rate: float, known: Profile) -> tuple[str, 
         return ()
     had = ", ".join(f"{name} {share:.0%}" for name, share in known.shares.items()) or "none"
     return (f"the gaps look like {pattern}, which the training data hardly had ({had})",)
-
-
-def _describe_channel(volumes: Values) -> Channel:
-    rates, lows, highs, spreads = [], [], [], []
-    for volume in volumes:  # one at a time: a boolean copy of the whole set is memory for nothing
-        values = volume[~np.isnan(volume)]
-        rates.append(1 - values.size / volume.size)
-        if values.size:
-            lows.append(float(values.min()))
-            highs.append(float(values.max()))
-            spreads.append(float(values.std(dtype=np.float64)))
-    held = bool(lows)
-    return Channel(
-        (min(rates), max(rates)),
-        (min(lows), max(highs)) if held else None,
-        (min(spreads), max(spreads)) if held else None,
-    )
 
 
 def _channel(data: Any) -> Channel:
