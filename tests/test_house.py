@@ -34,7 +34,7 @@ NUMPY_SIDE = {
     "paths": {"io", *BASE},
     "align": {"volume", *BASE},
     "resample": {"align", "volume", *BASE},
-    "missingness": {"evaluate", "volume", *BASE},
+    "missingness": {"metrics", "volume", *BASE},
     "augment": {"missingness", "volume", *BASE},
     "patches": BASE,
     "grid": {"io", "resample", "volume", *BASE},

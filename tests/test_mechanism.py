@@ -8,8 +8,8 @@ from scipy import stats
 
 from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.metrics import area
-from voxgap.evaluate.significance import holm
+from voxgap.metrics.metrics import area
+from voxgap.metrics.significance import holm
 from voxgap.missingness import simulate
 from voxgap.missingness.mechanism import Evidence, examine
 from voxgap.missingness.permutation import flip, permute

@@ -164,7 +164,7 @@ def fitting(plan: Plan, data: Dataset, budget: float = BUDGET) -> Plan:
 def _seconds(plan: Plan, data: Dataset) -> float:
     """Seconds that the networks of a plan train if none stops early."""
     from voxgap.experiment import Experiment
-    from voxgap.experiment.cost import estimate, settled
+    from voxgap.experiment.cost import estimate, with_precision
 
     asked = Experiment(
         data.name,
@@ -174,7 +174,7 @@ def _seconds(plan: Plan, data: Dataset) -> float:
         architecture=Architecture(plan.filters),
         training=dataclasses.replace(COMPARED, epochs=plan.epochs),
     )
-    return estimate(settled(asked, data), data)[1]
+    return estimate(with_precision(asked, data), data)[1]
 
 
 def _train(plan: Plan, data: Dataset, seed: int) -> dict[str, Result]:

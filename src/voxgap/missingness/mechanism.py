@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.evaluate.metrics import area
-from voxgap.evaluate.significance import holm
+from voxgap.metrics.metrics import area
+from voxgap.metrics.significance import holm
 from voxgap.missingness.permutation import MAX_DRAWS, Floats, flip, permute
 from voxgap.observed import blocks, moments, voxel_means
 from voxgap.volume import AXES, Values, as_batch, channel_names
