@@ -369,7 +369,7 @@ def test_training_checks_first_and_exports_last(tmp_path: Path, monkeypatch: pyt
     run = ["train", str(tmp_path / "d.npz"), "--out", str(tmp_path / "b"), "--export", "onnx,h5", *options]
     result = CliRunner().invoke(app, run, catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert called == [("mean", "cnn3d", ["onnx", "h5"]), (tmp_path / "b", ["onnx", "h5"])]
+    assert called == [(PRESETS["mean"], "cnn3d", ["onnx", "h5"]), (tmp_path / "b", ["onnx", "h5"])]
 
 
 # --- the command -------------------------------------------------------------------------------------------
