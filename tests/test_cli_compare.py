@@ -19,9 +19,9 @@ from rich.console import Console
 import planted
 import tiny
 from voxgap.cli import board
-from voxgap.cli.report import _read_again
-from voxgap.dataset import Dataset
+from voxgap.dataset import Dataset, load_data
 from voxgap.experiment import Event, Experiment, Outcome, Store, open_store
+from voxgap.experiment.migration import _reading
 from voxgap.io import write
 from voxgap.missingness import simulate
 from voxgap.recipe import Architecture
@@ -65,7 +65,7 @@ def kept(tmp_path: Path) -> Path:
 
 def fill(path: Path, pairs: list, plan: planted.Experiment) -> None:
     with open_store(path, create=True) as store:
-        store.add(plan, "voxgap compare gone.npz --size 4,4,4")
+        store.add(plan, "voxgap compare gone.npz --size 4,4,4", {"data": "gone.npz", "size": [4, 4, 4]})
         for _ in pairs:
             run = store.claim(plan, "here:1:a")
             outcome = next(o for r, o in pairs if r == run)
@@ -374,5 +374,5 @@ def test_patients_on_two_grids_are_read_again_as_they_were(option: str, depth: i
             write(tmp_path / names[-1], Volume(values, affine=affine, channels=(channel,)))
         lines.append(",".join([*names, "ab"[patient % 2]]))
     (tmp_path / "patients.csv").write_text("\n".join(lines) + "\n")
-    found = _read_again(f"voxgap compare {tmp_path / 'patients.csv'} --folds 2{option}", "")
+    found = load_data(**_reading(f"voxgap compare {tmp_path / 'patients.csv'} --folds 2{option}", ""))
     assert sorted(found.volumes.shape[1:4]) == sorted((depth, 6, 6))

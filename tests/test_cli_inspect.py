@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from voxgap.cli import console
 from voxgap.cli.inspect import inspect
-from voxgap.cli.report import _read_again
+from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
+from voxgap.experiment.migration import _reading
 from voxgap.io import write
 from voxgap.missingness import simulate
 from voxgap.volume import Volume
@@ -211,7 +212,7 @@ def test_the_command_that_is_suggested_reads_the_data_in_the_same_way(tmp_path: 
     text = output(str(path), "--missing-values", "-7.5", "--size", "6,6,6")
     (command,) = (line[2:] for line in text.splitlines() if line.startswith("$ "))
     assert command.startswith("voxgap compare ")
-    data = _read_again(command, "")
+    data = load_data(**_reading(command, ""))
     assert data.volumes.shape == (20, 6, 6, 6, 1)
     assert np.isnan(data.volumes).any()
     assert not (data.volumes == -7.5).any()

@@ -212,5 +212,7 @@ def test_a_design_says_who_takes_part() -> None:
 
 
 def test_questions_and_answers_load_no_keras() -> None:
-    modules = ", ".join(f"voxgap.experiment.{name}" for name in ("asked", "planning", "comparison", "local"))
+    modules = ", ".join(
+        f"voxgap.experiment.{name}" for name in ("asked", "planning", "conduct", "comparison", "local")
+    )
     assert tiny.run_alone(f"import sys, {modules}; print('keras' in sys.modules)").strip() == "False"

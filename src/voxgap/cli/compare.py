@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,9 +23,9 @@ from voxgap.cli.data import (
     Reference,
     Size,
     Spacing,
-    choose_normalization,
+    fetched,
     grid_arguments,
-    load,
+    say_values,
 )
 from voxgap.cli.network import FILTERS, KERNEL_SIZE, Filters, KernelSize
 from voxgap.cli.report import VERDICT, Against, Metric, Rope, write
@@ -35,7 +36,9 @@ from voxgap.recipe import COMPARED, Gaps
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
     from voxgap.experiment import Experiment
-    from voxgap.experiment.asked import Design, Verdict
+    from voxgap.experiment.asked import Asked, Design
+    from voxgap.experiment.conduct import Ended, Place, Tell
+    from voxgap.intensity import Choice
 
 GAPS, TRAINING, RUNNING = "Gaps", "Training", "Running"
 UNEVEN = 0.6
@@ -188,8 +191,8 @@ def compare(
       voxgap compare scans.csv --size 32,32,32 --models resnet3d,resnet2d --seeds 2 --out runs/2d-or-3d
     """
     from voxgap import decision
-    from voxgap.experiment.asked import Verdict, designed
-    from voxgap.experiment.planning import planned
+    from voxgap.experiment.asked import Asked, Verdict, designed
+    from voxgap.experiment.conduct import Place, Told, conduct
 
     design = designed(
         _names(strategies) if strategies else None,
@@ -203,89 +206,89 @@ def compare(
         seeds=seeds,
         split_seed=seed,
     )
-    verdict = Verdict(metric, rope, against)
-    verdict.check(design.ranked, ("--metric", "--rope", "--against"))
     if class_weight not in ("none", "balanced"):
         raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
-    architecture: dict[str, Any] = {
-        "filters": numbers(filters, "--filters"),
-        "kernel_size": one_or_three(kernel_size, "--kernel-size"),
-    }
-    training = {
-        "epochs": epochs,
-        "patience": patience,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "class_weight": class_weight,
-        "augment": augment,
-        "augment_kind": augment_kind,
-        "precision": precision,
-    }
-    if threshold is not None:
-        decision.asked(threshold, "classification", 2)  # whether it is a rule at all
-    dataset = load(data, **grid_arguments(size, spacing, crop, missing_values, reference, axes, at))
-    err.print(dataset.summary(), soft_wrap=True, markup=False)
-    verdict.check_metric(dataset.task, dataset.classes, "--metric")
-    if metric is None:
-        _warn_of_uneven_classes(dataset)
-    architecture["normalize"] = choose_normalization(normalize, dataset, whole=True)
-    experiment = planned(dataset, design, architecture, training, threshold or decision.DEFAULT)
-    _say_gaps(experiment, design, dataset)
-    database = out_folder / "compare.db"
-    if not resume:
-        _delete(database)
-    command = _command(data)
-    write_recipe(context, out_folder)
-    _run(
-        experiment,
-        dataset,
-        database,
-        verdict,
-        command,
-        retry=retry,
-        runner=_runner(ray, cpus_per_run, gpus_per_run),
-        processes=processes,
-        where="this machine" if ray is None else "one machine like this; the cluster shares it",
+    asked = Asked(
+        design,
+        architecture={
+            "filters": numbers(filters, "--filters"),
+            "kernel_size": one_or_three(kernel_size, "--kernel-size"),
+            "normalize": normalize,
+        },
+        training={
+            "epochs": epochs,
+            "patience": patience,
+            "batch_size": batch_size,
+            "learning_rate": learning_rate,
+            "class_weight": class_weight,
+            "augment": augment,
+            "augment_kind": augment_kind,
+            "precision": precision,
+        },
+        threshold=threshold or decision.DEFAULT,
+        verdict=Verdict(metric, rope, against, ("--metric", "--rope", "--against")),
+    )
+    place = Place(out_folder / "compare.db", _command(data), retry, fresh=not resume)
+    teller = _Teller(
+        asked, place, "this machine" if ray is None else "one machine like this; the cluster shares it"
     )
 
+    def planned(experiment: Experiment, chosen: Choice) -> None:
+        teller.planned(experiment, chosen)
+        write_recipe(context, out_folder)
 
-def _run(
-    experiment: Experiment,
-    dataset: Dataset,
-    database: Path,
-    verdict: Verdict,
-    command: str,
-    *,
-    retry: bool,
-    runner: Callable[..., None],
-    processes: int | None,
-    where: str,
-) -> None:
-    from voxgap.cli.board import watching
-    from voxgap.experiment import open_store
-    from voxgap.experiment.comparison import deciding_metric
-    from voxgap.experiment.planning import begun
-    from voxgap.names import metric_called
+    found = conduct(
+        fetched(data),
+        asked,
+        place,
+        functools.partial(_runner(ray, cpus_per_run, gpus_per_run), processes=processes),
+        Told(teller.read, planned, teller.running),
+        **grid_arguments(size, spacing, crop, missing_values, reference, axes, at),
+    )
+    page = out_folder / "report.html"
+    write(found, page, place.command, lambda: teller.dataset)
+    out.print(found.summary(), soft_wrap=True, markup=False)
+    out.print(f"page: {page}", soft_wrap=True, markup=False)
 
-    page = database.with_name("report.html")
-    with open_store(database, create=True) as store:
-        experiment = begun(experiment, dataset, store, command, retry=retry)
-        before = store.outcomes(experiment)
-        _say_what_is_ahead(experiment, dataset, len(before), where)
-        metric = metric_called(verdict.metric or deciding_metric(dataset.task), dataset.classes)
+
+class _Teller:
+    """What a person reads while an experiment is prepared and done."""
+
+    def __init__(self, asked: Asked, place: Place, where: str) -> None:
+        self.asked, self.place, self.where = asked, place, where
+
+    def read(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        err.print(dataset.summary(), soft_wrap=True, markup=False)
+
+    def planned(self, experiment: Experiment, chosen: Choice) -> None:
+        if self.asked.verdict.metric is None:
+            _warn_of_uneven_classes(self.dataset)
+        decided = self.asked.architecture["normalize"] == "auto"
+        say_values(chosen, self.dataset.volumes, self.dataset, decided)
+        _say_gaps(experiment, self.asked.design, self.dataset)
+
+    @contextlib.contextmanager
+    def running(self, experiment: Experiment, before: Ended) -> Iterator[Tell]:
+        from voxgap.cli.board import watching
+        from voxgap.experiment import open_store
+        from voxgap.experiment.comparison import deciding_metric
+        from voxgap.names import metric_called
+
+        classes = self.dataset.classes
+        metric = metric_called(self.asked.verdict.metric or deciding_metric(self.dataset.task), classes)
+        _say_what_is_ahead(experiment, self.dataset, len(before), self.where)
         try:
-            with watching(experiment, before, metric, dataset.classes) as tell:
-                runner(experiment, dataset, store, processes=processes, progress=tell)
+            with watching(experiment, before, metric, classes) as tell:
+                yield tell
         except KeyboardInterrupt:
-            ended = len(store.outcomes(experiment))
+            with open_store(self.place.path) as store:
+                ended = len(store.outcomes(experiment))
             err.print(
                 f"Interrupted. {ended} of {len(experiment.runs())} runs are kept. Go on with:", soft_wrap=True
             )
-            err.print(f"  {command}", soft_wrap=True, markup=False)
+            err.print(f"  {self.place.command}", soft_wrap=True, markup=False)
             raise typer.Exit(130) from None
-        comparison = write(experiment, store, page, verdict, dataset)
-    out.print(comparison.summary(), soft_wrap=True, markup=False)
-    out.print(f"page: {page}", soft_wrap=True, markup=False)
 
 
 def _runner(ray: str | None, cpus_per_run: float, gpus_per_run: float) -> Callable[..., None]:
@@ -357,20 +360,3 @@ def _command(data: str) -> str:
     if data in words:
         words.remove(data)
     return shlex.join(["voxgap", "compare", data, *words])
-
-
-def _in_use(database: Path) -> bool:
-    from voxgap.experiment import open_store
-
-    try:
-        with open_store(database) as store:
-            return any(store.living(experiment) for experiment in store.experiments())
-    except VoxgapError:
-        return False  # it isn't there, or what is there is of no use to anyone
-
-
-def _delete(database: Path) -> None:
-    if _in_use(database):
-        raise VoxgapError(f"{database}: another process is at work on it; end it, or choose another --out")
-    for suffix in ("", "-wal", "-shm"):
-        database.with_name(database.name + suffix).unlink(missing_ok=True)

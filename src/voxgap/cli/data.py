@@ -13,6 +13,7 @@ from voxgap.cli.console import decimals, err, indices, numbers
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
     from voxgap.dataset.download import Report
+    from voxgap.intensity import Choice
 
 Pattern = Annotated[
     str | None,
@@ -97,20 +98,33 @@ def grid_arguments(
     }
 
 
-def choose_normalization(asked: str, dataset: Dataset, patches: bool = False, whole: bool = False) -> str:
-    """Return the normalisation to train with, and say why where the data decided: all of it, or its training part."""
+def choose_normalization(asked: str, dataset: Dataset, patches: bool = False) -> str:
+    """Return the normalisation to train with, and say why where the training part decided."""
+    from voxgap import intensity
+
+    intensity.check(asked)
+    known = dataset.part("train").volumes if "train" in dataset.split else dataset.volumes
+    chosen = intensity.resolve(asked, known, dataset.channels, patches)
+    say_values(chosen, known, dataset, asked == "auto")
+    return chosen.method
+
+
+def say_values(chosen: Choice, known: Any, dataset: Dataset, decided: bool) -> None:
+    """Say how values are normalised, where the data decided, and what is suspicious about them.
+
+    Args:
+        chosen: the normalisation.
+        known: volumes that it is chosen by.
+        dataset: what they are of.
+        decided: whether nobody asked for it.
+    """
     from voxgap import intensity
     from voxgap.dataset.survey import as_they_are
 
-    intensity.check(asked)
-    part = not whole and "train" in dataset.split
-    known = dataset.part("train").volumes if part else dataset.volumes
-    chosen = intensity.resolve(asked, known, dataset.channels, patches)
-    if asked == "auto":
+    if decided:
         err.print(f"normalize: {chosen.method} ({chosen.why})", soft_wrap=True)
     for said in intensity.suspects(as_they_are(dataset.name, dataset.grid) or known, dataset.channels):
         err.print(f"values: {said}", soft_wrap=True, markup=False)
-    return chosen.method
 
 
 def fetched(data: str) -> str:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from voxgap.cli.console import err, out
-from voxgap.cli.data import grid_arguments, load
 from voxgap.errors import VoxgapError
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
     from voxgap.experiment import Comparison, Experiment, Store
-    from voxgap.experiment.asked import Verdict
     from voxgap.experiment.examples import Example
 
 VERDICT = "Verdict"
@@ -67,68 +63,47 @@ def report(
 
       voxgap report compare/compare.db --metric auc --against mean --out auc.html
     """
+    from voxgap.dataset import load_data
     from voxgap.experiment import open_store
     from voxgap.experiment.asked import Verdict
 
     path = database / "compare.db" if database.is_dir() else database
     with open_store(path) as store:
         experiment = _chosen(store, key)
-        written = write(
-            experiment, store, page or path.with_name("report.html"), Verdict(metric, rope, against)
-        )
-    out.print(written.summary(), soft_wrap=True, markup=False)
+        found = Verdict(metric, rope, against).on(experiment, store.outcomes(experiment))
+        command, reading = store.command(experiment), store.reading(experiment)
+    write(found, page or path.with_name("report.html"), command, lambda: load_data(**reading))
+    out.print(found.summary(), soft_wrap=True, markup=False)
 
 
-def write(
-    experiment: Experiment, store: Store, page: Path, verdict: Verdict, dataset: Dataset | None = None
-) -> Comparison:
-    """Write the page of an experiment and its tables, by what its file of results holds so far.
+def write(found: Comparison, page: Path, command: str, data: Callable[[], Dataset]) -> None:
+    """Write the page of an experiment and its tables.
 
     Args:
-        experiment, store: what was done.
+        found: what it shows so far.
         page: where to.
-        verdict: how it is found.
-        dataset: its data, for pictures of fills; None: read again, where that can be done.
+        command: what a person types to do it again.
+        data: gives its data, for pictures of fills.
     """
-    from voxgap.experiment import Comparison
     from voxgap.report import write_report
 
-    comparison = Comparison.from_outcomes(
-        experiment, store.outcomes(experiment), **dataclasses.asdict(verdict)
-    )
-    command = store.command(experiment)
-    write_report(comparison, page, command=command, fills=_fills(experiment, command, dataset))
-    return comparison
+    write_report(found, page, command=command, fills=_fills(found.experiment, data))
 
 
-def _fills(experiment: Experiment, command: str, dataset: Dataset | None) -> Sequence[Example]:
+def _fills(experiment: Experiment, data: Callable[[], Dataset]) -> Sequence[Example]:
     """One volume as each strategy fills it; nothing where the data is gone, or is not what it was."""
     from voxgap.experiment.data import content_key
 
     try:
-        data = dataset or _read_again(command, experiment.data)
-        if content_key(data) != experiment.data_key:
+        dataset = data()
+        if content_key(dataset) != experiment.data_key:
             raise VoxgapError(f"{experiment.data} is not what it was")
         from voxgap.experiment.examples import fill_examples
 
-        return fill_examples(experiment, data)
+        return fill_examples(experiment, dataset)
     except (VoxgapError, OSError) as error:
         err.print(f"No pictures of fills: {error}", soft_wrap=True, markup=False)
         return ()
-
-
-def _read_again(command: str, name: str) -> Dataset:
-    """Read the data as a command did; without one, by the name that the data went by."""
-    from voxgap.cli.compare import compare
-
-    words = shlex.split(command)
-    if words[:2] != ["voxgap", "compare"]:
-        return load(name)
-    app = typer.Typer()
-    app.command()(compare)
-    asked = typer.main.get_command(app).make_context("compare", words[2:], resilient_parsing=True).params
-    options = ("size", "spacing", "crop", "missing_values", "reference", "axes", "at")
-    return load(asked["data"], **grid_arguments(*map(asked.get, options)))
 
 
 def _chosen(store: Store, key: str | None) -> Experiment:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from voxgap.experiment.comparison import Comparison
+    from voxgap.experiment.conduct import compare
     from voxgap.experiment.local import Event, run_all
     from voxgap.experiment.plan import Experiment, Outcome, Run
-    from voxgap.experiment.planning import compare, plan_experiment
+    from voxgap.experiment.planning import plan_experiment
     from voxgap.experiment.single import Result, fill_volumes, outputs, train_and_score
     from voxgap.experiment.store import Store, open_store
 
@@ -25,7 +26,7 @@ _HOMES = {
     "Run": "plan",
     "Store": "store",
     "fill_volumes": "single",
-    "compare": "planning",
+    "compare": "conduct",
     "open_store": "store",
     "outputs": "single",
     "plan_experiment": "planning",

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from voxgap import decision
 from voxgap.errors import VoxgapError
 from voxgap.experiment.plan import BASELINES
 from voxgap.files import canonical
 from voxgap.names import NETWORKS, metric_called
 from voxgap.recipe import PRESETS, Gaps, Plain, Strategy
+
+if TYPE_CHECKING:
+    from voxgap.experiment.comparison import Comparison
+    from voxgap.experiment.plan import Experiment, Outcome, Run
 
 Value = TypeVar("Value", bound=Plain)
 Strategies = Sequence[str] | Mapping[str, "str | Strategy"]
@@ -96,18 +101,27 @@ class Verdict:
 
     Attributes:
         metric, rope, reference: None: as is usual for the task; the best strategy.
+        said: what errors call the three.
     """
 
     metric: str | None = None
     rope: float | None = None
     reference: str | None = None
+    said: tuple[str, str, str] = ("metric", "rope", "reference")
 
-    def check(self, ranked: Iterable[str], said: Sequence[str] = ("metric", "rope", "reference")) -> None:
+    def on(self, experiment: Experiment, outcomes: Iterable[tuple[Run, Outcome]]) -> Comparison:
+        """Find it from what came of an experiment so far."""
+        from voxgap.experiment.comparison import Comparison
+
+        return Comparison.from_outcomes(
+            experiment, outcomes, metric=self.metric, rope=self.rope, reference=self.reference
+        )
+
+    def check(self, ranked: Iterable[str]) -> None:
         """Refuse before hours of training what would be refused after them, whatever the data.
 
         Args:
             ranked: strategies that take part.
-            said: what errors call the three.
 
         Raises:
             VoxgapError: the reference is not compared, or the rope is no width.
@@ -115,14 +129,14 @@ class Verdict:
         ranked = tuple(ranked)
         if self.reference is not None and self.reference not in ranked:
             raise VoxgapError(
-                f"{said[2]} {self.reference} is not compared: choose one of {', '.join(ranked)}"
+                f"{self.said[2]} {self.reference} is not compared: choose one of {', '.join(ranked)}"
             )
         if self.rope is not None and not 0 <= self.rope < math.inf:
             raise VoxgapError(
-                f"{said[1]} {self.rope:g} is no width: give 0 or more, in the unit of the metric"
+                f"{self.said[1]} {self.rope:g} is no width: give 0 or more, in the unit of the metric"
             )
 
-    def check_metric(self, task: str, classes: Sequence[str], said: str = "metric") -> None:
+    def check_metric(self, task: str, classes: Sequence[str]) -> None:
         """Refuse a metric that the task does not have.
 
         Raises:
@@ -135,7 +149,36 @@ class Verdict:
             return
         choice = [*known[: len(known) - len(classes)], *(f"dice_{name}" for name in classes)]
         choice = choice if task == "segmentation" else [*known]
-        raise VoxgapError(f"{said} {self.metric} is unknown for {task}: choose one of {', '.join(choice)}")
+        raise VoxgapError(
+            f"{self.said[0]} {self.metric} is unknown for {task}: choose one of {', '.join(choice)}"
+        )
+
+
+@dataclass(frozen=True)
+class Asked:
+    """All that is asked of a comparison, but its data.
+
+    Attributes:
+        design: what is tried.
+        architecture: arguments of `build_model`. training: of `train`.
+        threshold: how classes are named, see `voxgap.decision.asked`.
+        verdict: how it is found.
+    """
+
+    design: Design
+    architecture: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    threshold: str | float = decision.DEFAULT
+    verdict: Verdict = Verdict()
+
+    def check(self) -> None:
+        """Refuse before data is read what would be refused after that.
+
+        Raises:
+            VoxgapError: the verdict can't be found so, or the threshold is no rule.
+        """
+        self.verdict.check(self.design.ranked)
+        decision.asked(self.threshold, "classification", 2)
 
 
 def _strategies(strategies: Strategies) -> dict[str, str | Strategy]:

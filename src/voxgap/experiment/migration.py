@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from voxgap.experiment.plan import Experiment, Run
 from voxgap.files import canonical
 from voxgap.recipe import Architecture, Gaps, Recipe, Strategy, Training
+
+_READ: dict[str, Callable[[str], Any]] = {
+    **dict.fromkeys(("--crop", "--reference"), str),
+    "--size": lambda text: [int(part) for part in text.split(",")],
+    **dict.fromkeys(
+        ("--spacing", "--missing-values"), lambda text: [float(part) for part in text.split(",")]
+    ),
+    "--axes": lambda text: [part.strip() for part in text.split(",")],
+    "--at": lambda text: {name: int(i) for name, _, i in (part.partition("=") for part in text.split(","))},
+}
+"""Options of `voxgap compare` that say how data is read, and what their text means."""
 
 
 def migrate(connection: sqlite3.Connection) -> None:
@@ -35,9 +47,10 @@ def migrate(connection: sqlite3.Connection) -> None:
         )
     members = connection.execute("SELECT experiment, position, run FROM members").fetchall()
     connection.execute("DELETE FROM members")
+    connection.execute("ALTER TABLE experiments ADD COLUMN reading TEXT")
     experiments: dict[str, str] = {}
-    for old, text in connection.execute(
-        "SELECT key, json FROM experiments ORDER BY created, rowid"
+    for old, text, command in connection.execute(
+        "SELECT key, json, command FROM experiments ORDER BY created, rowid"
     ).fetchall():
         experiment = _experiment(json.loads(text))
         known = experiment.key in experiments.values()
@@ -46,8 +59,13 @@ def migrate(connection: sqlite3.Connection) -> None:
             connection.execute("DELETE FROM experiments WHERE key = ?", (old,))
         else:
             connection.execute(
-                "UPDATE experiments SET key = ?, json = ? WHERE key = ?",
-                (experiment.key, canonical(experiment.to_json()), old),
+                "UPDATE experiments SET key = ?, json = ?, reading = ? WHERE key = ?",
+                (
+                    experiment.key,
+                    canonical(experiment.to_json()),
+                    canonical(_reading(command, experiment.data)),
+                    old,
+                ),
             )
     connection.executemany(
         "INSERT OR IGNORE INTO members VALUES (?, ?, ?)",
@@ -100,3 +118,16 @@ def _trained(old: Mapping[str, Any]) -> tuple[Architecture, Training, str]:
     training = dict(old["training"])
     threshold = str(training.pop("threshold", Recipe.threshold))
     return Architecture.of(old["architecture"]), Training.of(training), threshold
+
+
+def _reading(command: str, name: str) -> dict[str, Any]:
+    """How the data was read, which only the command said."""
+    words = shlex.split(command)
+    if words[:2] != ["voxgap", "compare"]:
+        return {"data": name}
+    found: dict[str, Any] = {"data": words[2]}
+    for word, after in itertools.pairwise([*words[3:], ""]):
+        option, equals, value = word.partition("=")
+        if option in _READ:
+            found[option[2:].replace("-", "_")] = _READ[option](value if equals else after)
+    return found

@@ -9,7 +9,7 @@ import socket
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ BUSY_SECONDS = 60.0
 LEASE_SECONDS = 120.0
 
 _TABLES = """
-CREATE TABLE experiments (key TEXT PRIMARY KEY, json TEXT NOT NULL, created REAL NOT NULL, command TEXT NOT NULL);
+CREATE TABLE experiments (key TEXT PRIMARY KEY, json TEXT NOT NULL, created REAL NOT NULL, command TEXT NOT NULL,
+    reading TEXT);
 CREATE TABLE runs (
     key TEXT PRIMARY KEY,
     experiment TEXT NOT NULL,
@@ -65,6 +66,21 @@ def open_store(path: str | os.PathLike[str], *, create: bool = False) -> Store:
         VoxgapError: it isn't there, is no such file, is from a newer voxgap, or can't be written to.
     """
     return Store(Path(path), write=create)
+
+
+def delete_store(path: Path) -> None:
+    """Delete a file of results.
+
+    Raises:
+        VoxgapError: another process is at work on it.
+    """
+    in_use = False
+    with contextlib.suppress(VoxgapError), open_store(path) as store:  # or it is of no use to anyone
+        in_use = any(store.living(experiment) for experiment in store.experiments())
+    if in_use:
+        raise VoxgapError(f"{path}: another process is at work on it; end it, or choose another --out")
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 class Store:
@@ -154,19 +170,23 @@ class Store:
         """Close the file; the last process to do so leaves one file behind."""
         self._connection.close()
 
-    def add(self, experiment: Experiment, command: str = "") -> None:
+    def add(
+        self, experiment: Experiment, command: str = "", reading: Mapping[str, Any] | None = None
+    ) -> None:
         """Write down an experiment and those of its runs that are not there yet.
 
         Args:
             experiment: to be done.
             command: what a person types to do it again.
+            reading: arguments of `load_data` that read its data again; by default what the data is called.
         """
+        reading = reading or {"data": experiment.data}
         runs = experiment.runs()
         key = experiment.key
         with self._writing() as connection:
             connection.execute(
-                "INSERT OR IGNORE INTO experiments VALUES (?, ?, ?, ?)",
-                (key, canonical(experiment.to_json()), time.time(), command),
+                "INSERT OR IGNORE INTO experiments VALUES (?, ?, ?, ?, ?)",
+                (key, canonical(experiment.to_json()), time.time(), command, canonical(reading)),
             )
             connection.executemany(
                 "INSERT OR IGNORE INTO runs (key, experiment, json) VALUES (?, ?, ?)",
@@ -186,6 +206,12 @@ class Store:
         """What was typed to begin an experiment."""
         rows = self._read("SELECT command FROM experiments WHERE key = ?", experiment.key)
         return str(rows[0][0]) if rows else ""
+
+    def reading(self, experiment: Experiment) -> dict[str, Any]:
+        """The arguments of `load_data` that read the data of an experiment again."""
+        rows = self._read("SELECT reading FROM experiments WHERE key = ?", experiment.key)
+        found: dict[str, Any] = json.loads(rows[0][0])
+        return found
 
     def outcomes(self, experiment: Experiment) -> list[tuple[Run, Outcome]]:
         """The runs of an experiment that have ended, with their outcomes, in the order of `runs()`."""

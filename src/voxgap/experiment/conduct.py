@@ -1,0 +1,209 @@
+"""`compare`: the question "which strategy works best for these data?" in one call."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from voxgap import decision
+from voxgap.dataset import Dataset, load_data
+from voxgap.experiment.asked import Asked, Strategies, Verdict, designed
+from voxgap.experiment.comparison import Comparison
+from voxgap.experiment.local import Event, run_all
+from voxgap.experiment.plan import Experiment, Outcome, Run
+from voxgap.experiment.planning import planned
+from voxgap.experiment.store import Store, delete_store, open_store
+from voxgap.intensity import Choice
+
+Tell = Callable[[Event], None]
+Ended = Sequence[tuple[Run, Outcome]]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where results are, and how this call goes about them.
+
+    Attributes:
+        path: of the file of results.
+        command: what a person types to do this again.
+        retry: do those runs again that failed.
+        fresh: delete what is there.
+    """
+
+    path: Path
+    command: str = ""
+    retry: bool = False
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who is told what, as a comparison goes on; by default nobody.
+
+    Attributes:
+        read: the data, once it is read.
+        planned: the experiment, before anything is written, and why volumes are normalised as they are.
+        running: the experiment as it is done, and what had ended before; gives a context for the time of the runs, and
+            with it what is told of each event.
+    """
+
+    read: Callable[[Dataset], None] = lambda _: None
+    planned: Callable[[Experiment, Choice], None] = lambda *_: None
+    running: Callable[[Experiment, Ended], contextlib.AbstractContextManager[Tell]] = lambda *_: (
+        contextlib.nullcontext(lambda event: None)
+    )
+
+
+def compare(
+    dataset: str | os.PathLike[str] | Dataset,
+    strategies: Strategies | None = None,
+    *,
+    models: str | Sequence[str] = ("resnet3d",),
+    pattern: str | Sequence[str] | None = None,
+    mechanism: str | Sequence[str] = "mcar",
+    train_rates: float | Sequence[float] | None = None,
+    test_rates: float | Sequence[float] | None = None,
+    folds: int = 5,
+    repeats: int = 1,
+    seeds: int | Sequence[int] = 1,
+    split_seed: int = 0,
+    metric: str | None = None,
+    rope: float | None = None,
+    reference: str | None = None,
+    threshold: str | float = decision.DEFAULT,
+    out: str | os.PathLike[str] = "compare.db",
+    retry: bool = False,
+    processes: int | None = None,
+    memory_limit: int | None = None,
+    progress: Callable[[Event], None] | None = None,
+    command: str = "",
+    architecture: Mapping[str, Any] | None = None,
+    gap_options: Mapping[str, Any] | None = None,
+    **training: Any,
+) -> Comparison:
+    """Train and score a network with each strategy, on the same splits with the same gaps, and say what is best.
+
+    Called again with the same arguments, it goes on where it was stopped, or answers from the file.
+
+    Args:
+        dataset: see `load_data`. Gaps of its own stay; `train_rates` says what is taken away besides.
+        strategies: names of presets and of the baselines `complete` and `drop`; or names of your own for
+            `Strategy` values, as a mapping. By default mean, linear, mask_channel and masked_conv, and `complete`
+            where only simulated gaps are missing.
+        models: names of networks.
+        pattern, mechanism: of the simulated gaps, one or several; see `simulate`. By default slices, mcar.
+        train_rates: share of the units that is taken from training and validation volumes, in [0, 1]. By default
+            half of them; where the data has gaps of its own and no pattern is named, none.
+        test_rates: the same for test volumes; each trained network is scored at each. By default each is scored at
+            the rate that it was trained at.
+        folds: parts of the data, each of which is the test part once. 1 takes the data's own split.
+        repeats: how often the data are divided into folds, and gaps drawn, anew.
+        seeds: how many seeds of weights each run is done with, or which ones.
+        split_seed: of splits and gaps.
+        metric, rope, reference: how the verdict is found; see `Comparison.from_outcomes`.
+        threshold: how classes are named, see `voxgap.decision.asked`; what is chosen is chosen on the validation part
+            of each run.
+        out: the file of results. It may hold other experiments; runs that they share are done once.
+        retry: do those runs again that failed.
+        processes: see `run_all`. By default one for each processor.
+        memory_limit: bytes that one run may take.
+        progress: called as runs start and end.
+        command: what a person types to do this again; kept in the file.
+        architecture: further arguments of `build_model`; `normalize` is `auto` by default.
+        gap_options: further arguments of `simulate`: axis, block_size, per_channel, strength.
+        **training: further arguments of `train`: epochs (by default 40), patience (8), batch_size (32), precision and
+            others.
+
+    Returns:
+        The `Comparison`.
+
+    Raises:
+        VoxgapError: an argument is not possible, or the file can't be written to.
+    """
+    design = designed(
+        strategies,
+        models=models,
+        pattern=pattern,
+        mechanism=mechanism,
+        train_rates=train_rates,
+        test_rates=test_rates,
+        folds=folds,
+        repeats=repeats,
+        seeds=seeds,
+        split_seed=split_seed,
+        gap_options=gap_options,
+    )
+    asked = Asked(design, architecture or {}, training, threshold, Verdict(metric, rope, reference))
+    runner = partial(run_all, processes=processes, memory_limit=memory_limit)
+    told = Told() if progress is None else Told(running=lambda *_: contextlib.nullcontext(progress))
+    return conduct(dataset, asked, Place(Path(out), command, retry=retry), runner, told)
+
+
+def conduct(
+    data: str | os.PathLike[str] | Dataset,
+    asked: Asked,
+    place: Place,
+    runner: Callable[..., None] = run_all,
+    told: Told = Told(),
+    **reading: Any,
+) -> Comparison:
+    """Read the data, plan the experiment, do what is left of it, and say what it shows.
+
+    Args:
+        data: see `voxgap.load_data`.
+        asked: what is to be found out.
+        place: where results are kept.
+        runner: does the runs: `run_all`, or that of `voxgap.distributed`.
+        told: who is told what.
+        **reading: further arguments of `load_data`.
+
+    Raises:
+        VoxgapError: something of it is not possible, or the file can't be written to.
+        KeyboardInterrupt: Ctrl-C; what has ended is kept.
+    """
+    asked.check()
+    dataset = data if isinstance(data, Dataset) else load_data(data, **reading)
+    told.read(dataset)
+    asked.verdict.check_metric(dataset.task, dataset.classes)
+    experiment, chosen = planned(dataset, asked)
+    told.planned(experiment, chosen)
+    if place.fresh:
+        delete_store(place.path)
+    with open_store(place.path, create=True) as store:
+        experiment = same_experiment(experiment, store) or _with_precision(experiment, dataset)
+        name = dataset.name if isinstance(data, Dataset) else str(data)
+        store.add(experiment, place.command, read_as(name, dataset))
+        if place.retry:
+            store.retry(experiment)
+        with told.running(experiment, store.outcomes(experiment)) as tell:
+            runner(experiment, dataset, store, progress=tell)
+        return asked.verdict.on(experiment, store.outcomes(experiment))
+
+
+def _with_precision(experiment: Experiment, dataset: Dataset) -> Experiment:
+    from voxgap.experiment.cost import with_precision  # Keras: only for what is new
+
+    return with_precision(experiment, dataset)
+
+
+def same_experiment(experiment: Experiment, store: Store) -> Experiment | None:
+    """The experiment of a file that asks the same, whatever precision was chosen for it then; None if there is none."""
+    for known in reversed(store.experiments()):
+        training = experiment.training
+        if training.precision == "auto":
+            training = dataclasses.replace(training, precision=known.training.precision)
+        if dataclasses.replace(experiment, training=training) == known:
+            return known
+    return None
+
+
+def read_as(name: str, dataset: Dataset) -> dict[str, Any]:
+    """With which arguments `load_data` reads these data again, as plain data."""
+    task = "segmentation" if dataset.task == "segmentation" else None
+    return {"data": name, "task": task, **dataset.grid.to_json()}
