@@ -21,6 +21,7 @@ import tiny
 from voxgap.cli import board
 from voxgap.dataset import Dataset, load_data
 from voxgap.experiment import Event, Experiment, Outcome, Store, open_store
+from voxgap.experiment.data import content_key
 from voxgap.experiment.migration import _reading
 from voxgap.io import write
 from voxgap.missingness import simulate
@@ -147,7 +148,7 @@ def test_the_whole_way(
     # The page is written again from the file alone, by another metric; the data is read as the command did.
     told = voxgap("report", out, "--metric", "log_loss", "--out", tmp_path / "other" / "page.html")
     assert told.code == 0, told.err
-    assert "log_loss (lower is better)" in told.out
+    assert "log loss (lower is better)" in told.out
     assert "No pictures" not in told.err
     assert "What the fills make" in (tmp_path / "other" / "page.html").read_text()
     assert json.loads((tmp_path / "other" / "results.json").read_text())["overall"]["metric"] == "log_loss"
@@ -238,6 +239,8 @@ def test_what_is_asked_reaches_the_plan(data: Path, tmp_path: Path, voxgap, aske
     assert (plan.folds, plan.repeats, plan.seeds, plan.split_seed) == (3, 2, (0, 1), 7)
     assert plan.architecture == Architecture((4, 8))
     assert (plan.training.epochs, plan.training.patience, plan.training.batch_size) == (5, 2, 8)
+    with open_store(tmp_path / "compare.db") as store:
+        assert content_key(load_data(**store.reading(plan))) == plan.data_key
     assert "384 networks to train" in done.err
     assert "About 2 min to 17 min, by how early they stop, on this machine." in done.err
 

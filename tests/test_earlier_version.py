@@ -18,6 +18,8 @@ import pytest
 
 import voxgap as vg
 from voxgap.experiment import Comparison, compare, open_store
+from voxgap.experiment.data import content_key
+from voxgap.experiment.migration import _reading
 from voxgap.experiment.store import SCHEMA
 from voxgap.runtime import read_manifest
 
@@ -58,6 +60,28 @@ def test_results_are_told_from_the_file_as_it_is(tmp_path: Path) -> None:
         assert store.command(experiment).startswith("voxgap compare data.npz")
         same_answers(Comparison.from_outcomes(experiment, store.outcomes(experiment)))
     assert path.read_bytes() == before
+
+
+def test_the_data_of_an_experiment_is_read_as_its_command_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(MADE)
+    path = Path(shutil.copy(MADE / "compare.db", tmp_path))
+    with open_store(path) as store:
+        (experiment,) = store.experiments()
+        assert content_key(vg.load_data(**store.reading(experiment))) == experiment.data_key
+    options = "--size=4,5,6 --missing-values -3024,0.5 --axes time,lat,lon --at lev=0,ens=2 --crop observed"
+    assert _reading(f"voxgap compare 'a b.csv' --folds 2 {options} --spacing 1,2,3 --reference t1", "") == {
+        "data": "a b.csv",
+        "size": [4, 5, 6],
+        "missing_values": [-3024, 0.5],
+        "axes": ["time", "lat", "lon"],
+        "at": {"lev": 0, "ens": 2},
+        "crop": "observed",
+        "spacing": [1, 2, 3],
+        "reference": "t1",
+    }
+    assert _reading("", "brain") == {"data": "brain"}
 
 
 def test_an_experiment_goes_on_and_what_was_done_stays_done(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from voxgap.dataset import Dataset
     from voxgap.experiment import Experiment
     from voxgap.experiment.asked import Asked, Design
-    from voxgap.experiment.conduct import Ended, Place, Tell
+    from voxgap.experiment.conduct import Ended, Results, Tell
     from voxgap.intensity import Choice
 
 GAPS, TRAINING, RUNNING = "Gaps", "Training", "Running"
@@ -192,7 +192,7 @@ def compare(
     """
     from voxgap import decision
     from voxgap.experiment.asked import Asked, Verdict, designed
-    from voxgap.experiment.conduct import Place, Told, conduct
+    from voxgap.experiment.conduct import Results, Told, conduct
 
     design = designed(
         _names(strategies) if strategies else None,
@@ -228,9 +228,9 @@ def compare(
         threshold=threshold or decision.DEFAULT,
         verdict=Verdict(metric, rope, against, ("--metric", "--rope", "--against")),
     )
-    place = Place(out_folder / "compare.db", _command(data), retry, fresh=not resume)
+    results = Results(out_folder / "compare.db", _command(data), retry, fresh=not resume)
     teller = _Teller(
-        asked, place, "this machine" if ray is None else "one machine like this; the cluster shares it"
+        asked, results, "this machine" if ray is None else "one machine like this; the cluster shares it"
     )
 
     def planned(experiment: Experiment, chosen: Choice) -> None:
@@ -240,13 +240,13 @@ def compare(
     found = conduct(
         fetched(data),
         asked,
-        place,
+        results,
         functools.partial(_runner(ray, cpus_per_run, gpus_per_run), processes=processes),
         Told(teller.read, planned, teller.running),
         **grid_arguments(size, spacing, crop, missing_values, reference, axes, at),
     )
     page = out_folder / "report.html"
-    write(found, page, place.command, lambda: teller.dataset)
+    write(found, page, results.command, lambda: teller.dataset)
     out.print(found.summary(), soft_wrap=True, markup=False)
     out.print(f"page: {page}", soft_wrap=True, markup=False)
 
@@ -254,8 +254,8 @@ def compare(
 class _Teller:
     """What a person reads while an experiment is prepared and done."""
 
-    def __init__(self, asked: Asked, place: Place, where: str) -> None:
-        self.asked, self.place, self.where = asked, place, where
+    def __init__(self, asked: Asked, results: Results, where: str) -> None:
+        self.asked, self.results, self.where = asked, results, where
 
     def read(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -282,12 +282,12 @@ class _Teller:
             with watching(experiment, before, metric, classes) as tell:
                 yield tell
         except KeyboardInterrupt:
-            with open_store(self.place.path) as store:
+            with open_store(self.results.path) as store:
                 ended = len(store.outcomes(experiment))
             err.print(
                 f"Interrupted. {ended} of {len(experiment.runs())} runs are kept. Go on with:", soft_wrap=True
             )
-            err.print(f"  {self.place.command}", soft_wrap=True, markup=False)
+            err.print(f"  {self.results.command}", soft_wrap=True, markup=False)
             raise typer.Exit(130) from None
 
 

@@ -26,7 +26,7 @@ Ended = Sequence[tuple[Run, Outcome]]
 
 
 @dataclass(frozen=True)
-class Place:
+class Results:
     """Where results are, and how this call goes about them.
 
     Attributes:
@@ -142,13 +142,13 @@ def compare(
     asked = Asked(design, architecture or {}, training, threshold, Verdict(metric, rope, reference))
     runner = partial(run_all, processes=processes, memory_limit=memory_limit)
     told = Told() if progress is None else Told(running=lambda *_: contextlib.nullcontext(progress))
-    return conduct(dataset, asked, Place(Path(out), command, retry=retry), runner, told)
+    return conduct(dataset, asked, Results(Path(out), command, retry=retry), runner, told)
 
 
 def conduct(
     data: str | os.PathLike[str] | Dataset,
     asked: Asked,
-    place: Place,
+    results: Results,
     runner: Callable[..., None] = run_all,
     told: Told = Told(),
     **reading: Any,
@@ -158,7 +158,7 @@ def conduct(
     Args:
         data: see `voxgap.load_data`.
         asked: what is to be found out.
-        place: where results are kept.
+        results: where they are kept.
         runner: does the runs: `run_all`, or that of `voxgap.distributed`.
         told: who is told what.
         **reading: further arguments of `load_data`.
@@ -168,28 +168,24 @@ def conduct(
         KeyboardInterrupt: Ctrl-C; what has ended is kept.
     """
     asked.check()
-    dataset = data if isinstance(data, Dataset) else load_data(data, **reading)
+    dataset = load_data(data, **reading)
     told.read(dataset)
     asked.verdict.check_metric(dataset.task, dataset.classes)
     experiment, chosen = planned(dataset, asked)
     told.planned(experiment, chosen)
-    if place.fresh:
-        delete_store(place.path)
-    with open_store(place.path, create=True) as store:
-        experiment = same_experiment(experiment, store) or _with_precision(experiment, dataset)
+    from voxgap.experiment.cost import with_precision  # Keras: only now
+
+    if results.fresh:
+        delete_store(results.path)
+    with open_store(results.path, create=True) as store:
+        experiment = same_experiment(experiment, store) or with_precision(experiment, dataset)
         name = dataset.name if isinstance(data, Dataset) else str(data)
-        store.add(experiment, place.command, read_as(name, dataset))
-        if place.retry:
+        store.add(experiment, results.command, read_as(name, dataset))
+        if results.retry:
             store.retry(experiment)
         with told.running(experiment, store.outcomes(experiment)) as tell:
             runner(experiment, dataset, store, progress=tell)
         return asked.verdict.on(experiment, store.outcomes(experiment))
-
-
-def _with_precision(experiment: Experiment, dataset: Dataset) -> Experiment:
-    from voxgap.experiment.cost import with_precision  # Keras: only for what is new
-
-    return with_precision(experiment, dataset)
 
 
 def same_experiment(experiment: Experiment, store: Store) -> Experiment | None:

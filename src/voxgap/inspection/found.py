@@ -35,8 +35,8 @@ class Inspection:
         facts: what else there is, as plain values: task, classes, splits, spacing and others.
         found: what is missing.
         evidence: what that depends on.
-        advice: what to try, the best guess first.
         grid: how the files were read: `size`, `missing_values` and others, as for `voxgap.load_data`.
+        advice: what to try, the best guess first.
         rises: as in a `Dataset`.
         marks: values that may stand for missing, and were not named.
         inside: where a mask of the file says that something could be observed, in the shape of a volume.
@@ -50,8 +50,8 @@ class Inspection:
     facts: dict[str, Any]
     found: Description
     evidence: Evidence
-    advice: list[Advice]
     grid: dict[str, Any]
+    advice: Sequence[Advice] = ()
     rises: bool = False
     marks: tuple[float, ...] = ()
     inside: NDArray[np.bool_] | None = None

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from voxgap import intensity
 from voxgap.dataset import SPLITS, Dataset, load_data
@@ -19,28 +16,12 @@ from voxgap.grid import Grid
 from voxgap.inspection.found import Inspection, short
 from voxgap.inspection.masked import within_mask
 from voxgap.missingness.advice import Advice, advise
-from voxgap.missingness.diagnosis import Description, describe
-from voxgap.missingness.mechanism import Evidence, examine
+from voxgap.missingness.diagnosis import describe
+from voxgap.missingness.mechanism import examine
 from voxgap.names import EMBEDDED
 from voxgap.volume import Values
 
 _OPTIONS = ("size", "spacing", "crop", "missing_values", "reference", "axes", "at")
-
-
-@dataclass(frozen=True, eq=False)
-class _Seen:
-    """What one kind of data gave: as in an `Inspection`, and some of its `raw` values as the files have them."""
-
-    facts: dict[str, Any]
-    volumes: Values
-    channels: tuple[str, ...]
-    found: Description
-    evidence: Evidence
-    grid: dict[str, Any]
-    rises: bool
-    raw: Sequence[Values] = ()
-    inside: NDArray[np.bool_] | None = None
-    notes: tuple[str, ...] = ()
 
 
 def inspect(
@@ -68,42 +49,28 @@ def inspect(
 
     Example:
         >>> import voxgap as vg
-        >>> found = vg.inspect("sample:nodules")
-        >>> round(found.found.missing_rate, 2)
-        0.5
+        >>> vg.inspect("sample:nodules").found.pattern
+        'channels'
     """
     given = (size, spacing, crop, tuple(missing_values), reference, tuple(axes), dict(at or {}))
     grid: dict[str, Any] = dict(zip(_OPTIONS, given, strict=True))
+    raw: Sequence[Values] = ()
     if isinstance(data, Dataset):
-        name, dataset = data.name, load_data(data, **grid)
+        dataset = load_data(data, **grid)
         seen = _labelled(dataset, {key: asdict(dataset.grid)[key] for key in _OPTIONS}, seed)
     elif is_one_volume(str(data)):
-        name, seen = str(data), _one_volume(Path(data), grid)
+        seen, raw = _one_volume(Path(data), grid)
     else:
-        name = str(data)
-        seen = _several(name, grid, seed)
-        seen = replace(seen, raw=as_they_are(name, Grid(**seen.grid)))
-    said, marks = _intensity(seen.volumes, seen.channels, seen.raw or seen.volumes)
+        seen = _several(str(data), grid, seed)
+        raw = as_they_are(seen.name, Grid(**seen.grid))
+    said, marks = _intensity(seen.volumes, seen.channels, raw or seen.volumes)
     advice = advise(seen.found, seen.evidence)
     if marks and not seen.found.missing_rate:
         advice = [_answer_first(marks)]
-    return Inspection(
-        name,
-        seen.volumes,
-        seen.channels,
-        seen.facts | {"intensity": said},
-        seen.found,
-        seen.evidence,
-        advice,
-        seen.grid,
-        seen.rises,
-        marks,
-        seen.inside,
-        seen.notes,
-    )
+    return replace(seen, facts=seen.facts | {"intensity": said}, advice=advice, marks=marks)
 
 
-def _one_volume(path: Path, options: dict[str, Any]) -> _Seen:
+def _one_volume(path: Path, options: dict[str, Any]) -> tuple[Inspection, list[Values]]:
     grid = Grid(**options)
     source = grid.scan(path)
     as_read = source.read()
@@ -115,21 +82,21 @@ def _one_volume(path: Path, options: dict[str, Any]) -> _Seen:
     inside = None
     if masked is not None:
         found, facts["mask"], inside = masked
-    raw = [as_read.values]
-    return _Seen(facts, volumes, channels, found, evidence, options, source.rises, raw, inside, tuple(notes))
+    seen = Inspection(str(path), volumes, channels, facts, found, evidence, options)
+    return replace(seen, rises=source.rises, inside=inside, notes=tuple(notes)), [as_read.values]
 
 
-def _several(name: str, options: dict[str, Any], seed: int) -> _Seen:
+def _several(name: str, options: dict[str, Any], seed: int) -> Inspection:
     """Look at samples; files of several sizes as they are, and on the grid that they may be brought onto."""
     there = _survey(name, Grid(**options))
     on_one = options | ({"size": there.suggested["size"]} if there is not None and there.suggested else {})
     if there is None or not there.unlabelled:
-        seen = _labelled(load_data(name, **on_one), options, seed)
+        seen = replace(_labelled(load_data(name, **on_one), options, seed), name=name)
     else:
         facts, volumes, channels = there.read(Grid(**on_one))
         found = describe(volumes, channels=channels)
         evidence = examine(volumes, channels=channels, seed=seed)
-        seen = _Seen(facts, volumes, channels, found, evidence, options, there.rises)
+        seen = Inspection(name, volumes, channels, facts, found, evidence, options, rises=there.rises)
     if there is None:
         return seen
     seen = replace(seen, facts=seen.facts | there.facts, grid=options | there.suggested)
@@ -144,7 +111,7 @@ def _survey(name: str, grid: Grid) -> Survey | None:
     return None if listing is None else survey(listing, name, grid)
 
 
-def _labelled(dataset: Dataset, options: dict[str, Any], seed: int) -> _Seen:
+def _labelled(dataset: Dataset, options: dict[str, Any], seed: int) -> Inspection:
     of_class = dataset.targets if dataset.task == "classification" else None
     facts = {
         "name": dataset.name,
@@ -165,7 +132,7 @@ def _labelled(dataset: Dataset, options: dict[str, Any], seed: int) -> _Seen:
         seed=seed,
     )
     found = describe(volumes, of_class, channels=channels, classes=dataset.classes)
-    return _Seen(facts, volumes, channels, found, evidence, options, dataset.rises)
+    return Inspection(dataset.name, volumes, channels, facts, found, evidence, options, rises=dataset.rises)
 
 
 def _answer_first(marks: Sequence[float]) -> Advice:
