@@ -1,17 +1,18 @@
 """Volumes on another grid: resampled to a spacing or size, cropped or padded, and back again.
 
 Gap-aware: a value is a mean of observed voxels only, so that nothing of a gap bleeds into it, and each
-observed voxel leaves an observed one behind, so that no gap swallows it. Every function returns, beside the
-volume, a record of plain numbers (JSON) with which `replay` takes a label map the same way, and `inverse`
-maps a prediction back to the grid it came from.
+observed voxel leaves an observed one behind, so that no gap swallows it. Whatever is done to a volume is one of three
+steps, `Crop`, `Rescale` and `Align`, each of which knows its own way back. Every function returns, beside the volume,
+the record of its step in plain numbers (JSON), with which `replay` takes a label map the same way, and `inverse` maps
+a prediction back to the grid it came from.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,82 @@ from voxgap.volume import Values, Volume, times
 Method = Literal["linear", "nearest"]
 Record = dict[str, Any]
 
+Size = tuple[int, ...]
+
 MAX_BYTES = 16 * 2**30
+
+
+@dataclass(frozen=True)
+class _Step:
+    """From a grid of size `old` to one of size `new`."""
+
+    name: ClassVar[str]
+    old: Size
+    new: Size
+
+    def to_json(self) -> Record:
+        """Return the record of this step."""
+        rest = {field.name: getattr(self, field.name) for field in fields(self)[2:]}
+        return {"step": self.name, "from": list(self.old), "to": list(self.new), **rest}
+
+
+@dataclass(frozen=True)
+class Crop(_Step):
+    """The box that begins at `start`; it may reach beyond the volume: what is there is missing."""
+
+    name = "crop"
+    start: list[int]
+
+    def apply(self, volume: Volume, method: Method) -> Volume:
+        """Return that box of a volume."""
+        values = _window(volume.values, self.start, self.new)
+        return _placed(volume, values, np.array(self.start, float), np.ones(3))
+
+    def inverse(self) -> Crop:
+        """Return the way back, on which what was cut off is missing."""
+        return Crop(self.new, self.old, [-first for first in self.start])
+
+
+@dataclass(frozen=True)
+class Rescale(_Step):
+    """Another number of voxels over the same extent."""
+
+    name = "resample"
+    method: Method
+
+    def apply(self, volume: Volume, method: Method) -> Volume:
+        """Return a volume in that many voxels."""
+        values = _on_grid(volume.values, self.new, method)
+        return _placed(volume, values, np.zeros(3), np.divide(self.old, self.new))
+
+    def inverse(self) -> Rescale:
+        """Return the way back."""
+        return Rescale(self.new, self.old, self.method)
+
+
+@dataclass(frozen=True)
+class Align(_Step):
+    """The grid of another volume; `matrix`, 3 × 4, takes an index on it to one on the old grid."""
+
+    name = "onto"
+    matrix: list[list[float]]
+    method: Method
+
+    def apply(self, volume: Volume, method: Method) -> Volume:
+        """Return a volume on that grid."""
+        matrix = np.vstack([self.matrix, (0, 0, 0, 1)])
+        values = align.on_grid(volume.values, matrix, self.new, method)
+        # Without an affine it is a prediction, which has a place only once it is back.
+        affine = None if volume.affine is None else volume.affine @ matrix
+        return replace(volume, values=values, affine=affine, spacing=None)
+
+    def inverse(self) -> Align:
+        """Return the way back."""
+        back = np.linalg.inv(np.vstack([self.matrix, (0, 0, 0, 1)]))
+        return Align(self.new, self.old, back[:3].tolist(), self.method)
+
+
+Step = Crop | Rescale | Align
 
 
 def resample(
@@ -56,13 +132,7 @@ def resample(
         VoxgapError: Neither or both of spacing and size are given, they are not positive, the volume's
             spacing is unknown, or the result would be too large.
     """
-    _check_method(method)
-    old = volume.shape[:3]
-    new = _size(volume, spacing, size)
-    _check_bytes(new, volume.shape[3], max_bytes)
-    values = _on_grid(volume.values, new, method)
-    record = {"step": "resample", "from": list(old), "to": list(new), "method": method}
-    return _placed(volume, values, np.zeros(3), np.divide(old, new)), record
+    return _taken(volume, Rescale(volume.shape[:3], _size(volume, spacing, size), method), max_bytes)
 
 
 def onto(
@@ -92,22 +162,12 @@ def onto(
         VoxgapError: The volume has no affine, the size is not three positive numbers, or the result would be
             too large.
     """
-    _check_method(method)
     if volume.affine is None:
         raise VoxgapError(
             f"{volume.source or 'volume'}: has no affine that says where it lies; resample it to a size"
         )
-    new = _size(volume, None, size)
-    _check_bytes(new, volume.shape[3], max_bytes)
-    matrix = _divided(np.asarray(affine, np.float64), volume.affine)
-    record = {
-        "step": "onto",
-        "from": list(volume.shape[:3]),
-        "to": list(new),
-        "matrix": matrix[:3].tolist(),
-        "method": method,
-    }
-    return _aligned(volume, matrix, new, method), record
+    matrix = np.linalg.solve(volume.affine, np.asarray(affine, np.float64))[:3].tolist()
+    return _taken(volume, Align(volume.shape[:3], _size(volume, None, size), matrix, method), max_bytes)
 
 
 def crop_to_observed(volume: Volume, margin: int = 0) -> tuple[Volume, Record]:
@@ -131,7 +191,8 @@ def crop_to_observed(volume: Volume, margin: int = 0) -> tuple[Volume, Record]:
         others = tuple(other for other in range(3) if other != axis)
         held = np.flatnonzero(np.any(observed, axis=others))
         box.append((max(0, int(held[0]) - margin), min(volume.shape[axis], int(held[-1]) + 1 + margin)))
-    return _cropped(volume, [low for low, _ in box], [high - low for low, high in box])
+    new = tuple(high - low for low, high in box)
+    return _taken(volume, Crop(volume.shape[:3], new, [low for low, _ in box]))
 
 
 def crop_or_pad(volume: Volume, size: Sequence[int]) -> tuple[Volume, Record]:
@@ -147,10 +208,9 @@ def crop_or_pad(volume: Volume, size: Sequence[int]) -> tuple[Volume, Record]:
     Raises:
         VoxgapError: The size is not three positive numbers.
     """
-    wanted = _size(volume, None, size)
-    return _cropped(
-        volume, [(old - new) // 2 for old, new in zip(volume.shape[:3], wanted, strict=True)], wanted
-    )
+    old, new = volume.shape[:3], _size(volume, None, size)
+    start = [(was - now) // 2 for was, now in zip(old, new, strict=True)]
+    return _taken(volume, Crop(old, new, start))
 
 
 def replay(volume: Volume, records: Record | Sequence[Record], *, method: Method | None = None) -> Volume:
@@ -167,11 +227,7 @@ def replay(volume: Volume, records: Record | Sequence[Record], *, method: Method
     Raises:
         VoxgapError: A record is no such record, or the volume is of another size than it says.
     """
-    for record in [records] if isinstance(records, Mapping) else records:
-        step, old, new, start, matrix = _checked(record)
-        _check_shape(volume, old, new)
-        volume = _step(volume, step, new, start, matrix, method or record.get("method", "linear"))
-    return volume
+    return _through(volume, steps_of(records), method)
 
 
 def inverse(volume: Volume, records: Record | Sequence[Record], *, method: Method | None = None) -> Volume:
@@ -190,53 +246,36 @@ def inverse(volume: Volume, records: Record | Sequence[Record], *, method: Metho
     Raises:
         VoxgapError: A record is no such record, or the volume is of another size than it says.
     """
-    for record in reversed([records] if isinstance(records, Mapping) else list(records)):
-        step, old, new, start, matrix = _checked(record)
-        _check_shape(volume, new, old)
-        back = tuple(-first for first in start)
-        volume = _step(
-            volume, step, old, back, _divided(np.eye(4), matrix), method or record.get("method", "linear")
-        )
+    return _through(volume, [step.inverse() for step in reversed(steps_of(records))], method)
+
+
+def steps_of(records: Record | Sequence[Record]) -> list[Step]:
+    """Return the steps of one record, or of several.
+
+    Raises:
+        VoxgapError: A record is no such record.
+    """
+    return [_step_of(record) for record in ([records] if isinstance(records, Mapping) else records)]
+
+
+def _taken(volume: Volume, step: Step, max_bytes: int = MAX_BYTES) -> tuple[Volume, Record]:
+    return _through(volume, [step], None, max_bytes), step.to_json()
+
+
+def _through(
+    volume: Volume, steps: Sequence[Step], method: Method | None, max_bytes: int = MAX_BYTES
+) -> Volume:
+    for step in steps:
+        _check_shape(volume, step.old, step.new)
+        _check_bytes(step.new, volume.shape[3], max_bytes)
+        by = method or getattr(step, "method", "linear")
+        if by not in ("linear", "nearest"):
+            raise VoxgapError(f"method {by!r} is unknown; use linear or nearest")
+        volume = step.apply(volume, by)
     return volume
 
 
-def _cropped(volume: Volume, start: Sequence[int], size: Sequence[int]) -> tuple[Volume, Record]:
-    record = {"step": "crop", "from": list(volume.shape[:3]), "start": list(start), "to": list(size)}
-    return _step(volume, "crop", tuple(size), tuple(start), np.eye(4), "linear"), record
-
-
-def _step(
-    volume: Volume,
-    step: str,
-    size: tuple[int, ...],
-    start: tuple[int, ...],
-    matrix: NDArray[np.float64],
-    method: Method,
-) -> Volume:
-    """Crop a volume, to a box that may reach beyond it, resample it, or bring it onto another grid."""
-    _check_method(method)
-    _check_bytes(size, volume.shape[3], MAX_BYTES)
-    if step == "onto":
-        return _aligned(volume, matrix, size, method)
-    if step == "crop":
-        return _placed(volume, _window(volume.values, start, size), np.array(start, float), np.ones(3))
-    values = _on_grid(volume.values, size, method)
-    return _placed(volume, values, np.zeros(3), np.divide(volume.shape[:3], size))
-
-
-def _aligned(volume: Volume, matrix: NDArray[np.float64], size: tuple[int, ...], method: Method) -> Volume:
-    values = align.on_grid(volume.values, matrix, size, method)
-    if volume.affine is None:  # A prediction: it has a place only once it is back.
-        return replace(volume, values=values, spacing=None)
-    return replace(volume, values=values, affine=volume.affine @ matrix, spacing=None)
-
-
-def _divided(above: NDArray[np.float64], below: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return what leads through `below` to the same place as `above`."""
-    return np.asarray(np.linalg.solve(below, above), np.float64)
-
-
-def _window(values: Values, start: tuple[int, ...], size: tuple[int, ...]) -> Values:
+def _window(values: Values, start: Sequence[int], size: tuple[int, ...]) -> Values:
     """Copy the box of this size that begins at `start`; what lies outside the values is missing."""
     window = np.full((*size, values.shape[3]), np.nan, np.float32)
     inside, held = [], []
@@ -359,24 +398,19 @@ def _check_shape(volume: Volume, wanted: tuple[int, ...], other: tuple[int, ...]
         )
 
 
-def _check_method(method: str) -> None:
-    if method not in ("linear", "nearest"):
-        raise VoxgapError(f"method {method!r} is unknown; use linear or nearest")
-
-
-def _checked(
-    record: Any,
-) -> tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...], NDArray[np.float64]]:
-    """Return step, old and new size, start and matrix of a record."""
+def _step_of(record: Any) -> Step:
     try:
-        step, matrix = record["step"], np.eye(4)
+        step = record["step"]
         old, new, start = (tuple(map(int, record.get(key, (0, 0, 0)))) for key in ("from", "to", "start"))
-        fits = step in ("crop", "resample", "onto") and len(old) == len(new) == len(start) == 3
-        if step == "onto":
-            matrix[:3] = record["matrix"]
-            fits = fits and bool(np.isfinite(matrix).all()) and np.linalg.det(matrix) != 0
-        if fits and min(*old, *new) > 0 and (step == "crop" or record["method"]):
-            return step, old, new, start, matrix
-    except (KeyError, TypeError, ValueError, AttributeError):
+        if len(old) == len(new) == len(start) == 3 and min(*old, *new) > 0:
+            if step == "crop":
+                return Crop(old, new, list(start))
+            if step == "resample" and record["method"]:
+                return Rescale(old, new, record["method"])
+            matrix = np.reshape(record["matrix"], (3, 4)).astype(np.float64)
+            fits = np.isfinite(matrix).all() and np.linalg.det(matrix[:, :3]) != 0
+            if step == "onto" and fits and record["method"]:
+                return Align(old, new, matrix.tolist(), record["method"])
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
         pass
     raise VoxgapError(f"{str(record)[:60]} is no record of voxgap.resample; keep what it returns")
