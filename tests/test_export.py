@@ -286,7 +286,7 @@ def test_a_converter_that_dies_is_one_line(bundle: Path, monkeypatch: pytest.Mon
     popen = subprocess.Popen
     code = "import os, sys; sys.stderr.write('Segmentation fault\\n'); os.abort()"
     monkeypatch.setattr(
-        exporting.subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", code], **options)
+        subprocess, "Popen", lambda _, **options: popen([sys.executable, "-c", code], **options)
     )
     with pytest.raises(VoxgapError, match=r"^onnx: the converter ended with -6 \(Segmentation fault\)"):
         export(bundle, ["onnx"])

@@ -18,7 +18,7 @@ from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.experiment.local import Event
 from voxgap.experiment.plan import Experiment, Outcome, Run
-from voxgap.experiment.store import LEASE_SECONDS, Store, open_store, worker_name
+from voxgap.experiment.store import Store, stay_alive, worker_name
 
 LOOK_SECONDS = 0.5
 RETRIES = 5
@@ -120,7 +120,7 @@ class _Dispatch:
     def work(self) -> None:
         """Keep the cluster busy until every run has ended, here or elsewhere."""
         stop = threading.Event()
-        threading.Thread(target=self._stay_alive, args=(stop,), daemon=True).start()
+        threading.Thread(target=stay_alive, args=(self.store.path, self.worker, stop), daemon=True).start()
         try:
             while self._submit() or self.under_way or self._waits():
                 # Others on the same file may hold the last runs: then there is nothing to wait for but time.
@@ -182,13 +182,6 @@ class _Dispatch:
         pace = (time.monotonic() - self.started) / self.ended if self.ended else None
         eta = None if pace is None else pace * (self.total - done)
         self.progress(Event(run, state, done, self.total, outcome, eta))
-
-    def _stay_alive(self, stop: threading.Event) -> None:
-        """Say every few seconds that this process is at work, on a connection of this thread's own."""
-        with open_store(self.store.path, create=True) as store:
-            while not stop.wait(LEASE_SECONDS / 8):
-                with contextlib.suppress(VoxgapError):
-                    store.heartbeat(self.worker)
 
     def _clean(self) -> None:
         """Delete on each machine what the runs kept there."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from voxgap.errors import VoxgapError, on_disk
+from voxgap.process import lives
 
 ABANDONED_SECONDS = 3600
 """After so long, what a process that nobody can ask left unfinished is nobody's any more."""
@@ -111,7 +112,7 @@ def sweep(folder: Path) -> None:
 def _is_abandoned(entry: os.DirEntry[str]) -> bool:
     found = _UNFINISHED.fullmatch(entry.name)
     if found and found["machine"] == _machine() and os.name != "nt":  # there, to ask a process is to end it
-        return not _lives(int(found["pid"]))
+        return not lives(int(found["pid"]))
     return time.time() - entry.stat(follow_symlinks=False).st_mtime > ABANDONED_SECONDS
 
 
@@ -133,16 +134,6 @@ def _machine() -> str:
         with contextlib.suppress(OSError):
             parts.append(os.readlink(file) if file.endswith("pid") else Path(file).read_text())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True  # another user's
-    return True
 
 
 @contextlib.contextmanager

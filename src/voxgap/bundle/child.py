@@ -6,11 +6,9 @@ Converters print, keep memory, need a backend that the caller may not run on, an
 from __future__ import annotations
 
 import json
-import os
 import sys
-import threading
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +17,7 @@ from voxgap.bundle.locate import first_parting
 from voxgap.errors import VoxgapError
 from voxgap.fill.base import FillLayer
 from voxgap.layers.adapting import Adapts
+from voxgap.process import Tell, tell_parent
 from voxgap.runtime.engines import load_keras, open_engine
 from voxgap.volume import Values
 
@@ -32,36 +31,27 @@ def main(request_file: str) -> None:
         request_file: JSON: `model`, `inputs` (.npy), `jobs` and, of each, `kind`, `precision`, `file`, `answers`;
             `calibration` (.npy); a job with `tolerance` is asked for the layer that parts.
     """
-    threading.Thread(target=_end_with_the_caller, daemon=True).start()
+    tell = tell_parent()
     request = json.loads(Path(request_file).read_bytes())
-    # Converters print on standard output too: from here on that is the log.
-    replies = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
     inputs = np.load(request["inputs"], allow_pickle=False)
     calibration = np.load(request["calibration"], allow_pickle=False)
     try:
         model = _load(Path(request["model"]))
     except Exception as error:
         for job in request["jobs"]:
-            _reply(replies, job, "failed", reason=_reason(error), loaded=False)
+            tell(kind=job["kind"], state="failed", reason=_reason(error), loaded=False)
         return
     for job in request["jobs"]:
         try:
             if "tolerance" in job:
                 layer = _locate(model, job, inputs)
-                _reply(replies, job, "done", layer=layer)
+                tell(kind=job["kind"], state="done", layer=layer)
             else:
-                _convert(model, job, inputs, calibration, replies)
-                _reply(replies, job, "done")
+                _convert(model, job, inputs, calibration, tell)
+                tell(kind=job["kind"], state="done")
         except Exception as error:  # whatever a converter or runtime raises is why this format is refused
             print(f"{job['kind']}: {error!r}", file=sys.stderr)
-            _reply(replies, job, "failed", reason=_reason(error))
-
-
-def _end_with_the_caller() -> None:
-    """Standard input is a pipe that nobody writes to: it ends when the caller does, however that ended."""
-    os.read(0, 1)
-    os._exit(1)
+            tell(kind=job["kind"], state="failed", reason=_reason(error))
 
 
 def _load(file: Path) -> Any:
@@ -77,12 +67,12 @@ def _load(file: Path) -> Any:
     return model
 
 
-def _convert(model: Any, job: dict[str, Any], inputs: Values, calibration: Values, replies: TextIO) -> None:
+def _convert(model: Any, job: dict[str, Any], inputs: Values, calibration: Values, tell: Tell) -> None:
     file = Path(job["file"])
     if job["kind"] != "keras":  # which the model is in already
-        _reply(replies, job, "converting")
+        tell(kind=job["kind"], state="converting")
         convert(job["kind"], model, file, job["precision"], calibration)
-    _reply(replies, job, "proving")
+    tell(kind=job["kind"], state="proving")
     engine = open_engine(job["kind"], file)
     # The first one alone: a batch of fixed size shows.
     batches = [inputs[:1], *(inputs[i : i + _BATCH] for i in range(1, len(inputs), _BATCH))]
@@ -98,10 +88,6 @@ def _locate(model: Any, job: dict[str, Any], inputs: Values) -> str | None:
         tolerance=job["tolerance"],
         folder=Path(job["file"]).parent,
     )
-
-
-def _reply(replies: TextIO, job: dict[str, Any], state: str, **more: Any) -> None:
-    replies.write(json.dumps({"kind": job["kind"], "state": state, **more}) + "\n")
 
 
 def _reason(error: Exception) -> str:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import subprocess
-import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from voxgap import process
 from voxgap.bundle import packages
 from voxgap.bundle.formats import FORMATS, PACKAGES, Precision, check_formats
 from voxgap.bundle.parity import TOLERANCES, Parity, differences, measure
@@ -293,46 +292,20 @@ def _replies(
     request = work.folder / "request.json"
     files = {name: str(work.folder / f"{name}.npy") for name in ("inputs", "calibration")}
     request.write_text(json.dumps({"model": str(work.model), "jobs": jobs} | files))
-    environment = os.environ | {
-        "KERAS_BACKEND": backend,
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "PYTHONUNBUFFERED": "1",
-    }
+    environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3", "PYTHONUNBUFFERED": "1"}
     waiting = [job["kind"] for job in jobs]
     log = work.folder / "log.txt"
-    with (
-        log.open("w") as errors,
-        _ending(
-            subprocess.Popen(
-                # -P: nothing in the current folder is imported in the place of a package.
-                [sys.executable, "-P", "-m", "voxgap.bundle.child", str(request)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                env=environment,
-                text=True,
-            )
-        ) as child,
-    ):
-        assert child.stdout is not None
-        for line in child.stdout:
-            reply = json.loads(line)
-            yield reply
-            if reply["state"] in ("done", "failed"):
-                waiting.remove(reply["kind"])
-    if waiting:
-        said = log.read_text(errors="replace").strip().splitlines() or ["no word"]
-        raise ExportError(
-            waiting[0], f"the converter ended with {child.returncode} ({said[-1][:200]}); nothing was changed"
-        )
-
-
-@contextlib.contextmanager
-def _ending(child: subprocess.Popen[str]) -> Iterator[subprocess.Popen[str]]:
-    """A child process that does not outlive whoever stops listening to it."""
-    with child:
+    with process.start("voxgap.bundle.child", request, log=log, environment=environment) as child:
         try:
-            yield child
+            for reply in process.lines(child):
+                yield reply
+                if reply["state"] in ("done", "failed"):
+                    waiting.remove(reply["kind"])
             child.wait()
         finally:
-            child.kill()  # nothing happens where it has ended
+            child.kill()  # it does not outlive whoever stops listening; nothing happens where it has ended
+    if waiting:
+        raise ExportError(
+            waiting[0],
+            f"the converter ended with {child.returncode} ({process.last_words(log)}); nothing was changed",
+        )

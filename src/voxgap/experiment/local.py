@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import queue
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 import uuid
@@ -18,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voxgap import process
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.experiment.dataset_files import write_dataset
@@ -136,58 +133,29 @@ def _disk(folder: Path) -> Iterator[None]:
 class _Worker:
     """A process that does runs, and the thread that listens to it."""
 
-    def __init__(self, command: list[str], threads: int, log: Path, heard: queue.Queue[Any]) -> None:
+    def __init__(self, arguments: list[Any], threads: int, log: Path, heard: queue.Queue[Any]) -> None:
         self.log = log
         self.name = ""
         self.busy = False
         self.excess = ""
-        with log.open("w") as stderr:
-            self.process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                text=True,
-                env=_environment(threads),
-                start_new_session=True,  # Ctrl-C is for the parent, which ends its workers
-            )
+        self.process = process.start(
+            "voxgap.experiment.worker",
+            *arguments,
+            log=log,
+            environment=_environment(threads),
+            own_session=True,
+        )
         threading.Thread(target=self._listen, args=(heard,), daemon=True).start()
 
     def _listen(self, heard: queue.Queue[Any]) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            heard.put((self, json.loads(line)))
+        for message in process.lines(self.process):
+            heard.put((self, message))
         heard.put((self, None))
-
-    def memory(self) -> int:
-        """Bytes that it holds; 0 where the system doesn't say."""
-        try:
-            pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
-        except (OSError, IndexError):
-            return 0
-        return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-    def end(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def cause(self) -> str:
-        """Why it died."""
-        code = self.process.wait()
-        if self.excess:
-            return self.excess
-        if code < 0:
-            name = signal.Signals(-code).name
-            likely = "; the usual cause is too little memory" if -code == signal.SIGKILL else ""
-            return f"its process was ended by {name}{likely}"
-        said = self.log.read_text(errors="replace").strip().splitlines()
-        return f"its process ended with code {code}: {said[-1][:300] if said else 'it said nothing'}"
 
 
 def _environment(threads: int) -> dict[str, str]:
     names = ("TF_NUM_INTRAOP_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS")
     return {
-        **os.environ,
         **dict.fromkeys(names, str(threads)),
         "TF_NUM_INTEROP_THREADS": "1",
         "TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "3"),
@@ -218,8 +186,7 @@ class _Team:
 
     def work(self, data: Path, cache: Path) -> None:
         """Keep workers at it until every run has ended, here or elsewhere."""
-        command = [sys.executable, "-m", "voxgap.experiment.worker", str(self.store.path.absolute())]
-        command += [self.experiment.key, str(data), str(cache)]
+        arguments = [self.store.path.absolute(), self.experiment.key, data, cache]
         while True:
             statuses = self.store.statuses(self.experiment)
             waiting, running = statuses.get("waiting", 0), statuses.get("running", 0)
@@ -231,7 +198,7 @@ class _Team:
             wanted = min(self.processes, free + sum(worker.busy for worker in self.workers))
             for number in range(len(self.workers), wanted):
                 log = data / f"worker-{number}-{uuid.uuid4().hex[:8]}.log"
-                self.workers.append(_Worker(command, max(1, cores() // self.processes), log, self.heard))
+                self.workers.append(_Worker(arguments, max(1, cores() // self.processes), log, self.heard))
             self._listen()
 
     def _orphans(self) -> bool:
@@ -249,11 +216,11 @@ class _Team:
                     self._told(worker, message)
                 worker, message = self.heard.get_nowait()
         for worker in self.workers:
-            if self.memory_limit and worker.busy and worker.memory() > self.memory_limit:
+            if self.memory_limit and worker.busy and process.memory(worker.process) > self.memory_limit:
                 worker.excess = (
                     f"out of memory: it took more than the limit of {self.memory_limit / 1e6:.0f} MB"
                 )
-                worker.end()
+                process.end(worker.process)
 
     def _told(self, worker: _Worker, message: Message) -> None:
         state = message["state"]
@@ -269,7 +236,7 @@ class _Team:
     def _ended(self, worker: _Worker) -> None:
         """A worker has left: nothing was left to do, or it died with a run in hand."""
         self.workers.remove(worker)
-        cause = worker.cause()
+        cause = worker.excess or process.cause(worker.process, worker.log)
         if not worker.name:
             raise VoxgapError(f"no process for the runs could be started: {cause}")
         for run in self.store.held(worker.name):
@@ -291,7 +258,7 @@ class _Team:
     def stop(self) -> None:
         """End all workers, and let what they were at be done again."""
         for worker in self.workers:
-            worker.end()
+            process.end(worker.process)
         while not self.heard.empty():  # a worker's name may not have been read yet
             worker, message = self.heard.get_nowait()
             if message is not None and message["state"] == "ready":

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sqlite3
+import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from voxgap.errors import VoxgapError
 from voxgap.experiment.migration import migrate
 from voxgap.experiment.plan import Experiment, Outcome, Run
 from voxgap.files import canonical
+from voxgap.process import lives
 
 SCHEMA = 2
 # "voxg" in ASCII: how the file says whose it is.
@@ -387,13 +389,15 @@ def process_lives(worker: str) -> bool:
     host, pid, _ = worker.rsplit(":", 2)
     if host != socket.gethostname() or os.name == "nt":  # there, to ask a process is to interrupt it
         return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True  # another user's
-    return True
+    return lives(int(pid))
+
+
+def stay_alive(path: Path, worker: str, stop: threading.Event) -> None:
+    """Say every few seconds that a worker is at its runs, on a connection of this thread's own, until told to stop."""
+    with open_store(path, create=True) as store:
+        while not stop.wait(LEASE_SECONDS / 8):
+            with contextlib.suppress(VoxgapError):  # the run itself will say what is wrong with the file
+                store.heartbeat(worker)
 
 
 def _remedy(error: Exception) -> str:

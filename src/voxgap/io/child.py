@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import inspect
-import json
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from voxgap.io.isolated import READY
 from voxgap.io.source import one_line
+from voxgap.process import limit, say, serve
 
 ALLOWED = ("voxgap.io.hdf5", "voxgap.io.matlab", "voxgap.io.netcdf")
 LIBRARIES = 4 * 2**30
@@ -23,14 +19,8 @@ LIBRARIES = 4 * 2**30
 
 
 def main() -> None:
-    """Answer calls, each with its length, a line of JSON, and the bytes of an array if it returns one."""
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # What a library prints must not be taken for an answer.
-    answers.write(READY)
-    answers.flush()
-    while line := requests.readline():
-        _answer(json.loads(line), answers)
-        answers.flush()
+    """Answer calls."""
+    serve(_answer)
 
 
 def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
@@ -39,27 +29,20 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
         with one_line(path):
             if request["module"] not in ALLOWED:
                 raise ValueError("not a task")
-            _limit_memory(int(request["with"].get("max_bytes", 0)))
+            limit(LIBRARIES + 2 * int(request["with"].get("max_bytes", 0)))
             task = getattr(importlib.import_module(request["module"]), request["task"])
             result = task(path, **request["with"])
             if inspect.isgenerator(result):
-                _say({"stream": True}, answers)
+                say(answers, {"stream": True})
                 _stream(result, answers)
                 result = None
     except ValueError as error:  # A VoxgapError is one.
-        _say({"error": str(error)}, answers)
+        say(answers, {"error": str(error)})
         return
     if isinstance(result, np.ndarray):
-        array = np.ascontiguousarray(result)
-        _say({"shape": array.shape, "dtype": array.dtype.str}, answers)
-        answers.write(array.reshape(-1).view(np.uint8).data)
+        say(answers, {}, result)
     else:
-        _say({"result": result}, answers)
-
-
-def _say(answer: dict[str, Any], answers: BinaryIO) -> None:
-    text = json.dumps(answer).encode()
-    answers.write(len(text).to_bytes(8, "little") + text)
+        say(answers, {"result": result})
 
 
 def _stream(pieces: Iterator[Any], answers: BinaryIO) -> None:
@@ -72,14 +55,6 @@ def _stream(pieces: Iterator[Any], answers: BinaryIO) -> None:
             answers.flush()
     finally:
         answers.write(bytes(8))
-
-
-def _limit_memory(max_bytes: int) -> None:
-    with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit.
-        import resource
-
-        resource.setrlimit(resource.RLIMIT_AS, (LIBRARIES + 2 * max_bytes, -1))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 if __name__ == "__main__":

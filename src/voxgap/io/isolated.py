@@ -11,8 +11,6 @@ import atexit
 import json
 import os
 import select
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
+from voxgap.process import READY, end, start
 
 SECONDS = 15.0
 """Longest silence of the child, after which the file is taken for damaged."""
@@ -30,8 +29,6 @@ STARTING = 60.0
 SLOWEST = 10 * 2**20
 """Bytes per second that even a slow disk and decoder deliver: a large read may be silent for longer."""
 MAX_LINE = 2**28
-READY = b"voxgap\n"
-"""What the child says first."""
 
 _lock = threading.Lock()
 _child: _Child | None = None
@@ -84,13 +81,7 @@ class _Child:
     def __init__(self) -> None:
         self.owner = os.getpid()
         self.seconds = STARTING
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "voxgap.io.child"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            bufsize=0,
-        )
+        self.process = start("voxgap.io.child")
         self._exactly(len(READY))
 
     def ask(
@@ -99,6 +90,7 @@ class _Child:
         assert self.process.stdin is not None
         self.seconds = seconds
         self.process.stdin.write(json.dumps(request).encode() + b"\n")
+        self.process.stdin.flush()
         answer = self._line()
         if "stream" in answer:
             assert into is not None
@@ -165,8 +157,7 @@ def _running() -> _Child:
 def _stop() -> None:
     global _child
     if _child is not None and _child.owner == os.getpid():
-        _child.process.kill()
-        _child.process.wait()
+        end(_child.process)
         for stream in (_child.process.stdin, _child.process.stdout):
             if stream is not None:
                 stream.close()

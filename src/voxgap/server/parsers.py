@@ -8,15 +8,14 @@ import json
 import logging
 import os
 import signal
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from voxgap.process import READY, command
 from voxgap.resample import Record
-from voxgap.server.child import READY
 from voxgap.server.limits import RequestError, Settings
 from voxgap.server.metrics import Metrics
 from voxgap.volume import Values, Volume
@@ -123,8 +122,7 @@ class Parsers:
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "voxgap.server.child", str(self._settings.max_volume)),
+            *command("voxgap.server.child", self._settings.max_volume),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.DEVNULL,
