@@ -77,9 +77,10 @@ def page(browser: Any, serve: Callable[[Path], str]) -> Iterator[Any]:
 def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a network that labels voxels."""
     import web_cases
+    from voxgap.runtime import Bundle, Manifest
     from voxgap.web import write_web
 
     folder = tmp_path_factory.mktemp("labels")
     web_cases.segmenting(folder / "model.onnx")
     manifest = web_cases.manifest("segmentation", (*web_cases.SHAPE[:3], 1), ["background", "positive"])
-    return write_web(folder / "page", folder, manifest, folder / "model.onnx")
+    return write_web(folder / "page", Bundle(folder, Manifest.from_json(manifest)), folder / "model.onnx")

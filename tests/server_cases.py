@@ -18,7 +18,8 @@ import numpy as np
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid
 from voxgap.io import write
-from voxgap.runtime.predictor import Predictor, Running
+from voxgap.runtime import Bundle, Manifest, Predictor
+from voxgap.runtime.predictor import Running
 from voxgap.server import Settings, create_app, serve
 from voxgap.volume import Volume
 
@@ -34,11 +35,13 @@ def make_bundle(folder: Path, version: str = "1", **fields: Any) -> Path:
     """Write a manifest whose model is the version itself; replaced whole, as a real one is."""
     folder.mkdir(exist_ok=True)
     manifest = {
+        "schema_version": 1,
         "task": "classification",
         "classes": list(CLASSES),
         "input": {"shape": list(SHAPE), "channels": ["t1"], "grid": Grid().to_json()},
         "outputs": len(CLASSES),
         "network": "brightness",
+        "strategy": {},
         "files": {"numpy": {"path": "none", "sha256": version * 64}},
     } | fields
     beside = folder / ".manifest"
@@ -47,18 +50,13 @@ def make_bundle(folder: Path, version: str = "1", **fields: Any) -> Path:
     return folder
 
 
-class Brightness:
+class Brightness(Predictor):
     """Says `bright` the surer, the larger the mean of the observed voxels; 100 is in between."""
 
-    def __init__(self, manifest: dict[str, Any], seconds: float = 0.0) -> None:
-        self.manifest = manifest
+    def __init__(self, manifest: Manifest, seconds: float = 0.0) -> None:
+        super().__init__(manifest, lambda batch: batch, Running("numpy"))
         self.seconds = seconds
         self.batches: list[int] = []
-        self.running = Running("numpy")
-        self.task: str = manifest["task"]
-        self.classes: tuple[str, ...] = tuple(manifest["classes"])
-        self.input_shape: tuple[int, ...] = tuple(manifest["input"]["shape"])
-        self.grid = Grid.from_json(manifest["input"]["grid"], "grid")
 
     def predict(self, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
         self.batches.append(len(volumes))
@@ -71,8 +69,8 @@ class Brightness:
 
 
 def load(folder: Path, seconds: float = 0.0) -> Brightness:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    if manifest["network"] == "broken":
+    manifest = Bundle.open(folder).manifest
+    if manifest.network == "broken":
         raise VoxgapError(f"{folder}: damaged")
     return Brightness(manifest, seconds)
 
@@ -87,7 +85,7 @@ def segmenter(folder: Path, classes: tuple[str, ...] = CLASSES) -> tuple[Path, C
         bright = (np.nan_to_num(batch) > 100).astype(np.float32)
         return np.concatenate([1 - bright, bright], axis=-1)
 
-    return bundle, lambda path: Predictor(json.loads((path / "manifest.json").read_text()), above)
+    return bundle, lambda path: Predictor(Bundle.open(path).manifest, above)
 
 
 def windowed(folder: Path) -> tuple[Path, Callable[[Path], Predictor]]:
@@ -95,9 +93,9 @@ def windowed(folder: Path) -> tuple[Path, Callable[[Path], Predictor]]:
     bundle = make_bundle(folder)
 
     def brightness(batch: np.ndarray) -> np.ndarray:
-        return Brightness(json.loads((bundle / "manifest.json").read_text())).predict(batch)
+        return Brightness(Bundle.open(bundle).manifest).predict(batch)
 
-    return bundle, lambda path: Predictor(json.loads((path / "manifest.json").read_text()), brightness)
+    return bundle, lambda path: Predictor(Bundle.open(path).manifest, brightness)
 
 
 def volume(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:

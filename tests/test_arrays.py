@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import stand_in
 import tiny
 import voxgap as vg
 from voxgap.arrays import as_array, as_real
@@ -121,12 +122,11 @@ def identity(batch: np.ndarray) -> np.ndarray:
 
 
 PREDICTOR = Predictor(
-    {
-        "task": "regression",
-        "classes": [],
-        "outputs": 24,
-        "input": {"shape": list(SHAPE[1:]), "channels": ["channel_0"]},
-    },
+    stand_in.manifest(
+        classes=[],
+        outputs=24,
+        input={"shape": list(SHAPE[1:]), "channels": ["channel_0"]},
+    ),
     lambda batch: np.nan_to_num(identity(batch), nan=-1.0),
 )
 BUILT = tiny.build_model(tiny.network, SHAPE[1:], 2, strategy="linear")

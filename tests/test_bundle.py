@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import pytest
 
+import stand_in
 import tiny
 from voxgap import table
 from voxgap.bundle import check_free, golden, save_bundle
@@ -26,10 +27,10 @@ from voxgap.dataset import Dataset
 from voxgap.dataset.names import case_names
 from voxgap.errors import VoxgapError
 from voxgap.history import History
-from voxgap.runtime import load
+from voxgap.runtime import MANIFEST, Bundle, load
 from voxgap.runtime.engines import open_engine
 from voxgap.runtime.golden import Golden, read_golden
-from voxgap.runtime.manifest import MANIFEST, read_manifest, verified, verified_entry
+from voxgap.runtime.manifest import Entry
 from voxgap.training import adapt_model
 
 HISTORY = History(({"loss": 1.0, "val_loss": 1.0, "seconds": 1.0},) * 2, "val_loss", 1, 2, "epochs")
@@ -46,7 +47,7 @@ def save(folder: Path, model: keras.Model, **more: Any) -> Path:
 
 
 def answers(folder: Path, x: np.ndarray) -> np.ndarray:
-    return open_engine("keras", verified(folder, read_manifest(folder), "keras"))(x)
+    return open_engine("keras", Bundle.open(folder).model("keras"))(x)
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +70,14 @@ def folder(original: Path, tmp_path: Path) -> Path:
 
 
 def test_the_manifest_names_each_file_and_nothing_else_is_there(original: Path) -> None:
-    manifest = read_manifest(original)
+    manifest = stand_in.written(original)
     named = {manifest[part]["path"] for part in ("golden", "cases")} | {manifest["files"]["keras"]["path"]}
     others = {MANIFEST, "history.csv", "history.png", EVIDENCE}
     assert {path.name for path in original.iterdir()} == {*others, *named}
     assert manifest["files"]["keras"]["precision"] == "float32"
     (part,) = manifest["files"]["keras"]["parts"]
     assert part["bytes"] == (original / part["path"]).stat().st_size
-    assert verified(original, manifest, "keras").name == part["path"]
+    assert Bundle.open(original).model("keras").name == part["path"]
 
 
 def test_the_evidence_has_a_row_for_each_case_that_was_not_trained_on(
@@ -123,7 +124,7 @@ def test_evidence_is_never_read_and_never_of_another_model(
 
 
 def test_golden_inputs_have_every_kind_of_gap(original: Path, model: keras.Model) -> None:
-    stored = read_golden(verified_entry(original, read_manifest(original)["golden"], "golden"))
+    stored = Bundle.open(original).golden()
     missing = {kind: np.isnan(stored.inputs[stored.gaps == kind]) for kind in np.unique(stored.gaps)}
     assert set(missing) == {"as_recorded", "complete", "voxels", "slices", "blocks", "everything"}
     assert not missing["complete"].any()
@@ -184,7 +185,7 @@ def test_what_the_model_does_not_answer_twice_the_same_is_not_golden() -> None:
 def test_golden_volumes_of_ones_own_keep_the_data_out(tmp_path: Path, model: keras.Model) -> None:
     own = np.full((1, *tiny.SHAPE), 7, np.float32)
     folder = save(tmp_path / "b", model, golden_volumes=own)
-    stored = read_golden(folder / read_manifest(folder)["golden"]["path"])
+    stored = Bundle.open(folder).golden()
     assert set(np.unique(stored.inputs[~np.isnan(stored.inputs)])) == {7.0}
 
 
@@ -198,7 +199,7 @@ def test_of_volumes_larger_than_the_input_a_patch_is_golden() -> None:
 
 def test_units_of_channels_are_kept_and_checked(tmp_path: Path, model: keras.Model) -> None:
     folder = save(tmp_path / "b", model, units={"t1": "arbitrary, as scanned"})
-    assert read_manifest(folder)["units"] == {"t1": "arbitrary, as scanned"}
+    assert stand_in.written(folder)["units"] == {"t1": "arbitrary, as scanned"}
     with pytest.raises(VoxgapError, match="units: no channel 'ct'; there are t1"):
         save(tmp_path / "c", model, units={"ct": "HU"})
     assert not (tmp_path / "c").exists()
@@ -342,7 +343,7 @@ def test_a_folder_and_a_pair_of_files_are_placed_by_their_content(tmp_path: Path
         ]
         assert [Path(part["path"]).suffix for part in pair["parts"]] == [".xml", ".bin"]
         for entry in (tree, pair):
-            assert verified_entry(bundle, entry, "x").exists()
+            assert Bundle(bundle, stand_in.manifest()).verified(Entry.from_json(entry, "x"), "x").exists()
         assert len(list(bundle.iterdir())) == 3
 
 
@@ -350,11 +351,11 @@ REPLACING = """
 import itertools, sys, time
 from pathlib import Path
 from voxgap.bundle.placing import place, workspace, write_manifest
-from voxgap.runtime.manifest import read_manifest
+from voxgap.runtime import Bundle
 folder = Path(sys.argv[1])
 print("ready", flush=True)
 for i in itertools.count(time.time_ns()):
-    manifest = read_manifest(folder)
+    manifest = dict(Bundle.open(folder).manifest.written)
     with workspace(folder) as work:
         (work / "m.xml").write_bytes(b"%d" % i * 1000)
         (work / "m.bin").write_bytes(b"%d" % i * 10_000)
@@ -376,24 +377,24 @@ def test_a_bundle_is_whole_whenever_its_writer_is_killed(folder: Path) -> None:
         time.sleep(float(rng.uniform(0, 0.5)))
         writer.send_signal(signal.SIGKILL)
         writer.wait()
-        manifest = read_manifest(folder)
+        manifest = stand_in.written(folder)
         for kind in manifest["files"]:
-            verified(folder, manifest, kind)
+            Bundle.open(folder).model(kind)
         seen.add(json.dumps(manifest["files"].get("openvino")))
     assert len(seen) > 5, "killed before anything was written"
     np.testing.assert_array_equal(answers(folder, x), before)
 
 
 def test_a_score_that_is_not_defined_is_null(folder: Path) -> None:
-    manifest = read_manifest(folder)
+    manifest = stand_in.written(folder)
     write_manifest(folder, manifest | {"scores": {"test": {"auc": float("nan"), "accuracy": 0.5}}})
-    assert read_manifest(folder)["scores"] == {"test": {"auc": None, "accuracy": 0.5}}
+    assert stand_in.written(folder)["scores"] == {"test": {"auc": None, "accuracy": 0.5}}
 
 
 def test_a_regression_bundle_has_no_calibration(tmp_path: Path) -> None:
     data: Dataset = tiny.dataset("regression")
     model = tiny.model("cnn3d", "mean", task="regression", filters=(4,))
     adapt_model(model, data.part("train"))
-    manifest = read_manifest(save_bundle(tmp_path / "b", model, data, strategy="mean"))
+    manifest = stand_in.written(save_bundle(tmp_path / "b", model, data, strategy="mean"))
     assert manifest["calibration"] == {}
     assert manifest["data"]["profile"]["channels"]["t1"]["missing_rate"]

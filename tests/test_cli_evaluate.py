@@ -23,7 +23,7 @@ from voxgap.dataset import load_data
 from voxgap.files import sha256
 from voxgap.metrics import Scored
 from voxgap.metrics.overlap import digests, known_cases
-from voxgap.runtime import job
+from voxgap.runtime import Bundle, job
 from voxgap.runtime.inputs import list_items
 from voxgap.runtime.loading import decided
 from voxgap.runtime.predictor import Predictor
@@ -73,8 +73,8 @@ def written(folder: Path, task: str, outputs: int, count: int, split: bool = Fal
 
 
 def opened(bundle: Path, task: str, outputs: int, threshold: float | None = None) -> Predictor:
-    manifest = json.loads((bundle / "manifest.json").read_text())
-    return Predictor(decided(manifest, threshold), engine(task, outputs), folder=bundle)
+    manifest = decided(Bundle.open(bundle).manifest, threshold)
+    return Predictor(manifest, engine(task, outputs), folder=bundle)
 
 
 def full(*values: Any) -> Any:

@@ -21,11 +21,12 @@ import pytest
 from starlette.testclient import TestClient
 
 import server_cases
+import stand_in
 import tiny
 import voxgap as vg
 from voxgap import table as tables
 from voxgap.errors import VoxgapError
-from voxgap.runtime import job
+from voxgap.runtime import Bundle, job
 from voxgap.runtime.inputs import Item, list_items
 from voxgap.runtime.predictor import Predictor
 from voxgap.server import create_app
@@ -153,12 +154,8 @@ def test_a_killed_process_goes_on(bundle: Path, tmp_path: Path) -> None:
 
 
 def two_channels(folder: Path) -> Predictor:
-    manifest = {
-        "task": "regression",
-        "classes": [],
-        "outputs": 1,
-        "input": {"shape": [8, 8, 8, 2], "channels": ["t1", "flair"]},
-    }
+    entry = {"shape": [8, 8, 8, 2], "channels": ["t1", "flair"]}
+    manifest = stand_in.manifest([], input=entry)
     return Predictor(manifest, lambda batch: np.nan_to_num(batch).mean(axis=(1, 2, 3))[:, :1] * [[1]])
 
 
@@ -218,12 +215,11 @@ def test_what_names_no_volume_is_one_line(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("outside", [0, -1])
 def test_label_maps_come_back_on_the_grid_of_the_file(outside: int, tmp_path: Path) -> None:
-    manifest = {
-        "task": "segmentation",
-        "classes": ["back", "fore"],
-        "outputs": 2,
-        "input": {"shape": [8, 8, 8, 1], "channels": ["ct"], "grid": {"size": [8, 8, 8], "crop": "observed"}},
-    }
+    manifest = stand_in.manifest(
+        task="segmentation",
+        classes=["back", "fore"],
+        input={"shape": [8, 8, 8, 1], "channels": ["ct"], "grid": {"size": [8, 8, 8], "crop": "observed"}},
+    )
     predictor = Predictor(manifest, lambda batch: np.concatenate([-batch, batch], axis=-1))
     values = np.full((12, 10, 9), np.nan, np.float32)
     values[2:10, 1:9, 1:9] = -1
@@ -290,9 +286,9 @@ def segmenting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[flo
         fields = {"schema_version": 1, "task": "segmentation", "classes": ["back", "fore"], "outputs": 2}
         fields |= {"input": {"shape": [8, 8, 8, 1], "channels": ["ct"]}, "strategy": {}}
         folder = server_cases.make_bundle(tmp_path / f"bundle{level}", **fields)
-        manifest = json.loads((folder / "manifest.json").read_text())
         network = Predictor(
-            manifest, lambda batch: np.nan_to_num(np.concatenate([level - batch, batch - level], axis=-1))
+            Bundle.open(folder).manifest,
+            lambda batch: np.nan_to_num(np.concatenate([level - batch, batch - level], axis=-1)),
         )
         monkeypatch.setattr(COMMAND, "open_bundle", lambda *_: network)
         return ["predict", folder, tmp_path / "in", "--out", tmp_path / "maps"]
@@ -411,7 +407,9 @@ def test_label_maps_have_the_values_of_those_they_were_learnt_from(tmp_path: Pat
             },
         }
         levels = np.arange(3)
-        predictor = Predictor(manifest, lambda batch: -np.abs(np.nan_to_num(batch) - levels))
+        predictor = Predictor(
+            stand_in.manifest(**manifest), lambda batch: -np.abs(np.nan_to_num(batch) - levels)
+        )
         values = np.full((10, 8, 8), np.nan, np.float32)
         values[1:9] = np.arange(8).reshape(8, 1, 1) % 3
         np.save(tmp_path / "ct.npy", values)

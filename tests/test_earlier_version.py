@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+import stand_in
 import voxgap as vg
 from voxgap.experiment import Comparison, compare, open_store
 from voxgap.experiment.data import content_key
 from voxgap.experiment.migration import _reading
 from voxgap.experiment.store import SCHEMA
-from voxgap.runtime import read_manifest
 
 MADE = Path(__file__).parent / "data" / "0.1.0"
 ASKED: dict[str, Any] = {
@@ -98,7 +98,7 @@ def test_an_experiment_goes_on_and_what_was_done_stays_done(
 
 @pytest.mark.parametrize("engine", ["keras", "onnx"])
 def test_a_bundle_answers_as_it_did(engine: str) -> None:
-    manifest = read_manifest(MADE / "bundle")
+    manifest = stand_in.written(MADE / "bundle")
     with np.load(MADE / "bundle" / manifest["golden"]["path"]) as golden:
         volumes, answers = (golden[name] for name in ("inputs", "outputs"))
     predictor = vg.load(MADE / "bundle", engine=engine)

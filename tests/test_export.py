@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import stand_in
 import tiny
 from voxgap.bundle import check_exportable, child, export, exporting, save_bundle
 from voxgap.bundle.formats import FORMATS, check_formats
@@ -28,9 +29,8 @@ from voxgap.cli.export import print_entries
 from voxgap.errors import VoxgapError
 from voxgap.models import build_model
 from voxgap.recipe import PRESETS
+from voxgap.runtime import MANIFEST, Bundle
 from voxgap.runtime.engines import open_engine
-from voxgap.runtime.golden import read_golden
-from voxgap.runtime.manifest import MANIFEST, read_manifest, verified
 from voxgap.training import adapt_model
 
 STRATEGY = "masked_conv"
@@ -47,7 +47,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 
 def golden_of(folder: Path) -> Any:
-    return read_golden(folder / read_manifest(folder)["golden"]["path"])
+    return Bundle.open(folder).golden()
 
 
 @pytest.fixture(scope="module")
@@ -75,15 +75,15 @@ def exported(original: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.full
 @pytest.mark.parametrize("kind", FORMATS)
 def test_each_format_answers_as_the_model_did(kind: str, exported: Path) -> None:
-    manifest = read_manifest(exported)
+    manifest = stand_in.written(exported)
     proof = manifest["files"][kind]["parity"]
     stored = golden_of(exported)
     assert proof["inputs"] == len(stored.inputs)
     assert proof["max_difference"] <= proof["tolerance"] == 1e-5
     assert proof["class_agreement"] == 1.0
     # Not by the proof's own word: opened again, on other volumes, in batches of other sizes.
-    engine = open_engine(kind, verified(exported, manifest, kind))
-    model = open_engine("keras", verified(exported, manifest, "keras"))
+    engine = open_engine(kind, Bundle.open(exported).model(kind))
+    model = open_engine("keras", Bundle.open(exported).model("keras"))
     x = tiny.volumes(7, seed=11)
     x[0] = np.nan
     np.testing.assert_allclose(engine(x), model(x), atol=1e-5)
@@ -92,7 +92,7 @@ def test_each_format_answers_as_the_model_did(kind: str, exported: Path) -> None
 
 @pytest.mark.full
 def test_a_bundle_with_every_format_holds_nothing_else(exported: Path) -> None:
-    manifest = read_manifest(exported)
+    manifest = stand_in.written(exported)
     named = {part["path"] for entry in manifest["files"].values() for part in entry["parts"]}
     others = {MANIFEST, manifest["golden"]["path"], manifest["cases"]["path"], "evidence/predictions.csv"}
     assert set(content(exported)) == named | others
@@ -104,13 +104,13 @@ def test_a_bundle_with_every_format_holds_nothing_else(exported: Path) -> None:
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_tampered_file_is_refused(kind: str, exported: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
-    manifest = read_manifest(folder)
+    manifest = stand_in.written(folder)
     part = folder / manifest["files"][kind]["parts"][-1]["path"]
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
     with pytest.raises(VoxgapError, match="SHA-256 differs"):
-        verified(folder, manifest, kind)
+        Bundle.open(folder).model(kind)
 
 
 @pytest.mark.full
@@ -118,10 +118,10 @@ def test_exporting_again_replaces_the_file(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "bundle"))
-    before = read_manifest(folder)["files"]
+    before = stand_in.written(folder)["files"]
     monkeypatch.setattr(exporting, "_convert", answering(0.005))
     entries = export(folder, ["litert"], precision="float16")
-    after = read_manifest(folder)["files"]
+    after = stand_in.written(folder)["files"]
     assert entries == {"litert": after["litert"]}
     assert after["litert"]["precision"] == "float16"
     assert after["litert"]["parity"]["tolerance"] == 1e-2
@@ -204,11 +204,11 @@ def test_answers_that_differ_are_refused_and_nothing_changes(
     assert content(bundle) == before
     monkeypatch.setattr(exporting, "_convert", answering(9e-6))
     export(bundle, ["litert", "h5"])
-    assert set(read_manifest(bundle)["files"]) == {"keras", "litert", "h5"}
+    assert set(stand_in.written(bundle)["files"]) == {"keras", "litert", "h5"}
     # More is accepted by who asks for it, and told to who uses it.
     monkeypatch.setattr(exporting, "_convert", answering(0.01))
     export(bundle, ["h5"], tolerance=0.02)
-    proof = read_manifest(bundle)["files"]["h5"]["parity"]
+    proof = stand_in.written(bundle)["files"]["h5"]["parity"]
     assert (proof["tolerance"], proof["max_difference"]) == (0.02, pytest.approx(0.01, rel=1e-3))
 
 
@@ -294,7 +294,7 @@ def test_a_converter_that_dies_is_one_line(bundle: Path, monkeypatch: pytest.Mon
 
 
 def test_a_bundle_without_golden_inputs_is_refused(bundle: Path) -> None:
-    manifest = read_manifest(bundle)
+    manifest = stand_in.written(bundle)
     del manifest["golden"]
     (bundle / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(VoxgapError, match="no golden inputs to prove an export with"):
@@ -381,7 +381,7 @@ def test_the_command_prints_each_proof(bundle: Path, monkeypatch: pytest.MonkeyP
     assert result.exit_code == 0, result.output
     assert "largest difference" in result.output
     assert f"{bundle}/model-" in result.output.replace("\n", "")
-    assert read_manifest(bundle)["files"]["h5"]["parity"]["class_agreement"] == 1.0
+    assert stand_in.written(bundle)["files"]["h5"]["parity"]["class_agreement"] == 1.0
 
 
 # --- LiteRT's pooling --------------------------------------------------------------------------------------
@@ -436,7 +436,7 @@ def test_smaller_weights_cost_what_the_manifest_says(precision: Any, bundle: Pat
         assert entry["precision"] == precision
         assert 0 < entry["parity"]["max_difference"] <= entry["parity"]["tolerance"]
         assert entry["scores"]["inputs"] == len(held_out)
-        got = open_engine(kind, verified(bundle, read_manifest(bundle), kind))(held_out.volumes)
+        got = open_engine(kind, Bundle.open(bundle).model(kind))(held_out.volumes)
         accuracy = np.mean(got.argmax(axis=1) == held_out.targets)
         assert entry["scores"][precision]["accuracy"] == pytest.approx(accuracy)
         assert set(entry["scores"]["float32"]) == set(entry["scores"][precision])
@@ -509,11 +509,10 @@ def test_a_killed_export_leaves_the_old_bundle(exported: Path, tmp_path: Path) -
         time.sleep(share * whole)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        manifest = read_manifest(folder)
         for kind in FORMATS:
-            verified(folder, manifest, kind)
+            Bundle.open(folder).model(kind)
     for kind in ("h5", "savedmodel", "onnx"):
-        engine = open_engine(kind, verified(folder, manifest, kind))
+        engine = open_engine(kind, Bundle.open(folder).model(kind))
         np.testing.assert_allclose(engine(stored.inputs), stored.outputs, atol=1e-5)
 
 

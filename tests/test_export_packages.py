@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import stand_in
 import tiny
 from voxgap.bundle import export, save_bundle
 from voxgap.bundle.evidence import EVIDENCE
@@ -25,14 +26,13 @@ from voxgap.bundle.formats import FORMATS, PACKAGES
 from voxgap.bundle.packages import write_wheel
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
+from voxgap.runtime import MANIFEST, Bundle
 from voxgap.runtime.engines import open_engine
-from voxgap.runtime.golden import read_golden
-from voxgap.runtime.manifest import MANIFEST, read_manifest, verified
 from voxgap.training import adapt_model
 
 
 def golden_of(folder: Path) -> Any:
-    return read_golden(folder / read_manifest(folder)["golden"]["path"])
+    return Bundle.open(folder).golden()
 
 
 SECRETS = ("Roe, Jane", "clinic", "g-17")
@@ -106,7 +106,7 @@ def test_the_edge_example_runs_on_litert_and_numpy_alone(exported: Path, tmp_pat
     np.testing.assert_allclose([line["answer"] for line in said], stored.outputs, atol=1e-5)
     assert [line["class"] for line in said] == [tiny.CLASSES[i] for i in stored.outputs.argmax(axis=1)]
     held = {path.name for path in target.iterdir()} - set(names) - {".voxgap-package"}
-    entry = read_manifest(exported)["files"]["litert"]
+    entry = stand_in.written(exported)["files"]["litert"]
     assert held == {"predict.py", "requirements.txt", MANIFEST, entry["path"]}
     assert "golden" not in json.loads((target / MANIFEST).read_text()), "training data on the device"
 
@@ -114,10 +114,10 @@ def test_the_edge_example_runs_on_litert_and_numpy_alone(exported: Path, tmp_pat
 def test_the_container_holds_one_engine_and_this_voxgap(exported: Path, tmp_path: Path) -> None:
     target = tmp_path / "container"
     export(exported, ["container"], out=target)
-    inside = read_manifest(target / "bundle")
+    inside = stand_in.written(target / "bundle")
     assert list(inside["files"]) == ["openvino"]
     x = golden_of(exported)
-    engine = open_engine("openvino", verified(target / "bundle", inside, "openvino"))
+    engine = open_engine("openvino", Bundle.open(target / "bundle").model("openvino"))
     np.testing.assert_allclose(engine(x.inputs), x.outputs, atol=1e-5)
     dockerfile = (target / "Dockerfile").read_text()
     (wheel,) = target.glob("*.whl")
@@ -144,9 +144,9 @@ def test_no_case_leaves_with_a_package(exported: Path, tmp_path: Path, package: 
 
 @pytest.mark.parametrize("kind", [pytest.param(k, marks=pytest.mark.full) for k in FORMATS])
 def test_no_case_is_in_a_model(exported: Path, kind: str) -> None:
-    if kind not in read_manifest(exported)["files"]:
+    if kind not in stand_in.written(exported)["files"]:
         export(exported, [kind])
-    for part in read_manifest(exported)["files"][kind]["parts"]:
+    for part in stand_in.written(exported)["files"][kind]["parts"]:
         assert told((exported / part["path"]).read_bytes(), part["path"]) == set()
 
 

@@ -130,8 +130,8 @@ MEETING = {
         *BASE,
     },
     "filling": {"dataset", "table", "grid", "io", "volume", "recipe", "fill", "backend", *BASE},
-    "web": {"decision", "runtime", *BASE},
-    "server": {"runtime", "decision", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
+    "web": {"runtime", *BASE},
+    "server": {"runtime", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
     "pictures": {"history", "volume", *BASE},
     "report": {"pictures", "history", "metrics", "evidence", "missingness", "volume", *BASE},
 }

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+import stand_in
 import tiny
 from voxgap.runtime import load
-from voxgap.runtime.manifest import read_manifest
 
 KILLS = 15
 LONGEST = 300.0
@@ -90,7 +90,7 @@ def weights(out: Path) -> dict[str, Any]:
 
 
 def trained(out: Path) -> dict[str, Any]:
-    manifest = read_manifest(out)
+    manifest = stand_in.written(out)
     kept = {name: manifest[name] for name in ("task", "classes", "input", "strategy", "scores", "arguments")}
     with (out / "history.csv").open(newline="") as stream:
         history = [_timeless(row) for row in csv.DictReader(stream)]
@@ -119,7 +119,7 @@ def _timeless(value: Any) -> Any:
 
 
 def answers(out: Path) -> dict[str, Any]:
-    entry = read_manifest(out)["files"]["onnx"]
+    entry = stand_in.written(out)["files"]["onnx"]
     return {"onnx": load(out, engine="onnx").predict(tiny.volumes(3)), "parity": entry["parity"]}
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+import stand_in
 import tiny
 import voxgap as vg
 from voxgap.bundle import saving
 from voxgap.bundle.scoring import labelled
 from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
-from voxgap.runtime import MANIFEST, Predictor, read_manifest
-from voxgap.runtime.manifest import label_values
+from voxgap.runtime import MANIFEST, Bundle, Manifest, Predictor
 from voxgap.training import adapt_model
 from voxgap.volume import Volume
 
@@ -79,7 +79,7 @@ def test_a_bundle_draws_the_values_it_learnt(tmp_path: Path) -> None:
     model: Any = tiny.model("unet3d", "mean", task="segmentation", filters=(2, 2))
     adapt_model(model, data.part("train"))
     folder = saving.save_bundle(tmp_path / "b", model, data, strategy="mean")
-    manifest = read_manifest(folder)
+    manifest = stand_in.written(folder)
     assert manifest["label_values"] == [0, 1, 2]
     # Maps of the values that it learnt, such as it draws itself, are scored as the classes that they stand for.
     np.savez(tmp_path / "new.npz", volumes=x, label_maps=maps)
@@ -88,7 +88,7 @@ def test_a_bundle_draws_the_values_it_learnt(tmp_path: Path) -> None:
     answer = np.eye(3, dtype=np.float32)
 
     def drawn(said: dict[str, Any]) -> list[int]:
-        return Predictor(said, lambda batch: batch).drawn(answer).tolist()
+        return Predictor(Manifest.from_json(said), lambda batch: batch).drawn(answer).tolist()
 
     assert drawn(manifest) == [0, 1, 2]
     assert drawn(manifest | {"label_values": [5, 0, 32767]}) == [5, 0, 32767]
@@ -109,7 +109,7 @@ def test_a_bundle_draws_the_values_it_learnt(tmp_path: Path) -> None:
     ):
         (folder / MANIFEST).write_text(json.dumps(manifest | {"label_values": wrong}))
         with pytest.raises(VoxgapError, match="field label_values must hold 3 whole numbers") as refused:
-            read_manifest(folder)
+            Bundle.open(folder)
         assert str(refused.value).isprintable()
 
 
@@ -124,4 +124,4 @@ def test_a_bundle_draws_the_values_it_learnt(tmp_path: Path) -> None:
     ],
 )
 def test_bundles_that_say_nothing_go_by_names(classes: list[str], values: tuple[int, ...]) -> None:
-    assert label_values({"classes": classes}) == values
+    assert stand_in.manifest(classes).label_values == values

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import stand_in
 from test_evidence import Network, data
 from test_report import checked
 from voxgap import metrics
@@ -18,19 +19,20 @@ from voxgap.evidence import Cases, collect
 from voxgap.history import History
 from voxgap.report import cases as drawn
 from voxgap.report.training import shown_part
+from voxgap.runtime import Bundle
 
 EPOCHS = tuple({"loss": 1.0 / n, "val_loss": 1.2 / n, "accuracy": 0.5, "seconds": 1.0} for n in range(1, 4))
 FULL = pytest.mark.full
 HISTORY = History(EPOCHS, "val_loss", 2, 5, "patience")
 
 
-def manifest(known: Dataset, network: Network, **more: Any) -> dict[str, Any]:
+def bundle(folder: Path, known: Dataset, network: Network, **more: Any) -> Bundle:
     scores = {
         part: metrics.scores(known.task, known.part(part).targets, network(known.part(part).volumes))
         for part in ("validation", "test")
         if part in known.split
     }
-    return {
+    said = {
         "data": {"name": "/home/jane/scans.csv"},
         "network": "resnet3d",
         "strategy": {"fill": "mean", "attention": False, "fill_options": {}},
@@ -39,15 +41,16 @@ def manifest(known: Dataset, network: Network, **more: Any) -> dict[str, Any]:
         "task": known.task,
         "classes": list(known.classes),
         "outputs": len(known.classes) or 1,
-        "input": {"channels": list(known.channels)},
+        "input": {"shape": list(known.volumes.shape[1:]), "channels": list(known.channels)},
         "scores": scores,
-    } | more
+    }
+    return Bundle(folder, stand_in.manifest(**said | more))
 
 
 def page_of(folder: Path, known: Dataset, **more: Any) -> str:
     network = Network(known)
     cases = collect(known, network)
-    write_evidence(folder, manifest(known, network, **more), known, cases, network, HISTORY)
+    write_evidence(bundle(folder, known, network, **more), known, cases, network, HISTORY)
     return checked(folder / "evidence" / "report.html")
 
 
@@ -87,8 +90,8 @@ def test_a_page_says_how_it_was_made(tmp_path: Path) -> None:
     }
     reasons = {"test": {"n": 20, "intervals": {}, "reasons": {"auc": "the same in every draw"}}}
     how = {"command": "voxgap train 'my scans.csv' --size 8,8,8", "settings": settings}
-    described = manifest(known, network, intervals=reasons)
-    write_evidence(tmp_path, described, known, collect(known, network), network, HISTORY, **how)
+    described = bundle(tmp_path, known, network, intervals=reasons)
+    write_evidence(described, known, collect(known, network), network, HISTORY, **how)
     page = checked(tmp_path / "evidence" / "report.html")
     assert "<pre>voxgap train &#39;my scans.csv&#39; --size 8,8,8</pre>" in page
     for name, value in {
@@ -121,7 +124,9 @@ def test_without_a_test_part_the_page_shows_the_validation_part(tmp_path: Path) 
 def test_nothing_is_written_of_no_case(tmp_path: Path) -> None:
     known = data("classification")
     network = Network(known)
-    write_evidence(tmp_path, {}, known, collect(known.part("train"), network), network, HISTORY)
+    write_evidence(
+        bundle(tmp_path, known, network), known, collect(known.part("train"), network), network, HISTORY
+    )
     assert list(tmp_path.iterdir()) == []
 
 

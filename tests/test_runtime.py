@@ -14,11 +14,13 @@ import keras
 import numpy as np
 import pytest
 
+import stand_in
 import tiny
 from voxgap import runtime
 from voxgap.bundle import save_bundle
 from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
+from voxgap.evaluate import Scored
 from voxgap.history import History
 from voxgap.io import read, write
 from voxgap.recipe import Strategy
@@ -30,7 +32,7 @@ from voxgap.volume import Volume
 DATA = tiny.dataset()
 STRATEGY = Strategy("linear", mask_channel=True, conv="masked", gap_dropout=0.2)
 HISTORY = History(({"loss": 1.0, "val_loss": 1.0, "seconds": 1.0},) * 2, "val_loss", 1, 2, "epochs")
-SCORES = {"test": {"accuracy": 0.5, "auc": float("nan")}}
+SCORED = {"test": Scored({"accuracy": 0.5, "auc": float("nan")}, {}, 6, None)}
 
 
 def trained(seed: int = 0, task: str = "classification") -> keras.Model:
@@ -40,7 +42,7 @@ def trained(seed: int = 0, task: str = "classification") -> keras.Model:
 
 
 def save(folder: Path, model: keras.Model, data: Any = DATA) -> Path:
-    return save_bundle(folder, model, data, strategy=STRATEGY, history=HISTORY, scores=SCORES)
+    return save_bundle(folder, model, data, strategy=STRATEGY, history=HISTORY, scored=SCORED)
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,7 @@ def test_files_are_brought_onto_the_grid_of_the_training_data(model: keras.Model
     write(tmp_path / "scan.nii.gz", Volume(raw, spacing=(2, 1, 1)))
     data = load_data(DATA, size=tiny.SHAPE[:3], missing_values=[-3024])
     predictor = load(save(tmp_path / "bundle", model, data))
-    assert predictor.manifest["input"]["grid"]["missing_values"] == [-3024.0]
+    assert predictor.manifest.input.grid.missing_values == (-3024.0,)
     volume, records = predictor.read(tmp_path / "scan.nii.gz")
     expected, record = resample(Volume(np.where(raw == -3024, np.nan, raw)), size=tiny.SHAPE[:3])
     assert np.isnan(volume.values).any()
@@ -161,7 +163,7 @@ def test_a_file_for_each_channel(tmp_path: Path) -> None:
     x = tiny.volumes(1, (8, 8, 8, 2))[0]
     for name, values in zip("ab", np.moveaxis(x, -1, 0), strict=True):
         np.save(tmp_path / f"{name}.npy", values)
-    manifest = {"input": {"shape": [8, 8, 8, 2], "channels": ["a", "b"]}}
+    manifest = stand_in.manifest(input={"shape": [8, 8, 8, 2], "channels": ["a", "b"]})
     predictor = runtime.Predictor(manifest, None)
     volume, _ = predictor.read([tmp_path / "a.npy", str(tmp_path / "b.npy")])
     np.testing.assert_array_equal(volume.values, x)

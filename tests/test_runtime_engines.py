@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import stand_in
 import tiny
 import voxgap as vg
 from voxgap.bundle import export
 from voxgap.errors import VoxgapError
 from voxgap.files import cache_folder
-from voxgap.runtime import choice
+from voxgap.runtime import Bundle, choice
 from voxgap.runtime.engines import PACKAGES, _pieces, open_engine
-from voxgap.runtime.manifest import read_manifest, verified
 from voxgap.training import adapt_model
 
 LIGHT = ("openvino", "onnx", "litert")
@@ -76,7 +76,7 @@ def test_heavy_engines_agree_with_keras(kind: str, bundle: Path, expected: np.nd
 
 @pytest.mark.parametrize("engine", LIGHT)
 def test_many_threads_get_their_own_answers(engine: str, bundle: Path, expected: np.ndarray) -> None:
-    run = open_engine(engine, verified(bundle, read_manifest(bundle), engine), threads=1)
+    run = open_engine(engine, Bundle.open(bundle).model(engine), threads=1)
     wrong: list[int] = []
 
     def ask(index: int) -> None:
@@ -181,7 +181,7 @@ def test_a_machine_without_a_cache_chooses_all_the_same(
     ],
 )
 def test_what_cannot_be_loaded_so_is_one_line(arguments: dict, said: str, bundle: Path) -> None:
-    if "pt2" in read_manifest(bundle)["files"] and arguments.get("engine") == "pt2":
+    if "pt2" in stand_in.written(bundle)["files"] and arguments.get("engine") == "pt2":
         pytest.skip("exported by another test")
     with pytest.raises(VoxgapError, match=said) as caught:
         vg.load(bundle, **arguments)

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
+import stand_in
 import tiny
 import voxgap as vg
 from voxgap.bundle import packages
 from voxgap.errors import VoxgapError
-from voxgap.runtime import Predictor, hostile
-from voxgap.runtime.manifest import MANIFEST, read_manifest
+from voxgap.runtime import MANIFEST, Bundle, Manifest, Predictor, hostile
 from voxgap.server import create_app
 from voxgap.training import adapt_model
 
@@ -309,7 +309,7 @@ def test_every_command_refuses_a_hostile_model(
 
 def test_the_server_fills_with_no_hostile_model(hostile_bundle: Path) -> None:
     """Predictions come from another file of the bundle, which is fine."""
-    manifest = read_manifest(hostile_bundle)
+    manifest = Bundle.open(hostile_bundle).manifest
     app = create_app(
         hostile_bundle, load=lambda _: Predictor(manifest, lambda x: np.full((len(x), 3), 1 / 3))
     )
@@ -325,9 +325,10 @@ def test_golden_inputs_outside_of_a_bundle_are_never_read(
     original: Path, folder: Path, tmp_path: Path
 ) -> None:
     """Not for the samples of a page either, which anyone may download."""
-    manifest = read_manifest(folder)
+    manifest = stand_in.written(folder)
     shutil.copyfile(folder / manifest["golden"]["path"], tmp_path / "secret.npz")
     changed = manifest | {"golden": manifest["golden"] | {"path": "../secret.npz"}}
+    changed["files"] = {"onnx": manifest["files"]["keras"]}
     with pytest.raises(VoxgapError, match="must name a file inside the bundle"):
-        packages.write("web", tmp_path / "site", folder, changed, model_of(folder))
+        packages.write("web", tmp_path / "site", Bundle(folder, Manifest.from_json(changed)))
     assert not (tmp_path / "site").exists()

@@ -17,9 +17,8 @@ import tiny
 import voxgap as vg
 from voxgap.bundle import save_bundle
 from voxgap.errors import VoxgapError
-from voxgap.runtime import MANIFEST, Predictor, read_manifest
+from voxgap.runtime import MANIFEST, Bundle, Predictor
 from voxgap.runtime.loading import candidates
-from voxgap.runtime.manifest import digest, takes
 from voxgap.training import adapt_model
 
 WRONG = [
@@ -75,15 +74,16 @@ def test_any_wrong_value_is_one_line_or_of_no_consequence(folder: Path) -> None:
         for value in (*WRONG, GONE):
             (folder / MANIFEST).write_text(json.dumps(changed(manifest, path, value)))
             try:
-                known = read_manifest(folder)
-                candidates(known, folder, "auto", "float32")
+                bundle = Bundle.open(folder)
+                candidates(bundle, "auto", "float32")
+                known = bundle.manifest
                 predictor = Predictor(known, lambda batch: np.zeros((len(batch), 3), np.float32))
                 assert predictor.batch_size
                 predictor.answer(
                     np.zeros(predictor.input_shape, np.float32)
-                ) if known == manifest else predictor.grid
-                assert takes(known)
-                assert all(isinstance(digest(entry), str) for entry in known["files"].values())
+                ) if known.written == manifest else predictor.grid
+                assert known.input.takes
+                assert all(isinstance(entry.digest, str) for entry in known.files.values())
             except VoxgapError as error:
                 refused += 1
                 if not one_line(error):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import stand_in
 import tiny
 from voxgap.bundle import export, save_bundle
 from voxgap.errors import VoxgapError
@@ -37,13 +38,9 @@ def summing(batch: np.ndarray) -> np.ndarray:
 
 
 def predictor(task: str = "regression", engine: Any = summing) -> Predictor:
-    manifest = {
-        "task": task,
-        "classes": [] if task == "regression" else ["a", "b"],
-        "outputs": 2,
-        "input": {"shape": list(tiny.SHAPE), "channels": ["t1"]},
-        "data": {"profile": profile(TRAINED, ("t1",)).to_json()},
-    }
+    known = {"profile": profile(TRAINED, ("t1",)).to_json()}
+    classes = [] if task == "regression" else ["a", "b"]
+    manifest = stand_in.manifest(classes, task=task, outputs=2, data=known)
     return Predictor(manifest, engine)
 
 
@@ -51,18 +48,17 @@ def test_a_predictor_is_printed_as_what_it_takes_and_answers() -> None:
     assert repr(predictor()) == (
         "Predictor for regression\ntakes     8×8×8×1 or deeper (depth, height, width, channels: t1)"
     )
-    manifest = {
-        "task": "segmentation",
-        "classes": [str(index) for index in range(12)],
-        "outputs": 12,
-        "input": {
+    manifest = stand_in.manifest(
+        task="segmentation",
+        classes=[str(index) for index in range(12)],
+        input={
             "shape": [8, 8, 8, 2],
             "channels": ["t1", "flair"],
             "grid": Grid((8, 8, 8), (2.5, 1, 1), "observed").to_json(),
         },
-        "network": "unet3d",
-        "strategy": PRESETS["gap_dropout"].to_json(),
-    }
+        network="unet3d",
+        strategy=PRESETS["gap_dropout"].to_json(),
+    )
     assert str(Predictor(manifest, summing, Running("onnx", "bf16"))).splitlines() == [
         "Predictor for segmentation",
         "takes     8×8×8×2 or deeper (depth, height, width, channels: t1, flair); files are cropped to what is "

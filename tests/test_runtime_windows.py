@@ -10,26 +10,24 @@ import pytest
 from starlette.testclient import TestClient
 
 import server_cases as cases
+import stand_in
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid
 from voxgap.io import write
-from voxgap.runtime.predictor import Predictor
+from voxgap.runtime import Manifest, Predictor
 from voxgap.server import create_app
 from voxgap.volume import Volume
 
 SHAPE = (4, 3, 5, 1)
 
 
-def manifest(task: str = "classification", **fields: Any) -> dict[str, Any]:
+def manifest(task: str = "classification", **fields: Any) -> Manifest:
     entry = {"shape": list(SHAPE), "channels": ["c0"], "grid": Grid().to_json()} | fields
-    return {
-        "task": task,
-        "classes": [] if task == "regression" else ["dim", "bright"],
-        "outputs": 1 if task == "regression" else 2,
-        "network": "brightness",
-        "input": entry,
-        "files": {},
-    }
+    return stand_in.manifest(
+        task=task,
+        classes=[] if task == "regression" else ["dim", "bright"],
+        input=entry,
+    )
 
 
 def brightness(batch: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from starlette.testclient import TestClient
 
 import server_cases as cases
 from voxgap.io import read, write
-from voxgap.runtime import job
+from voxgap.runtime import Bundle, job
 from voxgap.runtime.inputs import list_items
 from voxgap.server import create_app
 from voxgap.server.bodies import by_curl
@@ -363,7 +362,7 @@ def test_a_failure_of_ours_is_a_500_with_an_id_and_no_traceback(tmp_path: Path) 
             return super().predict(volumes)
 
     folder = cases.make_bundle(tmp_path / "b")
-    app = create_app(folder, load=lambda path: Broken(json.loads((path / "manifest.json").read_text())))
+    app = create_app(folder, load=lambda path: Broken(Bundle.open(path).manifest))
     with TestClient(app, cases.HERE, raise_server_exceptions=False) as server:
         response = server.post("/v1/predict", **cases.raw(cases.volume()))
         cases.refused(response, 500, "log")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import server_cases as cases
+import stand_in
 from voxgap.errors import VoxgapError
 from voxgap.server import Settings, create_app
 from voxgap.server.batching import Batcher
@@ -24,9 +25,9 @@ from voxgap.server.metrics import Metrics
 
 
 def loaded(seconds: float = 0.0) -> Loaded:
-    manifest = {"task": "classification", "classes": list(cases.CLASSES), "files": {}}
-    manifest["input"] = {"shape": list(cases.SHAPE), "channels": ["t1"], "grid": None}
-    return Loaded(cases.Brightness(manifest, seconds), "lamp", "1")
+    entry = {"shape": list(cases.SHAPE), "channels": ["t1"], "grid": None}
+    manifest = stand_in.manifest(classes=list(cases.CLASSES), input=entry)
+    return Loaded(cases.Brightness(manifest, seconds), Path("lamp"), "1")
 
 
 def batch(count: int, first: int = 0) -> np.ndarray:
@@ -305,7 +306,7 @@ def test_requests_go_on_while_a_bundle_loads(tmp_path: Path) -> None:
         cases.make_bundle(folder, "2")
         loading = asyncio.create_task(live.refresh())
         await asyncio.sleep(0.05)
-        assert json.dumps(live.current.predictor.manifest["files"]).count("1") == 64
+        assert json.dumps(live.current.predictor.manifest.written["files"]).count("1") == 64
         gate.set()
         assert await loading
         assert live.current.sha256 == "2" * 64
@@ -321,7 +322,7 @@ def test_a_volume_without_an_answer_fails_its_own_request_only() -> None:
                 raise VoxgapError("volume 0: the network's answer is not finite")
             return super().predict(volumes, batch_size)
 
-    bundle = Loaded(Picky(loaded().predictor.manifest, 0.02), "lamp", "1")
+    bundle = Loaded(Picky(loaded().predictor.manifest, 0.02), Path("lamp"), "1")
     batcher = Batcher(16, 0.05, Metrics())
 
     async def clients() -> list[Any]:

@@ -14,6 +14,7 @@ import pytest
 import server_cases as cases
 from server_process import running
 from voxgap.errors import VoxgapError
+from voxgap.runtime import Bundle
 from voxgap.server import create_app
 from voxgap.server.limits import RequestError
 from voxgap.server.nested import from_json
@@ -135,7 +136,7 @@ def test_a_volume_without_a_finite_answer_is_422_and_costs_nobody_else_theirs(
     monkeypatch.setattr(Overflowing, "tells", tells)
     app = create_app(
         cases.make_bundle(tmp_path / "b"),
-        load=lambda path: Overflowing(json.loads((path / "manifest.json").read_text()), 0.05),
+        load=lambda path: Overflowing(Bundle.open(path).manifest, 0.05),
     )
     huge = np.full(cases.SHAPE, 1e37, np.float32)
 

@@ -12,13 +12,14 @@ import nibabel
 import numpy as np
 import pytest
 
+import stand_in
 import web_cases as cases
 from voxgap.bundle.packages import forewarn
 from voxgap.decision import named
 from voxgap.grid import Grid
 from voxgap.io import read, write
+from voxgap.runtime import Bundle, Manifest
 from voxgap.runtime.calibration import tempered
-from voxgap.runtime.manifest import label_values
 from voxgap.runtime.profile import Profile, drift
 from voxgap.volume import Volume
 from voxgap.web import ASSETS, refused, write_web
@@ -38,7 +39,8 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     model.export(str(folder / "model.onnx"), format="onnx", verbose=False)
     golden = cases.golden(folder, x[:2])
     manifest = cases.manifest("classification", cases.SHAPE, cases.CLASSES, golden=golden)
-    return write_web(folder / "page", folder, manifest, folder / "model.onnx"), (x, proven)
+    bundle = Bundle(folder, Manifest.from_json(manifest))
+    return write_web(folder / "page", bundle, folder / "model.onnx"), (x, proven)
 
 
 # --- the exported folder ------------------------------------------------------------------------------------
@@ -64,17 +66,17 @@ def test_the_folder_holds_what_the_page_needs_and_no_more(answers: tuple[Path, A
 
 
 def test_what_the_page_will_refuse_is_said_before_it_is_made() -> None:
-    assert refused((4, 6, 8, 1), None) is None
-    assert refused((4, 6, 8, 1), Grid(missing_values=(-1000,), axes=("z", "y", "x")).to_json()) is None
+    assert refused((4, 6, 8, 1), Grid()) is None
+    assert refused((4, 6, 8, 1), Grid(missing_values=(-1000,), axes=("z", "y", "x"))) is None
     for grid, said in (
         (Grid(size=(4, 6, 8)), "it takes 4×6×8×1, and"),
         (Grid(spacing=(2.5, 1, 1)), "it takes 4×6×8×1 with voxels of 2.5×1×1, and"),
         (Grid(crop="observed"), "it takes 4×6×8×1, and"),
     ):
         with pytest.warns(UserWarning, match="web: the page resamples nothing: ") as warned:
-            forewarn(["edge", "web"], (4, 6, 8, 1), grid.to_json())
+            forewarn(["edge", "web"], (4, 6, 8, 1), grid)
         assert said in str(warned[0].message)
-        forewarn(["edge", "container"], (4, 6, 8, 1), grid.to_json())
+        forewarn(["edge", "container"], (4, 6, 8, 1), grid)
 
 
 def test_a_chosen_file_is_shown_and_predicted_as_python_does(
@@ -156,7 +158,8 @@ def test_a_label_map_is_downloaded_where_the_scan_lies(
     known = read(tmp_path / "scan.nii.gz")
     manifest = cases.manifest("segmentation", (*cases.SHAPE[:3], 1), ["0", "300"])
     manifest["input"]["grid"]["size"] = [*cases.SHAPE[:3]]
-    url = serve(write_web(tmp_path / "page", tmp_path, manifest, labels / "model.onnx"))
+    bundle = Bundle(tmp_path, Manifest.from_json(manifest))
+    url = serve(write_web(tmp_path / "page", bundle, labels / "model.onnx"))
     page.goto(url)
     page.locator("#choose").wait_for()
     about = page.locator("#about").inner_text()
@@ -238,7 +241,7 @@ def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
         expected = [line for line in drift(volume, known) if not line.startswith("the gaps look like")]
         assert said == expected
     assert sum(map(len, found["doubts"])) >= 6 + 2 * len(numbers)
-    assert found["drawn"] == [list(label_values(said)) for said in learnt]
+    assert found["drawn"] == [list(stand_in.manifest(**said).label_values) for said in learnt]
     assert found["named"] == [named(p, threshold).tolist() for threshold in thresholds]
     np.testing.assert_allclose(found["calibrated"], tempered(p, 1.7), atol=1e-12)
 

@@ -12,6 +12,7 @@ import pytest
 
 import web_cases as cases
 from voxgap.patches import predict_patches
+from voxgap.runtime import Bundle, Manifest
 from voxgap.web import write_web
 
 CHANNELS = ["T1", "T2 flair"]
@@ -27,7 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest["input"]["channels"] = CHANNELS
     known = dict(zip(CHANNELS, manifest["data"]["profile"]["channels"].values(), strict=True))
     manifest["data"]["profile"]["channels"] = known
-    return write_web(folder / "page", folder, manifest, folder / "model.onnx")
+    return write_web(folder / "page", Bundle(folder, Manifest.from_json(manifest)), folder / "model.onnx")
 
 
 def take(page: Any, *files: Path) -> None:

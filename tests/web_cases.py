@@ -16,6 +16,8 @@ import nibabel
 import numpy as np
 import pytest
 
+from voxgap.files import sha256
+
 SHAPE = (6, 8, 10, 2)
 CLASSES = ["dim", "middling", "bright"]
 
@@ -148,7 +150,7 @@ def golden(folder: Path, inputs: np.ndarray) -> dict[str, Any]:
     """Golden inputs of two kinds, and their entry in the manifest."""
     gaps = np.array(["as_recorded", "slices"])
     np.savez_compressed(folder / "golden.npz", inputs=inputs, outputs=np.zeros((2, 3)), gaps=gaps)
-    return {"path": "golden.npz"}
+    return {"path": "golden.npz", "sha256": sha256(folder / "golden.npz")}
 
 
 def nifti_files(folder: Path) -> None:

@@ -63,7 +63,7 @@ def check_exportable(
     kinds = list(dict.fromkeys([*kinds, *(PACKAGES[name] for name in deployed)]))
     chosen = strategy_of(strategy)
     few = _random() if data is None else _few(data, patch_size)
-    packages.forewarn(deployed, few.volumes.shape[1:], few.grid.to_json())
+    packages.forewarn(deployed, few.volumes.shape[1:], few.grid)
     model = build_model(
         network,
         input_shape=few.volumes.shape[1:],

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from voxgap.errors import VoxgapError
-from voxgap.runtime.manifest import MANIFEST, read_manifest
+from voxgap.runtime import MANIFEST, Bundle
 
 STATE = "training-state"
 """The folder in a bundle with what its training needs to go on: last and best weights, and those of the optimizer."""
@@ -25,10 +25,9 @@ def goes_on(folder: Path, epochs: int, patience: int) -> bool:
     """
     if not (folder / MANIFEST).is_file() or not (folder / STATE / "state.json").is_file():
         return False
-    manifest = read_manifest(folder)
-    training = manifest.get("training") or {}
-    done, reason = training.get("epochs", 0), training.get("reason")
-    had = (manifest.get("arguments") or {}).get("training", {}).get("patience", patience)
+    trained = Bundle.open(folder).manifest.trained
+    done, reason = trained.epochs, trained.reason
+    had = patience if trained.patience is None else trained.patience
     if epochs > done and reason != "diverged" and (reason != "patience" or patience > had):
         return True
     more = f"--epochs {done + 1} or more goes on from it"

@@ -12,7 +12,8 @@ from voxgap.dataset import Dataset
 from voxgap.decision import named
 from voxgap.evidence import Cases, Predict, sureness
 from voxgap.history import History
-from voxgap.runtime.calibration import Calibration, tempered
+from voxgap.runtime import Bundle, Manifest
+from voxgap.runtime.calibration import tempered
 from voxgap.volume import upright
 
 EVIDENCE = "evidence"
@@ -26,8 +27,7 @@ def remove_evidence(folder: Path) -> None:
 
 
 def write_evidence(
-    folder: Path,
-    manifest: Mapping[str, Any],
+    bundle: Bundle,
     data: Dataset,
     cases: Cases,
     predict: Predict,
@@ -37,8 +37,7 @@ def write_evidence(
     """Write the table of all cases, and the page of a training about them, as a folder that appears whole.
 
     Args:
-        folder: of the bundle.
-        manifest: of the bundle.
+        bundle: that was written.
         data: that `cases` were collected from.
         cases: what the network answered; nothing is written where there is none.
         predict: that they were collected with.
@@ -47,19 +46,19 @@ def write_evidence(
     """
     if not len(cases):
         return
-    with workspace(folder) as temporary:
+    with workspace(bundle.folder) as temporary:
         made = temporary / EVIDENCE
         made.mkdir()
         cases.write(made / PREDICTIONS)
         if history is not None:
-            _write_page(made / REPORT, manifest, data, cases, predict, history, how)
-        remove_evidence(folder)
-        made.rename(folder / EVIDENCE)
+            _write_page(made / REPORT, bundle.manifest, data, cases, predict, history, how)
+        remove_evidence(bundle.folder)
+        made.rename(bundle.folder / EVIDENCE)
 
 
 def _write_page(
     page: Path,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     data: Dataset,
     cases: Cases,
     predict: Predict,
@@ -85,9 +84,9 @@ def _write_page(
     write_training_report(page, manifest, cases, worst, examples, history, calibrated=calibrated, **how)
 
 
-def _calibrated(shown: Cases, manifest: Mapping[str, Any]) -> Any:
+def _calibrated(shown: Cases, manifest: Manifest) -> Any:
     """How sure the calibrated answers are; None without a calibration."""
-    calibration = Calibration.of(dict(manifest), "manifest")
+    calibration = manifest.calibration
     if calibration is None or shown.task != "classification":
         return None
     return sureness(tempered(shown.answers, calibration.temperature), shown.targets)

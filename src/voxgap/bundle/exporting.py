@@ -18,10 +18,9 @@ from voxgap.bundle.formats import FORMATS, PACKAGES, Precision, check_formats
 from voxgap.bundle.parity import TOLERANCES, Parity, differences, measure
 from voxgap.bundle.placing import place, workspace, write_manifest, writing
 from voxgap.dataset import Dataset
-from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
-from voxgap.runtime.golden import Golden, read_golden
-from voxgap.runtime.manifest import MANIFEST, patches_of, read_manifest, verified, verified_entry
+from voxgap.runtime import Bundle, Manifest
+from voxgap.runtime.golden import Golden
 from voxgap.volume import Values
 
 Report = Callable[[str, str], None]
@@ -91,25 +90,23 @@ def export(
         VoxgapError: a format is unknown, needs a Python package that is not installed, can't be converted, or its
             answers differ from those of Keras by more than the tolerance; the layer where they part is named.
     """
-    folder = Path(bundle)
-    manifest = read_manifest(folder)
+    opened = Bundle.open(bundle)
+    taken, have = opened.manifest.input, opened.manifest.files
     kinds, deployed = check_formats(formats, precision)
-    folders = packages.targets(folder, deployed, out)
-    packages.forewarn(deployed, manifest["input"]["shape"], manifest["input"].get("grid"))
-    have = manifest["files"]
+    folders = packages.targets(opened.folder, deployed, out)
+    packages.forewarn(deployed, taken.shape, taken.grid)
     kinds += [
         PACKAGES[name]
         for name in deployed
-        if PACKAGES[name] not in kinds and have.get(PACKAGES[name], {}).get("precision") != precision
+        if PACKAGES[name] not in kinds
+        and (PACKAGES[name] not in have or have[PACKAGES[name]].precision != precision)
     ]
     limit = TOLERANCES[precision] if tolerance is None else tolerance
-    entries = (
-        _export_files(folder, manifest, kinds, precision, limit, data, report or _silent) if kinds else {}
-    )
-    manifest = read_manifest(folder)
+    entries = _export_files(opened, kinds, precision, limit, data, report or _silent) if kinds else {}
+    opened = Bundle.open(bundle)
     for name, target in folders.items():
         (report or _silent)(name, "converting")
-        packages.write(name, target, folder, manifest, verified(folder, manifest, PACKAGES[name]))
+        packages.write(name, target, opened)
         (report or _silent)(name, "done")
     return entries | {name: {"path": str(target)} for name, target in folders.items()}
 
@@ -119,39 +116,38 @@ def _silent(_: str, __: str) -> None:
 
 
 def _export_files(
-    folder: Path,
-    manifest: dict[str, Any],
+    bundle: Bundle,
     kinds: list[str],
     precision: Precision,
     tolerance: float,
     data: Dataset | None,
     report: Report,
 ) -> dict[str, dict[str, Any]]:
-    model = verified(folder, manifest, "keras")
-    proof = _golden(folder, manifest)
+    folder, manifest = bundle.folder, bundle.manifest
+    model = bundle.model("keras")
+    proof = _golden(bundle)
     labelled = _labelled(data, manifest) if precision != "float32" else None
     inputs = proof.inputs if labelled is None else np.concatenate([proof.inputs, labelled.volumes])
     with workspace(folder) as temporary:
         work = _Work(temporary, model, proof, inputs, labelled, precision, tolerance, report)
         _convert(work, kinds)
-        proofs = {kind: _prove(work, kind, manifest["task"] != "regression") for kind in kinds}
+        proofs = {kind: _prove(work, kind, manifest.task != "regression") for kind in kinds}
         with writing(folder):
             # Read anew: another export may have finished meanwhile.
-            current = read_manifest(folder)
-            if current["files"]["keras"]["path"] != manifest["files"]["keras"]["path"]:
+            current = Bundle.open(folder).manifest
+            if current.files["keras"].path != manifest.files["keras"].path:
                 raise VoxgapError(
-                    f"{folder / MANIFEST}: the model was replaced while it was exported; export again"
+                    f"{bundle.file}: the model was replaced while it was exported; export again"
                 )
             made = {}
             for kind in kinds:
                 # The bundle's own model is proven, not written again.
                 own = kind == "keras"
-                placed = dict(manifest["files"][kind]) if own else place(folder, _file(work, kind))
+                placed = dict(manifest.written["files"][kind]) if own else place(folder, _file(work, kind))
                 made[kind] = placed | {"precision": precision, "parity": proofs[kind].to_json()}
                 if labelled is not None:
                     made[kind]["scores"] = _scores(work, kind, labelled, manifest)
-            current["files"] |= made
-            write_manifest(folder, current)
+            write_manifest(folder, {**current.written, "files": {**current.written["files"], **made}})
     return made
 
 
@@ -171,25 +167,26 @@ def convert_and_prove(
     return {kind: _file(work, kind) for kind in kinds}, {kind: _prove(work, kind, False) for kind in kinds}
 
 
-def _golden(folder: Path, manifest: dict[str, Any]) -> Golden:
-    if not isinstance(manifest.get("golden"), dict):
+def _golden(bundle: Bundle) -> Golden:
+    found = bundle.golden()
+    if found is None:
         raise VoxgapError(
-            f"{folder / MANIFEST}: no golden inputs to prove an export with; save the bundle again with this voxgap"
+            f"{bundle.file}: no golden inputs to prove an export with; save the bundle again with this voxgap"
         )
-    return read_golden(verified_entry(folder, manifest["golden"], "golden"))
+    return found
 
 
-def _labelled(data: Dataset | None, manifest: dict[str, Any]) -> Dataset | None:
+def _labelled(data: Dataset | None, manifest: Manifest) -> Dataset | None:
     if data is None:
         return None
     part = data.part("validation")
     part = part if len(part) else data
     part = part.take(np.arange(min(len(part), _MOST)))
-    if (cut := patches_of(manifest, MANIFEST)) is not None:
+    if (cut := manifest.input.patches) is not None:
         part = part.tiled(cut[0], _MOST)
-    if list(part.volumes.shape[1:]) != manifest["input"]["shape"] or data.task != manifest["task"]:
+    if part.volumes.shape[1:] != manifest.input.shape or data.task != manifest.task:
         raise VoxgapError(
-            f"{data.name}: not data for this bundle, whose input is {manifest['input']['shape']}"
+            f"{data.name}: not data for this bundle, whose input is {list(manifest.input.shape)}"
         )
     return part
 
@@ -265,12 +262,12 @@ def _where(work: _Work, kind: str, inputs: Values, tolerance: float) -> str:
     return f", from layer {layer} on" if layer else ""
 
 
-def _scores(work: _Work, kind: str, labelled: Dataset, manifest: dict[str, Any]) -> dict[str, Any]:
+def _scores(work: _Work, kind: str, labelled: Dataset, manifest: Manifest) -> dict[str, Any]:
     """What the format is worth on labelled data, beside the model that it was made from."""
     from voxgap import metrics
 
     skip = len(work.golden.inputs)
-    threshold = Decision.of(manifest, MANIFEST).threshold
+    threshold = manifest.decision.threshold
 
     def of(answers: Values) -> dict[str, float]:
         return metrics.scores(labelled.task, labelled.targets, answers[skip:], threshold=threshold)

@@ -10,7 +10,7 @@ import os
 import shutil
 import warnings
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ import voxgap
 from voxgap.bundle.formats import PACKAGES
 from voxgap.bundle.placing import workspace
 from voxgap.errors import VoxgapError
-from voxgap.runtime.golden import read_golden
-from voxgap.runtime.manifest import MANIFEST, published, verified_entry
+from voxgap.grid import Grid
+from voxgap.runtime import MANIFEST, Bundle
 
 _MARK = ".voxgap-package"
 
@@ -49,7 +49,7 @@ def targets(bundle: Path, names: Sequence[str], out: str | os.PathLike[str] | No
     return folders
 
 
-def forewarn(names: Sequence[str], shape: Sequence[int], grid: Mapping[str, Any] | None) -> None:
+def forewarn(names: Sequence[str], shape: Sequence[int], grid: Grid) -> None:
     """Say what packages will not take that the bundle takes, before any work is done.
 
     Args:
@@ -63,60 +63,57 @@ def forewarn(names: Sequence[str], shape: Sequence[int], grid: Mapping[str, Any]
         warnings.warn(said, stacklevel=3)
 
 
-def write(name: str, folder: Path, bundle: Path, manifest: dict[str, Any], file: Path) -> None:
+def write(name: str, folder: Path, bundle: Bundle) -> None:
     """Write a package whole, in the place of an earlier one.
 
     Args:
         name: `web`, `container` or `edge`.
         folder: for it, as `targets` said.
-        bundle: that it is made from.
-        manifest: of the bundle.
-        file: of the format that the package carries.
+        bundle: that it is made from; it has the format that the package carries.
     """
-    manifest = published(manifest)
+    file = bundle.model(PACKAGES[name])
     with workspace(folder.parent) as temporary:
         made = temporary / "made"
         made.mkdir(mode=0o755)
         if name == "web":
             from voxgap.web import write_web
 
-            if manifest.get("golden"):
-                read_golden(verified_entry(bundle, manifest["golden"], "golden"))
-            write_web(made, bundle, manifest, file)
+            write_web(made, bundle, file)
         elif name == "container":
-            _container(made, bundle, manifest)
+            _container(made, bundle)
         else:
-            _edge(made, manifest, file)
+            _edge(made, bundle, file)
         (made / _MARK).write_text(f"{name}\n")
         if folder.exists():
             folder.rename(temporary / "earlier")
         made.rename(folder)
 
 
-def _container(folder: Path, bundle: Path, manifest: dict[str, Any]) -> None:
+def _container(folder: Path, bundle: Bundle) -> None:
     kind = PACKAGES["container"]
     inside = folder / "bundle"
     inside.mkdir()
-    for part in manifest["files"][kind]["parts"]:
-        shutil.copyfile(bundle / part["path"], inside / part["path"])
-    _write_json(inside / MANIFEST, deployed(manifest, kind))
+    for part in bundle.manifest.files[kind].parts:
+        shutil.copyfile(bundle.folder / part.path, inside / part.path)
+    _write_json(inside / MANIFEST, deployed(bundle, kind))
     wheel = write_wheel(folder)
     dockerfile = Path(__file__).with_name("Dockerfile").read_text()
     (folder / "Dockerfile").write_text(dockerfile.replace("{wheel}", wheel.name))
 
 
-def _edge(folder: Path, manifest: dict[str, Any], file: Path) -> None:
-    entry = manifest["files"][PACKAGES["edge"]]
-    shutil.copyfile(file, folder / entry["path"])
+def _edge(folder: Path, bundle: Bundle, file: Path) -> None:
+    shutil.copyfile(file, folder / file.name)
     shutil.copyfile(Path(__file__).with_name("edge_example.py"), folder / "predict.py")
     (folder / "requirements.txt").write_text("ai-edge-litert\nnumpy\n")
-    _write_json(folder / MANIFEST, deployed(manifest, PACKAGES["edge"]))
+    _write_json(folder / MANIFEST, deployed(bundle, PACKAGES["edge"]))
 
 
-def deployed(manifest: dict[str, Any], kind: str) -> dict[str, Any]:
+def deployed(bundle: Bundle, kind: str) -> dict[str, Any]:
     """The manifest of a copy that holds one format, and no volume of the training data."""
-    kept = {name: value for name, value in manifest.items() if name not in ("golden", "cases")}
-    return kept | {"files": {kind: manifest["files"][kind]}}
+    manifest = bundle.manifest.published()
+    return {name: v for name, v in manifest.items() if name != "golden"} | {
+        "files": {kind: manifest["files"][kind]}
+    }
 
 
 def write_wheel(folder: Path) -> Path:

@@ -12,13 +12,13 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from voxgap.bundle.convert import parts, remove
 from voxgap.files import finite, held, naming, sha256, sweep, unfinished, write_bytes
-from voxgap.runtime.manifest import MANIFEST
+from voxgap.runtime import MANIFEST, Bundle, Manifest
 
 _OURS = re.compile(r"(model|golden|cases)-[0-9a-f]{12}\.\w+")
 
@@ -71,18 +71,22 @@ def place(folder: Path, file: Path, stem: str = "model") -> dict[str, Any]:
     }
 
 
-def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
-    """Replace the manifest, by which the files that it names become the bundle, and remove the others."""
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
+    """Replace the manifest, by which the files that it names become the bundle, and remove the others.
+
+    Raises:
+        VoxgapError: it could not be read again.
+    """
     text = json.dumps(finite(manifest), indent=2, allow_nan=False)
+    checked = Manifest.from_json(json.loads(text), str(folder / MANIFEST))
     write_bytes(folder / MANIFEST, f"{text}\n".encode())
-    _sweep(folder, manifest)
+    _sweep(folder, checked)
+    return Bundle(folder, checked)
 
 
-def _sweep(folder: Path, manifest: dict[str, Any]) -> None:
-    kept = [manifest.get(name) or {} for name in ("golden", "cases")]
-    entries = [*manifest["files"].values(), *kept]
-    named = {entry.get("path") for entry in entries}
-    named |= {part["path"].split("/")[0] for entry in entries for part in entry.get("parts", ())}
+def _sweep(folder: Path, manifest: Manifest) -> None:
+    entries = [*manifest.files.values(), *filter(None, (manifest.golden, manifest.cases))]
+    named = {path.split("/")[0] for entry in entries for path in (entry.path, *(p.path for p in entry.parts))}
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in named:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

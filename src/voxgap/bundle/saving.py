@@ -27,8 +27,8 @@ from voxgap.metrics.overlap import digests, known_cases
 from voxgap.missingness.diagnosis import describe
 from voxgap.patches import OVERLAP, Size, predict_patches
 from voxgap.recipe import Gaps, Recipe, Strategy, strategy_of
+from voxgap.runtime import MANIFEST, SCHEMA_VERSION
 from voxgap.runtime.calibration import calibrate
-from voxgap.runtime.manifest import MANIFEST, SCHEMA_VERSION
 from voxgap.runtime.profile import profile
 from voxgap.volume import Values
 
@@ -167,13 +167,11 @@ def save_bundle(
         # The digest stands beside the path too, where earlier versions of voxgap look for it.
         manifest["files"] = {"keras": file | file["parts"][0] | {"precision": "float32"}}
         remove_evidence(folder)
-        write_manifest(folder, manifest)
+        bundle = write_manifest(folder, manifest)
     if history is not None:
         history.to_csv(folder / "history.csv")
         history.plot(folder / "history.png")
-    write_evidence(
-        folder, manifest, dataset, cases, predict, history, command=origin.command, settings=origin.options
-    )
+    write_evidence(bundle, dataset, cases, predict, history, command=origin.command, settings=origin.options)
     return folder
 
 

@@ -16,12 +16,10 @@ from voxgap.dataset.gaps import with_simulated
 from voxgap.dataset.targets import as_classes, class_places
 from voxgap.decision import Decision, asked
 from voxgap.errors import VoxgapError
-from voxgap.grid import Grid
 from voxgap.metrics import Scored, scored, without_interval
 from voxgap.metrics.overlap import digests, overlap, read_cases
 from voxgap.names import metric_words
-from voxgap.runtime import MANIFEST, Predictor, load, read_manifest, verified_entry
-from voxgap.runtime.manifest import label_values
+from voxgap.runtime import Bundle, Predictor, load
 from voxgap.volume import Values, times
 
 if TYPE_CHECKING:
@@ -178,21 +176,19 @@ def labelled(
         VoxgapError: it can't be read, is for another task or other classes, or has no such part.
     """
     if isinstance(bundle, Predictor):
-        folder, manifest = bundle.folder or Path(), bundle.manifest
+        opened = Bundle(bundle.folder or Path(), bundle.manifest)
     else:
-        folder, manifest = Path(bundle), read_manifest(Path(bundle))
-    grid = Grid.from_json(manifest["input"].get("grid"), f"{folder / MANIFEST}: field input.grid")
-    on_grid = asdict(grid.told(reading.get("axes") or (), reading.get("at") or {}))
-    task: Task = "segmentation" if manifest["task"] == "segmentation" else None
+        opened = Bundle.open(bundle)
+    manifest = opened.manifest
+    on_grid = asdict(manifest.input.grid.told(reading.get("axes") or (), reading.get("at") or {}))
+    task: Task = "segmentation" if manifest.task == "segmentation" else None
     _check_split(split)
     dataset = load_data(data, task=task, scoring=True, **on_grid)
-    if dataset.task != manifest["task"]:
-        raise VoxgapError(
-            f"{dataset.name}: the data is for {dataset.task}, the bundle for {manifest['task']}"
-        )
+    if dataset.task != manifest.task:
+        raise VoxgapError(f"{dataset.name}: the data is for {dataset.task}, the bundle for {manifest.task}")
     found = _part(dataset, split)
-    part = _with_classes(found.data, manifest["classes"], label_values(manifest))
-    return replace(found, data=part, known=_known(folder, manifest, found.data))
+    part = _with_classes(found.data, manifest.classes, manifest.label_values)
+    return replace(found, data=part, known=_known(opened, found.data))
 
 
 def _check_split(split: Split) -> None:
@@ -247,7 +243,7 @@ def _score(given: Labelled, answers: Values, volumes: Values, decided: Decision,
     return Evaluation(given.split, found, decided, given.known, data.classes, given.notes)
 
 
-def _with_classes(part: Dataset, classes: list[str], learnt: Sequence[int] | None = None) -> Dataset:
+def _with_classes(part: Dataset, classes: Sequence[str], learnt: Sequence[int] | None = None) -> Dataset:
     """The same samples, their targets counted among the network's classes."""
     if part.task == "regression":
         return part
@@ -263,8 +259,8 @@ def _with_classes(part: Dataset, classes: list[str], learnt: Sequence[int] | Non
     return replace(part, targets=targets, classes=tuple(classes), label_values=None, **maps)
 
 
-def _known(folder: Path, manifest: dict[str, Any], part: Dataset) -> dict[str, int] | None:
-    entry = manifest.get("cases")
-    if not isinstance(entry, dict) or not (folder / str(entry.get("path"))).is_file():
+def _known(bundle: Bundle, part: Dataset) -> dict[str, int] | None:
+    entry = bundle.manifest.cases
+    if entry is None or not (bundle.folder / entry.path).is_file():
         return None
-    return overlap(digests(part.volumes), read_cases(verified_entry(folder, entry, "cases")))
+    return overlap(digests(part.volumes), read_cases(bundle.verified(entry, "cases")))

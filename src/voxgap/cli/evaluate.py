@@ -11,7 +11,7 @@ from rich.text import Text
 
 from voxgap.cli.console import err, out
 from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, fetched, grid_arguments
-from voxgap.cli.predict import Bundle, Engine, Precision, Threads, Threshold, open_bundle
+from voxgap.cli.predict import BundlePath, Engine, Precision, Threads, Threshold, open_bundle
 from voxgap.files import finite
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    bundle: Bundle,
+    bundle: BundlePath,
     data: Annotated[
         str,
         typer.Argument(

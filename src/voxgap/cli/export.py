@@ -103,10 +103,9 @@ def check_export(
 def _grid_of(bundle: Path) -> dict[str, Any]:
     import dataclasses
 
-    from voxgap.grid import Grid
-    from voxgap.runtime import read_manifest
+    from voxgap.runtime import Bundle
 
-    return dataclasses.asdict(Grid.from_json(read_manifest(bundle)["input"].get("grid"), "input.grid"))
+    return dataclasses.asdict(Bundle.open(bundle).manifest.input.grid)
 
 
 @contextlib.contextmanager
@@ -175,6 +174,6 @@ def _written(entry: dict[str, Any]) -> list[str]:
 
 
 def _in_patches(bundle: Path) -> bool:
-    from voxgap.runtime.manifest import MANIFEST, patches_of, read_manifest
+    from voxgap.runtime import Bundle
 
-    return patches_of(read_manifest(bundle), MANIFEST) is not None
+    return Bundle.open(bundle).manifest.input.patches is not None

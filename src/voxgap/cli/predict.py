@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from voxgap.runtime.inputs import Item
     from voxgap.runtime.job import Done, Row, Source
 
-Bundle = Annotated[Path, typer.Argument(help="Folder made by voxgap train.", metavar="BUNDLE")]
+BundlePath = Annotated[Path, typer.Argument(help="Folder made by voxgap train.", metavar="BUNDLE")]
 Precision = Annotated[
     str,
     typer.Option(help="float32; or fast, the half precision of this processor.", rich_help_panel="Engine"),
@@ -45,7 +45,7 @@ Threshold = Annotated[
 
 
 def predict(
-    bundle: Bundle,
+    bundle: BundlePath,
     paths: Annotated[
         list[Path] | None,
         typer.Argument(help="Volumes, folders of them, or manifests (CSV, Parquet).", metavar="FILE..."),
@@ -95,18 +95,15 @@ def predict(
 
       voxgap predict runs/patients ward/ --channels t1.nii.gz,flair.nii.gz --top-k 3
     """
-    from voxgap.grid import Grid
-    from voxgap.runtime import job
+    from voxgap.runtime import Bundle, job
     from voxgap.runtime.inputs import list_items, same_file
-    from voxgap.runtime.manifest import read_manifest
 
-    manifest = read_manifest(bundle)
+    manifest = Bundle.open(bundle).manifest
+    taken = manifest.input
     names = [] if channels is None else [name.strip() for name in channels.split(",")]
-    maps = manifest["task"] == "segmentation"
-    reference = Grid.from_json(manifest["input"].get("grid"), "input.grid").reference
-    items = list_items(
-        paths or [], manifest["input"]["channels"], names, reference=reference, out=out_path if maps else None
-    )
+    maps = manifest.task == "segmentation"
+    folder = out_path if maps else None
+    items = list_items(paths or [], taken.channels, names, reference=taken.grid.reference, out=folder)
     if maps and out_path is None:
         raise VoxgapError("a segmentation writes label maps: name a folder with --out")
     table = out_path / "predictions.csv" if maps and out_path is not None else out_path
@@ -123,8 +120,8 @@ def predict(
         )
         predictor.check_outside(wanted.outside)
     elif outside is not None:
-        raise VoxgapError(f"{bundle}: --outside is for label maps, and it is for {manifest['task']}")
-    if calibrated and not manifest.get("calibration"):
+        raise VoxgapError(f"{bundle}: --outside is for label maps, and it is for {manifest.task}")
+    if calibrated and manifest.calibration is None:
         raise VoxgapError(
             f"{bundle}: no calibration; train with a validation part that is large enough, or leave out --calibrated"
         )
@@ -165,11 +162,11 @@ def open_bundle(
     bundle: Path, precision: str, engine: str, threads: int | None, threshold: float | None = None
 ) -> Predictor:
     """Load a bundle as `voxgap.load` does; where that takes Keras, without what TensorFlow prints."""
-    from voxgap.runtime import load, read_manifest
+    from voxgap.runtime import Bundle, load
     from voxgap.runtime.engines import PACKAGES
     from voxgap.runtime.loading import candidates
 
-    chosen = candidates(read_manifest(bundle), bundle, engine, precision)
+    chosen = candidates(Bundle.open(bundle), engine, precision)
     if {PACKAGES[name] for name in chosen} & {"keras", "tensorflow"}:
         import_keras()
     return load(bundle, precision, engine, threads, threshold)  # type: ignore[arg-type]  # load says what is wrong with it

@@ -77,8 +77,8 @@ def serve(
 
       curl -F file=@scan.nii.gz http://127.0.0.1:8080/v1/predict
     """
+    from voxgap.runtime import Bundle
     from voxgap.runtime import load as load_bundle
-    from voxgap.runtime import read_manifest
     from voxgap.runtime.loading import LIGHT
     from voxgap.server import Settings, create_app
     from voxgap.server import serve as run
@@ -108,7 +108,7 @@ def serve(
         allow_hosts=names,
     )
     # What was exported to a light engine is served without Keras, which takes seconds and memory.
-    if engine in _KERAS or (engine == "auto" and not set(LIGHT) & set(read_manifest(bundle)["files"])):
+    if engine in _KERAS or (engine == "auto" and not set(LIGHT) & set(Bundle.open(bundle).manifest.files)):
         import_keras()
     load = partial(load_bundle, engine=engine, precision=cast("Precision", precision), threads=threads)
     app = create_app(bundle, settings, load)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,6 +20,9 @@ from voxgap.report import cases as drawn
 from voxgap.report.figures import number
 from voxgap.report.page import Section, Table, write_page
 
+if TYPE_CHECKING:
+    from voxgap.runtime import Manifest
+
 CALIBRATED = "calibrated"
 """Label of the curve of calibrated probabilities."""
 
@@ -33,7 +36,7 @@ class Example(NamedTuple):
 
 def write_training_report(
     path: str | Path,
-    manifest: Mapping[str, Any],
+    manifest: Manifest,
     cases: Cases,
     worst: Cases,
     examples: Sequence[Example],
@@ -67,8 +70,8 @@ def write_training_report(
         _facts(manifest, cases, bool(settings)),
         *_made(command, settings or {}),
     ]
-    name = Path(str(manifest["data"]["name"])).name
-    write_page(path, f"What {manifest['network']} is worth on {name}", _lead(shown, part), sections)
+    name = Path(manifest.dataset).name
+    write_page(path, f"What {manifest.network} is worth on {name}", _lead(shown, part), sections)
 
 
 def shown_part(cases: Cases) -> tuple[str, Cases]:
@@ -96,9 +99,9 @@ def _lead(shown: Cases, part: str) -> str:
     return lead + (f" It never answers {', '.join(never[:5])}." if never else "")
 
 
-def _scores(manifest: Mapping[str, Any], cases: Cases) -> list[Section]:
+def _scores(manifest: Manifest, cases: Cases) -> list[Section]:
     """The scores that training printed, a column for each part."""
-    scores: Mapping[str, Mapping[str, Any]] = manifest.get("scores") or {}
+    scores: Mapping[str, Mapping[str, Any]] = manifest.scores
     parts = [part for part in scores if scores[part]]
     names = [
         name
@@ -107,7 +110,7 @@ def _scores(manifest: Mapping[str, Any], cases: Cases) -> list[Section]:
     ]
     if not names:
         return []
-    rests: Mapping[str, Mapping[str, Any]] = manifest.get("intervals") or {}
+    rests: Mapping[str, Mapping[str, Any]] = manifest.intervals
     intervals = {part: rests.get(part, {}).get("intervals") or {} for part in parts}
     rows = [["cases", *(f"{(cases.split == part).sum()}" for part in parts)]]
     for name in names:
@@ -212,10 +215,10 @@ def _reliability(shown: Cases, calibrated: NDArray[np.float64] | None) -> list[S
     return [Section("Probabilities", figures=[(drawn.calibration(curves, shown.classes, unit), caption)])]
 
 
-def _worst(manifest: Mapping[str, Any], worst: Cases, examples: Sequence[Example]) -> list[Section]:
+def _worst(manifest: Manifest, worst: Cases, examples: Sequence[Example]) -> list[Section]:
     if not len(worst):
         return []
-    channels = manifest["input"]["channels"]
+    channels = manifest.input.channels
     figures: list[tuple[Figure, str]] = [
         (
             drawn.picture(example.volume, channels, example.maps, worst.classes),
@@ -275,19 +278,19 @@ def _made(command: str, settings: Mapping[str, Any]) -> list[Section]:
     return [Section("How it was made", words, Table(("option", "value"), rows, words=True), code=command)]
 
 
-def _facts(manifest: Mapping[str, Any], cases: Cases, said_below: bool) -> Section:
+def _facts(manifest: Manifest, cases: Cases, said_below: bool) -> Section:
     """What the page rests on; the arguments of the training unless they are said below."""
-    given = {} if said_below else manifest.get("arguments") or {}
+    given = {} if said_below else manifest.arguments
     groups = {"architecture": given.get("architecture"), "training": given.get("training")}
     rows = [
-        ("data", Path(str(manifest["data"]["name"])).name),
-        ("task", str(manifest["task"])),
-        ("network", str(manifest["network"])),
-        ("strategy", _options(manifest["strategy"])),
+        ("data", Path(manifest.dataset).name),
+        ("task", manifest.task),
+        ("network", manifest.network),
+        ("strategy", _options(manifest.strategy)),
         *((name, _options(options)) for name, options in groups.items() if isinstance(options, Mapping)),
         *([] if said_below else [("simulated gaps", _options(given.get("simulated_gaps") or {}) or "none")]),
         *([] if said_below else [("seed", str(given.get("seed", "–")))]),
-        *sorted(manifest["versions"].items()),
+        *sorted(manifest.versions.items()),
     ]
     words = [
         f"predictions.csv, beside this page, has a row for each of the {len(cases)} validation and test cases, with "

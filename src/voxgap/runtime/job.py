@@ -177,7 +177,7 @@ def columns_of(predictor: Predictor, wanted: Wanted, items: Sequence[Item] = ())
     elif predictor.task == "segmentation":
         columns += ["label_map", *(f"voxels_{name}" for name in predictor.classes)]
     else:
-        columns += _value_names(int(predictor.manifest["outputs"]))
+        columns += _value_names(predictor.manifest.outputs)
     columns += ["missing_rate", "windows"]
     columns += ["precision", "difference"] if predictor.running.precision != "float32" else []
     return [*columns, "warnings", "error"]

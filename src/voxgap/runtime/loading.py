@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from voxgap.decision import asked
 from voxgap.errors import VoxgapError
 from voxgap.runtime import choice
+from voxgap.runtime.bundle import Bundle
 from voxgap.runtime.engines import (
     PACKAGES,
     PRECISIONS,
@@ -23,8 +22,7 @@ from voxgap.runtime.engines import (
     installed,
     open_engine,
 )
-from voxgap.runtime.golden import read_golden
-from voxgap.runtime.manifest import MANIFEST, digest, read_manifest, verified, verified_entry
+from voxgap.runtime.manifest import Entry, Manifest
 from voxgap.runtime.predictor import Predictor, Running
 from voxgap.volume import Values, times
 
@@ -57,36 +55,35 @@ def load(
     Raises:
         VoxgapError: it is not a bundle, is damaged, was made by a newer voxgap, or has no file for such an engine.
     """
-    folder = Path(bundle)
-    manifest = decided(read_manifest(folder), threshold)
+    opened = Bundle.open(bundle)
+    manifest = decided(opened.manifest, threshold)
     if precision not in PRECISIONS:
         raise VoxgapError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
-    kinds = candidates(manifest, folder, engine, precision)
-    files = {kind: verified(folder, manifest, kind) for kind in dict.fromkeys(kinds.values())}
-    opened: dict[str, Callable[[], Engine]] = {
+    kinds = candidates(opened, engine, precision)
+    files = {kind: opened.model(kind) for kind in dict.fromkeys(kinds.values())}
+    engines: dict[str, Callable[[], Engine]] = {
         name: partial(open_engine, name, files[kind], threads=threads, precision=precision)
         for name, kind in kinds.items()
     }
-    shape = manifest["input"]["shape"]
+    shape = manifest.input.shape
     warm_up = np.full((1, *shape), np.nan, np.float32)
-    model = "-".join(digest(manifest["files"][kind]) for kind in files)
+    model = "-".join(manifest.files[kind].digest for kind in files)
     try:
-        name, run = choice.fastest(opened, f"{model}-{precision}-{threads}", warm_up)
+        name, run = choice.fastest(engines, f"{model}-{precision}-{threads}", warm_up)
         said = run(warm_up)
     except VoxgapError:
         raise
     except Exception as error:  # each engine has its own way of saying that the shape is another one
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise VoxgapError(
-            f"{folder / MANIFEST}: input.shape {times(tuple(shape))} is not the model's ({reason})"
+            f"{opened.file}: input.shape {times(shape)} is not the model's ({reason})"
         ) from None
-    _check_outputs(said, manifest, folder)
-    entry = manifest["files"][kinds[name]]
-    running = _running(name, entry, precision, run, manifest, folder)
-    return Predictor(manifest, run, running, folder)
+    _check_outputs(said, opened)
+    running = _running(name, manifest.files[kinds[name]], precision, run, opened)
+    return Predictor(manifest, run, running, opened.folder)
 
 
-def decided(manifest: dict[str, Any], threshold: float | None) -> dict[str, Any]:
+def decided(manifest: Manifest, threshold: float | None) -> Manifest:
     """A manifest with the user's threshold in the place of its own: whoever reads it decides alike.
 
     Raises:
@@ -94,16 +91,17 @@ def decided(manifest: dict[str, Any], threshold: float | None) -> dict[str, Any]
     """
     if threshold is None:
         return manifest
-    decision = asked(threshold, manifest["task"], manifest["outputs"])
+    decision = asked(threshold, manifest.task, manifest.outputs)
     if decision is None:
         raise VoxgapError(f"threshold {threshold}: give a number; it is chosen where a network is trained")
-    return manifest | {"decision": decision.to_json()}
+    return Manifest.from_json({**manifest.written, "decision": decision.to_json()})
 
 
-def candidates(manifest: dict[str, Any], folder: Path, engine: str, precision: str) -> dict[str, str]:
+def candidates(bundle: Bundle, engine: str, precision: str) -> dict[str, str]:
     """Engines that could run the bundle, and the file for each: the one asked for, or those to choose among."""
+    files, folder = bundle.manifest.files, bundle.folder
     if engine == "auto":
-        names = [name for name in PACKAGES if _kind(manifest, name, precision) and installed(name)]
+        names = [name for name in PACKAGES if _kind(files, name, precision) and installed(name)]
         if precision == "fast":
             names = [name for name in names if name == "openvino"]
         light = [name for name in names if name in LIGHT]
@@ -113,72 +111,64 @@ def candidates(manifest: dict[str, Any], folder: Path, engine: str, precision: s
     else:
         raise VoxgapError(f"no engine {engine!r}: choose auto or one of {', '.join(PACKAGES)}")
     kinds = {
-        name: kind for name in names if (kind := _kind(manifest, name, precision if engine == "auto" else ""))
+        name: kind for name in names if (kind := _kind(files, name, precision if engine == "auto" else ""))
     }
     if kinds:
         return kinds
-    have = ", ".join(manifest["files"]) or "nothing"
+    have = ", ".join(files) or "nothing"
     if engine != "auto" or precision == "fast":
         name = "openvino" if engine == "auto" else engine
         raise VoxgapError(
             f"{folder}: the bundle has no file for {name}, it has {have}: voxgap export {folder} --to {name}"
         )
-    known = [name for name in PACKAGES if name in manifest["files"]]
+    known = [name for name in PACKAGES if name in files]
     if not known:
-        raise VoxgapError(f"{folder / MANIFEST}: field files.keras is missing")
+        raise VoxgapError(f"{bundle.file}: field files.keras is missing")
     raise VoxgapError(
         f"{folder}: the bundle has files for {', '.join(known)}, and none of their packages is installed: "
         f"pip install {PACKAGES[known[0]].replace('_', '-')}"
     )
 
 
-def _kind(manifest: dict[str, Any], engine: str, precision: str) -> str | None:
+def _kind(files: Mapping[str, Entry], engine: str, precision: str) -> str | None:
     """The file for an engine: OpenVINO reads an .onnx file too. What is not float32 is used only when asked for."""
     for kind in (engine, "onnx") if engine == "openvino" else (engine,):
-        entry = manifest["files"].get(kind)
-        if entry is not None and (not precision or _weights(entry) == "float32"):
+        if kind in files and (not precision or files[kind].precision == "float32"):
             return kind
     return None
 
 
-def _weights(entry: Any) -> str:
-    return str(entry.get("precision", "float32")) if isinstance(entry, dict) else "float32"
-
-
-def _check_outputs(said: Values, manifest: dict[str, Any], folder: Path) -> None:
-    size = manifest["input"]["shape"][:3] if manifest["task"] == "segmentation" else []
-    expected = (*size, manifest["outputs"])
+def _check_outputs(said: Values, bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    size = manifest.input.shape[:3] if manifest.task == "segmentation" else ()
+    expected = (*size, manifest.outputs)
     if said.shape[1:] != expected:
         raise VoxgapError(
-            f"{folder / MANIFEST}: outputs {times(expected)} is not the model's {times(said.shape[1:])}"
+            f"{bundle.file}: outputs {times(expected)} is not the model's {times(said.shape[1:])}"
         )
 
 
-def _running(
-    name: str, entry: dict[str, Any], precision: str, run: Engine, manifest: dict[str, Any], folder: Path
-) -> Running:
-    used = _weights(entry)
+def _running(name: str, entry: Entry, precision: str, run: Engine, bundle: Bundle) -> Running:
+    used = entry.precision
     if precision == "fast":
         half = half_precision()
         if half is None:
             warnings.warn("this processor has no half precision: fast is float32 here", stacklevel=3)
         used = half or used
     exact = used == "float32"
-    difference = 0.0 if exact else _difference(run, manifest, folder)
+    difference = 0.0 if exact else _difference(run, bundle)
     # The trained network's own digest, whatever it was exported to.
-    trained = manifest["files"].get("keras", entry)
-    return Running(name, used, difference, digest(trained if isinstance(trained, dict) else entry)[:12])
+    trained = bundle.manifest.files.get("keras", entry)
+    return Running(name, used, difference, trained.digest[:12])
 
 
-def _difference(run: Engine, manifest: dict[str, Any], folder: Path) -> float | None:
+def _difference(run: Engine, bundle: Bundle) -> float | None:
     """Largest difference from the trained model's float32 answers, on the golden inputs that the bundle keeps."""
-    entry = manifest.get("golden")
-    if not isinstance(entry, dict):
+    golden = bundle.golden()
+    if golden is None:
         return None
-    file = verified_entry(folder, entry, "golden")
-    golden = read_golden(file)
     inputs, expected = golden.inputs, golden.outputs
     found = np.concatenate([run(inputs[i : i + 1]) for i in range(len(inputs))])
     if found.shape != expected.shape:
-        raise VoxgapError(f"{file}: not answers of this model; save the bundle again")
+        raise VoxgapError(f"{bundle.file}: golden: not answers of this model; save the bundle again")
     return float(np.abs(found - expected).max())

@@ -1,26 +1,21 @@
-"""The manifest of a bundle, read and checked, and the files that it vouches for."""
+"""The manifest of a bundle: a value whose every field was checked when it was read, and the JSON that it came from."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
 from typing import Any
 
 from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
-from voxgap.files import sha256
 from voxgap.grid import Grid
-from voxgap.patches import OVERLAP, corners
+from voxgap.patches import OVERLAP, Size, corners
 from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.profile import Profile
 from voxgap.volume import times
 
-MANIFEST = "manifest.json"
-SCHEMA_VERSION = 1
 TASKS = ("classification", "regression", "segmentation")
-_MAX_MANIFEST_BYTES = 16 * 2**20
 _MAX_PARTS = 1000
 _MAX_VALUES = 2**36  # of a network's input, beyond what any machine holds
 _MAX_OUTPUTS = 2**20
@@ -37,84 +32,277 @@ _FIELDS = {
     "strategy": dict,
     "files": dict,
 }
+_OPTIONAL = ("units", "data", "training", "scores", "intervals", "arguments", "versions")
+"""Objects that not every bundle has."""
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """Read and check manifest.json of a bundle.
+@dataclass(frozen=True)
+class Input:
+    """What a network takes, and how files come there.
 
-    Raises:
-        VoxgapError: it is missing, too large, not JSON, of another schema, or lacks a field.
+    Args:
+        shape: `(depth, height, width, channels)` of a volume, or of the patches into which volumes are cut.
+        channels: their names.
+        grid: how files become volumes: the same way as those of the training data.
+        spacing: size of a voxel of the training data along `(depth, height, width)`; None where it has none.
+        patches: size and overlap of the patches into which volumes are cut; None for a network of whole volumes.
     """
-    file = folder / MANIFEST
-    manifest = _parsed(file, folder)
-    for name, kind in _FIELDS.items():
-        if not isinstance(manifest.get(name), kind) or isinstance(manifest[name], bool):
-            raise VoxgapError(f"{file}: field {name} is missing or not of type {kind.__name__}")
-    if manifest["task"] not in TASKS:
-        raise VoxgapError(f"{file}: field task must be {', '.join(TASKS[:-1])} or {TASKS[-1]}")
-    shape = manifest["input"].get("shape")
+
+    shape: tuple[int, int, int, int]
+    channels: tuple[str, ...]
+    grid: Grid
+    spacing: tuple[float, float, float] | None = None
+    patches: tuple[Size, float] | None = None
+
+    @property
+    def voxel(self) -> tuple[float, float, float] | None:
+        """Size of a voxel that the network sees, where it is known."""
+        return self.grid.spacing or self.spacing
+
+    @property
+    def step(self) -> float | None:
+        """Seconds from frame to frame, where files are brought to a size; see `Grid.place`."""
+        return float(self.voxel[0]) if self.voxel and self.patches is None else None
+
+    @property
+    def takes(self) -> str:
+        """What the network takes, for messages."""
+        whole = self.patches is None
+        size = f"{times(self.shape)} or deeper" if whole else f"any size ×{self.shape[-1]}"
+        return f"{size} (depth, height, width, channels: {', '.join(self.channels)})"
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether the network takes volumes of this shape: deeper ones in `windows`; in patches, any size."""
+        if len(shape) != len(self.shape):
+            return False
+        if self.patches is None:
+            return shape[0] >= self.shape[0] and shape[1:] == self.shape[1:]
+        return shape[-1] == self.shape[-1]
+
+    def windows(self, shape: tuple[int, ...]) -> int:
+        """How many windows along depth (time, in a clip) a volume that fits is predicted in; 1 where it is not deeper.
+
+        They overlap by half at least. An answer for the volume is the mean over the windows, as clips are judged
+        since Wang et al., Non-local Neural Networks, CVPR 2018; one for each voxel is blended as that of patches is.
+        """
+        return 1 if self.patches else len(corners(shape[:3], self.shape[:3], OVERLAP))
+
+
+@dataclass(frozen=True)
+class Part:
+    """One file of a bundle.
+
+    Args:
+        path: in the bundle.
+        sha256: of its content.
+        size: in bytes; None where the manifest does not say.
+    """
+
+    path: str
+    sha256: str
+    size: int | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of a bundle, or another file that its manifest vouches for.
+
+    Args:
+        path: of the file or folder, in the bundle.
+        parts: all files that belong to it.
+        precision: of a model's weights.
+    """
+
+    path: str
+    parts: tuple[Part, ...]
+    precision: str = "float32"
+
+    @property
+    def digest(self) -> str:
+        """What tells its content from another's."""
+        return "-".join(part.sha256 for part in self.parts)
+
+    @classmethod
+    def from_json(cls, data: Any, where: str) -> Entry:
+        """Check an entry of a manifest: `path`, and `parts` with `path`, `sha256` and `bytes` each; or all of one file.
+
+        Raises:
+            VoxgapError: it is something else; `where` is what the message calls it.
+        """
+        parts = data.get("parts", [data]) if isinstance(data, dict) else None
+        if not isinstance(parts, list) or not 0 < len(parts) <= _MAX_PARTS or not all(map(_is_part, parts)):
+            raise VoxgapError(f"{where} must name a path, and its parts; train or export the bundle again")
+        if not isinstance(data.get("path"), str):
+            raise VoxgapError(f"{where} must name a path; train or export the bundle again")
+        made = (Part(part["path"], str(part.get("sha256")), part.get("bytes")) for part in parts)
+        return cls(data["path"], tuple(made), str(data.get("precision", "float32")))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How the training of a bundle's network ended.
+
+    Args:
+        epochs: that ran.
+        reason: why no more did; see `voxgap.History`.
+        patience: that it was given; None where nobody said.
+    """
+
+    epochs: int = 0
+    reason: str = ""
+    patience: int | None = None
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Args:
+        task: `classification`, `regression` or `segmentation`.
+        classes: their names, in the order of the probabilities; empty for a regression.
+        label_values: what stands for each class in a label map: the value it was learnt from.
+        input: what the network takes.
+        outputs: how many values it answers, for a volume or for each voxel.
+        network: its name.
+        strategy: how it handles gaps, the fields of a `Strategy`.
+        dataset: name of the data that it was trained on.
+        units: unit and meaning of a channel, by its name.
+        profile: what that data is like; None where the bundle is too old to know.
+        calibration: how to read the probabilities; None without one.
+        decision: how classes are named.
+        trained: how its training ended.
+        arguments: of the network and its training, as people read them.
+        scores, intervals: of the trained network by split, and what they rest on.
+        versions: of the packages that made it.
+        files: its models, by format.
+        golden: the inputs that exports are proven with; None in a copy that holds none.
+        cases: the file that knows the training's volumes again; None likewise.
+        written: all of it as JSON, further fields too: what is written again begins here.
+    """
+
+    task: str
+    classes: tuple[str, ...]
+    label_values: tuple[int, ...]
+    input: Input
+    outputs: int
+    network: str
+    strategy: Mapping[str, Any]
+    dataset: str
+    units: Mapping[str, Any]
+    profile: Profile | None
+    calibration: Calibration | None
+    decision: Decision
+    trained: Trained
+    arguments: Mapping[str, Any]
+    scores: Mapping[str, Any]
+    intervals: Mapping[str, Any]
+    versions: Mapping[str, Any]
+    files: Mapping[str, Entry]
+    golden: Entry | None
+    cases: Entry | None
+    written: Mapping[str, Any]
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], where: str = "manifest.json") -> Manifest:
+        """Check a manifest field by field.
+
+        Args:
+            data: its JSON.
+            where: the file, for messages.
+
+        Raises:
+            VoxgapError: a field is missing, or holds something else than what is read from it.
+        """
+        known = dict(data)
+        for name, kind in _FIELDS.items():
+            if not isinstance(known.get(name), kind) or isinstance(known[name], bool):
+                raise VoxgapError(f"{where}: field {name} is missing or not of type {kind.__name__}")
+        objects = {name: known.get(name) or {} for name in _OPTIONAL}
+        for name, value in objects.items():
+            if not isinstance(value, dict):
+                raise VoxgapError(
+                    f"{where}: field {name} must be an object; train or export the bundle again"
+                )
+        task, classes, outputs = known["task"], known["classes"], known["outputs"]
+        if task not in TASKS:
+            raise VoxgapError(f"{where}: field task must be {', '.join(TASKS[:-1])} or {TASKS[-1]}")
+        taken = _input(known["input"], outputs, where)
+        _check_names(classes, 0 if task == "regression" else outputs, f"{where}: field classes")
+        dataset = objects.pop("data").get("name", "")
+        return cls(
+            task=task,
+            classes=tuple(classes),
+            label_values=_label_values(known.get("label_values"), classes, where),
+            input=taken,
+            outputs=outputs,
+            network=known["network"],
+            strategy=known["strategy"],
+            dataset=str(dataset),
+            profile=Profile.of(known, where),
+            calibration=Calibration.of(known, where),
+            decision=Decision.of(known, where),
+            trained=_trained(objects.pop("training"), objects["arguments"]),
+            files={
+                kind: Entry.from_json(e, f"{where}: field files.{kind}") for kind, e in known["files"].items()
+            },
+            golden=_proof(known, "golden", where),
+            cases=_proof(known, "cases", where),
+            written=known,
+            **objects,
+        )
+
+    def published(self) -> dict[str, Any]:
+        """What may leave the house of a manifest, in every package and from every server, as JSON.
+
+        Its data has a name, but no place, and nothing is said of single cases: a bundle's evidence is no part of it.
+        """
+        data = self.written.get("data") or {}
+        # Where it was made with backslashes, another system takes the whole path for a name.
+        name = self.dataset.replace("\\", "/").rstrip("/").rpartition("/")[2]
+        kept = {name: value for name, value in self.written.items() if name != "cases"}
+        return kept | {"data": data | {"name": name}} if "name" in data else kept
+
+
+def _input(data: Mapping[str, Any], outputs: int, where: str) -> Input:
+    field = f"{where}: field input"
+    shape, spacing, channels = (data.get(name) for name in ("shape", "spacing", "channels"))
     if not isinstance(shape, list) or len(shape) != 4 or not all(type(n) is int and n > 0 for n in shape):
-        raise VoxgapError(f"{file}: field input.shape must be four positive integers")
-    if math.prod(shape) > _MAX_VALUES or not 0 < manifest["outputs"] <= _MAX_OUTPUTS:
-        raise VoxgapError(f"{file}: field input.shape or outputs is larger than any network's")
-    _check_optional(manifest, str(file))
-    _check_names(manifest["input"].get("channels"), shape[-1], f"{file}: field input.channels")
-    grid = Grid.from_json(manifest["input"].get("grid"), f"{file}: field input.grid")
-    patches = patches_of(manifest, str(file))
-    if patches is None and grid.size is not None and list(grid.size) != shape[:3]:
-        raise VoxgapError(f"{file}: field input.grid: size {times(grid.size)} is not that of input.shape")
-    classes = 0 if manifest["task"] == "regression" else manifest["outputs"]
-    _check_names(manifest["classes"], classes, f"{file}: field classes")
-    label_values(manifest, str(file))
-    Profile.of(manifest, str(file))
-    Calibration.of(manifest, str(file))
-    Decision.of(manifest, str(file))
-    return manifest
-
-
-def _check_optional(manifest: dict[str, Any], where: str) -> None:
-    """Refuse a field that not every bundle has, where it is there and something else than what is read from it."""
-    for name in ("units", "data", "training", "scores", "arguments", "versions", "golden"):
-        if not isinstance(manifest.get(name) or {}, dict):
-            raise VoxgapError(f"{where}: field {name} must be an object; train or export the bundle again")
-    spacing = manifest["input"].get("spacing")
+        raise VoxgapError(f"{field}.shape must be four positive integers")
+    if math.prod(shape) > _MAX_VALUES or not 0 < outputs <= _MAX_OUTPUTS:
+        raise VoxgapError(f"{field}.shape or outputs is larger than any network's")
     if spacing is not None and not (
         isinstance(spacing, list)
         and len(spacing) == 3
         and all(isinstance(n, int | float) and 0 < n < _MAX_SPACING for n in spacing)
     ):
-        raise VoxgapError(f"{where}: field input.spacing must be three positive sizes, or null")
-    for name, entry in manifest["files"].items():
-        parts = entry.get("parts", [entry]) if isinstance(entry, dict) else None
-        if (
-            not isinstance(parts, list)
-            or not all(isinstance(part, dict) for part in parts)
-            or not isinstance(entry.get("path"), str)
-        ):
-            raise VoxgapError(f"{where}: field files.{name} must name a path, and its parts; export it again")
+        raise VoxgapError(f"{field}.spacing must be three positive sizes, or null")
+    _check_names(channels, shape[-1], f"{field}.channels")
+    grid = Grid.from_json(data.get("grid"), f"{field}.grid")
+    patches = _patches(data.get("patches"), shape, where)
+    if patches is None and grid.size is not None and list(grid.size) != shape[:3]:
+        raise VoxgapError(f"{field}.grid: size {times(grid.size)} is not that of input.shape")
+    made: Any = None if spacing is None else tuple(spacing)
+    return Input((shape[0], shape[1], shape[2], shape[3]), tuple(channels or ()), grid, made, patches)
 
 
-def published(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """What may leave the house of a manifest, in every package and from every server.
+def _patches(data: Any, shape: Sequence[int], where: str) -> tuple[Size, float] | None:
+    if data is None:
+        return None
+    size, overlap = (data.get("size"), data.get("overlap")) if isinstance(data, dict) else (None, None)
+    if size != shape[:3] or not isinstance(overlap, int | float) or not 0 <= overlap < 1:
+        raise VoxgapError(
+            f"{where}: field input.patches must hold the size of input.shape, and an overlap in [0, 1)"
+        )
+    return (size[0], size[1], size[2]), float(overlap)
 
-    Its data has a name, but no place, and nothing is said of single cases: a bundle's evidence is no part of it.
-    """
-    data = manifest.get("data") or {}
-    # Where it was made with backslashes, another system takes the whole path for a name.
-    name = str(data.get("name", "")).replace("\\", "/").rstrip("/").rpartition("/")[2]
-    kept = {name: value for name, value in manifest.items() if name != "cases"}
-    return kept | {"data": data | {"name": name}} if "name" in data else kept
+
+def _check_names(names: Any, count: int, field: str) -> None:
+    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+        raise VoxgapError(f"{field} must be {count} names; train or export the bundle again")
 
 
-def label_values(manifest: Mapping[str, Any], where: str = MANIFEST) -> tuple[int, ...]:
-    """What stands for each class in a label map: the value it was learnt from.
-
-    Bundles of earlier versions don't say it: there it is 255, say, where the class is called so, else its place.
-
-    Raises:
-        VoxgapError: field label_values is something else than one value of its own for each class.
-    """
-    given, classes = manifest.get("label_values"), manifest["classes"]
+def _label_values(given: Any, classes: Sequence[str], where: str) -> tuple[int, ...]:
+    # Bundles of earlier versions don't say them: there it is 255, say, where the class is called so, else its place.
     if given is None:
         return _called(classes)
     if (
@@ -137,154 +325,24 @@ def _called(classes: Sequence[str]) -> tuple[int, ...]:
     return tuple(range(len(classes)))
 
 
-def patches_of(manifest: dict[str, Any], where: str) -> tuple[tuple[int, int, int], float] | None:
-    """Size and overlap of the patches into which volumes are cut; None for a network of whole volumes.
-
-    Raises:
-        VoxgapError: field input.patches is something else, or not of the size of input.shape.
-    """
-    given = manifest["input"].get("patches")
-    if given is None:
-        return None
-    size, overlap = (given.get("size"), given.get("overlap")) if isinstance(given, dict) else (None, None)
-    if size != manifest["input"]["shape"][:3] or not isinstance(overlap, int | float) or not 0 <= overlap < 1:
-        raise VoxgapError(
-            f"{where}: field input.patches must hold the size of input.shape, and an overlap in [0, 1)"
-        )
-    return (size[0], size[1], size[2]), float(overlap)
+def _trained(training: Mapping[str, Any], arguments: Mapping[str, Any]) -> Trained:
+    """What is read of it is for people: a count that is none is as good as nothing."""
+    asked = arguments.get("training")
+    epochs, patience = training.get("epochs"), asked.get("patience") if isinstance(asked, dict) else None
+    return Trained(
+        epochs if type(epochs) is int else 0,
+        str(training.get("reason", "")),
+        patience if type(patience) is int else None,
+    )
 
 
-def fits(manifest: dict[str, Any], shape: tuple[int, ...]) -> bool:
-    """Whether the network takes volumes of this shape: deeper ones in `windows`; in patches, any size."""
-    wanted = tuple(manifest["input"]["shape"])
-    if len(shape) != len(wanted):
-        return False
-    if patches_of(manifest, MANIFEST) is None:
-        return shape[0] >= wanted[0] and shape[1:] == wanted[1:]
-    return shape[-1] == wanted[-1]
+def _proof(known: Mapping[str, Any], name: str, where: str) -> Entry | None:
+    return Entry.from_json(known[name], f"{where}: field {name}") if known.get(name) else None
 
 
-def windows(manifest: dict[str, Any], shape: tuple[int, ...]) -> int:
-    """How many windows along depth (time, in a clip) a volume that `fits` is predicted in; 1 where it is not deeper.
-
-    They overlap by half at least. An answer for the volume is the mean over the windows, as clips are judged since
-    Wang et al., Non-local Neural Networks, CVPR 2018; one for each voxel is blended as that of patches is.
-    """
-    size = tuple(manifest["input"]["shape"][:3])
-    return 1 if patches_of(manifest, MANIFEST) else len(corners(shape[:3], size, OVERLAP))
-
-
-def step_of(manifest: dict[str, Any]) -> float | None:
-    """Seconds from frame to frame of a network's input, where files are brought to a size; see `Grid.place`."""
-    grid = manifest["input"].get("grid") or {}
-    spacing = grid.get("spacing") or manifest["input"].get("spacing")
-    return float(spacing[0]) if spacing and patches_of(manifest, MANIFEST) is None else None
-
-
-def takes(manifest: dict[str, Any]) -> str:
-    """What the network takes, for messages."""
-    shape, channels = manifest["input"]["shape"], ", ".join(manifest["input"]["channels"])
-    whole = patches_of(manifest, MANIFEST) is None
-    size = f"{times(shape)} or deeper" if whole else f"any size ×{shape[-1]}"
-    return f"{size} (depth, height, width, channels: {channels})"
-
-
-def verified(folder: Path, manifest: dict[str, Any], kind: str) -> Path:
-    """The path of one of the bundle's models, once every part of it is what the manifest says.
-
-    Raises:
-        VoxgapError: there is no such model, a part is missing, changed or elsewhere, or one is too many.
-    """
-    entry = manifest["files"].get(kind)
-    if not isinstance(entry, dict) or not isinstance(entry.get("path"), str):
-        raise VoxgapError(f"{folder / MANIFEST}: field files.{kind} is missing")
-    return verified_entry(folder, entry, f"files.{kind}")
-
-
-def verified_entry(folder: Path, entry: dict[str, Any], name: str) -> Path:
-    """The path of a file or folder of the bundle, once every part of it is what the manifest says.
-
-    Args:
-        folder: of the bundle.
-        entry: `path`, and `parts` with `path`, `sha256` and `bytes` each; or the three of one file.
-        name: of the field in the manifest.
-
-    Raises:
-        VoxgapError: a part is missing, changed or elsewhere, or one is too many.
-    """
-    field = f"{folder / MANIFEST}: {name}"
-    parts = entry.get("parts", [entry])
-    if not isinstance(parts, list) or not 0 < len(parts) <= _MAX_PARTS:
-        raise VoxgapError(f"{field}.parts must list the model's files")
-    if not all(isinstance(part, dict) and isinstance(part.get("path"), str) for part in parts):
-        raise VoxgapError(f"{field}.parts must name a path each")
-    main = _inside(folder, entry.get("path"), field)
-    files = {_inside(folder, part["path"], field): part for part in parts}
-    for file, part in files.items():
-        _check_part(file, part)
-    if main.is_dir():
-        # Whatever lies in the folder is read by whoever opens it.
-        foreign = [
-            path for path in main.rglob("*") if path.is_symlink() or (path.is_file() and path not in files)
-        ]
-        if foreign:
-            raise VoxgapError(f"{foreign[0]}: not a file that the manifest describes; remove it")
-    elif main not in files:
-        raise VoxgapError(
-            f"{field}.path {entry.get('path')!r} is not among its parts; export the bundle again"
-        )
-    return main
-
-
-def digest(entry: dict[str, Any]) -> str:
-    """What tells one model's content from another's, from an entry of `files`."""
-    return "-".join(str(part.get("sha256")) for part in entry.get("parts", [entry]))
-
-
-def _inside(folder: Path, name: Any, field: str) -> Path:
-    pieces = PurePosixPath(name).parts if isinstance(name, str) else ()
-    plain = bool(pieces) and "/".join(pieces) == name and not {"..", "/"} & set(pieces)
-    if not plain or any(character in name for character in "\\:\0"):
-        raise VoxgapError(f"{field} must name a file inside the bundle, got {name!r}")
-    file = folder
-    for piece in pieces:
-        file /= piece
-        if file.is_symlink():
-            raise VoxgapError(f"{field} must name a file inside the bundle, but {file} is a link")
-    return file
-
-
-def _check_part(file: Path, part: dict[str, Any]) -> None:
-    if not file.is_file():
-        raise VoxgapError(f"{file}: the manifest names this file, but it is missing")
-    # The size first: a wrong file of any length is refused at once.
-    if file.stat().st_size != part.get("bytes", file.stat().st_size) or sha256(file) != part.get("sha256"):
-        raise VoxgapError(
-            f"{file}: not the file that the manifest describes (SHA-256 differs); it was changed or damaged"
-        )
-
-
-def _parsed(file: Path, folder: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise VoxgapError(
-            f"{folder}: no bundle here ({MANIFEST} is missing); make one with voxgap train --out {folder}"
-        )
-    if file.stat().st_size > _MAX_MANIFEST_BYTES:
-        raise VoxgapError(f"{file}: larger than {_MAX_MANIFEST_BYTES // 2**20} MiB, which no manifest is")
-    try:
-        manifest = json.loads(file.read_bytes())
-    except (ValueError, RecursionError):
-        raise VoxgapError(f"{file}: not valid JSON; train or export the bundle again") from None
-    if not isinstance(manifest, dict):
-        raise VoxgapError(f"{file}: not a manifest; train or export the bundle again")
-    version = manifest.get("schema_version")
-    if type(version) is not int or version != SCHEMA_VERSION:
-        raise VoxgapError(
-            f"{file}: schema_version is {version!r}, this voxgap reads {SCHEMA_VERSION}; update voxgap"
-        )
-    return manifest
-
-
-def _check_names(names: Any, count: int, field: str) -> None:
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
-        raise VoxgapError(f"{field} must be {count} names; train or export the bundle again")
+def _is_part(part: Any) -> bool:
+    return (
+        isinstance(part, dict)
+        and isinstance(part.get("path"), str)
+        and type(part.get("bytes")) in (int, type(None))
+    )

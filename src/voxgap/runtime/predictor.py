@@ -19,10 +19,9 @@ from voxgap.patches import OVERLAP, each_volume, patch_size
 from voxgap.resample import Record
 from voxgap.runtime import answer as answers
 from voxgap.runtime.answer import Answer
-from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.engines import Engine
-from voxgap.runtime.manifest import MANIFEST, fits, label_values, patches_of, step_of, takes, windows
-from voxgap.runtime.profile import Profile, drift, far_outside
+from voxgap.runtime.manifest import Manifest
+from voxgap.runtime.profile import drift, far_outside
 from voxgap.runtime.summary import in_lines
 from voxgap.volume import Values, Volume, as_batch, as_real, times
 
@@ -56,12 +55,11 @@ class Predictor:
         manifest: what the bundle says of itself.
         running: how it computes.
         folder: of the bundle, where it has one.
-        decision: how it names classes.
     """
 
     def __init__(
         self,
-        manifest: dict[str, Any],
+        manifest: Manifest,
         engine: Engine,
         running: Running | None = None,
         folder: Path | None = None,
@@ -70,10 +68,6 @@ class Predictor:
         self.folder = folder
         self.running = running or Running()
         self._engine = engine
-        self._patches = patches_of(manifest, MANIFEST)
-        self._profile = Profile.of(manifest, MANIFEST)
-        self._calibration = Calibration.of(manifest, MANIFEST)
-        self.decision = Decision.of(manifest, MANIFEST)
 
     def __repr__(self) -> str:
         return in_lines(self)
@@ -81,22 +75,27 @@ class Predictor:
     @property
     def task(self) -> str:
         """`classification`, `regression` or `segmentation`."""
-        return str(self.manifest["task"])
+        return self.manifest.task
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the probabilities; empty for a regression."""
-        return tuple(self.manifest["classes"])
+        return self.manifest.classes
 
     @property
     def input_shape(self) -> tuple[int, ...]:
         """`(depth, height, width, channels)` of a volume, or of the patches into which volumes are cut."""
-        return tuple(self.manifest["input"]["shape"])
+        return self.manifest.input.shape
 
     @property
     def grid(self) -> Grid:
         """How files become volumes for this network: the same way as those that it was trained on."""
-        return Grid.from_json(self.manifest["input"].get("grid"), f"{MANIFEST}: field input.grid")
+        return self.manifest.input.grid
+
+    @property
+    def decision(self) -> Decision:
+        """How it names classes."""
+        return self.manifest.decision
 
     @property
     def batch_size(self) -> int:
@@ -133,7 +132,7 @@ class Predictor:
                 f"no observed voxel in volume {which}: the answer is what the network says of nothing",
                 stacklevel=2,
             )
-        for said in far_outside(batch, self._profile):
+        for said in far_outside(batch, self.manifest.profile):
             warnings.warn(said, stacklevel=2)
         return self._run(batch, batch_size)
 
@@ -174,7 +173,7 @@ class Predictor:
     @property
     def label_values(self) -> tuple[int, ...]:
         """What stands for each class in a label map: the value it was learnt from, such as 255."""
-        return label_values(self.manifest)
+        return self.manifest.label_values
 
     def drawn(self, values: Values) -> LabelMap:
         """Turn answers for each voxel, `(..., classes)`, into the `label_values` of the classes that are named."""
@@ -248,24 +247,25 @@ class Predictor:
     ) -> Sample:
         """Read the headers of a volume's files; see `read`."""
         files: list[Path | None]
+        channels: tuple[str, ...] = ()
         if isinstance(path, str | os.PathLike):
-            files, channels = [Path(path)], []
+            files = [Path(path)]
         else:
             files = [None if file is None else Path(file) for file in path]
-            channels = self.manifest["input"]["channels"]
+            channels = self.manifest.input.channels
             if len(files) != len(channels):
                 raise VoxgapError(f"{len(files)} files for {len(channels)} channels; give one each, or None")
         return scan_sample(files, channels, grid=self.grid.told(axes, at))
 
     def place(self, sample: Sample) -> tuple[Volume, list[Record]]:
         """Read the volume of files that were scanned; see `read`."""
-        volume, records, *_ = read_sample(sample, self.grid, step=step_of(self.manifest))
+        volume, records, *_ = read_sample(sample, self.grid, step=self.manifest.input.step)
         self._check(volume.shape, str(volume.source), self._by_channel(volume.shape))
         return volume, records
 
     def _by_channel(self, shape: tuple[int, ...]) -> str:
         """How to give the channels that a file lacks; nothing where it is not they that are wrong."""
-        channels = self.manifest["input"]["channels"]
+        channels = self.manifest.input.channels
         if len(channels) < 2 or shape[-1] == len(channels):
             return ""
         files = ",".join(f"{name}.nii.gz" for name in channels)
@@ -285,7 +285,8 @@ class Predictor:
         said = "the network's answer is not finite"
         if np.isnan(volume).all():
             return f"{said}; the network is damaged: train or export it again"
-        known = [c.values for c in self._profile.channels.values() if c.values] if self._profile else []
+        profile = self.manifest.profile
+        known = [c.values for c in profile.channels.values() if c.values] if profile else []
         trained = (
             f", in the training data {min(known)[0]:.4g} to {max(v[1] for v in known):.4g}" if known else ""
         )
@@ -298,8 +299,9 @@ class Predictor:
         size = batch_size or self.batch_size
         if size < 1:
             raise VoxgapError(f"batch_size must be at least 1, got {batch_size}")
-        if self._patches is not None or batch.shape[1:] != self.input_shape:
-            edges, overlap = self._patches or (patch_size(self.input_shape[:3]), OVERLAP)
+        patches = self.manifest.input.patches
+        if patches is not None or batch.shape[1:] != self.input_shape:
+            edges, overlap = patches or (patch_size(self.input_shape[:3]), OVERLAP)
             return np.stack(list(each_volume(self._engine, batch, edges, overlap, batch_size=size)))
         return np.concatenate([self._engine(batch[i : i + size]) for i in range(0, len(batch), size)])
 
@@ -308,20 +310,28 @@ class Predictor:
         outputs = self._run(np.stack(volumes), first=first)
         seconds = (time.perf_counter() - started) / len(volumes)
         return [
-            self._answer(volume, values, top_k, seconds)
+            self.judged(volume, values, top_k, seconds)
             for volume, values in zip(volumes, outputs, strict=True)
         ]
 
-    def _answer(self, volume: Values, values: Values, top_k: int, seconds: float) -> Answer:
+    def judged(self, volume: Values, values: Values, top_k: int = 5, seconds: float = 0.0) -> Answer:
+        """Say what a person needs to judge what the network said of a volume.
+
+        Args:
+            volume: `(depth, height, width, channels)`, NaN = missing.
+            values: its answer, one of `predict`.
+            top_k: how many of the most probable classes to name.
+            seconds: that it took.
+        """
         one_class = self.task == "classification"
         return Answer(
             values=values,
             label=self.classes[int(named(values, self.decision.threshold))] if one_class else None,
             top=answers.top(values, self.classes, top_k) if one_class else (),
-            calibrated=answers.calibrated(values, self._calibration) if one_class else None,
+            calibrated=answers.calibrated(values, self.manifest.calibration) if one_class else None,
             missing_rate=float(np.isnan(volume).mean()),
-            drift=drift(volume, self._profile),
-            windows=windows(self.manifest, volume.shape),
+            drift=drift(volume, self.manifest.profile),
+            windows=self.manifest.input.windows(volume.shape),
             seconds=seconds,
             **vars(self.running),
         )
@@ -339,7 +349,7 @@ class Predictor:
         return batch
 
     def _check(self, shape: tuple[int, ...], where: str, remedy: str = "") -> None:
-        if not fits(self.manifest, shape):
+        if not self.manifest.input.fits(shape):
             raise VoxgapError(
-                f"{where}: shape {times(shape)}, but this network takes {takes(self.manifest)}{remedy}"
+                f"{where}: shape {times(shape)}, but this network takes {self.manifest.input.takes}{remedy}"
             )

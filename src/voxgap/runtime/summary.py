@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from voxgap.runtime.manifest import takes
-
 if TYPE_CHECKING:
+    from voxgap.grid import Grid
     from voxgap.runtime.predictor import Predictor
 
 _MOST_CLASSES = 10
@@ -17,10 +16,10 @@ def in_lines(predictor: Predictor) -> str:
     """Return task, input, classes, network and strategy, how classes are named, and what computes them."""
     manifest, running = predictor.manifest, predictor.running
     facts = {
-        "takes": takes(manifest) + _brought(manifest["input"].get("grid") or {}),
+        "takes": manifest.input.takes + _brought(manifest.input.grid),
         "classes": _some(predictor.classes),
-        "network": manifest.get("network", ""),
-        "strategy": _strategy(manifest.get("strategy") or {}),
+        "network": manifest.network,
+        "strategy": _strategy(manifest.strategy),
         "decision": predictor.decision.words(predictor.classes).removeprefix("decision: ")
         if predictor.classes
         else "",
@@ -30,13 +29,14 @@ def in_lines(predictor: Predictor) -> str:
     return "\n".join([f"Predictor for {predictor.task}", *lines])
 
 
-def _brought(grid: Mapping[str, Any]) -> str:
+def _brought(grid: Grid) -> str:
     """How files come onto the input's grid, where anything is done to them."""
-    spacing = grid.get("spacing")
     steps = [
-        "cropped to what is observed" if grid.get("crop") else "",
-        f"resampled to voxels of {' × '.join(f'{size:.4g}' for size in spacing)}" if spacing else "",
-        "brought to that size" if grid.get("size") else "",
+        "cropped to what is observed" if grid.crop else "",
+        f"resampled to voxels of {' × '.join(f'{size:.4g}' for size in grid.spacing)}"
+        if grid.spacing
+        else "",
+        "brought to that size" if grid.size else "",
     ]
     done = ", ".join(filter(None, steps))
     return f"; files are {done}" if done else ""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -15,6 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from voxgap import __version__
 from voxgap.errors import VoxgapError, visible
+from voxgap.runtime import Predictor
 from voxgap.runtime import load as load_bundle
 from voxgap.server import pages, routes
 from voxgap.server.guard import Guard
@@ -23,7 +23,7 @@ from voxgap.server.service import Service
 
 
 def create_app(
-    bundle: str | Path, settings: Settings | None = None, load: Callable[[Path], Any] = load_bundle
+    bundle: str | Path, settings: Settings | None = None, load: Callable[[Path], Predictor] = load_bundle
 ) -> FastAPI:
     """Make the application that serves a bundle.
 

@@ -7,11 +7,12 @@ import contextlib
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from voxgap.errors import VoxgapError
+from voxgap.runtime import Predictor
 from voxgap.server.live import Loaded
 from voxgap.server.metrics import Metrics
 from voxgap.volume import Values
@@ -187,7 +188,7 @@ def _together(one: _Waiting, other: _Waiting) -> bool:
     return one.loaded is other.loaded and one.volumes.shape[1:] == other.volumes.shape[1:]
 
 
-def _timed(predictor: Any, volumes: list[Values]) -> tuple[Values, float]:
+def _timed(predictor: Predictor, volumes: list[Values]) -> tuple[Values, float]:
     started = time.perf_counter()
     batch = volumes[0] if len(volumes) == 1 else np.concatenate(volumes)
     outputs = predictor.predict(batch, batch_size=len(batch))

@@ -21,8 +21,6 @@ from starlette.requests import Request
 from voxgap import io
 from voxgap.errors import VoxgapError
 from voxgap.io.dicom_files import HEAD, begins_dicom
-from voxgap.runtime.manifest import step_of
-from voxgap.runtime.profile import drift
 from voxgap.server.limits import MIB, RequestError, Settings
 from voxgap.server.live import Loaded
 from voxgap.server.nested import from_json
@@ -33,20 +31,18 @@ SUFFIXES = (*(name for name in io.FORMATS if name not in (".zarr", ".nhdr", ".mh
 """What can be uploaded: formats that are one file, and archives of the others."""
 _DICOM = (".dcm", ".dicom")
 _SHAPE = re.compile(r"\s*\d{1,7}\s*(,\s*\d{1,7}\s*){3,4}")
-_INLINE = 2**16
+INLINE = 2**16
 """Bytes up to which looking at all values takes less than handing them to another thread."""
 
 
 class Read(NamedTuple):
-    """Volumes of a request `(n, depth, height, width, channels)`, and what is known of each.
+    """Volumes of a request `(n, depth, height, width, channels)`.
 
     Attributes:
         files: what was read from files; empty where the body held the values.
     """
 
     volumes: Values
-    missing_rates: list[float]
-    drift: list[tuple[str, ...]]
     files: Sequence[Parsed] = ()
 
     def placed(self, index: int) -> Parsed:
@@ -79,17 +75,11 @@ async def read_volumes(request: Request, loaded: Loaded, parsers: Parsers, setti
             415, "send multipart/form-data (files), application/octet-stream (float32), or application/json"
         )
     try:
-        if values.nbytes <= _INLINE:
-            return _examined(values, loaded, files)
-        return await asyncio.to_thread(_examined, values, loaded, files)
+        if values.nbytes <= INLINE:
+            return Read(as_batch(values, "body"), files)
+        return Read(await asyncio.to_thread(as_batch, values, "body"), files)
     except VoxgapError as error:
         raise RequestError(422, str(error)) from None
-
-
-def _examined(values: Values, loaded: Loaded, files: list[Parsed]) -> Read:
-    values = as_batch(values, "body")
-    rates = [np.count_nonzero(np.isnan(volume)) / volume.size for volume in values]
-    return Read(values, rates, [drift(volume, loaded.profile) for volume in values], files)
 
 
 async def _raw(request: Request, loaded: Loaded, settings: Settings) -> Values:
@@ -141,11 +131,11 @@ def _give_back() -> None:
 
 
 def _check_batch(shape: tuple[int, ...], loaded: Loaded, settings: Settings, where: str) -> None:
-    if not loaded.fits(shape[1:]):
+    if not loaded.input.fits(shape[1:]):
         raise RequestError(
             422,
-            f"{where}: a volume of {times(shape[1:])}, but this network takes {loaded.takes()}; "
-            f"upload a file to have it brought there, as in curl {by_curl(loaded.channels)}",
+            f"{where}: a volume of {times(shape[1:])}, but this network takes {loaded.input.takes}; "
+            f"upload a file to have it brought there, as in curl {by_curl(loaded.input.channels)}",
         )
     if not 1 <= shape[0] <= settings.max_volumes:
         raise RequestError(422, f"{where}: {shape[0]} volumes; send 1 to {settings.max_volumes}")
@@ -164,9 +154,8 @@ async def _uploads(request: Request, loaded: Loaded, parsers: Parsers, settings:
         plan = _planned(uploads, loaded, settings)
         names = await asyncio.to_thread(_store, plan, folder)
         grid = loaded.predictor.grid.to_json()
-        step = step_of(loaded.predictor.manifest)
         jobs = [
-            Job(str(folder), files, channels, grid, settings.max_files, step)
+            Job(str(folder), files, channels, grid, settings.max_files, loaded.input.step)
             for files, channels in plan.volumes
         ]
         reading = [asyncio.ensure_future(parsers.read(job)) for job in jobs]
@@ -180,13 +169,16 @@ async def _uploads(request: Request, loaded: Loaded, parsers: Parsers, settings:
                 task.cancel()
             await asyncio.gather(*reading, return_exceptions=True)
     for (volume, _), name in zip(found, plan.shown, strict=True):
-        if not loaded.fits(volume.shape):
-            lacking = len(loaded.channels) > 1 and volume.shape[-1] != len(loaded.channels)
+        if not loaded.input.fits(volume.shape):
+            lacking = len(loaded.input.channels) > 1 and volume.shape[-1] != len(loaded.input.channels)
             remedy = (
-                f"; send a file for each channel, as in curl {by_curl(loaded.channels)}" if lacking else ""
+                f"; send a file for each channel, as in curl {by_curl(loaded.input.channels)}"
+                if lacking
+                else ""
             )
             raise RequestError(
-                422, f"{name}: shape {times(volume.shape)}, but this network takes {loaded.takes()}{remedy}"
+                422,
+                f"{name}: shape {times(volume.shape)}, but this network takes {loaded.input.takes}{remedy}",
             )
     if len({volume.shape for volume, _ in found}) > 1:
         raise RequestError(422, "the volumes differ in shape; send each in a request of its own")
@@ -205,15 +197,16 @@ def _planned(uploads: dict[str, list[UploadFile]], loaded: Loaded, settings: Set
     """Tell volumes, series and channels apart by the fields' names."""
     if not uploads:
         raise RequestError(
-            422, f"no file in the form; send it in a field of its own, as in curl {by_curl(loaded.channels)}"
+            422,
+            f"no file in the form; send it in a field of its own, as in curl {by_curl(loaded.input.channels)}",
         )
-    strange = set(uploads) - {"file", *loaded.channels}
+    strange = set(uploads) - {"file", *loaded.input.channels}
     if strange or ("file" in uploads and len(uploads) > 1):
         fields = ", ".join(sorted(map(_printable, uploads)))
         raise RequestError(
             422,
             f"form fields {fields}: send a file in the field file, or one for each channel: "
-            f"{', '.join(loaded.channels)}, as in curl {by_curl(loaded.channels)}",
+            f"{', '.join(loaded.input.channels)}, as in curl {by_curl(loaded.input.channels)}",
         )
     if "file" not in uploads:
         return _one_per_channel(uploads, loaded)
@@ -238,13 +231,13 @@ def by_curl(channels: Sequence[str]) -> str:
 def _one_per_channel(uploads: dict[str, list[UploadFile]], loaded: Loaded) -> _Plan:
     files: list[tuple[str, UploadFile]] = []
     names: list[str | None] = []
-    for number, channel in enumerate(loaded.channels):
+    for number, channel in enumerate(loaded.input.channels):
         given: list[UploadFile] = uploads.get(channel, [])
         if len(given) > 1:
             raise RequestError(422, f"field {_printable(channel)}: {len(given)} files; send one a channel")
         names.append(f"{number}{_suffix(given[0])}" if given else None)
         files += [(str(names[-1]), upload) for upload in given]
-    return _Plan(files, [(names, loaded.channels)], ["the channels"])
+    return _Plan(files, [(names, list(loaded.input.channels))], ["the channels"])
 
 
 def _suffix(upload: UploadFile) -> str:

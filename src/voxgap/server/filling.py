@@ -6,14 +6,11 @@ import asyncio
 import functools
 import os
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from voxgap.errors import VoxgapError
-from voxgap.runtime import verified
-from voxgap.runtime.engines import load_keras
 from voxgap.server.limits import RequestError
 from voxgap.server.live import Loaded
 from voxgap.volume import Values
@@ -21,14 +18,13 @@ from voxgap.volume import Values
 _lock = threading.Lock()
 
 
-async def filled(folder: Path, loaded: Loaded, volume: Values) -> Values:
+async def filled(loaded: Loaded, volume: Values) -> Values:
     """Fill the gaps of a volume with the bundle's own fill layer, in raw units.
 
     The layer is part of the bundle's Keras model, which is loaded when it is first asked for, whatever engine
     answers predictions.
 
     Args:
-        folder: Of the bundle.
         loaded: The version that the volume was read for.
         volume: `(depth, height, width, channels)`, NaN = missing.
 
@@ -38,28 +34,27 @@ async def filled(folder: Path, loaded: Loaded, volume: Values) -> Values:
     Raises:
         RequestError: 501, the bundle holds no Keras model, or one that is refused, or Keras is not installed.
     """
-    manifest = loaded.predictor.manifest
-    if "keras" not in manifest["files"]:
+    if "keras" not in loaded.bundle.manifest.files:
         raise RequestError(
             501, "this bundle holds no Keras model, whose fill layer this needs; serve the original"
         )
-    return await asyncio.to_thread(_fill, verified(folder, manifest, "keras"), volume)
+    return await asyncio.to_thread(_fill, loaded, volume)
 
 
-def _fill(file: Path, volume: Values) -> Values:
+def _fill(loaded: Loaded, volume: Values) -> Values:
     try:
         # One at a time: a model of 500 MB would otherwise be loaded by each of two first requests.
         with _lock:
-            found = np.asarray(_model(file).predict_on_batch(volume[None])[0], np.float32)
+            found = np.asarray(_model(loaded).predict_on_batch(volume[None])[0], np.float32)
         return np.where(np.isnan(volume), found, volume)
     except ImportError:
         raise RequestError(501, "filling needs Keras: pip install 'voxgap[train]' on the server") from None
     except VoxgapError as error:  # where the bundle lies is nobody's business
-        raise RequestError(501, str(error).replace(f"{file.parent}{os.sep}", "")) from None
+        raise RequestError(501, str(error).replace(f"{loaded.folder}{os.sep}", "")) from None
 
 
 @functools.lru_cache(maxsize=1)
-def _model(file: Path) -> Any:
+def _model(loaded: Loaded) -> Any:
     from voxgap.fill.base import filling
 
-    return filling(load_keras(file))
+    return filling(loaded.bundle.keras_model())

@@ -9,17 +9,13 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
 from voxgap.files import sha256
-from voxgap.runtime import MANIFEST
-from voxgap.runtime.calibration import Calibration
-from voxgap.runtime.manifest import digest, fits, takes
-from voxgap.runtime.profile import Profile
+from voxgap.runtime import MANIFEST, Bundle, Predictor
+from voxgap.runtime.manifest import Input
 from voxgap.server.metrics import Metrics
 
 log = logging.getLogger("voxgap.server")
@@ -31,52 +27,34 @@ class Loaded:
 
     Attributes:
         predictor: Answers.
-        name: Of the bundle's folder.
+        folder: Of the bundle.
         version: SHA-256 of its manifest.json.
     """
 
-    predictor: Any
-    name: str
+    predictor: Predictor
+    folder: Path
     version: str
+
+    @property
+    def name(self) -> str:
+        """Of the bundle's folder."""
+        return self.folder.resolve().name
+
+    @property
+    def bundle(self) -> Bundle:
+        """The files of this version."""
+        return Bundle(self.folder, self.predictor.manifest)
+
+    @property
+    def input(self) -> Input:
+        """What the network takes."""
+        return self.predictor.manifest.input
 
     @functools.cached_property
     def sha256(self) -> str:
         """Of the model's file that answers."""
-        digests = [digest(entry) for entry in self.predictor.manifest["files"].values()]
+        digests = [entry.digest for entry in self.predictor.manifest.files.values()]
         return next((sha for sha in digests if sha.startswith(self.predictor.running.version)), self.version)
-
-    @functools.cached_property
-    def profile(self) -> Profile | None:
-        """Of the training data, for drift."""
-        return Profile.of(self.predictor.manifest, MANIFEST)
-
-    @functools.cached_property
-    def calibration(self) -> Calibration | None:
-        """How to read the probabilities."""
-        return Calibration.of(self.predictor.manifest, MANIFEST)
-
-    @functools.cached_property
-    def decision(self) -> Decision:
-        """Which class they name."""
-        return Decision.of(self.predictor.manifest, MANIFEST)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """`(depth, height, width, channels)` of a volume."""
-        return tuple(self.predictor.input_shape)
-
-    @property
-    def channels(self) -> list[str]:
-        """Their names."""
-        return list(self.predictor.manifest["input"]["channels"])
-
-    def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the network takes volumes of this shape."""
-        return fits(self.predictor.manifest, shape)
-
-    def takes(self) -> str:
-        """What the network takes, for messages."""
-        return takes(self.predictor.manifest)
 
 
 class Live:
@@ -90,7 +68,7 @@ class Live:
     """
 
     def __init__(
-        self, folder: Path, load: Callable[[Path], Any], metrics: Metrics, warm: tuple[int, ...] = (1,)
+        self, folder: Path, load: Callable[[Path], Predictor], metrics: Metrics, warm: tuple[int, ...] = (1,)
     ) -> None:
         self.folder = folder
         self._load = load
@@ -135,7 +113,7 @@ class Live:
             warnings.simplefilter("ignore")
             for size in self._warm:
                 predictor.predict(np.zeros((size, *predictor.input_shape), np.float32), batch_size=size)
-        return Loaded(predictor, self.folder.resolve().name, version)
+        return Loaded(predictor, self.folder, version)
 
     def _announce(self) -> None:
         self._metrics.model.clear()

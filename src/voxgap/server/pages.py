@@ -51,8 +51,10 @@ def add(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs(request: Request) -> HTMLResponse:
         loaded = app.state.service.live.current
-        shape = ",".join(map(str, loaded.shape))
-        text = api_page(app.openapi(), str(request.base_url).rstrip("/"), shape, by_curl(loaded.channels))
+        shape = ",".join(map(str, loaded.input.shape))
+        text = api_page(
+            app.openapi(), str(request.base_url).rstrip("/"), shape, by_curl(loaded.input.channels)
+        )
         return HTMLResponse(text)
 
     @app.get("/docs.css", include_in_schema=False)

@@ -10,15 +10,14 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from fastapi import APIRouter, Query, Request, Response
 
-from voxgap.decision import named
 from voxgap.io.labels import whole_type
 from voxgap.io.medical import write_nifti_gz_labels
 from voxgap.resample import Record
-from voxgap.runtime.answer import calibrated
-from voxgap.runtime.manifest import published, windows
+from voxgap.runtime import Predictor
+from voxgap.runtime.answer import Answer as Judged
 from voxgap.server.answers import Answer, Failure, JsonVolumes, Model, ModelCard, Prediction, Sample, Timing
 from voxgap.server.batching import Outcome
-from voxgap.server.bodies import SUFFIXES, Read, read_volumes
+from voxgap.server.bodies import INLINE, SUFFIXES, Read, read_volumes
 from voxgap.server.filling import filled
 from voxgap.server.limits import RequestError
 from voxgap.server.live import Loaded
@@ -105,12 +104,11 @@ async def predict(request: Request) -> Response:
         read = await read_volumes(request, loaded, service.parsers, service.settings)
         arrived = time.perf_counter()
         outcome = await service.batcher.predict(loaded, read.volumes)
-    if (
-        loaded.predictor.task == "segmentation"
-    ):  # label maps of files are large: nobody waits for their counts
-        predictions = await asyncio.to_thread(_predictions, loaded, read, outcome)
+    # Label maps of files are large: nobody waits for their counts.
+    if loaded.predictor.task == "segmentation" or read.volumes.nbytes > INLINE:
+        predictions = await asyncio.to_thread(_predictions, loaded.predictor, read, outcome)
     else:
-        predictions = _predictions(loaded, read, outcome)
+        predictions = _predictions(loaded.predictor, read, outcome)
     for prediction in predictions:
         service.metrics.missing.observe(prediction.missing_rate)
         service.metrics.warnings.inc(bool(prediction.warnings))
@@ -160,7 +158,7 @@ async def fill(request: Request) -> Response:
     async with service.admitted(request):
         loaded = service.live.current
         read = await _one(request, service, loaded)
-        return _array(await filled(service.live.folder, loaded, read.volumes[0]))
+        return _array(await filled(loaded, read.volumes[0]))
 
 
 @router.post(
@@ -237,8 +235,8 @@ async def model(request: Request) -> ModelCard:
     loaded, settings = service.live.current, service.settings
     return ModelCard(
         model=_model(loaded),
-        input_shape=list(loaded.shape),
-        channels=loaded.channels,
+        input_shape=list(loaded.input.shape),
+        channels=list(loaded.input.channels),
         classes=list(loaded.predictor.classes),
         formats=list(SUFFIXES),
         limits={
@@ -248,7 +246,7 @@ async def model(request: Request) -> ModelCard:
             "volumes": settings.max_volumes,
             "timeout_seconds": settings.timeout,
         },
-        manifest=published(loaded.predictor.manifest),
+        manifest=loaded.predictor.manifest.published(),
     )
 
 
@@ -256,7 +254,7 @@ async def model(request: Request) -> ModelCard:
 async def samples(request: Request) -> list[Sample]:
     """List inputs to try the network with."""
     service = _service(request)
-    return await asyncio.to_thread(list_samples, service.live.folder, service.live.current)
+    return await asyncio.to_thread(list_samples, service.live.current)
 
 
 @router.get(
@@ -268,7 +266,7 @@ async def samples(request: Request) -> list[Sample]:
 async def one_sample(request: Request, name: str) -> Response:
     """Return one of them: float32 on the network's grid, as `/v1/predict` takes it."""
     service = _service(request)
-    return _array(await sample(service.live.folder, service.live.current, name))
+    return _array(await sample(service.live.current, name))
 
 
 @router.head("/healthz", include_in_schema=False)
@@ -320,34 +318,30 @@ def _nifti(loaded: Loaded, output: Values, volume: Volume, records: list[Record]
     return stream.getvalue()
 
 
-def _predictions(loaded: Loaded, read: Read, outcome: Outcome) -> list[Prediction]:
+def _predictions(predictor: Predictor, read: Read, outcome: Outcome) -> list[Prediction]:
+    judged = map(predictor.judged, read.volumes, outcome.outputs)
     return [
         Prediction(
-            **_said(loaded, output, read, index),
-            missing_rate=round(rate, 6),
-            windows=windows(loaded.predictor.manifest, read.volumes.shape[1:]),
-            warnings=list(drift),
+            **_said(predictor, answer, read, index),
+            missing_rate=round(answer.missing_rate, 6),
+            windows=answer.windows,
+            warnings=list(answer.drift),
         )
-        for index, (output, rate, drift) in enumerate(
-            zip(outcome.outputs, read.missing_rates, read.drift, strict=True)
-        )
+        for index, answer in enumerate(judged)
     ]
 
 
-def _said(loaded: Loaded, output: Values, read: Read, index: int) -> dict[str, Any]:
-    """What one output means, by the task."""
-    classes = loaded.predictor.classes
-    if not classes:
-        return {"values": _plain(output)}
-    if output.ndim > 1:
-        labels = loaded.predictor.label_map(output, *read.placed(index))
-        counted = loaded.predictor.count_voxels(labels)
-        return {"voxels": counted, "voxels_of": "file" if read.files else "network"}
-    found = named(output, loaded.decision.threshold)
-    honest = calibrated(output, loaded.calibration)
+def _said(predictor: Predictor, answer: Judged, read: Read, index: int) -> dict[str, Any]:
+    """What one answer says, by the task."""
+    classes, honest = predictor.classes, answer.calibrated
+    if predictor.task == "regression":
+        return {"values": _plain(answer.values)}
+    if predictor.task == "segmentation":
+        labels = predictor.label_map(answer.values, *read.placed(index))
+        return {"voxels": predictor.count_voxels(labels), "voxels_of": "file" if read.files else "network"}
     return {
-        "class_": classes[int(found)],
-        "probabilities": dict(zip(classes, _plain(output), strict=True)),
+        "class_": answer.label,
+        "probabilities": dict(zip(classes, _plain(answer.values), strict=True)),
         "calibrated": None if honest is None else dict(zip(classes, honest.round(6).tolist(), strict=True)),
     }
 
@@ -370,8 +364,8 @@ def _model(loaded: Loaded) -> Model:
     manifest, running = loaded.predictor.manifest, loaded.predictor.running
     return Model(
         name=loaded.name,
-        network=manifest["network"],
-        task=manifest["task"],
+        network=manifest.network,
+        task=manifest.task,
         sha256=loaded.sha256,
         engine=running.engine,
         precision=running.precision,

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from pathlib import Path
 
 from voxgap.errors import VoxgapError
-from voxgap.runtime.golden import read_golden
-from voxgap.runtime.manifest import digest, verified_entry
 from voxgap.runtime.profile import drift
 from voxgap.server.answers import Sample
 from voxgap.server.limits import RequestError
@@ -26,47 +23,40 @@ _NOTES = {
 }
 
 
-def list_samples(folder: Path, loaded: Loaded) -> list[Sample]:
+def list_samples(loaded: Loaded) -> list[Sample]:
     """List the samples of a bundle, each with a note and its doubts; a bundle without golden inputs has none."""
     return [
         Sample(
             name=name,
             url=f"/v1/samples/{name}",
-            shape=list(loaded.shape),
+            shape=list(loaded.input.shape),
             note=_NOTES.get(name.rpartition("-")[0], ""),
-            warnings=list(drift(values, loaded.profile)),
+            warnings=list(drift(values, loaded.predictor.manifest.profile)),
         )
-        for name, values in _golden(folder, loaded).items()
+        for name, values in _golden(loaded).items()
     ]
 
 
-async def sample(folder: Path, loaded: Loaded, name: str) -> Values:
+async def sample(loaded: Loaded, name: str) -> Values:
     """Return one sample, `(depth, height, width, channels)`.
 
     Raises:
         RequestError: 404, there is none of this name.
     """
-    found = await asyncio.to_thread(_golden, folder, loaded)
+    found = await asyncio.to_thread(_golden, loaded)
     if name not in found:
         raise RequestError(404, f"no such sample; there are {', '.join(found) or 'none'}")
     return found[name]
 
 
-def _golden(folder: Path, loaded: Loaded) -> dict[str, Values]:
-    entry = loaded.predictor.manifest.get("golden")
-    if not isinstance(entry, dict):
-        return {}
+@functools.lru_cache(maxsize=1)
+def _golden(loaded: Loaded) -> dict[str, Values]:
     try:
-        return _read(verified_entry(folder, entry, "golden"), digest(entry), loaded.shape)
+        golden = loaded.bundle.golden()
     except VoxgapError:
         return {}  # Without samples the server is none the worse.
-
-
-@functools.lru_cache(maxsize=1)
-def _read(path: Path, _: str, shape: tuple[int, ...]) -> dict[str, Values]:
-    golden = read_golden(path)
-    if golden.inputs.shape[1:] != shape:
-        raise VoxgapError(f"{path}: not golden inputs of this network")
+    if golden is None or golden.inputs.shape[1:] != loaded.input.shape:
+        return {}
     gaps = golden.gaps.tolist()
     numbers = [gaps[: index + 1].count(gap) for index, gap in enumerate(gaps)]
     return {

@@ -12,6 +12,7 @@ from typing import Any
 
 from starlette.requests import Request
 
+from voxgap.runtime import Predictor
 from voxgap.server.batching import Batcher
 from voxgap.server.limits import Admission, Settings, too_large
 from voxgap.server.live import Live
@@ -28,7 +29,7 @@ class Service:
         load: Takes the folder, returns a predictor.
     """
 
-    def __init__(self, folder: Path, settings: Settings, load: Callable[[Path], Any]) -> None:
+    def __init__(self, folder: Path, settings: Settings, load: Callable[[Path], Predictor]) -> None:
         self.settings = settings
         self.metrics = Metrics()
         self.live = Live(folder, load, self.metrics, warm=tuple({1, settings.max_batch}))

@@ -9,17 +9,18 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from voxgap.arrays import times
-from voxgap.decision import Decision
-from voxgap.runtime.golden import read_golden
-from voxgap.runtime.manifest import published
-from voxgap.runtime.profile import Profile, drift
+from voxgap.runtime import Bundle
+from voxgap.runtime.profile import drift
+
+if TYPE_CHECKING:
+    from voxgap.grid import Grid
 
 ASSETS = Path(__file__).parent / "assets"
 """`index.html`, whose engine is the server, and what it loads, under `static/`."""
@@ -30,7 +31,7 @@ _STAYS_BEHIND = ("arguments", "files", "golden", "training")
 _SAMPLES = {"as_recorded": "as recorded", "complete": "nothing missing", "slices": "with missing slices"}
 
 
-def write_web(folder: Path, bundle: Path, manifest: Mapping[str, Any], model: Path) -> Path:
+def write_web(folder: Path, bundle: Bundle, model: Path) -> Path:
     """Write a folder that any static web server can serve: a page on which the network runs in the browser.
 
     Golden inputs of the bundle, which are volumes of its data, are in it, to try the page with: up to three, of those
@@ -38,8 +39,7 @@ def write_web(folder: Path, bundle: Path, manifest: Mapping[str, Any], model: Pa
 
     Args:
         folder: Made if it is not there; files of the same names are replaced.
-        bundle: The folder of the bundle.
-        manifest: Of the bundle; what only concerns its training and its other files is left out.
+        bundle: What only concerns its training and its other files is left out.
         model: The network as ONNX: `(batch, depth, height, width, channels)` with NaN in, answers out.
 
     Returns:
@@ -50,35 +50,32 @@ def write_web(folder: Path, bundle: Path, manifest: Mapping[str, Any], model: Pa
     html = (ASSETS / "index.html").read_text(encoding="utf-8")
     (folder / "index.html").write_text(html.replace('data-engine="server"', 'data-engine="browser"'), "utf-8")
     shutil.copyfile(model, folder / "model.onnx")
-    _write_json(folder / "manifest.json", _published(bundle, manifest))
+    _write_json(folder / "manifest.json", _published(bundle))
     (folder / "samples").mkdir(exist_ok=True)
-    _write_samples(folder / "samples", bundle, manifest)
+    _write_samples(folder / "samples", bundle)
     return folder
 
 
-def refused(shape: Sequence[int], grid: Mapping[str, Any] | None) -> str | None:
+def refused(shape: Sequence[int], grid: Grid) -> str | None:
     """Say in a line which files the page will refuse that Python takes; None where it takes the same.
 
     Args:
         shape: of the network's input.
-        grid: how files are brought there, as `Grid.to_json` has it.
+        grid: how files are brought there.
     """
-    given = grid or {}
-    if not any(given.get(step) for step in ("size", "spacing", "crop")):
+    if not grid.moves:
         return None
-    spacing = given.get("spacing")
-    voxels = f" with voxels of {'×'.join(f'{size:g}' for size in spacing)}" if spacing else ""
+    voxels = f" with voxels of {'×'.join(f'{size:g}' for size in grid.spacing)}" if grid.spacing else ""
     return (
         f"web: the page resamples nothing: it takes {times(tuple(shape))}{voxels}, and refuses other scans, which are "
         "for voxgap serve and voxgap predict"
     )
 
 
-def _published(bundle: Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _published(bundle: Bundle) -> dict[str, Any]:
     """What the page needs of a manifest: the bundle's name, how it decides, and no folder of this machine."""
-    kept = {name: value for name, value in published(manifest).items() if name not in _STAYS_BEHIND}
-    decision = Decision.of(dict(manifest), str(bundle))
-    return kept | {"name": bundle.resolve().name, "decision": decision.to_json()}
+    kept = {name: value for name, value in bundle.manifest.published().items() if name not in _STAYS_BEHIND}
+    return kept | {"name": bundle.folder.resolve().name, "decision": bundle.manifest.decision.to_json()}
 
 
 def _unpack_runtime(folder: Path) -> None:
@@ -89,17 +86,15 @@ def _unpack_runtime(folder: Path) -> None:
     (folder / _RUNTIME).with_suffix(".wasm.gz").write_bytes(gzip.compress(binary, mtime=0))
 
 
-def _write_samples(folder: Path, bundle: Path, manifest: Mapping[str, Any]) -> None:
+def _write_samples(folder: Path, bundle: Bundle) -> None:
     """Write the first golden input of each chosen kind that is no cause for doubt, as a file like people's."""
     index = []
-    if manifest.get("golden"):
-        golden = read_golden(bundle / manifest["golden"]["path"])
-        known = Profile.of(dict(manifest), str(bundle))
+    if (golden := bundle.golden()) is not None:
         # A network that wants a voxel size refuses files without one.
-        spacing = (manifest["input"].get("grid") or {}).get("spacing") or manifest["input"].get("spacing")
+        spacing = bundle.manifest.input.voxel
         geometry: dict[str, Any] = {"spacing": np.array(spacing, np.float64)} if spacing else {}
         for kind, title in _SAMPLES.items():
-            plain = (x for x in golden.inputs[golden.gaps == kind] if not drift(x, known))
+            plain = (x for x in golden.inputs[golden.gaps == kind] if not drift(x, bundle.manifest.profile))
             values = next(plain, None)
             if values is not None:
                 name = f"{kind}.npz"
