@@ -54,13 +54,16 @@ class Brightness(Predictor):
     """Says `bright` the surer, the larger the mean of the observed voxels; 100 is in between."""
 
     def __init__(self, manifest: Manifest, seconds: float = 0.0) -> None:
-        super().__init__(manifest, lambda batch: batch, Running("numpy"))
+        super().__init__(manifest, self.compute, Running("numpy"))
         self.seconds = seconds
         self.batches: list[int] = []
 
-    def predict(self, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
+    def predict(self, volumes: np.ndarray, batch_size: int | None = None) -> np.ndarray:
         self.batches.append(len(volumes))
         time.sleep(self.seconds)
+        return super().predict(volumes, batch_size)
+
+    def compute(self, volumes: np.ndarray) -> np.ndarray:
         total = np.nansum(volumes, axis=(1, 2, 3, 4)) / np.maximum(
             (~np.isnan(volumes)).sum(axis=(1, 2, 3, 4)), 1
         )

@@ -356,7 +356,7 @@ def test_the_docs_page_names_every_route_and_loads_nothing_from_elsewhere(server
 
 def test_a_failure_of_ours_is_a_500_with_an_id_and_no_traceback(tmp_path: Path) -> None:
     class Broken(cases.Brightness):
-        def predict(self, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
+        def predict(self, volumes: np.ndarray, batch_size: int | None = None) -> np.ndarray:
             if volumes.any():
                 raise RuntimeError("secret")
             return super().predict(volumes)

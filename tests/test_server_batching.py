@@ -107,10 +107,10 @@ def test_two_bundles_and_two_shapes_never_share_a_batch() -> None:
     batcher, one, other = Batcher(16, 0.05, Metrics()), loaded(0.02), loaded(0.02)
 
     async def mixed() -> None:
-        small = batch(1)[:, :2]
+        deep = np.concatenate([batch(1), batch(1)], axis=1)
         await asyncio.gather(
             *(batcher.predict(bundle, batch(1)) for bundle in (one, one, other, one)),
-            batcher.predict(one, small),
+            batcher.predict(one, deep),
         )
 
     run(batcher, mixed)
@@ -316,7 +316,7 @@ def test_requests_go_on_while_a_bundle_loads(tmp_path: Path) -> None:
 
 def test_a_volume_without_an_answer_fails_its_own_request_only() -> None:
     class Picky(cases.Brightness):
-        def predict(self, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
+        def predict(self, volumes: np.ndarray, batch_size: int | None = None) -> np.ndarray:
             if np.nanmax(volumes) > 1e30:
                 self.batches.append(len(volumes))
                 raise VoxgapError("volume 0: the network's answer is not finite")

@@ -116,13 +116,13 @@ def test_memory_comes_back_after_large_json(tmp_path: Path) -> None:
 
 
 class Overflowing(cases.Brightness):
-    """Computes in float32, so that what is far too large is NaN; as an engine does, or as a predictor that tells."""
+    """Computes in float32, so that what is far too large is NaN; as an engine does, or as one that tells."""
 
     tells = False
 
-    def predict(self, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
+    def compute(self, volumes: np.ndarray) -> np.ndarray:
         with np.errstate(over="ignore"):
-            found = super().predict(volumes)
+            found = super().compute(volumes)
         found[(np.nan_to_num(volumes) > 1e30).any(axis=(1, 2, 3, 4))] = np.nan
         if self.tells and np.isnan(found).any():
             raise VoxgapError(f"volume {np.isnan(found).any(axis=1).argmax()}: the answer is not finite")

@@ -80,13 +80,7 @@ def _write_page(
         )
         for volume, drawn in zip(seen.volumes, maps, strict=True)
     ]
-    calibrated = _calibrated(shown, manifest)
+    calibration, calibrated = manifest.calibration, None
+    if calibration is not None and shown.task == "classification":
+        calibrated = sureness(tempered(shown.answers, calibration.temperature), shown.targets)
     write_training_report(page, manifest, cases, worst, examples, history, calibrated=calibrated, **how)
-
-
-def _calibrated(shown: Cases, manifest: Manifest) -> Any:
-    """How sure the calibrated answers are; None without a calibration."""
-    calibration = manifest.calibration
-    if calibration is None or shown.task != "classification":
-        return None
-    return sureness(tempered(shown.answers, calibration.temperature), shown.targets)

@@ -95,12 +95,8 @@ def export(
     kinds, deployed = check_formats(formats, precision)
     folders = packages.targets(opened.folder, deployed, out)
     packages.forewarn(deployed, taken.shape, taken.grid)
-    kinds += [
-        PACKAGES[name]
-        for name in deployed
-        if PACKAGES[name] not in kinds
-        and (PACKAGES[name] not in have or have[PACKAGES[name]].precision != precision)
-    ]
+    done = {*kinds, *(kind for kind, entry in have.items() if entry.precision == precision)}
+    kinds += [PACKAGES[name] for name in deployed if PACKAGES[name] not in done]
     limit = TOLERANCES[precision] if tolerance is None else tolerance
     entries = _export_files(opened, kinds, precision, limit, data, report or _silent) if kinds else {}
     opened = Bundle.open(bundle)
@@ -125,7 +121,11 @@ def _export_files(
 ) -> dict[str, dict[str, Any]]:
     folder, manifest = bundle.folder, bundle.manifest
     model = bundle.model("keras")
-    proof = _golden(bundle)
+    proof = bundle.golden()
+    if proof is None:
+        raise VoxgapError(
+            f"{bundle.file}: no golden inputs to prove an export with; save the bundle again with this voxgap"
+        )
     labelled = _labelled(data, manifest) if precision != "float32" else None
     inputs = proof.inputs if labelled is None else np.concatenate([proof.inputs, labelled.volumes])
     with workspace(folder) as temporary:
@@ -165,15 +165,6 @@ def convert_and_prove(
     work = _Work(folder, model, proof, proof.inputs, None, precision, limit, report or _silent)
     _convert(work, kinds)
     return {kind: _file(work, kind) for kind in kinds}, {kind: _prove(work, kind, False) for kind in kinds}
-
-
-def _golden(bundle: Bundle) -> Golden:
-    found = bundle.golden()
-    if found is None:
-        raise VoxgapError(
-            f"{bundle.file}: no golden inputs to prove an export with; save the bundle again with this voxgap"
-        )
-    return found
 
 
 def _labelled(data: Dataset | None, manifest: Manifest) -> Dataset | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,8 +65,9 @@ def export(
       voxgap export runs/brain --to openvino --precision int8 --data scans.csv
     """
     from voxgap.cli.data import load
+    from voxgap.runtime import Bundle
 
-    dataset = None if data is None else load(data, **_grid_of(bundle))
+    dataset = None if data is None else load(data, **asdict(Bundle.open(bundle).manifest.input.grid))
     export_bundle(bundle, to, precision=precision, out=out_folder, data=dataset, tolerance=tolerance)
 
 
@@ -100,14 +102,6 @@ def check_export(
         )
 
 
-def _grid_of(bundle: Path) -> dict[str, Any]:
-    import dataclasses
-
-    from voxgap.runtime import Bundle
-
-    return dataclasses.asdict(Bundle.open(bundle).manifest.input.grid)
-
-
 @contextlib.contextmanager
 def export_progress(formats: int) -> Iterator[Callable[[str, str], None]]:
     """Show an export: a live bar on a terminal, nothing elsewhere."""
@@ -129,6 +123,8 @@ def export_progress(formats: int) -> Iterator[Callable[[str, str], None]]:
 def print_entries(bundle: Path, entries: dict[str, dict[str, Any]]) -> None:
     """Print what was exported: sizes and proofs, then where the folders are."""
     from rich.table import Table
+
+    from voxgap.runtime import Bundle
 
     files = {kind: entry for kind, entry in entries.items() if "parts" in entry}
     if files:
@@ -164,16 +160,10 @@ def print_entries(bundle: Path, entries: dict[str, dict[str, Any]]) -> None:
                     "have them",
                     soft_wrap=True,
                 )
-            if kind != "container" and _in_patches(bundle):
+            if kind != "container" and Bundle.open(bundle).manifest.input.patches:
                 out.print("  it takes single patches: unlike voxgap.load, it cuts no volume", soft_wrap=True)
 
 
 def _written(entry: dict[str, Any]) -> list[str]:
     """The files of a format, and its folder instead of those in it."""
     return list(dict.fromkeys([entry["path"], *(part["path"].split("/")[0] for part in entry["parts"])]))
-
-
-def _in_patches(bundle: Path) -> bool:
-    from voxgap.runtime import Bundle
-
-    return Bundle.open(bundle).manifest.input.patches is not None

@@ -162,14 +162,21 @@ def open_bundle(
     bundle: Path, precision: str, engine: str, threads: int | None, threshold: float | None = None
 ) -> Predictor:
     """Load a bundle as `voxgap.load` does; where that takes Keras, without what TensorFlow prints."""
-    from voxgap.runtime import Bundle, load
+    from voxgap.runtime import load
+
+    import_keras_for(bundle, precision, engine)
+    return load(bundle, precision, engine, threads, threshold)  # type: ignore[arg-type]  # load says what is wrong with it
+
+
+def import_keras_for(bundle: Path, precision: str, engine: str) -> None:
+    """Import Keras where an engine of a bundle runs on it: what is light is not to wait for it."""
+    from voxgap.runtime import Bundle
     from voxgap.runtime.engines import PACKAGES
     from voxgap.runtime.loading import candidates
 
     chosen = candidates(Bundle.open(bundle), engine, precision)
     if {PACKAGES[name] for name in chosen} & {"keras", "tensorflow"}:
         import_keras()
-    return load(bundle, precision, engine, threads, threshold)  # type: ignore[arg-type]  # load says what is wrong with it
 
 
 def _tracked(source: Source, before: int, total: int) -> Source:

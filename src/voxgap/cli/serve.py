@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from voxgap.cli.console import err, import_keras
+from voxgap.cli.console import err
 
 if TYPE_CHECKING:
     from voxgap.runtime.engines import Precision
-
-_KERAS = ("keras", "h5", "savedmodel")
 
 
 def serve(
@@ -77,9 +75,8 @@ def serve(
 
       curl -F file=@scan.nii.gz http://127.0.0.1:8080/v1/predict
     """
-    from voxgap.runtime import Bundle
+    from voxgap.cli.predict import import_keras_for
     from voxgap.runtime import load as load_bundle
-    from voxgap.runtime.loading import LIGHT
     from voxgap.server import Settings, create_app
     from voxgap.server import serve as run
     from voxgap.server.hosts import ANY, host_name
@@ -107,9 +104,7 @@ def serve(
         drain=drain,
         allow_hosts=names,
     )
-    # What was exported to a light engine is served without Keras, which takes seconds and memory.
-    if engine in _KERAS or (engine == "auto" and not set(LIGHT) & set(Bundle.open(bundle).manifest.files)):
-        import_keras()
+    import_keras_for(bundle, precision, engine)
     load = partial(load_bundle, engine=engine, precision=cast("Precision", precision), threads=threads)
     app = create_app(bundle, settings, load)
     run(app, host, port)

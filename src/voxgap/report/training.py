@@ -70,8 +70,7 @@ def write_training_report(
         _facts(manifest, cases, bool(settings)),
         *_made(command, settings or {}),
     ]
-    name = Path(manifest.dataset).name
-    write_page(path, f"What {manifest.network} is worth on {name}", _lead(shown, part), sections)
+    write_page(path, f"What {manifest.network} is worth on {manifest.dataset}", _lead(shown, part), sections)
 
 
 def shown_part(cases: Cases) -> tuple[str, Cases]:
@@ -101,7 +100,7 @@ def _lead(shown: Cases, part: str) -> str:
 
 def _scores(manifest: Manifest, cases: Cases) -> list[Section]:
     """The scores that training printed, a column for each part."""
-    scores: Mapping[str, Mapping[str, Any]] = manifest.scores
+    scores, rests = manifest.scores, manifest.intervals
     parts = [part for part in scores if scores[part]]
     names = [
         name
@@ -110,7 +109,6 @@ def _scores(manifest: Manifest, cases: Cases) -> list[Section]:
     ]
     if not names:
         return []
-    rests: Mapping[str, Mapping[str, Any]] = manifest.intervals
     intervals = {part: rests.get(part, {}).get("intervals") or {} for part in parts}
     rows = [["cases", *(f"{(cases.split == part).sum()}" for part in parts)]]
     for name in names:
@@ -283,7 +281,7 @@ def _facts(manifest: Manifest, cases: Cases, said_below: bool) -> Section:
     given = {} if said_below else manifest.arguments
     groups = {"architecture": given.get("architecture"), "training": given.get("training")}
     rows = [
-        ("data", Path(manifest.dataset).name),
+        ("data", manifest.dataset),
         ("task", manifest.task),
         ("network", manifest.network),
         ("strategy", _options(manifest.strategy)),

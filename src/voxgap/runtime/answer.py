@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap.runtime.calibration import Calibration, tempered
 from voxgap.volume import Values
 
 
@@ -69,8 +68,3 @@ def top(probabilities: Values, classes: tuple[str, ...], count: int) -> tuple[tu
     """The most probable classes, the largest first; the earlier one of equals."""
     order = np.argsort(-probabilities, kind="stable")[:count]
     return tuple((classes[i], float(probabilities[i])) for i in order)
-
-
-def calibrated(probabilities: Values, calibration: Calibration | None) -> NDArray[np.float64] | None:
-    """Probabilities at the temperature that was fitted on validation data; None without one."""
-    return None if calibration is None else tempered(probabilities, calibration.temperature)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from voxgap.runtime.engines import Precision
 from voxgap.runtime.inputs import Item
 from voxgap.runtime.job import Row, Source, Wanted, local
 from voxgap.runtime.loading import load
+from voxgap.runtime.predictor import Predictor
 
 _ITEMS_AT_ONCE = 64
 
@@ -18,16 +20,8 @@ _ITEMS_AT_ONCE = 64
 class Answerer:
     """Loads a bundle once in each of Ray's workers, and answers blocks of items."""
 
-    def __init__(
-        self,
-        bundle: str,
-        precision: Precision,
-        engine: str,
-        threads: int,
-        threshold: float | None,
-        wanted: Wanted,
-    ) -> None:
-        self._rows = local(load(bundle, precision, engine, threads, threshold), wanted)
+    def __init__(self, loading: Callable[[], Predictor], wanted: Wanted) -> None:
+        self._rows = local(loading(), wanted)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, list[Any]]:
         return {"row": list(self._rows([Item(*item) for item in block["item"]]))}
@@ -68,7 +62,7 @@ def on_ray(
             answered = listed.map_batches(
                 Answerer,
                 batch_size=_ITEMS_AT_ONCE,
-                fn_constructor_args=(str(bundle), precision, engine, cores, threshold, wanted),
+                fn_constructor_args=(partial(load, str(bundle), precision, engine, cores, threshold), wanted),
                 concurrency=(1, workers),
                 num_cpus=cores,
             )

@@ -100,21 +100,16 @@ def decided(manifest: Manifest, threshold: float | None) -> Manifest:
 def candidates(bundle: Bundle, engine: str, precision: str) -> dict[str, str]:
     """Engines that could run the bundle, and the file for each: the one asked for, or those to choose among."""
     files, folder = bundle.manifest.files, bundle.folder
+    kinds = {name: kind for name in PACKAGES if (kind := _kind(files, name, engine == "auto"))}
     if engine == "auto":
-        names = [name for name in PACKAGES if _kind(files, name, precision) and installed(name)]
-        if precision == "fast":
-            names = [name for name in names if name == "openvino"]
-        light = [name for name in names if name in LIGHT]
-        names = light or names[:1]
+        able = [name for name in kinds if installed(name) and (precision != "fast" or name == "openvino")]
+        names = [name for name in able if name in LIGHT] or able[:1]
     elif engine in PACKAGES:
-        names = [engine]
+        names = [engine] if engine in kinds else []
     else:
         raise VoxgapError(f"no engine {engine!r}: choose auto or one of {', '.join(PACKAGES)}")
-    kinds = {
-        name: kind for name in names if (kind := _kind(files, name, precision if engine == "auto" else ""))
-    }
-    if kinds:
-        return kinds
+    if names:
+        return {name: kinds[name] for name in names}
     have = ", ".join(files) or "nothing"
     if engine != "auto" or precision == "fast":
         name = "openvino" if engine == "auto" else engine
@@ -130,10 +125,10 @@ def candidates(bundle: Bundle, engine: str, precision: str) -> dict[str, str]:
     )
 
 
-def _kind(files: Mapping[str, Entry], engine: str, precision: str) -> str | None:
+def _kind(files: Mapping[str, Entry], engine: str, exact: bool) -> str | None:
     """The file for an engine: OpenVINO reads an .onnx file too. What is not float32 is used only when asked for."""
     for kind in (engine, "onnx") if engine == "openvino" else (engine,):
-        if kind in files and (not precision or files[kind].precision == "float32"):
+        if kind in files and (not exact or files[kind].precision == "float32"):
             return kind
     return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,13 +24,10 @@ _MAX_LABEL = 2**15 - 1  # of the 16 bits of a label map
 _DIGITS = 5  # of the highest one
 
 _FIELDS = {
-    "task": str,
-    "classes": list,
-    "input": dict,
-    "outputs": int,
-    "network": str,
-    "strategy": dict,
-    "files": dict,
+    str: ("task", "network"),
+    list: ("classes",),
+    int: ("outputs",),
+    dict: ("input", "strategy", "files"),
 }
 _OPTIONAL = ("units", "data", "training", "scores", "intervals", "arguments", "versions")
 """Objects that not every bundle has."""
@@ -129,11 +126,10 @@ class Entry:
         Raises:
             VoxgapError: it is something else; `where` is what the message calls it.
         """
-        parts = data.get("parts", [data]) if isinstance(data, dict) else None
+        known = isinstance(data, dict) and isinstance(data.get("path"), str)
+        parts = data.get("parts", [data]) if known else None
         if not isinstance(parts, list) or not 0 < len(parts) <= _MAX_PARTS or not all(map(_is_part, parts)):
             raise VoxgapError(f"{where} must name a path, and its parts; train or export the bundle again")
-        if not isinstance(data.get("path"), str):
-            raise VoxgapError(f"{where} must name a path; train or export the bundle again")
         made = (Part(part["path"], str(part.get("sha256")), part.get("bytes")) for part in parts)
         return cls(data["path"], tuple(made), str(data.get("precision", "float32")))
 
@@ -165,7 +161,7 @@ class Manifest:
         outputs: how many values it answers, for a volume or for each voxel.
         network: its name.
         strategy: how it handles gaps, the fields of a `Strategy`.
-        dataset: name of the data that it was trained on.
+        dataset: name of the data that it was trained on, without its place.
         units: unit and meaning of a channel, by its name.
         profile: what that data is like; None where the bundle is too old to know.
         calibration: how to read the probabilities; None without one.
@@ -194,8 +190,8 @@ class Manifest:
     decision: Decision
     trained: Trained
     arguments: Mapping[str, Any]
-    scores: Mapping[str, Any]
-    intervals: Mapping[str, Any]
+    scores: Mapping[str, Mapping[str, Any]]
+    intervals: Mapping[str, Mapping[str, Any]]
     versions: Mapping[str, Any]
     files: Mapping[str, Entry]
     golden: Entry | None
@@ -214,7 +210,7 @@ class Manifest:
             VoxgapError: a field is missing, or holds something else than what is read from it.
         """
         known = dict(data)
-        for name, kind in _FIELDS.items():
+        for kind, name in ((kind, name) for kind, names in _FIELDS.items() for name in names):
             if not isinstance(known.get(name), kind) or isinstance(known[name], bool):
                 raise VoxgapError(f"{where}: field {name} is missing or not of type {kind.__name__}")
         objects = {name: known.get(name) or {} for name in _OPTIONAL}
@@ -228,7 +224,8 @@ class Manifest:
             raise VoxgapError(f"{where}: field task must be {', '.join(TASKS[:-1])} or {TASKS[-1]}")
         taken = _input(known["input"], outputs, where)
         _check_names(classes, 0 if task == "regression" else outputs, f"{where}: field classes")
-        dataset = objects.pop("data").get("name", "")
+        # Where it was made with backslashes, another system takes the whole path for a name.
+        place = str(objects.pop("data").get("name", "")).replace("\\", "/")
         return cls(
             task=task,
             classes=tuple(classes),
@@ -237,7 +234,7 @@ class Manifest:
             outputs=outputs,
             network=known["network"],
             strategy=known["strategy"],
-            dataset=str(dataset),
+            dataset=place.rstrip("/").rpartition("/")[2],
             profile=Profile.of(known, where),
             calibration=Calibration.of(known, where),
             decision=Decision.of(known, where),
@@ -257,24 +254,19 @@ class Manifest:
         Its data has a name, but no place, and nothing is said of single cases: a bundle's evidence is no part of it.
         """
         data = self.written.get("data") or {}
-        # Where it was made with backslashes, another system takes the whole path for a name.
-        name = self.dataset.replace("\\", "/").rstrip("/").rpartition("/")[2]
         kept = {name: value for name, value in self.written.items() if name != "cases"}
-        return kept | {"data": data | {"name": name}} if "name" in data else kept
+        return kept | {"data": data | {"name": self.dataset}} if "name" in data else kept
 
 
 def _input(data: Mapping[str, Any], outputs: int, where: str) -> Input:
     field = f"{where}: field input"
     shape, spacing, channels = (data.get(name) for name in ("shape", "spacing", "channels"))
-    if not isinstance(shape, list) or len(shape) != 4 or not all(type(n) is int and n > 0 for n in shape):
+    if not _holds(shape, 4, lambda n: type(n) is int and n > 0):
         raise VoxgapError(f"{field}.shape must be four positive integers")
     if math.prod(shape) > _MAX_VALUES or not 0 < outputs <= _MAX_OUTPUTS:
         raise VoxgapError(f"{field}.shape or outputs is larger than any network's")
-    if spacing is not None and not (
-        isinstance(spacing, list)
-        and len(spacing) == 3
-        and all(isinstance(n, int | float) and 0 < n < _MAX_SPACING for n in spacing)
-    ):
+    sizes = _holds(spacing, 3, lambda n: isinstance(n, int | float) and 0 < n < _MAX_SPACING)
+    if spacing is not None and not sizes:
         raise VoxgapError(f"{field}.spacing must be three positive sizes, or null")
     _check_names(channels, shape[-1], f"{field}.channels")
     grid = Grid.from_json(data.get("grid"), f"{field}.grid")
@@ -282,7 +274,7 @@ def _input(data: Mapping[str, Any], outputs: int, where: str) -> Input:
     if patches is None and grid.size is not None and list(grid.size) != shape[:3]:
         raise VoxgapError(f"{field}.grid: size {times(grid.size)} is not that of input.shape")
     made: Any = None if spacing is None else tuple(spacing)
-    return Input((shape[0], shape[1], shape[2], shape[3]), tuple(channels or ()), grid, made, patches)
+    return Input((shape[0], shape[1], shape[2], shape[3]), tuple(channels), grid, made, patches)
 
 
 def _patches(data: Any, shape: Sequence[int], where: str) -> tuple[Size, float] | None:
@@ -296,8 +288,12 @@ def _patches(data: Any, shape: Sequence[int], where: str) -> tuple[Size, float] 
     return (size[0], size[1], size[2]), float(overlap)
 
 
+def _holds(values: Any, count: int, one: Callable[[Any], bool]) -> bool:
+    return isinstance(values, list) and len(values) == count and all(map(one, values))
+
+
 def _check_names(names: Any, count: int, field: str) -> None:
-    if not isinstance(names, list) or len(names) != count or not all(isinstance(name, str) for name in names):
+    if not _holds(names, count, lambda name: isinstance(name, str)):
         raise VoxgapError(f"{field} must be {count} names; train or export the bundle again")
 
 
@@ -305,11 +301,8 @@ def _label_values(given: Any, classes: Sequence[str], where: str) -> tuple[int, 
     # Bundles of earlier versions don't say them: there it is 255, say, where the class is called so, else its place.
     if given is None:
         return _called(classes)
-    if (
-        not isinstance(given, list)
-        or not all(type(value) is int and 0 <= value <= _MAX_LABEL for value in given)
-        or not len({*given}) == len(given) == len(classes)
-    ):
+    values = _holds(given, len(classes), lambda value: type(value) is int and 0 <= value <= _MAX_LABEL)
+    if not values or len({*given}) < len(given):
         raise VoxgapError(
             f"{where}: field label_values must hold {len(classes)} whole numbers from 0 to {_MAX_LABEL}, each once; "
             "train or export the bundle again"

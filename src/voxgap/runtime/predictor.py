@@ -19,6 +19,7 @@ from voxgap.patches import OVERLAP, each_volume, patch_size
 from voxgap.resample import Record
 from voxgap.runtime import answer as answers
 from voxgap.runtime.answer import Answer
+from voxgap.runtime.calibration import tempered
 from voxgap.runtime.engines import Engine
 from voxgap.runtime.manifest import Manifest
 from voxgap.runtime.profile import drift, far_outside
@@ -323,12 +324,12 @@ class Predictor:
             top_k: how many of the most probable classes to name.
             seconds: that it took.
         """
-        one_class = self.task == "classification"
+        one_class, calibration = self.task == "classification", self.manifest.calibration
         return Answer(
             values=values,
             label=self.classes[int(named(values, self.decision.threshold))] if one_class else None,
             top=answers.top(values, self.classes, top_k) if one_class else (),
-            calibrated=answers.calibrated(values, self.manifest.calibration) if one_class else None,
+            calibrated=tempered(values, calibration.temperature) if calibration and one_class else None,
             missing_rate=float(np.isnan(volume).mean()),
             drift=drift(volume, self.manifest.profile),
             windows=self.manifest.input.windows(volume.shape),

@@ -67,8 +67,7 @@ class Profile:
         Raises:
             VoxgapError: the field holds something else.
         """
-        held = manifest.get("data")
-        data = held.get("profile") if isinstance(held, dict) else None
+        data = (manifest.get("data") or {}).get("profile")
         if data is None:
             return None
         try:

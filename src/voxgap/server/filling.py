@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
 import threading
-from typing import Any
 
 import numpy as np
 
@@ -45,16 +43,9 @@ def _fill(loaded: Loaded, volume: Values) -> Values:
     try:
         # One at a time: a model of 500 MB would otherwise be loaded by each of two first requests.
         with _lock:
-            found = np.asarray(_model(loaded).predict_on_batch(volume[None])[0], np.float32)
+            found = np.asarray(loaded.filler.predict_on_batch(volume[None])[0], np.float32)
         return np.where(np.isnan(volume), found, volume)
     except ImportError:
         raise RequestError(501, "filling needs Keras: pip install 'voxgap[train]' on the server") from None
     except VoxgapError as error:  # where the bundle lies is nobody's business
         raise RequestError(501, str(error).replace(f"{loaded.folder}{os.sep}", "")) from None
-
-
-@functools.lru_cache(maxsize=1)
-def _model(loaded: Loaded) -> Any:
-    from voxgap.fill.base import filling
-
-    return filling(loaded.bundle.keras_model())

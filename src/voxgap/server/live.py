@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from voxgap.errors import VoxgapError
 from voxgap.files import sha256
 from voxgap.runtime import MANIFEST, Bundle, Predictor
+from voxgap.runtime.golden import Golden
 from voxgap.runtime.manifest import Input
 from voxgap.server.metrics import Metrics
 
@@ -40,10 +43,26 @@ class Loaded:
         """Of the bundle's folder."""
         return self.folder.resolve().name
 
-    @property
+    @functools.cached_property
     def bundle(self) -> Bundle:
         """The files of this version."""
         return Bundle(self.folder, self.predictor.manifest)
+
+    @functools.cached_property
+    def golden(self) -> Golden | None:
+        """Inputs of its own to try it with; a server without them is none the worse."""
+        with contextlib.suppress(VoxgapError):
+            found = self.bundle.golden()
+            if found is not None and found.inputs.shape[1:] == self.input.shape:
+                return found
+        return None
+
+    @functools.cached_property
+    def filler(self) -> Any:
+        """The part of its Keras model that fills gaps, loaded when it is first asked for."""
+        from voxgap.fill.base import filling
+
+        return filling(self.bundle.keras_model())
 
     @property
     def input(self) -> Input:
