@@ -393,6 +393,13 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Pa
     assert done.stderr.splitlines()[-1] == "Error: this needs keras: pip install 'voxgap[train]'"
 
 
+def test_a_manifest_is_parsed_where_a_bundle_is_opened_or_written() -> None:
+    parsing = re.compile(r"\b(Decision|Calibration|Profile)\.of\(|\bManifest\.from_json\(")
+    found = {file.relative_to(ROOT).as_posix() for file in FILES if parsing.search(file.read_text())}
+    inside = {f"runtime/{name}.py" for name in ("manifest", "bundle", "loading")}
+    assert found == {*inside, "bundle/placing.py"}
+
+
 def test_model_files_are_opened_at_one_place() -> None:
     """Which checks them first; the example for a device runs without voxgap."""
     opening = re.compile(

@@ -16,6 +16,7 @@ import pytest
 import tiny
 import voxgap as vg
 from voxgap.bundle import save_bundle
+from voxgap.bundle.placing import write_manifest
 from voxgap.errors import VoxgapError
 from voxgap.runtime import MANIFEST, Bundle, Predictor
 from voxgap.runtime.loading import candidates
@@ -89,6 +90,22 @@ def test_any_wrong_value_is_one_line_or_of_no_consequence(folder: Path) -> None:
                 if not one_line(error):
                     pytest.fail(f"{path} {value!r}: {error!r}")
     assert refused > 500
+
+
+def test_what_a_later_version_says_besides_is_kept(folder: Path) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text()) | {"further": {"a": [1, None]}}
+    manifest["input"]["further"] = 2
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    written = write_manifest(folder, {**Bundle.open(folder).manifest.written, "network": "renamed"})
+    assert written.manifest.network == Bundle.open(folder).manifest.network == "renamed"
+    assert json.loads((folder / MANIFEST).read_text()) == manifest | {"network": "renamed"}
+
+
+def test_what_could_not_be_read_is_not_written(folder: Path) -> None:
+    before = (folder / MANIFEST).read_bytes()
+    with pytest.raises(VoxgapError, match="field classes must be 4 names"):
+        write_manifest(folder, Bundle.open(folder).manifest.written | {"outputs": 4})
+    assert (folder / MANIFEST).read_bytes() == before
 
 
 @pytest.mark.full

@@ -119,8 +119,7 @@ def _export_files(
     data: Dataset | None,
     report: Report,
 ) -> dict[str, dict[str, Any]]:
-    folder, manifest = bundle.folder, bundle.manifest
-    model = bundle.model("keras")
+    folder, manifest, model = bundle.folder, bundle.manifest, bundle.model("keras")
     proof = bundle.golden()
     if proof is None:
         raise VoxgapError(

@@ -15,7 +15,6 @@ from voxgap.runtime import choice
 from voxgap.runtime.bundle import Bundle
 from voxgap.runtime.engines import (
     PACKAGES,
-    PRECISIONS,
     Engine,
     Precision,
     half_precision,
@@ -57,8 +56,6 @@ def load(
     """
     opened = Bundle.open(bundle)
     manifest = decided(opened.manifest, threshold)
-    if precision not in PRECISIONS:
-        raise VoxgapError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     kinds = candidates(opened, engine, precision)
     files = {kind: opened.model(kind) for kind in dict.fromkeys(kinds.values())}
     engines: dict[str, Callable[[], Engine]] = {

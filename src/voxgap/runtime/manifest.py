@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
@@ -219,16 +219,16 @@ class Manifest:
                 raise VoxgapError(
                     f"{where}: field {name} must be an object; train or export the bundle again"
                 )
-        task, classes, outputs = known["task"], known["classes"], known["outputs"]
+        task, outputs = known["task"], known["outputs"]
         if task not in TASKS:
             raise VoxgapError(f"{where}: field task must be {', '.join(TASKS[:-1])} or {TASKS[-1]}")
         taken = _input(known["input"], outputs, where)
-        _check_names(classes, 0 if task == "regression" else outputs, f"{where}: field classes")
+        classes = _names(known["classes"], 0 if task == "regression" else outputs, f"{where}: field classes")
         # Where it was made with backslashes, another system takes the whole path for a name.
         place = str(objects.pop("data").get("name", "")).replace("\\", "/")
         return cls(
             task=task,
-            classes=tuple(classes),
+            classes=classes,
             label_values=_label_values(known.get("label_values"), classes, where),
             input=taken,
             outputs=outputs,
@@ -260,7 +260,7 @@ class Manifest:
 
 def _input(data: Mapping[str, Any], outputs: int, where: str) -> Input:
     field = f"{where}: field input"
-    shape, spacing, channels = (data.get(name) for name in ("shape", "spacing", "channels"))
+    shape, spacing = data.get("shape"), data.get("spacing")
     if not _holds(shape, 4, lambda n: type(n) is int and n > 0):
         raise VoxgapError(f"{field}.shape must be four positive integers")
     if math.prod(shape) > _MAX_VALUES or not 0 < outputs <= _MAX_OUTPUTS:
@@ -268,13 +268,13 @@ def _input(data: Mapping[str, Any], outputs: int, where: str) -> Input:
     sizes = _holds(spacing, 3, lambda n: isinstance(n, int | float) and 0 < n < _MAX_SPACING)
     if spacing is not None and not sizes:
         raise VoxgapError(f"{field}.spacing must be three positive sizes, or null")
-    _check_names(channels, shape[-1], f"{field}.channels")
+    channels = _names(data.get("channels"), shape[-1], f"{field}.channels")
     grid = Grid.from_json(data.get("grid"), f"{field}.grid")
     patches = _patches(data.get("patches"), shape, where)
     if patches is None and grid.size is not None and list(grid.size) != shape[:3]:
         raise VoxgapError(f"{field}.grid: size {times(grid.size)} is not that of input.shape")
     made: Any = None if spacing is None else tuple(spacing)
-    return Input((shape[0], shape[1], shape[2], shape[3]), tuple(channels), grid, made, patches)
+    return Input((shape[0], shape[1], shape[2], shape[3]), channels, grid, made, patches)
 
 
 def _patches(data: Any, shape: Sequence[int], where: str) -> tuple[Size, float] | None:
@@ -288,13 +288,14 @@ def _patches(data: Any, shape: Sequence[int], where: str) -> tuple[Size, float] 
     return (size[0], size[1], size[2]), float(overlap)
 
 
-def _holds(values: Any, count: int, one: Callable[[Any], bool]) -> bool:
+def _holds(values: Any, count: int, one: Callable[[Any], bool]) -> TypeGuard[list[Any]]:
     return isinstance(values, list) and len(values) == count and all(map(one, values))
 
 
-def _check_names(names: Any, count: int, field: str) -> None:
+def _names(names: Any, count: int, field: str) -> tuple[str, ...]:
     if not _holds(names, count, lambda name: isinstance(name, str)):
         raise VoxgapError(f"{field} must be {count} names; train or export the bundle again")
+    return tuple(names)
 
 
 def _label_values(given: Any, classes: Sequence[str], where: str) -> tuple[int, ...]:

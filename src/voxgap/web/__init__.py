@@ -50,7 +50,10 @@ def write_web(folder: Path, bundle: Bundle, model: Path) -> Path:
     html = (ASSETS / "index.html").read_text(encoding="utf-8")
     (folder / "index.html").write_text(html.replace('data-engine="server"', 'data-engine="browser"'), "utf-8")
     shutil.copyfile(model, folder / "model.onnx")
-    _write_json(folder / "manifest.json", _published(bundle))
+    published = {n: v for n, v in bundle.manifest.published().items() if n not in _STAYS_BEHIND}
+    # The page has the bundle's name, which is no folder of this machine, and how it decides.
+    told = {"name": bundle.folder.resolve().name, "decision": bundle.manifest.decision.to_json()}
+    _write_json(folder / "manifest.json", published | told)
     (folder / "samples").mkdir(exist_ok=True)
     _write_samples(folder / "samples", bundle)
     return folder
@@ -70,12 +73,6 @@ def refused(shape: Sequence[int], grid: Grid) -> str | None:
         f"web: the page resamples nothing: it takes {times(tuple(shape))}{voxels}, and refuses other scans, which are "
         "for voxgap serve and voxgap predict"
     )
-
-
-def _published(bundle: Bundle) -> dict[str, Any]:
-    """What the page needs of a manifest: the bundle's name, how it decides, and no folder of this machine."""
-    kept = {name: value for name, value in bundle.manifest.published().items() if name not in _STAYS_BEHIND}
-    return kept | {"name": bundle.folder.resolve().name, "decision": bundle.manifest.decision.to_json()}
 
 
 def _unpack_runtime(folder: Path) -> None:
