@@ -20,9 +20,9 @@ from voxgap import runtime
 from voxgap.bundle import save_bundle
 from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
-from voxgap.evaluate import Scored
 from voxgap.history import History
 from voxgap.io import read, write
+from voxgap.metrics import Scored
 from voxgap.recipe import Strategy
 from voxgap.resample import inverse, resample
 from voxgap.runtime import MANIFEST, load

@@ -175,10 +175,11 @@ def labelled(
     Raises:
         VoxgapError: it can't be read, is for another task or other classes, or has no such part.
     """
-    if isinstance(bundle, Predictor):
-        opened = Bundle(bundle.folder or Path(), bundle.manifest)
-    else:
-        opened = Bundle.open(bundle)
+    opened = (
+        Bundle(bundle.folder or Path(), bundle.manifest)
+        if isinstance(bundle, Predictor)
+        else Bundle.open(bundle)
+    )
     manifest = opened.manifest
     on_grid = asdict(manifest.input.grid.told(reading.get("axes") or (), reading.get("at") or {}))
     task: Task = "segmentation" if manifest.task == "segmentation" else None

@@ -34,7 +34,7 @@ def read_golden(path: Path) -> Golden:
     """Read golden inputs; nothing in the file is executed.
 
     Args:
-        path: that `verified_entry` gave.
+        path: that `Bundle.verified` gave.
 
     Raises:
         VoxgapError: it is not what `save_bundle` wrote, or would unpack to more than 2 GiB.
