@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +12,8 @@ import typer
 from voxgap.cli.console import err, out
 from voxgap.cli.data import At, Axes, MissingValues, grid_arguments
 from voxgap.errors import VoxgapError
-from voxgap.filling import FILLS, FIT_ON, STRATEGY
+from voxgap.files import finite, write_bytes
+from voxgap.filling import FILLS, FIT_ON, SEEDS, STRATEGY
 
 
 def fill(
@@ -22,7 +24,9 @@ def fill(
             metavar="DATA",
         ),
     ],
-    folder: Annotated[Path, typer.Option("--out", help="Folder for the filled files.")],
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the filled files; not needed with --check.")
+    ] = None,
     strategy: Annotated[str, typer.Option(help=f"{', '.join(FILLS[:-1])} or {FILLS[-1]}.")] = STRATEGY,
     option: Annotated[
         list[str] | None,
@@ -45,6 +49,15 @@ def fill(
         bool,
         typer.Option("--everywhere", help="Fill what no time step and no volume observes, too: land, say."),
     ] = False,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Hide observed voxels as gaps would, and say how near each fill comes; fill nothing.",
+        ),
+    ] = False,
+    seeds: Annotated[int, typer.Option(help="With --check: how many draws of what is hidden.")] = SEEDS,
+    as_json: Annotated[bool, typer.Option("--json", help="With --check: print JSON.")] = False,
     missing_values: MissingValues = None,
     axes: Axes = None,
     at: At = None,
@@ -65,10 +78,17 @@ def fill(
       voxgap fill patients.csv --strategy knn --option n_neighbors=3 --out filled
 
       voxgap fill sea.nc --strategy linear --option axis=time --mask landmask --out filled
+
+      voxgap fill sea.nc --check
     """
     import voxgap
 
     said = grid_arguments(None, None, None, missing_values, None, axes, at)
+    if check:
+        _check(data, strategy, option, fit_on, mask, everywhere, seeds, folder, as_json, said)
+        return
+    if folder is None:
+        raise VoxgapError("--out names the folder for the filled files: give one, or --check to fill nothing")
     done = voxgap.fill_files(
         data,
         folder,
@@ -83,6 +103,41 @@ def fill(
         **{name: said[name] for name in ("missing_values", "axes", "at")},
     )
     out.print(done, soft_wrap=True, markup=False)
+
+
+def _check(
+    data: str,
+    strategy: str,
+    option: list[str] | None,
+    fit_on: str,
+    mask: str | None,
+    everywhere: bool,
+    seeds: int,
+    folder: Path | None,
+    as_json: bool,
+    said: Mapping[str, Any],
+) -> None:
+    from voxgap.filling.check import check_fills
+
+    found = check_fills(
+        data,
+        strategy,
+        options=_options(option or []),
+        fit_on=fit_on,
+        mask=mask,
+        everywhere=everywhere,
+        seeds=seeds,
+        out=folder,
+        say=_say,
+        progress=_progress,
+        **{name: said[name] for name in ("missing_values", "axes", "at")},
+    )
+    if folder is not None:
+        write_bytes(folder / "check.json", json.dumps(finite(found.to_json()), indent=2).encode())
+    if as_json:
+        out.print_json(json.dumps(finite(found.to_json()), allow_nan=False))
+        return
+    out.print(str(found), soft_wrap=True, markup=False)
 
 
 def _options(texts: Sequence[str]) -> dict[str, Any]:

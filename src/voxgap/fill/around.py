@@ -85,6 +85,11 @@ class Surroundings:
             deviation[~np.isnan(values[inner])] = 0
             yield inner, value[own] * self.structure.spread + self.structure.mean, deviation
 
+    @property
+    def unknown(self) -> Array:
+        """The deviation of each channel where nothing is observed."""
+        return np.asarray(np.float32(self.calibration[0]) * self.structure.spread)
+
     def _tried(self, volumes: Array, asked: Known) -> tuple[Array, Array]:
         found = [self._predict(volume, gaps) for volume, gaps in zip(volumes, asked, strict=True)]
         return np.stack([value for value, _ in found]), np.stack([variance for _, variance in found])

@@ -41,16 +41,55 @@ def trials(volumes: Sequence[Array]) -> Iterator[tuple[Array, Known]]:
         single = known & (generator.random(volume.shape) < SINGLE)
         if single.any():
             yield volume, single
-        moved = [_moved(known, axis) for axis in range(3) if volume.shape[axis] > 1]
-        for hidden in moved or [known & False]:
+        halves = np.diag([size // 2 for size in volume.shape[:3]]).tolist()
+        found = [moved(known, ~known, half) for half in halves if any(half)]
+        for hidden in found or [known & False]:
             if np.count_nonzero(hidden) < 0.01 * np.count_nonzero(known):
                 hidden = known & _block(volume.shape)
             if 0 < np.count_nonzero(hidden) < 0.8 * np.count_nonzero(known):
                 yield volume, hidden
 
 
-def _moved(known: Known, axis: int) -> Known:
-    return known & np.roll(~known, known.shape[axis] // 2, axis)
+def moved(known: Known, gaps: Known, by: Sequence[int]) -> Known:
+    """What is hidden of a volume by gaps that are moved along its first axes, round its borders.
+
+    Args:
+        known: what is observed, `(D, H, W, C)`.
+        gaps: of the same shape.
+        by: voxels along each of the first axes.
+    """
+    return known & np.roll(gaps, tuple(by), tuple(range(len(by))))
+
+
+def borrowed(
+    known: Sequence[Known],
+    gaps: Sequence[Known],
+    generator: np.random.Generator,
+    count: int,
+    whole: bool = False,
+) -> dict[int, Known]:
+    """Lay gaps of one volume on another: other days' clouds, other patients' lost slices, where they really lie.
+
+    Args:
+        known: what is observed of volumes, or steps, of one shape.
+        gaps: what is missing of each, where it was meant to be there.
+        generator: draws which ones.
+        count: of volumes that something is hidden in, at most.
+        whole: whether all of a volume may be hidden; a step in time has others beside it.
+
+    Returns:
+        Places of volumes, and what is hidden of each.
+    """
+    found: dict[int, Known] = {}
+    for index in generator.permutation(len(known)).tolist():
+        for other in generator.permutation(len(known)).tolist():
+            hidden = known[index] & gaps[other]
+            if other != index and hidden.any() and (whole or (known[index] & ~hidden).any()):
+                found[index] = hidden
+                break
+        if len(found) == count:
+            break
+    return found
 
 
 def _block(shape: Sequence[int]) -> Known:

@@ -8,3 +8,4 @@ from voxgap import recipe
 FILLS = tuple(recipe.FILLS)
 STRATEGY = "linear"
 FIT_ON = "train"
+SEEDS = 3

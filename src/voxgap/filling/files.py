@@ -18,7 +18,6 @@ from voxgap.dataset.listing import Listing
 from voxgap.dataset.manifest import read_manifest
 from voxgap.errors import VoxgapError
 from voxgap.files import held, replacing, write_bytes
-from voxgap.fill import structure
 from voxgap.filling import FIT_ON, STRATEGY, learn
 from voxgap.filling.job import RECORD, Job, Progress, Say, each, quiet
 from voxgap.filling.learn import Fill, Where
@@ -411,19 +410,8 @@ def _of_one_shape(job: Job, samples: Sequence[Sample]) -> bool:
 
 def _of_any_size(job: Job, samples: Sequence[Sample]) -> Fill:
     """Return what fills one volume of any size; what has no neighbours gets its channel's mean."""
-    if job.strategy == "zero":
-        return learn.from_samples("zero", job.options, np.empty((0, 1, 1, 1, 1), np.float32))
-    total: Any = 0.0
-    count: Any = 0
-    known: list[Values] = []
-    for sample in job.progress(samples, "reading"):
-        values = _joined(_read(job, sample))
-        if sum(part.size for part in known) < structure.BUDGET:
-            known += [part.copy() for part in structure.windows(values)]
-        total = total + np.nansum(values, axis=(0, 1, 2), dtype=np.float64)
-        count = count + (~np.isnan(values)).sum(axis=(0, 1, 2))
-    mean = np.asarray(total / np.maximum(count, 1), np.float32)
-    return learn.from_neighbours(job.strategy, job.options, mean, known)
+    todo = () if job.strategy == "zero" else job.progress(samples, "reading")
+    return learn.from_any_sizes(job.strategy, job.options, (_joined(_read(job, one)) for one in todo))
 
 
 def _say_what_was_learnt(job: Job, has_split: bool, count: int) -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,26 @@ from voxgap.volume import Values
 Where = NDArray[np.bool_]
 FROM_NEIGHBOURS = ("nearest", "linear", "kriging")
 """Fills from what is around a gap in the same volume: they fill volumes of any size."""
-Fill = Callable[[Values, Where | None], None]
+SOURCES = ("missing", "observed", "interpolated", "learned", "statistic", "constant")
+"""Where a value comes from, by its number in a map of sources: `missing` was never filled, `learned` comes from other
+volumes or steps in time, and a `statistic` (mean, median, mode) is all that is known where nothing is near."""
+_BY_FILL = dict.fromkeys(FROM_NEIGHBOURS, "interpolated") | {"zero": "constant"}
+_BY_FILL |= dict.fromkeys(("mean", "median", "mode"), "statistic")
+
+
+class Made(NamedTuple):
+    """What a fill says of a volume that it has filled, `(depth, height, width, channels)` each.
+
+    Args:
+        source: Numbers of `SOURCES`, uint8.
+        deviation: Standard deviations, 0 where observed, NaN where missing or not known; None of a fill without.
+    """
+
+    source: NDArray[np.uint8]
+    deviation: Values | None = None
+
+
+Fill = Callable[[Values, Where | None], Made]
 """Fills the gaps of a volume `(depth, height, width, channels)` in place, where that is wanted."""
 
 
@@ -32,12 +51,33 @@ def layer(strategy: str, options: Mapping[str, Any]) -> Any:
 def from_samples(strategy: str, options: Mapping[str, Any], volumes: Values) -> Fill:
     """Return what fills one volume with statistics of others of its shape."""
     if strategy == "zero":
-        return _put_zero
+        return _saying(strategy, _put_zero)
     if strategy in FROM_NEIGHBOURS:
         return from_neighbours(strategy, options, statistics.mean(volumes), list(structure.part(volumes)))
     adapted = layer(strategy, options)
     adapted.adapt(volumes)
-    return lambda values, where: _put(values, _estimate(adapted, values[np.newaxis])[0], where)
+    return _saying(
+        strategy, lambda values, where: _put(values, _estimate(adapted, values[np.newaxis])[0], where)
+    )
+
+
+def from_any_sizes(strategy: str, options: Mapping[str, Any], volumes: Iterable[Values]) -> Fill:
+    """Return what fills one volume of any size, by `zero` or from neighbours, after one look at each of others.
+
+    What has no neighbours gets its channel's mean.
+    """
+    if strategy == "zero":
+        return _saying(strategy, _put_zero)
+    total: Any = 0.0
+    count: Any = 0
+    known: list[Values] = []
+    for values in volumes:
+        if sum(part.size for part in known) < structure.BUDGET:
+            known += [part.copy() for part in structure.windows(values)]
+        total = total + np.nansum(values, axis=(0, 1, 2), dtype=np.float64)
+        count = count + (~np.isnan(values)).sum(axis=(0, 1, 2))
+    mean = np.asarray(total / np.maximum(count, 1), np.float32)
+    return from_neighbours(strategy, options, mean, known)
 
 
 def from_steps(strategy: str, options: Mapping[str, Any], values: Values, time: int | None) -> Fill:
@@ -50,7 +90,7 @@ def from_steps(strategy: str, options: Mapping[str, Any], values: Values, time: 
         time: Which of the three axes runs through time.
     """
     if strategy == "zero":
-        return _put_zero
+        return _saying(strategy, _put_zero)
     # At each position the statistics of a single step are its own values: its channel's are of use.
     options = {
         **({"per": "channel"} if time is None and strategy in ("mean", "median", "mode") else {}),
@@ -75,7 +115,7 @@ def from_steps(strategy: str, options: Mapping[str, Any], values: Values, time: 
                 these = None if wanted is None else wanted[start : start + size]
                 _put(part, _estimate(adapted, part), these)
 
-    return fill
+    return _saying(strategy, fill)
 
 
 def from_neighbours(strategy: str, options: Mapping[str, Any], mean: Values, known: Sequence[Values]) -> Fill:
@@ -92,47 +132,79 @@ def from_neighbours(strategy: str, options: Mapping[str, Any], mean: Values, kno
     asked = layer(strategy, options)
     if strategy == "linear":
         reach = structure.metric(known)[2] if asked.axis == "blend" else (1, 1, 1)
-        return lambda values, where: _along_lines(values, where, asked.axis, reach, mean)
+        return _saying(strategy, lambda values, where: _along_lines(values, where, asked.axis, reach, mean))
     if strategy == "nearest":
         reach = structure.metric(known)[2]
-        return lambda values, where: _copy(values, where, reach, asked.max_gap, mean)
+        return _saying(strategy, lambda values, where: _copy(values, where, reach, asked.max_gap, mean))
     from voxgap.fill.around import Surroundings
 
     field = Surroundings.learn(known, asked.max_gap)
 
-    def fill(values: Values, where: Where | None) -> None:
-        if asked.max_gap is None:
-            _put_channels(values, where, mean)
-        wanted = _whole(where, values)
-        for part, estimate, _ in field.fill(values, wanted):
+    def fill(values: Values, where: Where | None) -> tuple[Where, Values]:
+        wanted, deviation = _whole(where, values), np.full_like(values, np.nan)
+        empty = _put_channels(values, where, mean) if asked.max_gap is None else _empty(values) & False
+        for part, estimate, sure in field.fill(values, wanted):
             _put(values[part], estimate, None if wanted is None else wanted[part])
+            deviation[part] = sure
+        # Of a channel that nobody observed no more is known than how it varies.
+        deviation[..., empty] = np.where(np.isnan(values), np.nan, field.unknown)[..., empty]
+        return np.broadcast_to(empty, values.shape), deviation
 
-    return fill
+    return _saying(strategy, fill)
 
 
-def _along_lines(values: Values, where: Where | None, axis: Any, reach: Any, mean: Values) -> None:
+def _saying(strategy: str, fill: Callable[[Values, Where | None], Any]) -> Fill:
+    """Return a fill that says what it made; of some, `fill` returns where it put a statistic, and its deviation."""
+    kind = SOURCES.index(_BY_FILL.get(strategy, "learned"))
+
+    def saying(values: Values, where: Where | None) -> Made:
+        gaps = np.isnan(values)
+        statistic, deviation = fill(values, where) or (None, None)
+        source = np.where(gaps, np.uint8(kind), np.uint8(SOURCES.index("observed")))
+        if statistic is not None:
+            source[gaps & statistic] = SOURCES.index("statistic")
+        source[np.isnan(values)] = SOURCES.index("missing")
+        return Made(source, deviation)
+
+    return saying
+
+
+def _along_lines(
+    values: Values, where: Where | None, axis: Any, reach: Any, mean: Values
+) -> tuple[Where, None]:
     from voxgap.fill.linear import interpolate
 
     otherwise, wanted = np.broadcast_to(mean, values.shape), _whole(where, values)
+    alone = np.zeros(values.shape, bool)
     for part, estimate, found in interpolate(values, axis, reach):
         np.copyto(estimate, otherwise[part], where=~found)
         _put(values[part], estimate, None if wanted is None else wanted[part])
+        alone[part] = ~found
+    return alone, None
 
 
-def _copy(values: Values, where: Where | None, reach: Any, max_gap: float | None, mean: Values) -> None:
+def _copy(
+    values: Values, where: Where | None, reach: Any, max_gap: float | None, mean: Values
+) -> tuple[Where, None]:
     from voxgap.fill.nearest import copy_nearest
 
-    if max_gap is None:
-        _put_channels(values, where, mean)
+    empty = _put_channels(values, where, mean) if max_gap is None else _empty(values) & False
     copy_nearest(values, reach, max_gap, _whole(where, values))
+    return np.broadcast_to(empty, values.shape), None
 
 
-def _put_channels(values: Values, where: Where | None, mean: Values) -> None:
+def _empty(values: Values) -> Where:
+    """Tell of which channels nothing is observed."""
+    return np.asarray(np.isnan(values).all(axis=(0, 1, 2)))
+
+
+def _put_channels(values: Values, where: Where | None, mean: Values) -> Where:
     """Give the mean to channels of which nothing is observed: no neighbour says more."""
-    wanted, otherwise = _whole(where, values), np.broadcast_to(mean, values.shape)
-    for channel in np.flatnonzero(np.isnan(values).all(axis=(0, 1, 2))):
+    wanted, otherwise, empty = _whole(where, values), np.broadcast_to(mean, values.shape), _empty(values)
+    for channel in np.flatnonzero(empty):
         here = None if wanted is None else wanted[..., channel]
         _put(values[..., channel], otherwise[..., channel], here)
+    return empty
 
 
 def _whole(where: Where | None, values: Values) -> Where | None:
