@@ -19,10 +19,11 @@ from voxgap.filling import files, learn
 from voxgap.filling.job import Job
 from voxgap.filling.learn import Fill, Where
 from voxgap.filling.plan import Sample
-from voxgap.filling.where import ever
+from voxgap.io.masks import ever
 from voxgap.io.arrays import npz_names
 from voxgap.missingness import simulate
 from voxgap.missingness.diagnosis import pattern_of
+from voxgap.names import EMBEDDED
 from voxgap.volume import AXES, Values
 
 MOST = 2**24
@@ -186,7 +187,7 @@ def _pattern(described: str) -> tuple[str, str]:
 def with_axes(job: Job) -> Job:
     """Return the job with an axis that is called as in its files by its place, see `Job.of`."""
     path = Path(job.data)
-    if "axis" not in job.options or job.data.startswith(files.EMBEDDED):
+    if "axis" not in job.options or job.data.startswith(EMBEDDED):
         return job
     first = path if is_one_volume(job.data) else files._first_file(path)
     return job.of(job.grid.scan(first)) if first else job
@@ -199,7 +200,7 @@ def of_job(job: Job) -> Field:
         VoxgapError: It can't be read.
     """
     path = Path(job.data)
-    if job.data.startswith(files.EMBEDDED) or (path.suffix.lower() == ".npz" and not is_one_volume(job.data)):
+    if job.data.startswith(EMBEDDED) or (path.suffix.lower() == ".npz" and not is_one_volume(job.data)):
         return _of_arrays(job)
     return _of_volume(job, path) if is_one_volume(job.data) else _of_files(job, path)
 
@@ -227,7 +228,7 @@ def _of_volume(job: Job, path: Path) -> Field:
 def _of_arrays(job: Job) -> Field:
     grid = job.grid
     dataset = load_data(job.data, missing_values=grid.missing_values, axes=grid.axes, at=grid.at)
-    has_split = job.data.startswith(files.EMBEDDED) or "split" in npz_names(Path(job.data))
+    has_split = job.data.startswith(EMBEDDED) or "split" in npz_names(Path(job.data))
     train = (dataset.split == "train") if has_split else np.ones(len(dataset), bool)
     some = _spread(job, len(dataset), int(np.prod(dataset.volumes.shape[1:])))
     volumes = [np.array(dataset.volumes[index]) for index in some]
