@@ -109,6 +109,7 @@ def test_files_are_filled_from_the_nearest_voxels_in_the_learnt_metric() -> None
         assert value[(*at, 0)] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.full
 def test_slabs_change_little_and_what_was_filled_is_no_observation(monkeypatch: pytest.MonkeyPatch) -> None:
     x = holed(field((40, 12, 14), (1.0, 2.0, 3.0)))
     filler = Surroundings.learn([x])
@@ -151,6 +152,7 @@ def test_semivariances_equal_a_loop_over_pairs() -> None:
         assert gamma[index] == pytest.approx(known.mean() / 2, rel=1e-4)
 
 
+@pytest.mark.full
 def test_deviations_are_calibrated_on_what_is_hidden_elsewhere() -> None:
     complete = field((8, 40, 44), (0.7, 3.0, 3.0))
     x = holed(complete, share=0.1)
@@ -222,6 +224,7 @@ def test_nearest_copies_what_is_nearest() -> None:
         assert copied[(*at, 0)] in [x[(*place, 0)] for place in nearest]
 
 
+@pytest.mark.full
 def test_what_is_alike_along_one_axis_is_filled_along_it() -> None:
     generator = np.random.default_rng(0)
     # A random walk along the depth, of lines that know nothing of each other.
@@ -239,6 +242,7 @@ def test_what_is_alike_along_one_axis_is_filled_along_it() -> None:
     assert error(Kriging()) < 1.15 * along
 
 
+@pytest.mark.full
 def test_kriging_beats_linear_on_a_field_that_is_alike_all_around() -> None:
     complete = field((12, 16, 16), (2, 2, 2))
     x = np.where(np.random.default_rng(0).random(complete.shape) < 0.4, np.float32(np.nan), complete)

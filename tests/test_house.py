@@ -132,6 +132,7 @@ MEETING = {
     "filling": {
         "dataset",
         "missingness",
+        "pictures",
         "table",
         "grid",
         "io",

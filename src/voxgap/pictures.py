@@ -86,6 +86,41 @@ def draw_slice(axes: Axes, values: np.ndarray, low: float, high: float) -> None:
     axes.spines[:].set_visible(False)
 
 
+def before_and_after(panels: Sequence[np.ndarray], outside: np.ndarray, title: str) -> Figure:
+    """Draw one slice before and after it was filled, and how sure that is.
+
+    Args:
+        panels: `(height, width)` each: before, after, and perhaps the standard deviation, in the same units.
+        outside: what stays missing, pale.
+        title: above the first.
+    """
+    height, width = panels[0].shape
+    across = 3.4 * len(panels)
+    tall = min(max(3.4 * height / width, 1.6), 6.0)
+    figure = Figure(figsize=(across + 1.2, tall + 0.5), layout="constrained")
+    low, high = _range(panels[1])
+    pale = np.ma.masked_where(~outside, outside)
+    for index, (axes, values) in enumerate(
+        zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True)
+    ):
+        sure = index == 2
+        if sure:
+            most = float(np.nanmax(np.where(np.isfinite(values), values, 0)))
+            drawn = axes.imshow(values, cmap="magma", vmin=0, vmax=most or 1, interpolation="nearest")
+            axes.set(xticks=[], yticks=[])
+            axes.spines[:].set_visible(False)
+        else:
+            draw_slice(axes, values, low, high)
+            drawn = axes.images[-1]
+        axes.imshow(pale, cmap=ListedColormap([OUTSIDE_COLOUR]), interpolation="nearest")
+        axes.set_title((f"{title}, before", "after", "standard deviation")[index], fontsize=9)
+        if index:
+            bar = figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)
+            bar.ax.tick_params(labelsize=8)
+            bar.outline.set_visible(False)
+    return figure
+
+
 def _worth_showing(volumes: Sequence[np.ndarray]) -> np.ndarray:
     """Return the slices in which a value differs from another, or some of a volume is missing."""
     depth = min(len(volume) for volume in volumes)

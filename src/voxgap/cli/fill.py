@@ -49,6 +49,14 @@ def fill(
         bool,
         typer.Option("--everywhere", help="Fill what no time step and no volume observes, too: land, say."),
     ] = False,
+    evidence: Annotated[
+        bool | None,
+        typer.Option(
+            "--evidence/--no-evidence",
+            help="Write how sure each value is, where it comes from, and a picture: in a NetCDF file, else beside. "
+            "[default: with one volume]",
+        ),
+    ] = None,
     check: Annotated[
         bool,
         typer.Option(
@@ -100,6 +108,7 @@ def fill(
         overwrite=overwrite,
         say=_say,
         progress=_progress,
+        evidence=evidence,
         **{name: said[name] for name in ("missing_values", "axes", "at")},
     )
     out.print(done, soft_wrap=True, markup=False)

@@ -18,12 +18,12 @@ from voxgap.dataset.listing import Listing
 from voxgap.dataset.manifest import read_manifest
 from voxgap.errors import VoxgapError
 from voxgap.files import held, replacing, write_bytes
-from voxgap.filling import FIT_ON, STRATEGY, learn
+from voxgap.filling import FIT_ON, STRATEGY, evidence, learn
 from voxgap.filling.job import RECORD, Job, Progress, Say, each, quiet
 from voxgap.filling.learn import Fill, Where
 from voxgap.filling.plan import Sample, plain, plan, target_of, write_manifest
 from voxgap.grid import Grid, same_grid
-from voxgap.io import FORMATS, Source, split_item, write
+from voxgap.io import FORMATS, Ancillary, Source, split_item, write
 from voxgap.io.arrays import npz_names
 from voxgap.io.folders import MARK
 from voxgap.io.masks import by_mask, ever
@@ -44,6 +44,7 @@ def fill_files(
     mask: str | None = None,
     everywhere: bool = False,
     overwrite: bool = False,
+    evidence: bool | None = None,
     say: Say = quiet,
     progress: Progress = each,
     **reading: Any,
@@ -62,6 +63,8 @@ def fill_files(
         mask: `VARIABLE` or `VARIABLE=VALUE,...` of the file: where gaps are filled; by default it is looked for.
         everywhere: Fill what was never observed, too.
         overwrite: Replace filled files that are there already; otherwise they are skipped.
+        evidence: Write beside each volume how sure its values are and where they come from, and a picture; by
+            default where one volume is filled.
         say: Called with each line that a user should read.
         progress: Wraps what is gone through one by one, with a title.
         **reading: `missing_values`, `axes` and `at`, see `voxgap.load_data`.
@@ -78,7 +81,7 @@ def fill_files(
         '1 volume filled: filled'
     """
     how = (strategy, dict(options or {}), fit_on, mask, everywhere, _grid(**reading), overwrite)
-    return _fill(Job(str(data), Path(out), *how, say, progress))
+    return _fill(Job(str(data), Path(out), *how, say, progress, evidence))
 
 
 def _grid(
@@ -199,6 +202,8 @@ def _fill_one(job: Job, path: Path) -> str:
             f"(its axes are {', '.join(source.axes)}), or use linear"
         )
     with _holding(job):
+        if evidence.wanted(job):
+            evidence.check_free(evidence.beside(sample.targets[0], path), job.folder / RECORD, job.overwrite)
         if sample.done and not job.overwrite:
             return f"0 volumes filled, 1 was there already (--overwrite replaces it): {job.folder}"
         volumes = _read(job, sample)
@@ -314,7 +319,8 @@ def _fill_sample(
 ) -> int:
     """Fill all channels of a sample in place, write them, and return how many voxels stay missing."""
     observed = ~np.isnan(values)
-    fill(values, where)
+    before = values.copy() if evidence.wanted(job) else None
+    made = fill(values, where)
     first = next(filter(None, volumes))
     for index, (volume, target) in enumerate(zip(volumes, sample.targets, strict=True)):
         part = slice(None) if len(volumes) == 1 else slice(index, index + 1)
@@ -326,7 +332,11 @@ def _fill_sample(
         # A channel that was never acquired is no copy of another; but a folder of DICOM slices needs a patient.
         needed = None if place.name.lower().endswith(tuple(FORMATS)) else _present(sample)
         original = source or needed
-        write(place, whole, like=None if original is None else job.grid.scan(original))
+        read = None if original is None else job.grid.scan(original)
+        told: Sequence[Ancillary] = ()
+        if before is not None and read is not None:
+            told = evidence.write_beside(place, whole, read, before[..., part], made.of(part))
+        write(place, whole, like=read, told=told)
         if volume is not None:
             _check_written(job, target, whole, observed[..., part])
     return int(np.count_nonzero(np.isnan(values)))
@@ -341,7 +351,9 @@ def _check_written(job: Job, target: Path, filled: Volume, observed: Where) -> N
         for one, other, known in zip(written, filled.values, observed, strict=True)
     )
     if not same:
-        _remove(target)
+        maps = evidence.beside(target, target).all if evidence.wanted(job) else []
+        for path in (target, *maps):
+            _remove(path)
         raise VoxgapError(
             f"{target}: this format can't keep the observed values exactly; convert to .nii.gz or .npz first"
         )

@@ -45,6 +45,8 @@ class Job:
         overwrite: Whether files that are there already are replaced.
         say: Called with each line that a user should read.
         progress: Wraps what is gone through one by one, with a title.
+        evidence: Whether maps of deviations and sources and a picture are written, see `voxgap.filling.evidence`;
+            None: with one volume.
 
     Raises:
         VoxgapError: One of them is not possible.
@@ -61,6 +63,7 @@ class Job:
     overwrite: bool = False
     say: Say = field(default=quiet, compare=False)
     progress: Progress = field(default=each, compare=False)
+    evidence: bool | None = None
 
     def __post_init__(self) -> None:
         if self.strategy not in FILLS:

@@ -32,6 +32,11 @@ class Made(NamedTuple):
     source: NDArray[np.uint8]
     deviation: Values | None = None
 
+    def of(self, channels: slice) -> Made:
+        """Return the same of some channels."""
+        deviation = None if self.deviation is None else self.deviation[..., channels]
+        return Made(self.source[..., channels], deviation)
+
 
 Fill = Callable[[Values, Where | None], Made]
 """Fills the gaps of a volume `(depth, height, width, channels)` in place, where that is wanted."""

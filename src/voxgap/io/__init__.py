@@ -17,6 +17,7 @@ import numpy as np
 from voxgap.errors import VoxgapError
 from voxgap.files import replacing
 from voxgap.io import arrays, dicom, hdf5, matlab, medical, metaimage, netcdf, nrrd, planes, tiff, video, zarr
+from voxgap.io.ancillary import Ancillary
 from voxgap.io.beside import Beside, fits
 from voxgap.io.folders import replacing_folder
 from voxgap.io.labels import WriteLabels, along, as_it_is, whole_type
@@ -28,6 +29,7 @@ __all__ = [
     "FORMATS",
     "MAX_BYTES",
     "RULES",
+    "Ancillary",
     "Format",
     "Source",
     "UnknownAxisError",
@@ -41,6 +43,7 @@ __all__ = [
     "scan",
     "split_item",
     "suffix",
+    "tells",
     "write",
 ]
 
@@ -61,6 +64,8 @@ class Format(NamedTuple):
     """Writes a label map, along the axes of the scan that it is for and with what its header says of where it is."""
     beside: Callable[[Source], list[Beside]] | None = None
     """Lists the variables of a file: those on axes of the volume say something of it, such as where the sea is."""
+    tell: Callable[[BinaryIO, Sequence[Ancillary], Source], None] | None = None
+    """Adds what is told of each value to a file that `like` has written."""
 
 
 _TIFF = Format(tiff.scan_tiff, tiff.write_tiff, None, tiff.write_tiff_like, along(tiff.write_tiff))
@@ -71,6 +76,7 @@ _NETCDF = Format(
     netcdf.write_netcdf_like,
     netcdf.write_netcdf_labels,
     netcdf.beside_netcdf,
+    netcdf.add_netcdf,
 )
 _HDF5 = Format(hdf5.scan_hdf5, hdf5.write_hdf5, None, hdf5.write_hdf5_like, hdf5.write_hdf5_labels)
 _ZARR = Format(
@@ -227,6 +233,7 @@ def write(
     *,
     like: str | os.PathLike[str] | Source | None = None,
     labels: bool = False,
+    told: Sequence[Ancillary] = (),
 ) -> None:
     """Write one volume; the file or folder appears whole or not at all.
 
@@ -250,6 +257,7 @@ def write(
         like: The file of the same format that the volume was read from, with `::item` if it was, or what `scan`
             gave for it; of the same shape, but that a label map has one channel.
         labels: Whether the volume is a label map.
+        told: What is to stand beside each value, in a format that `tells`; with `like`.
 
     Raises:
         VoxgapError: The format is unknown or can't hold this volume, `like` is of another format or shape,
@@ -270,6 +278,8 @@ def write(
         elif form.write is not None:
             with replacing(target) as beside, beside.open("w+b") as stream:
                 put(stream)
+                if told and source and form.tell:
+                    form.tell(stream, told, source)
         else:
             known = ", ".join(name for name, form in FORMATS.items() if form.write or form.write_folder)
             raise VoxgapError(f"{path}: this format is only read; write one of {known}")
@@ -298,6 +308,14 @@ def _writer(
             write(target, volume)
 
     return put
+
+
+def tells(path: Path) -> bool:
+    """Whether a format has room beside each value for what is told of it."""
+    path = split_item(path)[0]
+    return (
+        not path.is_dir() and path.name.lower().endswith(tuple(FORMATS)) and bool(FORMATS[suffix(path)].tell)
+    )
 
 
 def label_suffix(path: Path) -> str:

@@ -5,8 +5,9 @@ Variables on one grid become the channels of one volume.
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
+from voxgap.io.ancillary import Ancillary, is_own, named
 from voxgap.io.beside import Beside
 from voxgap.io.chunks import gathered, slabs
 from voxgap.io.classic import check_classic
@@ -127,6 +129,68 @@ def write_netcdf_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
             data[name] = (stored.dims, found, stays | {"_FillValue": np.float32(np.nan)})
         else:
             data[name] = (stored.dims, found, stored.attrs)
+    stream.write(data.to_netcdf(engine="scipy", format="NETCDF3_64BIT"))
+
+
+def add_netcdf(stream: BinaryIO, told: Sequence[Ancillary], source: Source) -> None:
+    """Add what is told of each value to a copy of the original file, a variable beside each that was read."""
+    path, options = source.path, source.options
+    header = _call(describe, path)
+    names = _variables(header, path, options.item)
+    added: dict[str, dict[str, tuple[NDArray[Any], dict[str, Any]]]] = {name: {} for name in names}
+    for one in told:
+        parts = np.split(one.values, len(names), axis=-1) if len(names) > 1 else [one.values]
+        for name, part in zip(names, parts, strict=True):
+            about = header[name]["attributes"]
+            laid = _variable(header, name, path, options).restore(part)
+            added[name][_free(header, f"{name}_{one.name}")] = laid, one.attributes_for(name, about)
+    stream.seek(0)
+    (_add_hdf5 if _is_hdf5(path) else _add_classic)(stream, added)
+
+
+def _free(header: Mapping[str, Any], name: str) -> str:
+    """Return a name that no variable has, but one that was added so before."""
+    while name in header and not is_own(header[name]["attributes"]):
+        name += "_of_fill"
+    return name
+
+
+Added = Mapping[str, Mapping[str, tuple[NDArray[Any], dict[str, Any]]]]
+
+
+def _add_hdf5(stream: BinaryIO, added: Added) -> None:
+    import h5py
+
+    with h5py.File(stream, "r+") as file:
+        for name, others in added.items():
+            beside = file[name]
+            for other, (values, attributes) in others.items():
+                if other in file:
+                    del file[other]
+                fill = attributes.get("_FillValue", 0)
+                new = file.create_dataset(
+                    other, data=values, chunks=beside.chunks or True, compression="gzip", fillvalue=fill
+                )
+                for mine, its in zip(new.dims, beside.dims, strict=True):
+                    if its.label:
+                        mine.label = its.label
+                    for scale in its.values():
+                        mine.attach_scale(scale)
+                for key, value in attributes.items():
+                    new.attrs[key] = value
+            beside.attrs["ancillary_variables"] = named(plain(beside.attrs), list(others))
+
+
+def _add_classic(stream: BinaryIO, added: Added) -> None:
+    xarray = need("xarray", "NetCDF")
+    with xarray.open_dataset(io.BytesIO(stream.read()), engine="scipy", decode_cf=False) as data:
+        data = data.load()
+    for name, others in added.items():
+        for other, (values, attributes) in others.items():
+            data[other] = (data[name].dims, values, attributes)
+        data[name].attrs["ancillary_variables"] = named(data[name].attrs, list(others))
+    stream.seek(0)
+    stream.truncate()
     stream.write(data.to_netcdf(engine="scipy", format="NETCDF3_64BIT"))
 
 
@@ -254,7 +318,8 @@ def _variables(header: dict[str, Any], path: Path, item: str | None) -> list[str
     bounds = {str(variable["attributes"].get("bounds", "")) for variable in header.values()}
     grids: dict[tuple[str, ...], list[str]] = {}
     for name, variable in header.items():
-        if len(variable["dims"]) > 2 and np.dtype(variable["dtype"]).kind in "biuf" and name not in bounds:
+        numbers = len(variable["dims"]) > 2 and np.dtype(variable["dtype"]).kind in "biuf"
+        if numbers and name not in bounds and not is_own(variable["attributes"]):
             grids.setdefault(tuple(variable["dims"]), []).append(name)
     if len(grids) != 1:
         held = "; ".join(

@@ -1,0 +1,155 @@
+"""What is written beside a filled volume: how sure each value is, where it comes from, and a picture of both."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from voxgap.dataset.door import is_one_volume
+from voxgap.errors import VoxgapError
+from voxgap.files import write_bytes
+from voxgap.filling.job import Job
+from voxgap.filling.learn import SOURCES, Made, Where
+from voxgap.filling.plan import COPIED
+from voxgap.io import FORMATS, Ancillary, Source, label_suffix, split_item, suffix, tells, write
+from voxgap.volume import Values, Volume, upright
+
+DEVIATION, SOURCE, PICTURE = "_deviation", "_source", "_filled.png"
+
+
+@dataclass(frozen=True)
+class Beside:
+    """Files beside a filled one; None of those that there are not."""
+
+    deviation: Path | None
+    source: Path | None
+    picture: Path
+
+    @property
+    def all(self) -> list[Path]:
+        """Those that there are."""
+        return [path for path in (self.deviation, self.source, self.picture) if path is not None]
+
+
+def beside(target: Path, original: Path, made_deviation: bool = True) -> Beside:
+    """Return which files stand beside a filled one; a NetCDF file holds both maps itself.
+
+    Args:
+        target: Where the filled volume goes.
+        original: What it was read from.
+        made_deviation: Whether the fill has a standard deviation.
+    """
+    place = split_item(target)[0]
+    name = place.name.lower()
+    known = suffix(place) if name.endswith(tuple(FORMATS)) else ""
+    stem = place.name[: len(place.name) - len(known)]
+    picture = place.with_name(f"{stem}{PICTURE}")
+    if tells(place):
+        return Beside(None, None, picture)
+    ending = label_suffix(original)
+    maps = [place.with_name(f"{stem}{word}{ending}") for word in (DEVIATION, SOURCE)]
+    return Beside(maps[0] if made_deviation else None, maps[1], picture)
+
+
+def wanted(job: Job) -> bool:
+    """Whether the files are written: those of one volume, unless they are not; a data set stays the one it was."""
+    return is_one_volume(job.data) if job.evidence is None else job.evidence
+
+
+def write_beside(place: Path, whole: Volume, like: Source, before: Values, made: Made) -> Sequence[Ancillary]:
+    """Write what stands beside a filled volume; the volume comes last, so that a stopped job begins again.
+
+    Args:
+        place: Of the volume.
+        whole: What was filled.
+        like: What it was read from.
+        before: Its values then.
+        made: What the fill says.
+
+    Returns:
+        What is to be written into the file of the volume itself.
+    """
+    files = beside(place, like.path, made.deviation is not None)
+    write_maps(files, made, whole, like)
+    write_picture(files.picture, before, whole.values, made, like.rises, whole.channels)
+    return told(made) if tells(place) else ()
+
+
+def told(made: Made) -> list[Ancillary]:
+    """Return what a NetCDF file is told of each value."""
+    flags = {
+        "flag_values": np.arange(len(SOURCES), dtype=np.int8),
+        "flag_meanings": " ".join(SOURCES),
+    }
+    found = [
+        Ancillary("source", made.source.astype(np.int8), "status_flag", "where it comes from:", flags),
+    ]
+    if made.deviation is not None:
+        deviation = made.deviation.astype(np.float32, copy=False)
+        found.insert(
+            0,
+            Ancillary("standard_deviation", deviation, "standard_error", "standard deviation of", {}, True),
+        )
+    return found
+
+
+def write_maps(files: Beside, made: Made, like: Volume, original: Source) -> None:
+    """Write the two maps where the format of the volume has no room for them, where it lies.
+
+    Raises:
+        VoxgapError: One can't be written.
+    """
+    for path, values in ((files.deviation, made.deviation), (files.source, made.source)):
+        if path is None or values is None:
+            continue
+        labels = values is made.source and values.shape[-1] == 1
+        numbers = values.astype(np.float32)
+        whole = Volume(numbers, like.affine, like.spacing, like.channels, axes=like.axes)
+        alike = original if _alike(path, original) else None
+        write(path, whole, like=alike, labels=labels)
+
+
+def _alike(path: Path, original: Source) -> bool:
+    """Whether a map has the format of its volume; a copy of a file with all in it would be no map."""
+    name = original.path.name.lower()
+    own = suffix(original.path) if not original.path.is_dir() and name.endswith(tuple(FORMATS)) else ""
+    return bool(own) and own not in COPIED and FORMATS[suffix(path)].scan is FORMATS[own].scan
+
+
+def write_picture(
+    path: Path, before: Values, after: Values, made: Made, rises: bool, names: Sequence[str]
+) -> None:
+    """Draw the slice in which most was filled: before, after and, where it is known, the standard deviation.
+
+    Args:
+        path: Of the picture.
+        before, after: `(depth, height, width, channels)`.
+        made: What the fill says.
+        rises: See `voxgap.volume.upright`.
+        names: Of the channels.
+    """
+    from voxgap import pictures
+
+    filled: Where = np.isnan(before) & ~np.isnan(after)
+    counts = filled.sum(axis=(1, 2))
+    index, channel = (int(one) for one in np.unravel_index(counts.argmax(), counts.shape))
+    shown = [one[index, ..., channel][np.newaxis] for one in (before, after)]
+    sure = None if made.deviation is None else made.deviation[index, ..., channel][np.newaxis]
+    outside = upright(np.isnan(shown[1]), rises)[0]
+    panels = [upright(one, rises)[0] for one in (*shown, *([] if sure is None else [sure]))]
+    title = f"slice {index}" + (f", {names[channel]}" if len(names) > 1 else "")
+    write_bytes(path, pictures.png(pictures.before_and_after(panels, outside, title)))
+
+
+def check_free(files: Beside, record: Path, overwrite: bool) -> None:
+    """Refuse to write over what no fill has written.
+
+    Raises:
+        VoxgapError: There is a file of such a name.
+    """
+    there = next((path for path in files.all if path.exists()), None)
+    if there is not None and not overwrite and not record.exists():
+        raise VoxgapError(f"{there}: is there already; --overwrite replaces it, or choose another --out")
