@@ -19,8 +19,8 @@ from voxgap.filling import files, learn
 from voxgap.filling.job import Job
 from voxgap.filling.learn import Fill, Where
 from voxgap.filling.plan import Sample
-from voxgap.io.masks import ever
 from voxgap.io.arrays import npz_names
+from voxgap.io.masks import ever
 from voxgap.missingness import simulate
 from voxgap.missingness.diagnosis import pattern_of
 from voxgap.names import EMBEDDED
