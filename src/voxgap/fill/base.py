@@ -13,13 +13,13 @@ from voxgap.errors import VoxgapError
 from voxgap.fill.statistics import LARGEST, check_volumes
 from voxgap.layers.adapting import Adapts
 from voxgap.layers.intensity import INTENSITY
-from voxgap.layers.missing import as_input, split_missing
+from voxgap.layers.missing import RawLayer, split_missing
 
 # In units of the data's spread: far beyond any datum, and its square far below float32's limit.
 FARTHEST = 1e6
 
 
-class FillLayer(Adapts, keras.layers.Layer):
+class FillLayer(Adapts, RawLayer):
     """Replaces missing values (NaN) and leaves observed voxels bit-identical.
 
     A child implements `_fit(volumes)`, which learns non-trainable weights, and `_estimate(values, observed,
@@ -30,7 +30,7 @@ class FillLayer(Adapts, keras.layers.Layer):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**{**kwargs, "dtype": "float32", "trainable": False})
+        super().__init__(**{**kwargs, "trainable": False})
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         if len(input_shape) != 5:
@@ -73,9 +73,6 @@ class FillLayer(Adapts, keras.layers.Layer):
         if self.learns:
             self._fit(volumes)
             self.adapted_samples.assign(len(volumes))
-
-    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(as_input(x), *args, **kwargs)
 
     def _learnt(self) -> Any:
         return self.adapted_samples

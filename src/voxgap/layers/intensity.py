@@ -9,7 +9,7 @@ import numpy as np
 from keras import ops
 
 from voxgap.arrays import as_real
-from voxgap.layers.missing import as_input, split_missing
+from voxgap.layers.missing import RawLayer, split_missing
 
 INTENSITY = "intensity"
 """Name of the layer that normalises each volume by itself, in a model that has one."""
@@ -23,7 +23,7 @@ _CONSTANT = 1e-6  # A deviation below this share of the largest value is roundin
 
 
 @keras.saving.register_keras_serializable(package="voxgap")
-class VolumeNormalization(keras.layers.Layer):
+class VolumeNormalization(RawLayer):
     """Shift and scale each channel of each volume by statistics of its own observed voxels; NaN stays NaN.
 
     Nothing is learnt: a scan that is brighter by any factor comes out the same, whatever it was trained with. It
@@ -45,14 +45,10 @@ class VolumeNormalization(keras.layers.Layer):
     """
 
     def __init__(self, method: Method = "volume", low: float = 0.0, high: float = 1.0, **kwargs: Any) -> None:
-        kwargs["dtype"] = "float32"
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**kwargs)
         if method == "window" and not low < high:
             raise ValueError(f"a window needs low < high, got {low} and {high}")
         self.method, self.low, self.high = method, low, high
-
-    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(as_input(x), *args, **kwargs)
 
     def call(self, x: Any) -> list[Any]:
         x = ops.cast(x, "float32")

@@ -35,21 +35,24 @@ def as_input(x: Any) -> Any:
     return as_real(x, "volumes").astype(np.float32, copy=False)
 
 
+class RawLayer(keras.layers.Layer):
+    """What takes volumes as they come: computed in float32 under every dtype policy."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
+
+    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(as_input(x), *args, **kwargs)
+
+
 @keras.saving.register_keras_serializable(package="voxgap")
-class SplitMissing(keras.layers.Layer):
+class SplitMissing(RawLayer):
     """Turn a volume with NaN into `[values, observed]`.
 
     Input: float32 `(batch, depth, height, width, channels)` with NaN.
     Output: two float32 tensors of that shape, under every dtype policy: the values with 0 where missing, and
     1 where observed, 0 where missing.
     """
-
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs["dtype"] = "float32"
-        super().__init__(autocast=False, **kwargs)
-
-    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(as_input(x), *args, **kwargs)
 
     def call(self, x: Any) -> list[Any]:
         return list(split_missing(x))
@@ -59,7 +62,7 @@ class SplitMissing(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="voxgap")
-class GapDropout(keras.layers.Layer):
+class GapDropout(RawLayer):
     """Make additional gaps at training time, so that a network meets more of them than its data has.
 
     Dropout applied to the input by structure: a dropped unit becomes NaN, in all channels unless the pattern is
@@ -93,17 +96,13 @@ class GapDropout(keras.layers.Layer):
             raise VoxgapError(f"GapDropout axis must be 1 (depth), 2 (height) or 3 (width), got {axis}")
         if block_size < 1:
             raise VoxgapError(f"GapDropout block_size must be at least 1, got {block_size}")
-        kwargs["dtype"] = "float32"
-        super().__init__(autocast=False, **kwargs)
+        super().__init__(**kwargs)
         self.rate = float(rate)
         self.pattern = pattern
         self.axis = axis
         self.block_size = block_size
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
-
-    def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
-        return super().__call__(as_input(x), *args, **kwargs)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         if not training or self.rate == 0:
