@@ -12,7 +12,6 @@ import pytest
 import planted
 import tiny
 from voxgap.dataset import Dataset, load_data
-from voxgap.dataset.gaps import own_missing_rate
 from voxgap.errors import VoxgapError
 from voxgap.experiment import compare, plan_experiment
 from voxgap.experiment.asked import DEFAULT_STRATEGIES, Verdict, designed
@@ -126,8 +125,9 @@ def test_what_a_grid_adds_around_scans_is_no_gap_of_theirs(tmp_path: Path) -> No
         lines.append(f"{index}.nii,{'ab'[index % 2]}")
     (tmp_path / "scans.csv").write_text("\n".join(lines))
     padded = load_data(tmp_path / "scans.csv", size=(10, 8, 8), spacing=(1, 1, 1))
-    assert padded.missing_rate > 0.4
-    assert own_missing_rate(padded) == 0
+    assert padded.outside_rate > 0.4
+    assert padded.missing_rate == 0
+    assert f"0.0% missing, {padded.outside_rate:.1%} outside of the scans" in padded.summary()
     plan = plan_experiment(padded, ["mean", "complete"])
     assert plan.gaps == (Gaps(missing_rate=0.5),)
     # drop keeps them, too; also where another process has been handed the data.
@@ -140,7 +140,7 @@ def test_what_a_grid_adds_around_scans_is_no_gap_of_theirs(tmp_path: Path) -> No
     hole[2, 3, 3] = np.nan
     write(tmp_path / "3.nii", Volume(hole, affine=np.eye(4)))
     gapped = load_data(tmp_path / "scans.csv", size=(10, 8, 8), spacing=(1, 1, 1))
-    assert own_missing_rate(gapped) == pytest.approx(1 / gapped.volumes.size)
+    assert gapped.missing_rate == pytest.approx(1 / (12 * 7 * 6 * 6))
     with pytest.raises(VoxgapError, match="complete is the data before simulated gaps"):
         plan_experiment(gapped, ["mean", "complete"])
 

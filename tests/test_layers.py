@@ -37,7 +37,10 @@ def test_layer_contract(name: str) -> None:
 
 def test_every_public_layer_has_a_case() -> None:
     public = {
-        getattr(m, n) for m in (layers, fill) for n in m.__all__ if n not in ("split_missing", "FillLayer", "make")
+        getattr(m, n)
+        for m in (layers, fill)
+        for n in m.__all__
+        if n not in ("split_missing", "FillLayer", "make")
     }
     assert {type(case.make()) for case in CASES.values()} == public
 

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy import ndimage
 
 from voxgap.errors import VoxgapError
-from voxgap.resample import crop_or_pad, crop_to_observed, inverse, replay, resample
+from voxgap.resample import crop_or_pad, crop_to_observed, extent, inverse, replay, resample
 from voxgap.volume import Volume
 
 AFFINE = np.array([[0, 0.1, 0.75, -10], [0, 0.5, -0.2, 20], [2.5, 0, 0, -30], [0, 0, 0, 1.0]])
@@ -257,3 +257,23 @@ def test_the_same_size_is_the_same_volume() -> None:
     found, _ = resample(Volume(values, AFFINE), size=(3, 4, 5))
     assert np.array_equal(found.values[..., 0], values)
     assert found.values.base is not values
+
+
+@pytest.mark.parametrize("size", [(10, 4, 12), (5, 6, 7), (3, 3, 3), (6, 9, 2)])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 1.6, 1.0), (2.3, 0.4, 1.3)])
+def test_a_complete_scan_is_observed_in_its_extent_and_nowhere_else(
+    size: tuple[int, ...], spacing: tuple[float, ...]
+) -> None:
+    scan = Volume(np.ones((5, 6, 7, 1), np.float32), spacing=(1.0, 1.0, 1.0))
+    resampled, first = resample(scan, spacing=spacing)
+    for steps in (("pad", "resample"), ("resample", "pad")):
+        placed, records = (resampled, [first]) if steps[0] == "resample" else (scan, [])
+        placed, record = crop_or_pad(placed, size)
+        records.append(record)
+        if steps[0] == "pad":
+            placed, record = resample(placed, size=(9, 5, 8))
+            records.append(record)
+        inside = np.zeros(placed.shape, bool)
+        inside[extent(records, placed.shape)] = True
+        np.testing.assert_array_equal(inside, placed.observed)
+    assert extent([], (2, 3, 4, 1)) == (slice(0, 2), slice(0, 3), slice(0, 4))

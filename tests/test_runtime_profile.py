@@ -9,7 +9,9 @@ import pytest
 
 from voxgap.errors import VoxgapError
 from voxgap.missingness import simulate
+from voxgap.resample import crop_or_pad, extent
 from voxgap.runtime.profile import Profile, drift, far_outside, profile
+from voxgap.volume import Volume
 
 RNG = np.random.default_rng(0)
 COMPLETE = RNG.normal(100, 20, size=(12, 8, 8, 8, 2)).astype(np.float32)
@@ -114,3 +116,31 @@ def test_one_far_value_in_a_large_volume_is_said() -> None:
     large[[1, 4], :, :, 0] = np.nan
     large[0, 0, 0, 1] = 5000
     assert any("channel flair: values from" in said for said in drift(large, KNOWN))
+
+
+def test_what_a_grid_adds_around_a_scan_is_no_gap_of_it() -> None:
+    rng = np.random.default_rng(5)
+    manifest = {"input": {"channels": ["t1"], "grid": {"size": [12, 8, 8], "spacing": [1, 1, 1]}}}
+    volumes, records = np.full((6, 12, 8, 8, 1), np.nan, np.float32), []
+    for index in range(6):
+        scan = Volume(rng.normal(size=(6 + index, 8, 6, 1)).astype(np.float32), spacing=(1.0, 1.0, 1.0))
+        placed, record = crop_or_pad(scan, (12, 8, 8))
+        volumes[index] = placed.values
+        records.append([record])
+    own = profile(volumes, ("t1",), boxes=[extent(steps, volumes.shape[1:]) for steps in records])
+    assert own.channels["t1"].missing_rate == (0, 0)
+    assert own.shares == {}
+    now = Profile.of(manifest | {"data": {"profile": own.to_json()}}, "here")
+    padded = profile(volumes, ("t1",)).to_json()
+    del padded["of"]
+    before = Profile.of(manifest | {"data": {"profile": padded}}, "here")
+    for known in (now, before):
+        for volume, steps in zip(volumes, records, strict=True):
+            assert drift(volume, known, steps) == ()
+            assert drift(volume, known) == ()
+    gapped = volumes[0].copy()
+    gapped[4:6] = np.nan
+    said = drift(gapped, now, records[0])
+    assert said[0] == "channel t1: 33% missing, in the training data 0% to 0%"
+    assert said[1].startswith("the gaps look like slices along depth")
+    assert drift(gapped, before, records[0]) == ()

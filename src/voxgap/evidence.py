@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap import table
+from voxgap.dataset.gaps import own_values
 from voxgap.dataset.names import case_names
 from voxgap.decision import named
 from voxgap.metrics.metrics import counted, dice_of
@@ -37,7 +38,7 @@ class Cases:
         index: where each stands in the data, from 0.
         split: `validation` or `test` for each.
         groups: a name for each, or None.
-        missing_rate: share of each volume that is missing.
+        missing_rate: share of each scan's own values that is missing.
         targets: class indices `(n,)`, numbers `(n, outputs)`; nothing for a segmentation.
         answers: probabilities `(n, classes)`, numbers `(n, outputs)`; nothing for a segmentation.
         voxels: for a segmentation, voxels by true class and by answered class, `(n, classes, classes)`, on the grid
@@ -184,7 +185,7 @@ def collect(data: Dataset, predict: Predict, threshold: float | None = None) -> 
         chosen,
         part.split,
         part.groups,
-        np.array([np.isnan(volume).mean() for volume in part.volumes]),
+        np.array([np.isnan(values).mean() for values in own_values(part)]),
         targets,
         answers,
         voxels.astype(np.int64),

@@ -23,6 +23,7 @@ from voxgap.volume import Values, Volume, times
 
 Method = Literal["linear", "nearest"]
 Record = dict[str, Any]
+Box = tuple[slice, slice, slice]
 
 Size = tuple[int, ...]
 
@@ -273,6 +274,47 @@ def _through(
             raise VoxgapError(f"method {by!r} is unknown; use linear or nearest")
         volume = step.apply(volume, by)
     return volume
+
+
+def extent(records: Sequence[Record], shape: Sequence[int]) -> Box:
+    """Return which box of the last grid a volume that went this way covers: around it, `crop_or_pad` added voxels.
+
+    Args:
+        records: In the order in which they were made; without any, a volume covers its grid. One of `onto` counts as
+            covering all of its grid.
+        shape: `(depth, height, width)` of the last grid, and any channels.
+
+    Raises:
+        VoxgapError: A record is no such record.
+    """
+    box = [(0, int(length)) for length in (records[0]["from"] if records else shape)[:3]]
+    for step in steps_of(records):
+        if isinstance(step, Align):
+            box = [(0, length) for length in step.new]
+        elif isinstance(step, Crop):
+            box = [
+                (min(max(low - first, 0), to), max(min(high - first, to), 0))
+                for (low, high), first, to in zip(box, step.start, step.new, strict=True)
+            ]
+        else:
+            held = [
+                np.flatnonzero(_touching(was, to)[:, low:high].any(axis=1))
+                for (low, high), was, to in zip(box, step.old, step.new, strict=True)
+            ]
+            box = [(int(h[0]), int(h[-1]) + 1) if h.size else (0, 0) for h in held]
+    depth, height, width = (slice(low, max(low, high)) for low, high in box)
+    return depth, height, width
+
+
+def own_missing_rate(volume: Values, records: Sequence[Record]) -> float:
+    """Return which share of a scan's values is missing, in [0, 1]; 0 where its grid holds nothing of it.
+
+    Args:
+        volume: On its grid, `(depth, height, width, channels)`.
+        records: How it came there.
+    """
+    held = volume[extent(records, volume.shape)]
+    return float(np.isnan(held).mean()) if held.size else 0.0
 
 
 def _window(values: Values, start: Sequence[int], size: tuple[int, ...]) -> Values:

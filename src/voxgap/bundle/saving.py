@@ -18,6 +18,7 @@ from voxgap.bundle import golden
 from voxgap.bundle.evidence import remove_evidence, write_evidence
 from voxgap.bundle.placing import place, workspace, write_manifest, writing
 from voxgap.dataset import Dataset
+from voxgap.dataset.gaps import described, own_box
 from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
 from voxgap.evidence import Cases, Predict, collect
@@ -200,9 +201,11 @@ def _own_units(model: Any) -> bool:
 
 
 def _data(dataset: Dataset, own_units: bool) -> dict[str, Any]:
-    volumes = dataset.part("train").volumes
-    known = profile(volumes, dataset.channels, own_units)
-    return {"name": dataset.name, "missingness": describe(volumes).to_json(), "profile": known.to_json()}
+    train = dataset.part("train")
+    boxes = [own_box(train, index) for index in range(len(train))] if train.records else None
+    known = profile(train.volumes, dataset.channels, own_units, boxes)
+    missing = described(train, describe(train.volumes)).to_json()
+    return {"name": dataset.name, "missingness": missing, "profile": known.to_json()}
 
 
 def _predictor(model: Any, patch_size: Size | None) -> Predict:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.arrays import as_array
-from voxgap.dataset import summary
+from voxgap.dataset import gaps, summary
 from voxgap.dataset.drawn import Drawn
 from voxgap.dataset.lazy import OnDisk
 from voxgap.dataset.splits import split_names
@@ -211,9 +211,18 @@ class Dataset:
         return replace(whole, volumes=cut, targets=targets, label_maps=maps, records=None, drawn=None)
 
     @cached_property
+    def _shares(self) -> tuple[float, float]:
+        return gaps.shares(self)
+
+    @property
     def missing_rate(self) -> float:
-        """Share of the values that is missing, in [0, 1]."""
-        return sum(int(np.isnan(volume).sum()) for volume in self.volumes) / max(1, self.volumes.size)
+        """Share of the scans' own values that is missing, in [0, 1]."""
+        return self._shares[0]
+
+    @property
+    def outside_rate(self) -> float:
+        """Share of the volumes that lies outside of the scans, where the grid is larger than they are, in [0, 1]."""
+        return self._shares[1]
 
     def summary(self) -> str:
         """Say in one line what it holds."""

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap.grid import UNLABELLED, place_label_map
+from voxgap.missingness.diagnosis import Description, shares_of
+from voxgap.resample import Box, extent
+from voxgap.volume import Values
 
 if TYPE_CHECKING:
     from voxgap.dataset.dataset import Dataset
+
+
+def own_box(data: Dataset, index: int) -> Box:
+    """Return which box of its grid a scan covers: around it, the grid added missing voxels."""
+    return extent(data.records[index] if data.records else (), data.volumes.shape[1:4])
+
+
+def own_values(data: Dataset) -> Iterator[Values]:
+    """Yield each volume without what lies outside of its scan, `(depth, height, width, channels)`, NaN = missing."""
+    for index, volume in enumerate(data.volumes):
+        yield volume[own_box(data, index)]
 
 
 def own_gaps(data: Dataset, index: int) -> NDArray[np.bool_]:
@@ -18,12 +33,10 @@ def own_gaps(data: Dataset, index: int) -> NDArray[np.bool_]:
 
     A scan on a larger grid is missing around its edges, and has no gap for that.
     """
-    gaps = np.isnan(data.volumes[index])
-    steps = data.records[index] if data.records else None
-    if steps and gaps.any():
-        inside = place_label_map(np.zeros(steps[0]["from"], np.int16), steps) != UNLABELLED
-        gaps &= inside[..., np.newaxis]
-    return np.asarray(gaps)
+    box = own_box(data, index)
+    gaps = np.zeros(data.volumes.shape[1:], bool)
+    gaps[box] = np.isnan(data.volumes[index][box])
+    return gaps
 
 
 def with_simulated(
@@ -38,8 +51,19 @@ def with_simulated(
     return data.with_volumes(gaps)
 
 
-def own_missing_rate(data: Dataset) -> float:
-    """Return the share of all values, in [0, 1], that `own_gaps` finds."""
-    if not data.records or not data.missing_rate:
-        return data.missing_rate
-    return sum(int(own_gaps(data, index).sum()) for index in range(len(data))) / data.volumes.size
+def described(data: Dataset, found: Description) -> Description:
+    """Return a description of the data's volumes with rate and pattern of the scans' own gaps in it."""
+    if not data.outside_rate:
+        return found
+    own = shares_of(own_values(data))
+    with_gaps = sum(bool(np.isnan(values).any()) for values in own_values(data))
+    pattern = next(iter(own), "none")
+    return replace(found, missing_rate=data.missing_rate, shares=own, pattern=pattern, with_gaps=with_gaps)
+
+
+def shares(data: Dataset) -> tuple[float, float]:
+    """Return which share of the scans' own values is missing, and which share of the volumes lies outside of them."""
+    missing = inside = 0
+    for values in own_values(data):
+        missing, inside = missing + int(np.isnan(values).sum()), inside + values.size
+    return missing / max(1, inside), 1 - inside / max(1, data.volumes.size)

@@ -14,12 +14,13 @@ _MOST_CLASSES = 10
 
 
 def in_a_line(data: Dataset) -> str:
-    """Return name, size, task, parts and the share of what is missing."""
+    """Return name, size, task, parts and the shares of what is missing in the scans and outside of them."""
     parts = ", ".join(f"{name} {int((data.split == name).sum())}" for name in SPLITS)
     kind = "regression" if data.task == "regression" else f"{len(data.classes)} classes"
     kind += " of voxels" if data.task == "segmentation" else ""
     shape = times(data.volumes.shape[1:])
-    return f"{data.name}: {len(data)} volumes of {shape}, {kind}, {parts}, {data.missing_rate:.1%} missing"
+    outside = f", {data.outside_rate:.1%} outside of the scans" if data.outside_rate else ""
+    return f"{data.name}: {len(data)} volumes of {shape}, {kind}, {parts}, {data.missing_rate:.1%} missing{outside}"
 
 
 def in_a_table(data: Dataset) -> str:

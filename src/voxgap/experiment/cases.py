@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from voxgap import metrics
 from voxgap.dataset import Dataset
+from voxgap.dataset.gaps import own_values
 from voxgap.dataset.names import case_names
 from voxgap.decision import named
 from voxgap.experiment.plan import Row
@@ -32,12 +33,13 @@ def case_rows(
     """
     names = case_names(part)
     rows = []
-    for index, name in enumerate(names):
+    own = own_values(part.with_volumes(gapped))
+    for index, (name, values) in enumerate(zip(names, own, strict=True)):
         row: Row = {"case": name}
         if part.groups is not None:
             row["group"] = str(part.groups[index])
         row |= _SAID[part.task](part, index, predictions[index], threshold)
-        rows.append(row | {"missing_rate": float(np.isnan(gapped[index]).mean())})
+        rows.append(row | {"missing_rate": float(np.isnan(values).mean())})
     return tuple(rows)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from voxgap import decision, intensity
 from voxgap.dataset import Dataset
-from voxgap.dataset.gaps import own_missing_rate
 from voxgap.errors import VoxgapError
 from voxgap.experiment.asked import DEFAULT_STRATEGIES, Asked, Design, Strategies, designed, plain
 from voxgap.experiment.data import content_key
@@ -52,7 +51,7 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
         VoxgapError: the data, or an argument of the network or its training, doesn't allow it.
     """
     design = asked.design
-    own = own_missing_rate(dataset)
+    own = dataset.missing_rate
     as_it_is = bool(design.patterns is None and design.train_rates is None and own)
     rates = design.train_rates or (0.0 if as_it_is else Gaps.missing_rate,)
     crossed = itertools.product(design.patterns or (Gaps.pattern,), design.mechanisms, rates)

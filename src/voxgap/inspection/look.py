@@ -11,6 +11,7 @@ from typing import Any
 from voxgap import intensity
 from voxgap.dataset import SPLITS, Dataset, load_data
 from voxgap.dataset.door import is_one_volume
+from voxgap.dataset.gaps import described
 from voxgap.dataset.survey import Survey, as_they_are, listing_of, survey
 from voxgap.grid import Grid
 from voxgap.inspection.found import Inspection, short
@@ -131,7 +132,7 @@ def _labelled(dataset: Dataset, options: dict[str, Any], seed: int) -> Inspectio
         channels=channels,
         seed=seed,
     )
-    found = describe(volumes, of_class, channels=channels, classes=dataset.classes)
+    found = described(dataset, describe(volumes, of_class, channels=channels, classes=dataset.classes))
     return Inspection(dataset.name, volumes, channels, facts, found, evidence, options, rises=dataset.rises)
 
 

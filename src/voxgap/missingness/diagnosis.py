@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -163,6 +164,25 @@ def pattern_of(batch: Values) -> str:
     by_axis = _axis_counts(batch)
     absent = by_axis[0].sum(axis=1) == math.prod(batch.shape[1:4])
     return next(iter(_shares(batch, by_axis, absent)[0]), "none")
+
+
+def shares_of(scans: Iterable[Values]) -> dict[str, float]:
+    """Return each pattern's share of the missing voxels of scans of any shape, largest first.
+
+    Args:
+        scans: `(depth, height, width, channels)` each, NaN = missing.
+    """
+    found: Counter[str] = Counter()
+    for values in scans:
+        batch = values[np.newaxis]
+        by_axis = _axis_counts(batch)
+        missing = int(by_axis[0].sum())
+        if missing:
+            absent = by_axis[0].sum(axis=1) == math.prod(batch.shape[1:4])
+            found.update(
+                {name: share * missing for name, share in _shares(batch, by_axis, absent)[0].items()}
+            )
+    return {name: count / found.total() for name, count in found.most_common()}
 
 
 def bars(rates: Sequence[float], width: int = 56) -> str:

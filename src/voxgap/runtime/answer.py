@@ -22,7 +22,8 @@ class Answer:
         top: the most probable classes and their probabilities, the largest first.
         calibrated: `values` as probabilities that came true as often on validation data; None where the bundle
             has no calibration.
-        missing_rate: share of the input that is missing, in [0, 1].
+        missing_rate: share of the scan's own values that is missing, in [0, 1]; of the input's, where nobody knows how
+            it came onto the network's grid.
         windows: along depth, whose mean the answer is, where the input is deeper than the network's.
         drift: one sentence for each way in which the input differs from the training data.
         precision: `float32`, or what was computed in.

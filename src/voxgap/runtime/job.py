@@ -250,7 +250,7 @@ def _batched(reads: Iterator[_Read], size: int) -> Iterator[list[_Read]]:
 
 
 def _answer(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Iterator[Row]:
-    answers = _answers(predictor, [read.volume for read in batch if read.volume is not None], wanted)
+    answers = _answers(predictor, [read for read in batch if read.volume is not None], wanted)
     for read in batch:
         if read.volume is None:
             yield _begun(read.item) | {"error": read.error}
@@ -272,17 +272,16 @@ def _begun(item: Item) -> Row:
     return {"path": item.name} | ({"group": item.group} if item.group else {})
 
 
-def _answers(
-    predictor: Predictor, volumes: Sequence[Volume], wanted: Wanted
-) -> Iterator[Answer | VoxgapError]:
+def _answers(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Iterator[Answer | VoxgapError]:
     """One answer for each volume, or why there is none: a volume without one keeps no other from its own."""
     top_k = max(1, wanted.top_k)
     try:
-        yield from list(predictor.answers(volumes, top_k))
+        volumes, records = ([getattr(read, name) for read in batch] for name in ("volume", "records"))
+        yield from list(predictor.answers(volumes, top_k, records))
     except VoxgapError:
-        for volume in volumes:
+        for read in batch:
             try:
-                yield predictor.answer(volume, top_k)
+                yield predictor.answer(read.volume, top_k, read.records)
             except VoxgapError as error:
                 yield error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 import warnings
@@ -16,7 +17,7 @@ from voxgap.decision import Decision, named
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid, LabelMap, Sample, back_on_file, read_sample, scan_sample
 from voxgap.patches import OVERLAP, each_volume, patch_size
-from voxgap.resample import Record
+from voxgap.resample import Record, own_missing_rate
 from voxgap.runtime import answer as answers
 from voxgap.runtime.answer import Answer
 from voxgap.runtime.calibration import tempered
@@ -137,37 +138,45 @@ class Predictor:
             warnings.warn(said, stacklevel=2)
         return self._run(batch, batch_size)
 
-    def answer(self, volume: Any, top_k: int = 5) -> Answer:
+    def answer(self, volume: Any, top_k: int = 5, records: Sequence[Record] | None = None) -> Answer:
         """Predict one volume and say what a person needs to judge the answer.
 
         Args:
             volume: a `Volume`, or `(depth, height, width, channels)`; NaN = missing.
             top_k: how many of the most probable classes to name.
+            records: that `read` gave with it, by which what it misses itself is told from what lies outside of it.
 
         Raises:
             VoxgapError: as for `predict`.
         """
-        return next(self.answers([volume], top_k))
+        return next(self.answers([volume], top_k, [records]))
 
-    def answers(self, volumes: Iterable[Any], top_k: int = 5) -> Iterator[Answer]:
+    def answers(
+        self,
+        volumes: Iterable[Any],
+        top_k: int = 5,
+        records: Iterable[Sequence[Record] | None] | None = None,
+    ) -> Iterator[Answer]:
         """Predict volumes, a batch at a time as they come, and say what a person needs to judge each answer.
 
         Args:
             volumes: as for `answer`; a generator is read no further than the batch at hand.
             top_k: how many of the most probable classes to name.
+            records: as for `answer`, those of each volume.
 
         Raises:
             VoxgapError: as for `predict`.
         """
-        waiting: list[Values] = []
+        waiting: list[tuple[Values, Sequence[Record] | None]] = []
         done = 0
-        for volume in volumes:
+        steps = itertools.repeat(None) if records is None else records
+        for volume, moved in zip(volumes, steps, strict=False):
             (one,) = self._batch(volume)
-            if waiting and (len(waiting) == self.batch_size or one.shape != waiting[0].shape):
+            if waiting and (len(waiting) == self.batch_size or one.shape != waiting[0][0].shape):
                 yield from self._answer_all(waiting, top_k, done)
                 done += len(waiting)
                 waiting = []
-            waiting.append(one)
+            waiting.append((one, moved))
         if waiting:
             yield from self._answer_all(waiting, top_k, done)
 
@@ -306,16 +315,25 @@ class Predictor:
             return np.stack(list(each_volume(self._engine, batch, edges, overlap, batch_size=size)))
         return np.concatenate([self._engine(batch[i : i + size]) for i in range(0, len(batch), size)])
 
-    def _answer_all(self, volumes: list[Values], top_k: int, first: int) -> list[Answer]:
+    def _answer_all(
+        self, waiting: list[tuple[Values, Sequence[Record] | None]], top_k: int, first: int
+    ) -> list[Answer]:
         started = time.perf_counter()
-        outputs = self._run(np.stack(volumes), first=first)
-        seconds = (time.perf_counter() - started) / len(volumes)
+        outputs = self._run(np.stack([volume for volume, _ in waiting]), first=first)
+        seconds = (time.perf_counter() - started) / len(waiting)
         return [
-            self.judged(volume, values, top_k, seconds)
-            for volume, values in zip(volumes, outputs, strict=True)
+            self.judged(volume, values, top_k, seconds, records)
+            for (volume, records), values in zip(waiting, outputs, strict=True)
         ]
 
-    def judged(self, volume: Values, values: Values, top_k: int = 5, seconds: float = 0.0) -> Answer:
+    def judged(
+        self,
+        volume: Values,
+        values: Values,
+        top_k: int = 5,
+        seconds: float = 0.0,
+        records: Sequence[Record] | None = None,
+    ) -> Answer:
         """Say what a person needs to judge what the network said of a volume.
 
         Args:
@@ -323,6 +341,8 @@ class Predictor:
             values: its answer, one of `predict`.
             top_k: how many of the most probable classes to name.
             seconds: that it took.
+            records: how it came onto the network's grid: what lies outside of it there is no gap. None where nobody
+                said.
         """
         one_class, calibration = self.task == "classification", self.manifest.calibration
         return Answer(
@@ -330,8 +350,8 @@ class Predictor:
             label=self.classes[int(named(values, self.decision.threshold))] if one_class else None,
             top=answers.top(values, self.classes, top_k) if one_class else (),
             calibrated=tempered(values, calibration.temperature) if calibration and one_class else None,
-            missing_rate=float(np.isnan(volume).mean()),
-            drift=drift(volume, self.manifest.profile),
+            missing_rate=own_missing_rate(volume, records or ()),
+            drift=drift(volume, self.manifest.profile, records),
             windows=self.manifest.input.windows(volume.shape),
             seconds=seconds,
             **vars(self.running),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -11,9 +11,10 @@ import numpy as np
 
 from voxgap.errors import VoxgapError
 from voxgap.missingness import describe
-from voxgap.missingness.diagnosis import pattern_of
+from voxgap.missingness.diagnosis import pattern_of, shares_of
 from voxgap.observed import moments
-from voxgap.volume import Values
+from voxgap.resample import Box, Record, crop_to_observed, extent
+from voxgap.volume import Values, Volume
 
 RATE_SLACK = 0.05
 """A missing rate this far above those of the training volumes still counts as like them; less missing is no doubt."""
@@ -22,6 +23,9 @@ RARE = 0.01
 missing voxels than this share has no pattern to speak of."""
 OUTSIDE = 0.01
 """More than this share of values outside of the training data's: other units, most likely."""
+
+OF_SCANS = "scans"
+"""In a profile: what was missing is counted within the scans, not around them."""
 
 FAR = 10
 """A single value that lies outside by more than so many of the training data's ranges says the same."""
@@ -50,15 +54,18 @@ class Profile:
 
     Args:
         channels: by name.
-        shares: each pattern's share of the missing voxels.
+        shares: each pattern's share of the missing voxels; None where they are not those of the scans, as in older
+            bundles, which counted what the grid adds around a scan.
+        adds: whether the grid may add missing voxels around a scan.
     """
 
     channels: Mapping[str, Channel]
-    shares: Mapping[str, float]
+    shares: Mapping[str, float] | None
+    adds: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, for a manifest's field `data.profile`."""
-        return asdict(self)
+        return {"channels": asdict(self)["channels"], "shares": self.shares, "of": OF_SCANS}
 
     @classmethod
     def of(cls, manifest: dict[str, Any], where: str) -> Profile | None:
@@ -73,57 +80,79 @@ class Profile:
         try:
             channels = {str(name): _channel(entry) for name, entry in data["channels"].items()}
             shares = {str(name): float(share) for name, share in data["shares"].items()}
+            of_scans = data.get("of") == OF_SCANS
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
             raise VoxgapError(
                 f"{where}: field data.profile is not a profile; train or export the bundle again"
             ) from None
         if list(channels) != manifest["input"]["channels"]:
             raise VoxgapError(f"{where}: field data.profile is not of the channels of input.channels")
-        return cls(channels, shares)
+        grid = manifest["input"].get("grid") or {}
+        adds = bool(grid.get("size") and grid.get("spacing"))
+        return cls(channels, shares if of_scans or not adds else None, adds)
 
 
-def profile(volumes: Values, channels: tuple[str, ...], own_units: bool = False) -> Profile:
+def profile(
+    volumes: Values,
+    channels: tuple[str, ...],
+    own_units: bool = False,
+    boxes: Sequence[Box] | None = None,
+) -> Profile:
     """Describe training volumes in the numbers that a prediction is held against.
 
     Args:
         volumes: `(n, depth, height, width, channels)`, NaN = missing.
         channels: their names.
         own_units: whether each volume is normalised by itself, so that no range of values is another's.
+        boxes: which box of its volume each scan covers, see `voxgap.resample.extent`; by default all of it.
     """
-    each, voxels = moments(volumes), math.prod(volumes.shape[1:-1])
+    each = moments(volumes)
+    voxels = np.full(len(volumes), math.prod(volumes.shape[1:-1]))
+    if boxes is None:
+        shares = describe(volumes).shares
+    else:
+        voxels = np.array([math.prod(along.stop - along.start for along in box) for box in boxes])
+        shares = shares_of(volumes[index][box] for index, box in enumerate(boxes))
     found = {}
     for i, name in enumerate(channels):
         count, low, high, deviation = (
             of[:, i] for of in (each.observed, each.low, each.high, each.deviation)
         )
-        seen = deviation[count > 0]
+        seen, rates = deviation[count > 0], 1 - count / np.maximum(voxels, 1)
         found[name] = Channel(
-            (1 - float(count.max()) / voxels, 1 - float(count.min()) / voxels),
+            (float(rates.min()), float(rates.max())),
             (float(low.min()), float(high.max())) if seen.size else None,
             (float(seen.min()), float(seen.max())) if seen.size else None,
         )
     if own_units:
         found = {name: replace(channel, values=None, deviation=None) for name, channel in found.items()}
-    return Profile(found, dict(describe(volumes).shares))
+    return Profile(found, dict(shares))
 
 
-def drift(volume: Values, known: Profile | None) -> tuple[str, ...]:
+def drift(volume: Values, known: Profile | None, records: Sequence[Record] | None = None) -> tuple[str, ...]:
     """Say how a volume differs from those that the network was trained on.
 
     Args:
         volume: `(depth, height, width, channels)`, NaN = missing.
         known: of the training data; without it, only a volume of nothing is noticed.
+        records: how it came onto the network's grid, none where it was on it: what lies outside of it is no gap. Where
+            nobody knows, and the grid may have added voxels, what lies around all that is observed is none either.
 
     Returns:
         One sentence for each difference: nothing observed, a channel missing that never was, more missing than in
         the training data, values outside of theirs, gaps of a pattern that they hardly had.
     """
     missing = np.isnan(volume)
-    gaps = np.count_nonzero(missing)
-    if gaps == missing.size:
+    if missing.all():
         return ("no observed voxel: the answer is what the network says of nothing",)
     if known is None:
         return ()
+    if records is None and known.adds:
+        volume = crop_to_observed(Volume(volume))[0].values
+    else:
+        volume = volume[extent(records or (), volume.shape)]
+    missing = np.isnan(volume)
+    gaps = np.count_nonzero(missing)
     found: list[str] = []
     for index, (name, channel) in enumerate(known.channels.items()):
         values = volume[..., index][~missing[..., index]]
@@ -186,7 +215,7 @@ def _values(name: str, values: Values, known: Channel) -> str | None:
 
 
 def _pattern(volume: Values, missing_rate: float, known: Profile) -> tuple[str, ...]:
-    if missing_rate < RARE:
+    if missing_rate < RARE or known.shares is None:
         return ()
     pattern = pattern_of(volume[np.newaxis])
     if known.shares.get(pattern, 0.0) >= RARE:

@@ -34,7 +34,9 @@ class Prediction(BaseModel):
         description="Whose grid they are counted on: that of the `file` sent, or that of the `network`, where the body "
         "held the values.",
     )
-    missing_rate: float = Field(description="Share of values that are missing (NaN), on the network's grid.")
+    missing_rate: float = Field(
+        description="Share of values that are missing (NaN): of a file's own, or of all those that the body held."
+    )
     windows: int = Field(
         1,
         description="Along depth (time), whose mean the answer is: of a volume deeper than the network's input.",

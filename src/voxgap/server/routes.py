@@ -319,7 +319,12 @@ def _nifti(loaded: Loaded, output: Values, volume: Volume, records: list[Record]
 
 
 def _predictions(predictor: Predictor, read: Read, outcome: Outcome) -> list[Prediction]:
-    judged = map(predictor.judged, read.volumes, outcome.outputs)
+    # Of values in the body, nobody said how they came onto the grid.
+    records = [steps for _, steps in read.files] if read.files else [None] * len(read.volumes)
+    judged = (
+        predictor.judged(volume, values, records=steps)
+        for volume, values, steps in zip(read.volumes, outcome.outputs, records, strict=True)
+    )
     return [
         Prediction(
             **_said(predictor, answer, read, index),
