@@ -230,16 +230,63 @@ def test_what_could_not_be_trained_on_is_scored(here: tuple[Path, Path], tmp_pat
         load_data(tmp_path / "one.csv")
 
 
-def test_volumes_that_were_in_training_are_said_whatever_they_are_called(
-    here: tuple[Path, Path], tmp_path: Path, voxgap: Any
-) -> None:
-    bundle, data = here
+def remember(bundle: Path, data: Path, part: list[str]) -> None:
+    """Let a bundle know in what part of the data of its training each volume was."""
     trained = load_data(data, scoring=True)
-    part = ["train"] * 7 + ["validation"] * 2 + ["test"] * 15
     (bundle / "cases.json").write_text(json.dumps(known_cases(digests(trained.volumes), part)))
     entry = {"path": "cases.json", "sha256": sha256(bundle / "cases.json")}
     manifest = json.loads((bundle / "manifest.json").read_text())
     (bundle / "manifest.json").write_text(json.dumps(manifest | {"cases": entry}))
+
+
+@pytest.mark.parametrize("gaps", [{}, {"pattern": "slices", "missing_rate": 0.4, "seed": 7}])
+def test_a_part_of_a_table_without_a_split_is_what_the_bundle_knows(
+    gaps: dict[str, Any], here: tuple[Path, Path], tmp_path: Path
+) -> None:
+    bundle, data = here
+    parts = ["validation", "train", "test", "train"] * 6
+    remember(bundle, data, parts)
+    lines = data.read_text().splitlines()
+    dealt = tmp_path / "dealt.csv"
+    dealt.write_text("\n".join(f"{line},{part}" for line, part in zip(lines, ["split", *parts], strict=True)))
+    predictor = opened(bundle, "classification", 2)
+    for part, count in (("train", 12), ("validation", 6), ("test", 6)):
+        found, wanted = (evaluate(predictor, table, part, **gaps) for table in (data, dealt))
+        assert found.scored.to_json() == wanted.scored.to_json()
+        assert found.known == wanted.known
+        assert any(f"no split; {part} are the {count} of 24 volumes" in note for note in found.notes)
+        assert not any("no split" in note for note in wanted.notes)
+    halves = tmp_path / "halves.csv"
+    halves.write_text(dealt.read_text().replace("validation", "train"))
+    assert evaluate(predictor, halves, "validation").scored.n == 6
+    assert evaluate(predictor, halves, "test").scored.n == 6
+
+
+def test_a_part_that_nobody_knows_is_refused(here: tuple[Path, Path], tmp_path: Path) -> None:
+    bundle, data = here
+    predictor = opened(bundle, "classification", 2)
+    for part in ("train", "validation", "test"):
+        for network in (predictor, Model("classification", 2)):
+            with pytest.raises(vg.VoxgapError, match=f"no split, and nothing is known .* are {part};"):
+                evaluate(network, data, part)
+    said = tmp_path / "said.csv"
+    lines = data.read_text().splitlines()
+    said.write_text("\n".join([f"{lines[0]},split", *(f"{line},test" for line in lines[1:])]))
+    remember(bundle, data, ["train"] * 12 + ["validation"] * 12)
+    predictor = opened(bundle, "classification", 2)
+    with pytest.raises(vg.VoxgapError, match="none of its 24 volumes"):
+        evaluate(predictor, data, "test")
+    for split in (None, "test"):
+        found = evaluate(predictor, said, split)
+        assert (found.split, found.scored.n) == ("test", 24)  # the table's word stands
+        assert [note[:7] for note in found.notes] == ["Warning"]
+
+
+def test_volumes_that_were_in_training_are_said_whatever_they_are_called(
+    here: tuple[Path, Path], tmp_path: Path, voxgap: Any
+) -> None:
+    bundle, data = here
+    remember(bundle, data, ["train"] * 7 + ["validation"] * 2 + ["test"] * 15)
     again = tmp_path / "again"
     again.mkdir()
     with data.open() as stream:

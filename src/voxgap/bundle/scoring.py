@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.gaps import with_simulated
@@ -17,7 +18,7 @@ from voxgap.dataset.targets import as_classes, class_places
 from voxgap.decision import Decision, asked
 from voxgap.errors import VoxgapError
 from voxgap.metrics import Scored, scored, without_interval
-from voxgap.metrics.overlap import digests, overlap, read_cases
+from voxgap.metrics.overlap import digests, in_part, overlap, read_cases
 from voxgap.names import metric_words
 from voxgap.runtime import Bundle, Predictor, load
 from voxgap.volume import Values, times
@@ -90,9 +91,11 @@ def evaluate(
             and resampled as its training data was; for a model it is scored as it is.
         data: see `voxgap.load_data`.
         split: the part to score: `train`, `validation`, `test` or `all`; by default `test`, and all where the data
-            has no split.
+            has no split. A part that is asked for of data without a split is the one that the bundle knows by its
+            content: what it was trained on, what it was chosen on, or neither.
         threshold: of two classes, name the second from this probability on; by default as the bundle says.
-        pattern, missing_rate, mechanism: of gaps that are simulated besides the data's own; see `voxgap.simulate`.
+        pattern, missing_rate, mechanism: of gaps that are simulated besides the data's own, in all of the data as
+            in a training, whatever part is scored; see `voxgap.simulate`.
         seed: of the simulated gaps and the intervals.
         axes, at: what is said of the axes of the files, where they are called otherwise; see `voxgap.load_data`.
 
@@ -122,7 +125,9 @@ def evaluate(
                 f"threshold {threshold}: give a number; it is chosen where a network is trained"
             )
         decided = chosen
-    gapped = with_simulated(given.data, pattern, missing_rate, mechanism, seed).volumes
+    gapped = given.data.volumes
+    if pattern is not None:
+        gapped = with_simulated(given.source, pattern, missing_rate, mechanism, seed).volumes[given.places]
     return _score(given, predict(gapped), gapped, decided, seed)
 
 
@@ -133,19 +138,24 @@ class Labelled:
     Attributes:
         split: the part that is to be scored.
         data: its samples, of the bundle's task; targets count among the network's classes.
+        source, places: the data that it is part of, and where its samples stand there.
         whole: whether that is all there is, because the data has no split.
         known: see `Evaluation`.
+        told: how its samples were found, where the data does not say which they are.
     """
 
     split: str
     data: Dataset
+    source: Dataset
+    places: NDArray[np.intp]
     whole: bool
-    known: dict[str, int] | None
+    known: dict[str, int] | None = None
+    told: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What to know before its scores are believed."""
-        count, notes = len(self.data), []
+        count, notes = len(self.data), [self.told] if self.told else []
         if self.whole:
             notes.append(f"{self.data.name}: no split, so that all {count} volumes are scored")
         met = [
@@ -169,7 +179,7 @@ def labelled(
     Args:
         bundle: its folder, or a predictor of it.
         data: see `voxgap.load_data`.
-        split: the part to score, or `all`; by default `test`, and all where the data has no split.
+        split: the part to score, or `all`; see `evaluate`.
         reading: what is said of the axes of the files, `axes` and `at`, where they are called otherwise.
 
     Raises:
@@ -187,9 +197,9 @@ def labelled(
     dataset = load_data(data, task=task, scoring=True, **on_grid)
     if dataset.task != manifest.task:
         raise VoxgapError(f"{dataset.name}: the data is for {dataset.task}, the bundle for {manifest.task}")
-    found = _part(dataset, split)
+    found = _part(dataset, split, _cases(opened))
     part = _with_classes(found.data, manifest.classes, manifest.label_values)
-    return replace(found, data=part, known=_known(opened, found.data))
+    return replace(found, data=part)
 
 
 def _check_split(split: Split) -> None:
@@ -197,15 +207,47 @@ def _check_split(split: Split) -> None:
         raise VoxgapError(f"split must be {', '.join(SPLITS[:-1])} or {SPLITS[-1]}, got {split!r}")
 
 
-def _part(dataset: Dataset, split: Split) -> Labelled:
-    whole = bool((dataset.split == "test").all())
-    if split in (None, "test"):
+def _part(dataset: Dataset, split: Split, cases: Mapping[str, list[str]] | None = None) -> Labelled:
+    """Take the samples that are to be scored: by the data's own split, or by what a bundle knows of its training."""
+    whole, told, met = dataset.unsplit and split in (None, "all"), "", None
+    if split is None:
         split = "all" if whole else "test"
-    assert split is not None
-    part = dataset if split == "all" else dataset.part(split)
+    places = np.flatnonzero((dataset.split == split) | (split == "all"))
+    if split != "all" and (dataset.unsplit or (split == "validation" and not len(places) and cases)):
+        met = digests(dataset.volumes)
+        places, told = _by_content(dataset, split, cases, met)
+    part = dataset.take(places)
     if not len(part):
         raise VoxgapError(f"{dataset.name}: no {split} volumes; choose another --split, or all")
-    return Labelled(split, part, whole, None)
+    known = None
+    if cases is not None:
+        known = overlap(digests(part.volumes) if met is None else [met[place] for place in places], cases)
+    return Labelled(split, part, dataset, places, whole, known, told)
+
+
+def _by_content(
+    dataset: Dataset, split: str, cases: Mapping[str, list[str]] | None, found: Sequence[str | None]
+) -> tuple[NDArray[np.intp], str]:
+    """Find a part of a bundle's data in data that does not say it, and the line that tells how."""
+    lacking = "no split" if dataset.unsplit else f"no {split} volumes by its split"
+    if cases is None:
+        raise VoxgapError(
+            f"{dataset.name}: {lacking}, and nothing is known of what the network was trained on, so that nobody "
+            f"knows which volumes are {split}; give a column split, or choose --split all"
+        )
+    places = np.flatnonzero(in_part(found, cases, split))
+    which = {
+        "train": "was trained on",
+        "validation": "was chosen on",
+        "test": "was neither trained nor chosen on",
+    }[split]
+    if not len(places):
+        raise VoxgapError(
+            f"{dataset.name}: {lacking}, and none of its {len(dataset)} volumes is one that this bundle {which}; "
+            "choose another --split, or all"
+        )
+    told = f"{len(places)} of {len(dataset)} volumes that this bundle {which}, by their content"
+    return places, f"{dataset.name}: {lacking}; {split} are the {told}"
 
 
 def _as_it_is(
@@ -260,8 +302,8 @@ def _with_classes(part: Dataset, classes: Sequence[str], learnt: Sequence[int] |
     return replace(part, targets=targets, classes=tuple(classes), label_values=None, **maps)
 
 
-def _known(bundle: Bundle, part: Dataset) -> dict[str, int] | None:
+def _cases(bundle: Bundle) -> dict[str, list[str]] | None:
     entry = bundle.manifest.cases
     if entry is None or not (bundle.folder / entry.path).is_file():
         return None
-    return overlap(digests(part.volumes), read_cases(bundle.verified(entry, "cases")))
+    return read_cases(bundle.verified(entry, "cases"))

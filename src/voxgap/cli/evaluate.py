@@ -32,7 +32,10 @@ def evaluate(
     ],
     split: Annotated[
         str | None,
-        typer.Option(help="train, validation, test or all. [default: test; all where DATA has no split]"),
+        typer.Option(
+            help="train, validation, test or all; of DATA without a split, the part that the bundle knows by its "
+            "content. [default: test; all where DATA has no split]"
+        ),
     ] = None,
     threshold: Threshold = None,
     pattern: Pattern = None,

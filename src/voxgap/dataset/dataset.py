@@ -50,6 +50,7 @@ class Dataset:
         label_values: What stood for each class in the label maps as they were given; None: its index.
         rises: Whether height runs to the north, to the front or to the head, and pictures turn it up: see
             `voxgap.volume.upright`.
+        unsplit: Whether nobody said its split: all is `test`, to be scored.
 
     Raises:
         VoxgapError: The parts don't fit each other.
@@ -71,6 +72,7 @@ class Dataset:
     drawn: Drawn | None = None
     label_values: tuple[int, ...] | None = None
     rises: bool = False
+    unsplit: bool = False
 
     def __post_init__(self) -> None:
         volumes = as_batch(self.volumes, self.name, allow_empty=True)
@@ -282,6 +284,7 @@ class Dataset:
             label_maps = as_label_map(label_maps, name)
         task: Task = "regression" if labels is None else "classification"
         values: tuple[int, ...] | None = None
+        unsplit = scoring and split is None
         if labels is None and targets is None and label_maps is not None:
             task = "segmentation"
             label_maps, names, values = voxel_classes(label_maps, classes, name, scoring)
@@ -306,6 +309,7 @@ class Dataset:
             grid or AS_IT_IS,
             steps,
             label_values=values,
+            unsplit=unsplit,
         )
 
 

@@ -184,7 +184,7 @@ def _read_listing(
     )
     say_twins(data, scoring or bool(rows[0].split), [row.where for row in rows])
     named = of_files([row.files for row in rows], listing.folder)
-    data = replace(data, names=named, rises=rises(listing, grid))
+    data = replace(data, names=named, rises=rises(listing, grid), unsplit=scoring and not rows[0].split)
     return _with_drawn(data, _drawn(listing, data.classes, grid)) if segmented and grid.moves else data
 
 

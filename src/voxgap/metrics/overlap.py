@@ -61,6 +61,15 @@ def overlap(found: Iterable[str | None], known: Mapping[str, list[str]]) -> dict
     return {part: sum(case in held for case in cases) for part, held in met.items()}
 
 
+def in_part(found: Iterable[str | None], known: Mapping[str, list[str]], part: str) -> list[bool]:
+    """Say of each case whether it was in that part of the data of a training: `test` is what is in no other."""
+    if part == "test":
+        met = {case for held in known.values() for case in held}
+        return [case not in met for case in found]
+    met = set(known.get(part, ()))
+    return [case in met for case in found]
+
+
 def read_cases(file: Path) -> dict[str, list[str]]:
     """Read what `known_cases` made, from a bundle.
 
