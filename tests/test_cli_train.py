@@ -20,8 +20,9 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
+import server_cases as cases
 import tiny
-from voxgap.bundle import goes_on
+from voxgap.bundle import goes_on, outdated
 from voxgap.cli import app, main
 from voxgap.errors import VoxgapError
 from voxgap.files import unfinished
@@ -379,3 +380,26 @@ def test_the_demo_tells_its_story(sample: str, tmp_path: Path, voxgap) -> None:
     answer = voxgap("predict", tmp_path / "bundle", tmp_path / "volume-with-gaps.npz")
     row = next(csv.DictReader(io.StringIO(answer.out)))
     assert sum(float(row[name]) for name in row if name.startswith("p_")) == pytest.approx(1, abs=1e-4)
+
+
+def test_exports_of_the_network_before_are_said(tmp_path: Path) -> None:
+    folder = tmp_path / "b"
+    folder.mkdir()
+    assert outdated(folder) == []
+    kinds = {"keras": "float32", "onnx": "float32", "litert": "float32", "openvino": "int8"}
+    files: Any = {
+        kind: {"path": kind, "sha256": "0" * 64, "parts": [], "precision": precision}
+        for kind, precision in kinds.items()
+    }
+    manifest = json.loads((cases.make_bundle(tmp_path / "whole") / "manifest.json").read_text())
+    manifest |= {"schema_version": 1, "strategy": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": files}))
+    (tmp_path / "b-web").mkdir()
+    assert outdated(folder, ["litert"]) == [
+        f"removed onnx: exported from the network before; to have them of this one: voxgap export {folder} --to onnx",
+        "removed openvino: exported from the network before; to have them of this one: voxgap export "
+        f"{folder} --to openvino --precision int8",
+        f"b-web still holds the network before; to have this one there: voxgap export {folder} --to web",
+    ]
+    assert "removed litert:" in outdated(folder, ["web", "onnx"])[0]
+    assert len(outdated(folder, ["web", "onnx"])) == 2

@@ -1,7 +1,7 @@
 """The bundle: a folder with manifest.json, the model in each format that was asked for, and the proof of each."""
 
 from voxgap.bundle.capability import check_exportable
-from voxgap.bundle.continuing import STATE, forget, goes_on
+from voxgap.bundle.continuing import STATE, forget, goes_on, outdated
 from voxgap.bundle.exporting import export
 from voxgap.bundle.own_model import export_model
 from voxgap.bundle.saving import Origin, check_free, save_bundle
@@ -18,5 +18,6 @@ __all__ = [
     "export_model",
     "forget",
     "goes_on",
+    "outdated",
     "save_bundle",
 ]

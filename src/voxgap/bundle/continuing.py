@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
+from voxgap.bundle.formats import PACKAGES
 from voxgap.errors import VoxgapError
 from voxgap.runtime import MANIFEST, Bundle
 
@@ -49,3 +51,37 @@ def forget(folder: Path) -> None:
         ended = True
     if ended:
         shutil.rmtree(folder / STATE, ignore_errors=True)
+
+
+def outdated(folder: Path, again: Collection[str] = ()) -> list[str]:
+    """Say what was exported of the network that a bundle holds, before another one takes its place.
+
+    Args:
+        folder: of the bundle.
+        again: formats and packages that are to be exported of the new one anyway.
+
+    Returns:
+        A line for each precision of the files in the bundle, which go with the network, and one for the packages
+        beside it, which stay; each with the command that makes them again.
+    """
+    try:
+        files = read_manifest(folder)["files"]
+    except VoxgapError:  # none, or one that is replaced because it is damaged
+        return []
+    held: dict[str, list[str]] = {}
+    for kind, entry in files.items():
+        if kind not in ("keras", *again, *(PACKAGES[name] for name in again if name in PACKAGES)):
+            held.setdefault(str(entry.get("precision", "float32")), []).append(kind)
+    lines = [
+        f"removed {', '.join(kinds)}: exported from the network before; to have them of this one: voxgap export "
+        f"{folder} --to {','.join(kinds)}" + ("" if precision == "float32" else f" --precision {precision}")
+        for precision, kinds in held.items()
+    ]
+    own = folder.resolve()
+    beside = [name for name in PACKAGES if name not in again and own.with_name(f"{own.name}-{name}").is_dir()]
+    if beside:
+        lines.append(
+            f"{', '.join(f'{folder.name}-{name}' for name in beside)} still {'holds' if len(beside) == 1 else 'hold'} "
+            f"the network before; to have this one there: voxgap export {folder} --to {','.join(beside)}"
+        )
+    return lines

@@ -201,6 +201,7 @@ def train(
         check_free,
         forget,
         goes_on,
+        outdated,
         save_bundle,
     )
     from voxgap.bundle.evidence import EVIDENCE, REPORT
@@ -297,6 +298,7 @@ def train(
             result = result_of_training()
         gaps = None if pattern is None else Gaps(pattern, missing_rate, mechanism)
         origin = Origin(seed, gaps, shlex.join(["voxgap", *sys.argv[1:]]), settings(context, out_folder))
+        gone = outdated(out_folder, (export or "").split(","))
         save_bundle(
             out_folder,
             result.model,
@@ -316,6 +318,8 @@ def train(
         if dataset.task == "classification" and (why := too_few(dataset.part("validation").targets)):
             out.print(why, soft_wrap=True)
         out.print(f"bundle: {out_folder}   report: {out_folder / EVIDENCE / REPORT}", soft_wrap=True)
+        for line in gone:
+            err.print(line, soft_wrap=True, markup=False)
         if result.history.reason == "interrupted":
             best, ran = result.history.best_epoch + 1, len(result.history.epochs)
             err.print(
