@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import numpy as np
 import pytest
@@ -115,6 +116,22 @@ def test_verdicts_in_words(found: Paired, decision: str, words: str) -> None:
     said = verdict(found)
     assert (said.decision, said.words) == (decision, words)
     assert (said.further is not None) == ("about" in words)
+
+
+def test_of_few_folds_the_advice_is_what_five_would_show() -> None:
+    found = compare_pair("linear", [1.0, 1.0], "mean", [0.5, 0.428], 10, 10)
+    said = verdict(found)
+    # By a table of Student's distribution: t(0.975, 4) = 2.776.
+    least = 2.776 * found.spread * math.sqrt(1 / 5 + 1 / 4)
+    assert said.words == (
+        "no difference between linear and mean can be shown with these 2 folds; so few show hardly any: give "
+        f"--folds 5 or more, which would show one from {least:.2g} on (seen: 0.54)"
+    )
+    assert (said.decision, said.further) == ("undecided", None)
+    unsteady = verdict(compare_pair("linear", [1.0, 0.5], "mean", [0.7, 0.6], 10, 10)).words
+    assert "give --folds 5 or more, and more samples: even 5 would show one only from" in unsteady
+    three = verdict(compare_pair("linear", [0.9, 0.7, 0.8], "mean", [0.7, 0.7, 0.7], 20, 10)).words
+    assert "with these 3 folds; so few show hardly any: give --folds 5" in three
 
 
 def test_a_verdict_weighs_all_comparisons() -> None:

@@ -331,10 +331,31 @@ def test_the_number_of_cases_and_the_decision_are_said() -> None:
         (run, dataclasses.replace(outcome, threshold=0.25 + 0.1 * run.fold))
         for run, outcome in planted.outcomes(made, MEANS)
     ]
-    said = "The second class is named from a probability of 0.25 to 0.55 on, chosen by youden on the validation part"
-    assert said in Comparison.from_outcomes(made, pairs).summary()
+    said = "{} is named from a probability of 0.25 to 0.55 on, chosen by youden on the validation part"
+    assert said.format("The second class") in Comparison.from_outcomes(made, pairs).summary()
+    kept = {0.5: ({"case": "0.nii", "p_well": 0.75, "p_sick": 0.25},)}
+    told = [(run, dataclasses.replace(outcome, predictions=kept)) for run, outcome in pairs]
+    assert said.format("sick") in Comparison.from_outcomes(made, told).summary()
     fixed = dataclasses.replace(made, threshold="0.3")
     pairs = [(run, dataclasses.replace(outcome, threshold=0.3)) for run, outcome in pairs]
     assert "named from a probability of 0.3 on." in Comparison.from_outcomes(fixed, pairs).decision
     errors = planted.outcomes(made, MEANS, metric="mae")
     assert Comparison.from_outcomes(made, errors).decision == ""
+
+
+@pytest.mark.parametrize("rates", [(0.0, 0.0), (0.0, 0.4), (0.4, 0.0)])
+def test_tables_name_gaps_only_where_some_were_simulated(rates: tuple[float, float], tmp_path: Path) -> None:
+    made = planted.experiment(["mean", "linear"], folds=2, train_rates=rates[:1], test_rates=rates[1:])
+    kept = {rates[1]: ({"case": "0.nii"},)}
+    pairs = [
+        (run, dataclasses.replace(outcome, predictions=kept))
+        for run, outcome in planted.outcomes(made, MEANS)
+    ]
+    comparison = Comparison.from_outcomes(made, pairs)
+    comparison.to_csv(tmp_path / "results.csv")
+    comparison.predictions_to_csv(tmp_path / "predictions.csv")
+    for name in ("results.csv", "predictions.csv"):
+        with (tmp_path / name).open() as file:
+            rows = list(csv.DictReader(file))
+        wanted = ("slices", "mcar") if any(rates) else ("", "")
+        assert {(row["pattern"], row["mechanism"]) for row in rows} == {wanted}

@@ -47,6 +47,7 @@ def test_channels_that_no_single_volume_lacks_together_come_from_several() -> No
     native = data({0: [2, 9], 1: [3, 10, 11]})
     examples = fill_examples(plan_experiment(native, ["mean"], folds=1), native)
     assert [example.channel for example in examples] == ["t1", "t2"]
+    assert examples[0].case != examples[1].case
     for example in examples:
         assert list(example.versions) == ["with gaps", "filled: mean"]
         assert np.isnan(example.versions["with gaps"]).all()

@@ -242,7 +242,7 @@ class Comparison:
         found = [outcome.threshold for outcome in done if outcome.threshold is not None]
         span = f"{min(found):.3g} to {max(found):.3g}" if found and min(found) < max(found) else rule
         chosen = "" if span == rule else f", chosen by {rule} on the validation part of each run"
-        return f"The second class is named from a probability of {span} on{chosen}."
+        return f"{_second_class(self.outcomes)} is named from a probability of {span} on{chosen}."
 
     @cached_property
     def predictions(self) -> tuple[Row, ...]:
@@ -253,10 +253,11 @@ class Comparison:
         """
         rows = []
         for run, outcome in self.outcomes:
-            facts = {"run": run.key, **{name: getattr(run, name) for name in COLUMNS[1:6]}}
+            facts = {"run": run.key, "model": run.model, "strategy": run.strategy}
             split = {name: getattr(run, name) for name in ("repeat", "fold", "seed")}
             for rate, cases in outcome.predictions.items():
-                rows += [facts | {"test_rate": rate} | split | case for case in cases]
+                of_rate = facts | _gaps_of(run, rate) | {"test_rate": rate} | split
+                rows += [of_rate | case for case in cases]
         return tuple(rows)
 
     def summary(self) -> str:
@@ -360,11 +361,16 @@ def _metric(pairs: Sequence[tuple[Run, Outcome]], wanted: str | None) -> str:
     return wanted
 
 
-def _classes(pairs: Iterable[tuple[Run, Outcome]]) -> tuple[str, ...]:
-    """Names of the classes of label maps, by the scores of the first case."""
+def _classes(pairs: Iterable[tuple[Run, Outcome]], column: str = "dice_") -> tuple[str, ...]:
+    """Names of the classes of label maps, by the scores of the first case; `p_` those of whole volumes."""
     tables = (rows for _, outcome in pairs for rows in outcome.predictions.values() if rows)
     first = next(tables, ({},))[0]
-    return tuple(name.removeprefix("dice_") for name in first if name.startswith("dice_"))
+    return tuple(name.removeprefix(column) for name in first if name.startswith(column))
+
+
+def _second_class(pairs: Sequence[tuple[Run, Outcome]]) -> str:
+    """The class that a threshold decides on: by its name, where the predictions are kept."""
+    return ((_classes(pairs, "p_") or _classes(pairs))[1:] or ("The second class",))[0]
 
 
 def _sizes(pairs: Sequence[tuple[Run, Outcome]]) -> dict[tuple[int, int], tuple[int, int]]:
@@ -427,11 +433,19 @@ def _of_fills(pairs: Sequence[tuple[Run, Outcome]], names: Sequence[str], sizes:
     return ranking(one_each, shared.values(), sizes, RECONSTRUCTION) if one_each else None
 
 
+def _gaps_of(run: Run, *test_rates: float) -> Row:
+    """What tells the gaps of a run at these test rates; their kind stays empty where none were simulated."""
+    simulated = run.train_rate or any(test_rates)
+    kind = {name: getattr(run, name) if simulated else "" for name in ("pattern", "mechanism")}
+    return kind | {"train_rate": run.train_rate}
+
+
 def _rows(run: Run, outcome: Outcome) -> Iterator[dict[str, Any]]:
     facts = {
         "run": outcome.key,
         "strategy": run.strategy,
-        **{field: getattr(run, field) for field in ("model", "pattern", "mechanism", "train_rate")},
+        "model": run.model,
+        **_gaps_of(run, *run.test_rates),
         **{field: getattr(run, field) for field in ("repeat", "fold", "seed")},
         **{field: getattr(outcome, field) for field in COLUMNS[10:] if field not in ("metric", "value")},
     }
@@ -442,4 +456,4 @@ def _rows(run: Run, outcome: Outcome) -> Iterator[dict[str, Any]]:
         errors = outcome.reconstruction.get(rate) or {}
         named = values | {f"reconstruction_{metric}": value for metric, value in errors.items()}
         for metric, value in named.items():
-            yield facts | {"test_rate": rate, "metric": metric, "value": value}
+            yield facts | _gaps_of(run, rate) | {"test_rate": rate, "metric": metric, "value": value}

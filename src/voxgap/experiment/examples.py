@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.dataset import Dataset
+from voxgap.dataset.names import case_names
 from voxgap.experiment.data import divide, with_gaps
 from voxgap.experiment.plan import BASELINES, Experiment
 from voxgap.recipe import Strategy
@@ -25,10 +26,12 @@ class Example(NamedTuple):
         versions: what is shown -> `(depth, height, width)`, as `upright` turns it: `complete` (where gaps are
             simulated, and NaN where the data itself has some), `with gaps`, and `filled: ` with the name of
             each distinct fill.
+        case: what the volume is called.
     """
 
     channel: str
     versions: dict[str, Values]
+    case: str = ""
 
 
 def fill_examples(experiment: Experiment, dataset: Dataset) -> tuple[Example, ...]:
@@ -60,10 +63,13 @@ def fill_examples(experiment: Experiment, dataset: Dataset) -> tuple[Example, ..
         versions[f"filled: {label}"] = _filled(strategy, normalize, train, gapped[shown])
     names = dataset.channels if len(dataset.channels) > 1 else ("",)
     turned = {label: [upright(volume, dataset.rises) for volume in held] for label, held in versions.items()}
-    return tuple(
-        Example(names[channel], {label: v[shown.index(index)][..., channel] for label, v in turned.items()})
-        for channel, index in sorted(chosen.items())
-    )
+    cases = case_names(dataset.take(parts.test[shown]))
+    examples = []
+    for channel, index in sorted(chosen.items()):
+        at = shown.index(index)
+        seen = {label: held[at][..., channel] for label, held in turned.items()}
+        examples.append(Example(names[channel], seen, cases[at]))
+    return tuple(examples)
 
 
 def _volumes(gapped: Values) -> dict[int, int]:

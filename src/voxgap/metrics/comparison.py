@@ -25,12 +25,17 @@ from voxgap.metrics.significance import (
     estimate,
     further_splits,
     holm,
+    least_shown,
     run_table,
     size_ratio,
 )
 
 # Of the metrics in `voxgap.metrics`.
 LOWER_IS_BETTER = frozenset({"log_loss", "brier", "calibration_error", "mae", "rmse"})
+
+
+ENOUGH = 5
+"""Folds from which on it is the spread that decides, and not that there are so few."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +203,8 @@ def verdict(pair: Paired, *, alpha: float = ALPHA, power: float = POWER, most: i
     seen = abs(pair.difference)
     if seen <= pair.rope:
         return Verdict("undecided", f"{words}; the one seen, {seen:.2g}, is too small to matter{note}")
+    if pair.splits < ENOUGH:
+        return Verdict("undecided", f"{words}; {_more_folds(pair, alpha)}{note}")
     further = further_splits(
         *(seen, pair.spread, pair.splits, pair.ratio),
         rope=pair.rope,
@@ -306,6 +313,19 @@ def _without_spread(pair: Paired, note: str) -> Verdict:
         return Verdict("same", f"{both} score practically the same {folds}{note}")
     words = f"{both} differ by {seen:.2g} {folds}, so chance can't be judged; more or larger folds are needed"
     return Verdict("undecided", words + note)
+
+
+def _more_folds(pair: Paired, alpha: float) -> str:
+    """What to say where Student's distribution has so few degrees of freedom that hardly anything can be shown."""
+    ratio = min(pair.ratio, 1 / (ENOUGH - 1))  # more folds leave more to train on
+    least = least_shown(pair.spread, ENOUGH, ratio, rope=pair.rope, comparisons=pair.comparisons, alpha=alpha)
+    advice = f"so few show hardly any: give --folds {ENOUGH} or more"
+    if abs(pair.difference) >= least:
+        return f"{advice}, which would show one from {least:.2g} on (seen: {abs(pair.difference):.2g})"
+    return (
+        f"{advice}, and more samples: even {ENOUGH} would show one only from {least:.2g} on "
+        f"(seen: {abs(pair.difference):.2g})"
+    )
 
 
 def _folds(count: int) -> str:

@@ -241,6 +241,27 @@ def further_splits(
     return place + 1 if place < len(counts) else None
 
 
+def least_shown(
+    spread: float,
+    splits: int,
+    ratio: float,
+    *,
+    rope: float = 0.0,
+    comparisons: int = 1,
+    alpha: float = ALPHA,
+) -> float:
+    """Return the smallest difference that so many splits show, by the quantiles of Student's distribution.
+
+    Args:
+        spread, splits, ratio, rope, comparisons, alpha: as for `power_to_show`.
+    """
+    from scipy import stats
+
+    degrees, error = splits - 1, spread * math.sqrt(1 / splits + ratio)
+    levels = ((alpha / (2 * comparisons), 0.0), (alpha, rope))
+    return max(beyond + float(stats.t.isf(level, degrees)) * error for level, beyond in levels)
+
+
 def run_table(scores: Any) -> Floats:
     """Return scores as `(splits, seeds)`, NaN for what is not finite."""
     table = np.asarray(scores, dtype=np.float64)

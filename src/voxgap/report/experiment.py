@@ -169,14 +169,13 @@ def _networks(comparison: Comparison) -> list[Section]:
 def _reconstruction(comparison: Comparison, fills: Sequence[Example]) -> list[Section]:
     sections = []
     if fills:
+        cases = dict.fromkeys(example.case for example in fills)
+        which = "A test volume" if len(cases) == 1 else f"Channels of {len(cases)} test volumes"
         words = [
-            "A test volume of the first fold, before and after: red is missing, numbers are those of slices. "
+            f"{which} of the first fold, before and after: red is missing, numbers are those of slices. "
             "Strategies with the same fill share a row."
         ]
-        figures = [
-            (picture_of_fills(example.versions), f"Channel {example.channel}." if example.channel else "")
-            for example in fills
-        ]
+        figures = [(picture_of_fills(example.versions), _caption(example)) for example in fills]
         sections.append(Section("What the fills make of the same gap", words, figures=figures))
     if comparison.reconstruction is not None:
         words = [
@@ -191,6 +190,13 @@ def _reconstruction(comparison: Comparison, fills: Sequence[Example]) -> list[Se
             )
         )
     return sections
+
+
+def _caption(example: Example) -> str:
+    said = [f"channel {example.channel}"] if example.channel else []
+    said += [f"volume {example.case}"] if example.case else []
+    line = " of ".join(said)
+    return f"{line[:1].upper()}{line[1:]}." if line else ""
 
 
 def _curves(comparison: Comparison) -> list[Section]:
