@@ -229,6 +229,36 @@ def test_a_stopped_job_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert json.loads((tmp_path / "out" / "fill.json").read_text())["strategy"] == "median"
 
 
+def test_a_folder_may_hold_files_that_were_filled_in_several_ways(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        values = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+        values[2] = np.nan
+        np.save(tmp_path / f"{name}.npy", values)
+    out = tmp_path / "filled"
+    run(tmp_path / "a.npy", "--strategy", "linear", "--option", "axis=depth", "--out", out)
+    text = run(tmp_path / "b.npy", "--strategy", "zero", "--out", out)
+    assert "1 volume filled" in text
+    assert (np.load(out / "b.npy")[2] == 0).all()
+    assert "was there already" in run(
+        tmp_path / "a.npy", "--strategy", "linear", "--option", "axis=depth", "--out", out
+    )
+    with pytest.raises(
+        VoxgapError, match=r"a.npy: was filled in another way \(strategy linear, not zero; axis "
+    ):
+        run(tmp_path / "a.npy", "--strategy", "zero", "--out", out)
+    run(tmp_path / "a.npy", "--strategy", "zero", "--overwrite", "--out", out)
+    with pytest.raises(VoxgapError, match=r"b.npy: was filled in another way \(everywhere false, not true;"):
+        run(tmp_path / "b.npy", "--strategy", "zero", "--everywhere", "--out", out)
+    record = json.loads((out / "fill.json").read_text())
+    assert (record["files"], record["others"][0]["files"]) == (["a.npy"], ["b.npy"])
+    # As an earlier version left it: one record for all that is there.
+    (out / "fill.json").write_text(
+        json.dumps({k: v for k, v in record.items() if k not in ("files", "others")})
+    )
+    with pytest.raises(VoxgapError, match="in another way"):
+        run(tmp_path / "b.npy", "--strategy", "mean", "--out", out)
+
+
 def test_the_input_is_never_written_over(tmp_path: Path) -> None:
     source = manifest(tmp_path)
     np.savez(tmp_path / "data.npz", volumes=values(), labels=np.arange(12) % 2)

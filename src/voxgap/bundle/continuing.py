@@ -65,13 +65,13 @@ def outdated(folder: Path, again: Collection[str] = ()) -> list[str]:
         beside it, which stay; each with the command that makes them again.
     """
     try:
-        files = read_manifest(folder)["files"]
+        files = Bundle.open(folder).manifest.files
     except VoxgapError:  # none, or one that is replaced because it is damaged
         return []
     held: dict[str, list[str]] = {}
     for kind, entry in files.items():
         if kind not in ("keras", *again, *(PACKAGES[name] for name in again if name in PACKAGES)):
-            held.setdefault(str(entry.get("precision", "float32")), []).append(kind)
+            held.setdefault(entry.precision, []).append(kind)
     lines = [
         f"removed {', '.join(kinds)}: exported from the network before; to have them of this one: voxgap export "
         f"{folder} --to {','.join(kinds)}" + ("" if precision == "float32" else f" --precision {precision}")

@@ -17,7 +17,7 @@ from voxgap.dataset.folders import list_folder
 from voxgap.dataset.listing import Listing
 from voxgap.dataset.manifest import read_manifest
 from voxgap.errors import VoxgapError
-from voxgap.files import held, replacing, write_bytes
+from voxgap.files import held, replacing
 from voxgap.filling import FIT_ON, STRATEGY, evidence, learn
 from voxgap.filling.job import RECORD, Job, Progress, Say, each, quiet
 from voxgap.filling.learn import Fill, Where
@@ -93,7 +93,6 @@ def _grid(
 
 
 def _fill(job: Job) -> str:
-    job.check_record()
     path = Path(job.data)
     embedded = job.data.startswith(EMBEDDED)
     one = not embedded and is_one_volume(job.data)
@@ -120,11 +119,16 @@ def _listing(path: Path) -> Listing:
 
 
 @contextlib.contextmanager
-def _holding(job: Job) -> Iterator[None]:
+def _holding(job: Job, targets: Iterable[Path]) -> Iterator[None]:
     """Hold the folder, once all that can be refused before anything is written was refused."""
     with held(job.folder / ".filling.lock", f"{job.folder}: files are filled into it"):
-        job.check_record()  # again: another fill may have ended in between
+        job.check_record(_names(job, (target for target in targets if split_item(target)[0].exists())))
         yield
+
+
+def _names(job: Job, targets: Iterable[Path]) -> list[str]:
+    """What files are called in the record of their folder."""
+    return [target.relative_to(job.folder).as_posix() for target in targets]
 
 
 def _fill_arrays(job: Job) -> str:
@@ -138,7 +142,7 @@ def _fill_arrays(job: Job) -> str:
             "observes stays missing"
         )
     has_split = source is None or "split" in npz_names(source)
-    with _holding(job):
+    with _holding(job, [target]):
         if target.exists() and not job.overwrite:
             return f"{target} is there already; --overwrite replaces it"
         return _fill_into(job, source, target, has_split)
@@ -167,7 +171,7 @@ def _fill_into(job: Job, source: Path | None, target: Path, has_split: bool) -> 
             fill(values, where)
             by_sample[index][missing] = values[missing]
             left += int(np.isnan(values).sum())
-    write_bytes(job.folder / RECORD, job.record().encode())
+    job.write_record(_names(job, [target]))
     with replacing(target) as temporary:
         np.savez(temporary, **{**arrays, "volumes": filled})
     return f"{_volumes(len(volumes))} filled{_left(left)}: {target}"
@@ -201,7 +205,7 @@ def _fill_one(job: Job, path: Path) -> str:
             f"{path}: {job.strategy} fills from other volumes; give a data set, or a file of several steps in time "
             f"(its axes are {', '.join(source.axes)}), or use linear"
         )
-    with _holding(job):
+    with _holding(job, sample.targets):
         if evidence.wanted(job):
             evidence.check_free(evidence.beside(sample.targets[0], path), job.folder / RECORD, job.overwrite)
         if sample.done and not job.overwrite:
@@ -232,7 +236,7 @@ def _fill_samples(job: Job, path: Path) -> str:
         raise VoxgapError(f"{job.folder}: lies in the data that is filled; choose a folder outside of it")
     has_split = bool(listing.rows[0].split)
     known = [sample for sample in samples if sample.train or job.fit_on == "all" or not has_split]
-    with _holding(job):
+    with _holding(job, _all_targets(samples)):
         todo = [sample for sample in samples if job.overwrite or not sample.done]
         left = _fill_todo(job, todo, samples, known, has_split) if todo else 0
         skipped = len(samples) - len(todo)
@@ -306,7 +310,7 @@ def _start(job: Job, todo: Sequence[Sample]) -> None:
         # All at once: if this is stopped, what is there is what was filled in this way.
         for target in _all_targets(todo):
             _remove(target)
-    write_bytes(job.folder / RECORD, job.record().encode())
+    job.write_record(_names(job, _all_targets(todo)))
 
 
 def _fill_sample(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from voxgap.errors import VoxgapError
+from voxgap.files import write_bytes
 from voxgap.filling import FILLS, FIT_ON, STRATEGY
 from voxgap.grid import Grid
 from voxgap.io import Source
@@ -78,21 +79,51 @@ class Job:
                 "--mask says where gaps are filled, --everywhere that all are; give one of them"
             )
 
-    def record(self) -> str:
-        """Return what the values of a filled file depend on, as JSON."""
+    def record(self) -> dict[str, Any]:
+        """Return what the values of a filled file depend on, as plain data."""
         grid = self.grid.to_json()
         asked = {name: getattr(self, name) for name in ("data", "strategy", "fit_on", "mask", "everywhere")}
         asked |= {"options": dict(self.options), "missing_values": grid["missing_values"]}
         asked |= {name: grid[name] for name in ("axes", "at") if grid[name]}
-        return json.dumps(asked, indent=2) + "\n"
+        plain: dict[str, Any] = json.loads(json.dumps(asked))
+        return plain
 
-    def check_record(self) -> None:
-        """Raise a `VoxgapError` if the folder holds files that were filled in another way."""
-        record = self.folder / RECORD
-        if record.exists() and not self.overwrite and record.read_text() != self.record():
-            raise VoxgapError(
-                f"{self.folder}: was filled in another way ({record}); use --overwrite, or another --out"
-            )
+    def check_record(self, files: Collection[str]) -> None:
+        """Raise a `VoxgapError` if one of these files, which are in the folder, was filled in another way."""
+        if self.overwrite:
+            return
+        asked = self.record()
+        for record in self._records():
+            held = record.pop("files", None)  # an earlier version did not say which
+            file = next((file for file in files if held is None or file in held), None)
+            if file is not None and record != asked:
+                raise VoxgapError(
+                    f"{self.folder / file}: was filled in another way ({'; '.join(_differences(record, asked))}; "
+                    f"{self.folder / RECORD}); use --overwrite, or another --out"
+                )
+
+    def write_record(self, files: Collection[str]) -> None:
+        """Write how these files are filled, before those that were filled otherwise."""
+        asked, others = self.record(), []
+        named = set(files)
+        for record in self._records():
+            held = record.pop("files", None)
+            if record == asked:
+                named |= set(held or ())
+            elif rest := sorted(set(held or ()) - named):
+                others.append(record | {"files": rest})
+        held_here = asked | {"files": sorted(named)} | ({"others": others} if others else {})
+        write_bytes(self.folder / RECORD, (json.dumps(held_here, indent=2) + "\n").encode())
+
+    def _records(self) -> list[dict[str, Any]]:
+        file = self.folder / RECORD
+        if not file.exists():
+            return []
+        try:
+            latest = json.loads(file.read_bytes())
+            return [latest, *latest.pop("others", ())]
+        except (ValueError, AttributeError, TypeError):
+            raise VoxgapError(f"{file}: does not say how files were filled; use another --out") from None
 
     def of(self, source: Source) -> Job:
         """Return this job with an axis that is called as in a file by its place among depth, height, width.
@@ -118,3 +149,18 @@ class Job:
                 self.say(line)
 
         return replace(self, say=say)
+
+
+def _differences(had: Mapping[str, Any], asked: Mapping[str, Any]) -> list[str]:
+    """Name what was asked for otherwise, as people ask for it."""
+    flat = [{**one, **(one.get("options") or {})} for one in (had, asked)]
+    names = [name for name in dict.fromkeys([*flat[0], *flat[1]]) if name != "options"]
+    return [
+        f"{name.replace('_', ' ')} {_plain(flat[0].get(name))}, not {_plain(flat[1].get(name))}"
+        for name in names
+        if flat[0].get(name) != flat[1].get(name)
+    ]
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else "none" if value in (None, [], {}) else json.dumps(value)
