@@ -48,6 +48,22 @@ def test_the_threshold_is_youdens() -> None:
     assert chosen("youden", [0.1, 0.9], [0, 1]).threshold == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize(
+    ("scores", "threshold"),
+    [
+        ([0.31, 0.52], 0.4),
+        ([0.41330652, 0.41330664], 0.4133066),
+        ([0.2, 0.21], 0.205),
+        ([0.0, 1e-7], 5e-8),
+        ([0.9999999, 1.0], 0.99999995),
+    ],
+)
+def test_a_chosen_threshold_has_few_digits_and_decides_alike(scores: list[float], threshold: float) -> None:
+    found = chosen("youden", scores, [0, 1])
+    assert found.threshold == threshold
+    assert named(np.stack([1 - np.array(scores), scores], 1), found.threshold).tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("rate", [0.5, 0.8, 0.95, 1.0])
 @pytest.mark.parametrize("what", ["sensitivity", "specificity"])
 def test_a_wanted_rate_is_reached_at_the_best_of_the_other(what: str, rate: float) -> None:

@@ -32,7 +32,7 @@ def history(
 
 def test_what_stopping_saved() -> None:
     h = history()
-    assert h.best == h.epochs[2]
+    assert h.best == {"epoch": 3, **h.epochs[2]}
     assert h.seconds == pytest.approx(13)
     assert h.saved_epochs == 4
     # The first epoch is slower everywhere: the median does not count it four times more.

@@ -160,7 +160,8 @@ def chosen(rule: str, scores: Any, targets: Any) -> Decision:
         targets: 0 or 1, `(n,)`.
 
     Returns:
-        A threshold midway between two scores; of equally good ones the nearest to one half.
+        A threshold between two scores, in as few digits as near the middle lie between them; of equally good ones the
+        nearest to one half.
 
     Raises:
         VoxgapError: one of the classes is not there, a score is no number, no threshold reaches the rate, or the rule
@@ -194,7 +195,15 @@ def chosen(rule: str, scores: Any, targets: Any) -> Decision:
         raise VoxgapError(f"threshold must be {RULES}, got {rule!r}")
     best = np.flatnonzero(worth >= worth.max() - 1e-12)
     at = best[np.abs(cuts[best] - 0.5).argmin()]
-    return Decision(float(cuts[at]), rule, len(values), float(sensitivity[at]), float(specificity[at]))
+    bounds = np.concatenate([[0.0], levels, [1.0]])
+    threshold = _shortest(float(cuts[at]), float(bounds[at]), float(bounds[at + 1]))
+    return Decision(threshold, rule, len(values), float(sensitivity[at]), float(specificity[at]))
+
+
+def _shortest(value: float, low: float, high: float) -> float:
+    """Round a number as far as it stays strictly between two others; as it is where nothing lies between them."""
+    rounded = (float(f"{value:.{digits}g}") for digits in range(1, 17))
+    return next((short for short in rounded if low < short < high), value)
 
 
 def _rate(rule: str) -> tuple[str, float] | None:

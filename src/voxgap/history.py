@@ -50,8 +50,8 @@ class History:
 
     @property
     def best(self) -> dict[str, float]:
-        """The record of the best epoch."""
-        return self.epochs[self.best_epoch]
+        """The record of the best epoch, and under `epoch` which it was, counted from 1."""
+        return {"epoch": self.best_epoch + 1, **self.epochs[self.best_epoch]}
 
     @property
     def seconds(self) -> float:

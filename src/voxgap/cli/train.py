@@ -315,6 +315,11 @@ def train(
         out.print(result.history.summary(), soft_wrap=True)
         print_scores(result.scored, dataset.classes)
         say_decision(result.decision, dataset.task, dataset.classes)
+        by_class = [name for name in ("val_accuracy", "val_dice") if name in result.history.best]
+        if result.decision.threshold is not None and by_class:
+            out.print(
+                f"{by_class[0]} of the epochs is of the most probable class, the scores are of this decision"
+            )
         if dataset.task == "classification" and (why := too_few(dataset.part("validation").targets)):
             out.print(why, soft_wrap=True)
         out.print(f"bundle: {out_folder}   report: {out_folder / EVIDENCE / REPORT}", soft_wrap=True)

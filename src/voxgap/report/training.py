@@ -284,7 +284,7 @@ def _facts(manifest: Manifest, cases: Cases, said_below: bool) -> Section:
         ("data", manifest.dataset),
         ("task", manifest.task),
         ("network", manifest.network),
-        ("strategy", _options(manifest.strategy)),
+        ("strategy", _options(_strategy(manifest.strategy))),
         *((name, _options(options)) for name, options in groups.items() if isinstance(options, Mapping)),
         *([] if said_below else [("simulated gaps", _options(given.get("simulated_gaps") or {}) or "none")]),
         *([] if said_below else [("seed", str(given.get("seed", "–")))]),
@@ -295,6 +295,12 @@ def _facts(manifest: Manifest, cases: Cases, said_below: bool) -> Section:
         "what the network answered. This folder stays behind when the network is exported or served."
     ]
     return Section("What it rests on", words, Table(("what", "value"), rows, words=True))
+
+
+def _strategy(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a strategy that say something: none of the gaps that are dropped where none are."""
+    drops = bool(options.get("gap_dropout"))
+    return {name: value for name, value in options.items() if drops or not name.startswith("gap_")}
 
 
 def _options(options: Mapping[str, Any]) -> str:

@@ -281,7 +281,7 @@ class Predictor:
         files = ",".join(f"{name}.nii.gz" for name in channels)
         return (
             f"; give a file for each channel: --channels {files} with the folder that holds them, or a table with the "
-            f"columns {', '.join(channels)}"
+            f"columns {', '.join(channels)}; in Python read([FILE, ...]), None for a channel that is missing"
         )
 
     def _run(self, batch: Values, batch_size: int | None = None, first: int = 0) -> Values:

@@ -202,7 +202,8 @@ def _planned(uploads: dict[str, list[UploadFile]], loaded: Loaded, settings: Set
         )
     strange = set(uploads) - {"file", *loaded.input.channels}
     if strange or ("file" in uploads and len(uploads) > 1):
-        fields = ", ".join(sorted(map(_printable, uploads)))
+        # Those in the way: what is known is right, unless a file for all channels comes beside it.
+        fields = ", ".join(sorted(map(_printable, strange or uploads)))
         raise RequestError(
             422,
             f"form fields {fields}: send a file in the field file, or one for each channel: "
