@@ -6,18 +6,22 @@ import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 import server_cases as cases
+from voxgap.decision import Decision
 from voxgap.io import read, write
 from voxgap.runtime import Bundle, job
 from voxgap.runtime.inputs import list_items
 from voxgap.server import create_app
-from voxgap.server.bodies import by_curl
+from voxgap.server.bodies import Read, by_curl
 from voxgap.server.occlusion import blocks
+from voxgap.server.routes import _said
 from voxgap.volume import Volume
 
 
@@ -25,6 +29,18 @@ from voxgap.volume import Volume
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     with cases.client(cases.make_bundle(tmp_path_factory.mktemp("server") / "lamp")) as running:
         yield running
+
+
+def test_a_class_that_a_threshold_names_comes_with_it() -> None:
+    read = Read(np.zeros((1, 1, 1, 1, 1), np.float32), [0.0], [()])
+    for threshold, name in ((0.25, "sick"), (None, "well")):
+        loaded: Any = SimpleNamespace(
+            predictor=SimpleNamespace(classes=("well", "sick")),
+            decision=Decision(threshold),
+            calibration=None,
+        )
+        said = _said(loaded, np.array([0.75, 0.25], np.float32), read, 0)
+        assert (said["class_"], said["threshold"]) == (name, threshold)
 
 
 # --- one volume, in every form --------------------------------------------------------------------------------

@@ -7,12 +7,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from voxgap import io, paths
+from voxgap.subjects import CALLED, may_be_file, plain
 
 _CALLED = {
     "label": "class classes labels diagnosis dx category outcome y",
-    "group": "patient patients patient_id patientid patient_name subject subject_id participant participant_id case "
-    "case_id id pid mrn recording groups",
+    "group": CALLED,
     "split": "fold set subset partition part phase splits",
     "label_map": "mask masks mask_path seg segmentation labelmap gt ground_truth annotation label_maps",
     "path": "file files filename filepath file_path file_name image image_path images paths",
@@ -26,42 +25,14 @@ _GOES = {
     "path": "files with all channels go into `path`",
     "target": "numbers to predict go into `target`",
 }
-_LEAST = 3
-"""Names of patients, at least: fewer can't be dealt out to three parts, and may be classes (`case`: yes, no)."""
 _KNOWN = {other: name for name, others in _CALLED.items() for other in (name, *others.split())}
 
 
 def meant(column: str) -> str | None:
     """Return the known column that one may be meant for, by its name; None where no name is near."""
-    plain = _plain(column)
-    near = [plain] if plain in _KNOWN else difflib.get_close_matches(plain, _KNOWN, 1, 0.8)
+    called = plain(column)
+    near = [called] if called in _KNOWN else difflib.get_close_matches(called, _KNOWN, 1, 0.8)
     return _KNOWN[near[0]] if near else None
-
-
-def group_column(path: Path, header: Sequence[str], columns: Mapping[str, Sequence[str]]) -> str | None:
-    """Return the column that is read as `group`, where none is called so: one called as patients are, full of names.
-
-    Args:
-        path: Of the table.
-        header: Its columns; of several the first that `patient`, `subject` ... `id` lists.
-        columns: Their cells.
-
-    Warns:
-        UserWarning: There is one.
-    """
-    called = {_plain(name): name for name in reversed(header)}
-    for other in _CALLED["group"].split():
-        name = called.get(other)
-        if name is None or "group" in header:
-            continue
-        cells = columns[name]
-        if all(cells) and len(set(cells)) >= _LEAST and not any(_may_be_file(c, path.parent) for c in cells):
-            warnings.warn(
-                f"{path}: column `{name}` is read as `group`: all samples of one stay in one part of the split",
-                stacklevel=4,
-            )
-            return name
-    return None
 
 
 def no_channels(path: Path, columns: Mapping[str, Sequence[str]], channels: Sequence[str]) -> dict[str, str]:
@@ -75,7 +46,7 @@ def no_channels(path: Path, columns: Mapping[str, Sequence[str]], channels: Sequ
     found = {}
     for name in channels:
         cells = list(filter(None, columns[name]))
-        if cells and not any(_may_be_file(cell, path.parent) for cell in cells):
+        if cells and not any(may_be_file(cell, path.parent) for cell in cells):
             known = meant(name)
             remedy = _GOES[known] if known else "name a file in each cell, or remove the column"
             found[name] = f"column `{name}` is read as a channel, and {cells[0]!r} is no file; {remedy}"
@@ -104,16 +75,3 @@ def hint(header: Sequence[str], wanted: Sequence[str]) -> str:
         if name not in wanted and (known := meant(name)) in wanted:
             return f"; is `{name}` it? Call it `{known}`"
     return ""
-
-
-def _plain(column: str) -> str:
-    return column.strip().lower().replace(" ", "_").replace("-", "_")
-
-
-def _may_be_file(cell: str, folder: Path) -> bool:
-    if cell.lower().endswith(tuple(io.FORMATS)) or "::" in cell:
-        return True
-    try:
-        return paths.resolve(cell, folder).exists()
-    except (OSError, ValueError):
-        return False

@@ -17,6 +17,7 @@ from voxgap.dataset.listing import Listing, Row, refuse
 from voxgap.dataset.splits import SPLITS, split_name
 from voxgap.dataset.targets import alike, class_name
 from voxgap.errors import VoxgapError
+from voxgap.subjects import group_column
 from voxgap.table import is_number, is_reserved, is_target
 
 _LARGEST = float(np.finfo(np.float32).max)
@@ -38,7 +39,7 @@ def read_manifest(path: Path) -> Listing:
     """
     header, lines, decimal_comma = table.read(path)
     columns = {name: [line.cells[i] for line in lines if not line.problem] for i, name in enumerate(header)}
-    if (called := columns_named.group_column(path, header, columns)) is not None:
+    if (called := group_column(path, header, columns)) is not None:
         header = ["group" if name == called else name for name in header]
         columns["group"] = columns.pop(called)
     channels = () if "path" in header else tuple(name for name in header if not is_reserved(name))

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from voxgap import io, paths, table
 from voxgap.errors import VoxgapError
 from voxgap.runtime.naming import below, label_map_names
+from voxgap.subjects import group_column
 
 
 class Item(NamedTuple):
@@ -146,11 +147,15 @@ def _patients(folder: Path, names: Sequence[str], out: Path | None) -> list[Item
 def _rows(manifest: Path, channels: Sequence[str]) -> list[Item]:
     header, rows, _ = table.read(manifest)
     columns = _columns(manifest, header, channels)
-    groups = header.index("group") if "group" in header else None
-    found = []
     for row in rows:
         if row.problem:
             raise VoxgapError(f"{manifest}: row {row.number}: {row.problem}")
+    cells_of = {name: [row.cells[i] for row in rows] for i, name in enumerate(header)}
+    others = [name for i, name in enumerate(header) if i not in columns]  # a channel may be called so
+    whose = "group" if "group" in header else group_column(manifest, others, cells_of)
+    groups = None if whose is None else header.index(whose)
+    found = []
+    for row in rows:
         cells = [row.cells[index] for index in columns]
         files = tuple(os.fspath(paths.resolve(cell, manifest.parent)) if cell else None for cell in cells)
         first = next(filter(None, files), None)

@@ -17,6 +17,11 @@ class Prediction(BaseModel):
         alias="class",
         description="The most probable class; of two, the second from the bundle's threshold on, where it has one.",
     )
+    threshold: float | None = Field(
+        None,
+        description="The probability of the second class from which on it is named, where that is not simply the more "
+        "probable one.",
+    )
     probabilities: dict[str, float] | None = Field(None, description="Of each class, by name.")
     calibrated: dict[str, float] | None = Field(
         None, description="Probabilities that came true as often on validation data, where the bundle knows."

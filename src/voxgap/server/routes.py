@@ -233,6 +233,9 @@ async def model(request: Request) -> ModelCard:
     """Describe the network: what it takes, what it answers, and its manifest."""
     service = _service(request)
     loaded, settings = service.live.current, service.settings
+    # Of an older bundle, the threshold stands elsewhere.
+    decision = loaded.predictor.decision
+    decided = {} if decision.threshold is None else {"decision": decision.to_json()}
     return ModelCard(
         model=_model(loaded),
         input_shape=list(loaded.input.shape),
@@ -246,7 +249,7 @@ async def model(request: Request) -> ModelCard:
             "volumes": settings.max_volumes,
             "timeout_seconds": settings.timeout,
         },
-        manifest=loaded.predictor.manifest.published(),
+        manifest=loaded.predictor.manifest.published() | decided,
     )
 
 
@@ -338,14 +341,16 @@ def _predictions(predictor: Predictor, read: Read, outcome: Outcome) -> list[Pre
 
 def _said(predictor: Predictor, answer: Judged, read: Read, index: int) -> dict[str, Any]:
     """What one answer says, by the task."""
-    classes, honest = predictor.classes, answer.calibrated
+    classes, honest, threshold = predictor.classes, answer.calibrated, predictor.decision.threshold
     if predictor.task == "regression":
         return {"values": _plain(answer.values)}
     if predictor.task == "segmentation":
         labels = predictor.label_map(answer.values, *read.placed(index))
-        return {"voxels": predictor.count_voxels(labels), "voxels_of": "file" if read.files else "network"}
+        held = "file" if read.files else "network"
+        return {"voxels": predictor.count_voxels(labels), "voxels_of": held, "threshold": threshold}
     return {
         "class_": answer.label,
+        "threshold": threshold,
         "probabilities": dict(zip(classes, _plain(answer.values), strict=True)),
         "calibrated": None if honest is None else dict(zip(classes, honest.round(6).tolist(), strict=True)),
     }

@@ -1,4 +1,5 @@
 /** The answer, as text and bars. */
+import { decided } from "./decision.js";
 import { LABELS } from "./viewer.js";
 import { product, times } from "./readers/numbers.js";
 import { ratesAlong } from "./volume.js";
@@ -15,6 +16,8 @@ export function showAnswer(answer, volume, manifest) {
   at("calibrated").hidden = !answer.calibrated;
   at("table").tBodies[0].replaceChildren(...rows);
   showMissing(answer, volume, manifest.input.channels);
+  at("decided").textContent = decided(answer.threshold, manifest.classes);
+  at("decided").hidden = !at("decided").textContent;
   at("windows").hidden = answer.windows === 1;
   at("windows").textContent = `Deeper than the network's input of ${manifest.input.shape[0]}: the mean over ${answer.windows} overlapping windows along depth.`;
   at("run").textContent = `${answer.model}, ${answer.seconds.toFixed(2)} s`;
@@ -98,11 +101,12 @@ function scored(name, classes) {
 }
 
 export function showFacts(body, manifest) {
-  const { strategy, scores, data, created, versions, input } = manifest;
+  const { strategy, scores, data, created, versions, input, decision, classes } = manifest;
   const test = Object.entries(scores?.test ?? {}).filter(([, value]) => typeof value === "number");
   const gaps = data?.missingness;
   const facts = [
     ["task", manifest.task],
+    ["names", decided(decision?.threshold, classes)],
     ["strategy", words(strategy)],
     ["voxel size", input.spacing?.map((size) => Number(size.toPrecision(4))).join(" × ")],
     ["network", manifest.network],

@@ -10,6 +10,11 @@ export function named(probabilities, threshold, from = 0, count = probabilities.
   return best;
 }
 
+/** Why a class is named that may be the less probable one; nothing where the most probable one is. */
+export function decided(threshold, classes) {
+  return threshold == null ? "" : `${classes[1]} from a probability of ${Number(threshold.toPrecision(4))} on`;
+}
+
 /** Probabilities at the temperature that was fitted on validation data; null without one. */
 export function calibrated(probabilities, calibration) {
   if (!calibration?.temperature) return null;

@@ -79,7 +79,8 @@ export class BrowserEngine {
 
   #answer(volume, output, shape, seconds) {
     const { task, classes, network, calibration, decision } = this.manifest;
-    const answer = { missing_rate: missingRate(volume.values), warnings: doubts(volume, this.manifest), seconds, model: network, output };
+    const threshold = decision?.threshold ?? undefined;
+    const answer = { threshold, missing_rate: missingRate(volume.values), warnings: doubts(volume, this.manifest), seconds, model: network, output };
     if (task === "segmentation") return { ...answer, ...labelled(output, shape, classes, decision.threshold) };
     if (task === "regression") return { ...answer, values: Array.from(output), best: output.indexOf(Math.max(...output)) };
     const byName = (numbers) => numbers && new Map(classes.map((name, i) => [name, numbers[i]]));
