@@ -186,6 +186,14 @@ def test_a_file_for_each_channel(tmp_path: Path) -> None:
         assert header[:3] == ["path", "group", "value"]
         assert [row.cells[1] for row in rows] == ["p7", "", "9"]
         assert "none.npy" in rows[2].cells[-1]
+        place = header.index("case")
+        assert [row.cells[place] for row in rows] == ["a/t1.npy", "b/t1.npy", "none.npy"]
+    # By the rule of training, also where the column is called otherwise.
+    listed.write_text("patient_id,t1,flair\np7,a/t1.npy,a/flair.npy\np8,b/t1.npy,\np9,none.npy,\n")
+    with pytest.warns(UserWarning, match="column `patient_id` is read as `group`"):
+        assert [item.group for item in list_items([listed], ["t1", "flair"])] == ["p7", "p8", "p9"]
+    listed.write_text("case,t1,flair\nyes,a/t1.npy,a/flair.npy\nno,b/t1.npy,\nno,none.npy,\n")
+    assert [item.group for item in list_items([listed], ["t1", "flair"])] == ["", "", ""]
     # One file is not all channels, and says how to give them.
     (row,) = job.local(two_channels(tmp_path), job.Wanted())(
         list_items([tmp_path / "a" / "t1.npy"], ["t1", "flair"])

@@ -154,3 +154,12 @@ def _words(name: str) -> set[str]:
     """Return the words that a name is made of, in the singular: `caseMasks_01` -> case, mask."""
     parts = re.split(r"[^a-z]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
     return {part.removesuffix("s") for part in parts}
+
+
+def within(file: Path | None, folder: Path) -> str:
+    """Return a file as seen from a folder that it lies in; "" where it lies elsewhere, or there is none."""
+    # `..` is taken back first: what leads out of the folder lies elsewhere, and says where.
+    inside = None if file is None else Path(os.path.abspath(file))
+    if inside is None or not inside.is_relative_to(os.path.abspath(folder)):
+        return ""
+    return inside.relative_to(os.path.abspath(folder)).as_posix()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from voxgap import paths
 
 if TYPE_CHECKING:
     from voxgap.dataset.dataset import Dataset
@@ -23,7 +24,7 @@ def of_files(samples: Sequence[Sequence[Path | None]], folder: Path) -> tuple[st
         samples: The files of each, None where a channel is missing.
         folder: Of the manifest, or that holds the classes.
     """
-    return tuple(_relative(next(filter(None, files), None), folder) for files in samples)
+    return tuple(paths.within(next(filter(None, files), None), folder) for files in samples)
 
 
 def case_names(data: Dataset) -> list[str]:
@@ -35,14 +36,6 @@ def case_names(data: Dataset) -> list[str]:
         (data.names[index] if data.names else "") or _digest(volume)
         for index, volume in enumerate(data.volumes)
     ]
-
-
-def _relative(file: Path | None, folder: Path) -> str:
-    # `..` is taken back first: what leads out of the folder lies elsewhere, and says where.
-    inside = None if file is None else Path(os.path.abspath(file))
-    if inside is None or not inside.is_relative_to(os.path.abspath(folder)):
-        return ""
-    return inside.relative_to(os.path.abspath(folder)).as_posix()
 
 
 def _digest(volume: np.ndarray) -> str:

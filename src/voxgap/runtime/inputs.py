@@ -17,7 +17,8 @@ class Item(NamedTuple):
     """One sample: how its row is called, and its file, or one file for each channel, None where there is none.
 
     `folder` is the one that was named and holds it, "" where the file itself was; `label_map` is the name of the
-    label map for it, see `label_map_names`; `group` is whose it is, where a table says so.
+    label map for it, see `label_map_names`; `group` is whose it is, where a table says so, and `case` its first file
+    as seen from the table, by which it goes in the tables of a training, too.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Item(NamedTuple):
     folder: str = ""
     label_map: str = ""
     group: str = ""
+    case: str = ""
 
     @property
     def source(self) -> str | tuple[str | None, ...]:
@@ -166,7 +168,16 @@ def _rows(manifest: Path, channels: Sequence[str]) -> list[Item]:
         inside = all(below(file, manifest.parent) for file in files if file)
         group = "" if groups is None else row.cells[groups]
         folder = str(manifest.parent) if inside else ""
-        found.append(Item(name, files, "path" not in header, folder, group=group))
+        found.append(
+            Item(
+                name,
+                files,
+                "path" not in header,
+                folder,
+                group=group,
+                case=paths.within(Path(first), manifest.parent),
+            )
+        )
     return found
 
 

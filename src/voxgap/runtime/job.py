@@ -31,6 +31,7 @@ Row = dict[str, Any]
 FORMATS = (".csv", ".json", ".jsonl", ".parquet")
 _BETWEEN = " | "
 """Between the warnings of a row: a sentence may hold any other mark."""
+_OF_TABLES = ("case", "group")
 _READERS = 2
 _ROWS_AT_ONCE = 10_000
 
@@ -180,6 +181,7 @@ def columns_of(predictor: Predictor, wanted: Wanted, items: Sequence[Item] = ())
         columns += _value_names(predictor.manifest.outputs)
     columns += ["missing_rate", "windows"]
     columns += ["precision", "difference"] if predictor.running.precision != "float32" else []
+    columns += ["case"] if any(item.case for item in items) else []
     return [*columns, "warnings", "error"]
 
 
@@ -269,7 +271,8 @@ def _answer(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Ite
 
 
 def _begun(item: Item) -> Row:
-    return {"path": item.name} | ({"group": item.group} if item.group else {})
+    said = {name: getattr(item, name) for name in _OF_TABLES}
+    return {"path": item.name} | {name: value for name, value in said.items() if value}
 
 
 def _answers(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Iterator[Answer | VoxgapError]:
@@ -417,7 +420,7 @@ def _jsonl_file(file: Path, rows: Iterable[Row], _: Sequence[str]) -> None:
 
 def _parquet_file(file: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
     arrow, parquet = need("pyarrow", file), need("pyarrow.parquet", file)
-    texts = {"path", "group", "class", "label_map", "warnings", "error", "precision"}
+    texts = {"path", *_OF_TABLES, "class", "label_map", "warnings", "error", "precision"}
     kinds = {
         name: arrow.string()
         if name in texts or name.startswith("top_")
