@@ -211,3 +211,15 @@ def test_no_slice_is_drawn_twice(depth: int) -> None:
     chosen = [int(tick.get_text().removeprefix("slice ")) for tick in ticks]
     assert len(set(chosen)) == min(depth, 7)
     assert chosen == sorted(chosen)
+
+
+@pytest.mark.parametrize("gap", [False, True])
+def test_each_colour_of_a_picture_is_in_its_legend(gap: bool) -> None:
+    from voxgap.report.cases import picture
+
+    volume = np.random.default_rng(0).normal(size=(6, 5, 5, 1)).astype(np.float32)
+    maps = np.zeros((6, 5, 5), int)
+    maps[2:4] = 1
+    volume[2, :2] = np.nan if gap else 0
+    (legend,) = picture(volume, ("ct",), {"truth": maps}, ("back", "organ")).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["organ", *["not observed"] * gap]

@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from voxgap.bundle.placing import workspace
 from voxgap.dataset import Dataset
+from voxgap.dataset.gaps import own_box
 from voxgap.decision import named
 from voxgap.evidence import Cases, Predict, sureness
+from voxgap.grid import UNLABELLED
 from voxgap.history import History
 from voxgap.runtime import Bundle, Manifest
 from voxgap.runtime.calibration import tempered
@@ -73,6 +77,10 @@ def _write_page(
     maps: list[dict[str, Any]] = [{} for _ in range(len(worst))]
     if data.task == "segmentation":
         answered = named(predict(seen.volumes), cases.threshold)
+        for index, drawn in enumerate(answered):
+            scanned = np.zeros(drawn.shape, bool)
+            scanned[own_box(seen, index)] = True
+            drawn[~scanned] = UNLABELLED
         maps = [{"truth": t, "answer": a} for t, a in zip(seen.targets, answered, strict=True)]
     examples = [
         Example(

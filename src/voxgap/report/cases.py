@@ -230,7 +230,9 @@ def picture(
         axes.set_ylabel(title, rotation=0, ha="right", va="center", fontsize=9)
         axes.spines[:].set_visible(False)
     if maps:
-        handles = [Patch(color=_colour(i), label=name) for i, name in enumerate(classes[1:], start=1)][:8]
+        handles = [Patch(color=_colour(i), label=name) for i, name in enumerate(classes[1:], start=1)][:7]
+        if any(np.isnan(volume[chosen, ..., index]).any() for index in shown):
+            handles.append(Patch(color=GAP_COLOUR, label="not observed"))
         figure.legend(handles=handles, loc="lower center", ncols=len(handles), frameon=False, fontsize=8)
     return figure
 

@@ -82,6 +82,8 @@ def examples(inspection: Inspection) -> list[tuple[Figure, str]]:
         caption = (
             "Those with the least missing, with a typical share and with the most, of volumes with gaps."
         )
+        if not rates[gapped].any():
+            caption = "Some of the volumes."
         if len(rows) == 1:
             caption = "The volume." if len(volumes) == 1 else "A volume."
     gaps = " Gaps are red." if inspection.found.missing_rate else ""
