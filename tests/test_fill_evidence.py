@@ -16,7 +16,6 @@ from voxgap import fill as layers
 from voxgap.errors import VoxgapError
 from voxgap.filling import learn
 from voxgap.filling.files import fill_files
-from voxgap.filling.job import Job
 from voxgap.filling.learn import SOURCES
 from voxgap.io import read, write
 from voxgap.volume import Volume
@@ -32,7 +31,7 @@ def gappy(shape: tuple[int, ...] = (6, 7, 8)) -> np.ndarray:
 
 
 def fill(path: Path, strategy: str, **asked: Any) -> Path:
-    fill_files(Job(str(path), path.parent / "out", strategy, **asked))
+    fill_files(str(path), path.parent / "out", strategy, **asked)
     return path.parent / "out" / path.name
 
 
@@ -84,7 +83,7 @@ def test_a_netcdf_file_says_it_beside_each_value(
     # It is still the volume that it was, and is filled again as it was.
     assert read(out).channels == ("sst",)
     again = tmp_path / "again"
-    fill_files(Job(str(out), again, "kriging", everywhere=True))
+    fill_files(str(out), again, "kriging", everywhere=True)
     with xarray.open_dataset(again / "sea.nc") as found:
         assert_array_equal(found["sst_source"], np.where(never, INTERPOLATED, OBSERVED))
         assert "sst_source_of_fill" not in found
@@ -145,12 +144,12 @@ def test_a_data_set_stays_one_unless_asked(sure: None, tmp_path: Path) -> None:
         write(tmp_path / f"{index}.npy", Volume(gappy()))
     rows = [f"{index}.npy,{'ab'[index % 2]}" for index in range(4)]
     (tmp_path / "data.csv").write_text("\n".join(["path,label", *rows]))
-    fill_files(Job(str(tmp_path / "data.csv"), tmp_path / "plain", "mean", everywhere=True))
+    fill_files(str(tmp_path / "data.csv"), tmp_path / "plain", "mean", everywhere=True)
     assert not list((tmp_path / "plain").glob("*_source*"))
-    fill_files(Job(str(tmp_path / "data.csv"), tmp_path / "told", "mean", everywhere=True, evidence=True))
+    fill_files(str(tmp_path / "data.csv"), tmp_path / "told", "mean", everywhere=True, evidence=True)
     assert len(list((tmp_path / "told").glob("*_source.npy"))) == 4
     write(tmp_path / "scan.npy", Volume(gappy()))
-    fill_files(Job(str(tmp_path / "scan.npy"), tmp_path / "none", "mean", evidence=False))
+    fill_files(str(tmp_path / "scan.npy"), tmp_path / "none", "mean", evidence=False)
     assert {file.name for file in (tmp_path / "none").iterdir()} == {"scan.npy", "fill.json"}
 
 
