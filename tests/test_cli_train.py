@@ -388,7 +388,12 @@ def test_exports_of_the_network_before_are_said(tmp_path: Path) -> None:
     assert outdated(folder) == []
     kinds = {"keras": "float32", "onnx": "float32", "litert": "float32", "openvino": "int8"}
     files: Any = {
-        kind: {"path": kind, "sha256": "0" * 64, "parts": [], "precision": precision}
+        kind: {
+            "path": kind,
+            "sha256": "0" * 64,
+            "parts": [{"path": kind, "sha256": "0" * 64, "bytes": 1}],
+            "precision": precision,
+        }
         for kind, precision in kinds.items()
     }
     manifest = json.loads((cases.make_bundle(tmp_path / "whole") / "manifest.json").read_text())

@@ -43,10 +43,17 @@ def layout(path: Path) -> int:
         return int(store._read("PRAGMA user_version")[0][0])
 
 
+def numbers(told: Any) -> Any:
+    """What was found, without the words that say it, which may have become better ones."""
+    if isinstance(told, dict):
+        return {name: numbers(one) for name, one in told.items() if name not in ("words", "verdict")}
+    return [numbers(one) for one in told] if isinstance(told, list) else told
+
+
 def same_answers(comparison: Comparison) -> None:
     told, found = json.loads((MADE / "results.json").read_text()), comparison.to_json()
     for name in ("overall", "reconstruction", "conditions"):
-        assert found[name] == told[name], name
+        assert numbers(found[name]) == numbers(told[name]), name
     assert comparison.done == 9
     assert len(comparison.predictions) == 48 * 3 * 2
 

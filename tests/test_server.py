@@ -6,18 +6,18 @@ import hashlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 import server_cases as cases
+import stand_in
 from voxgap.decision import Decision
 from voxgap.io import read, write
-from voxgap.runtime import Bundle, job
+from voxgap.runtime import Bundle, Predictor, job
 from voxgap.runtime.inputs import list_items
+from voxgap.runtime.predictor import Running
 from voxgap.server import create_app
 from voxgap.server.bodies import Read, by_curl
 from voxgap.server.occlusion import blocks
@@ -32,14 +32,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
 
 
 def test_a_class_that_a_threshold_names_comes_with_it() -> None:
-    read = Read(np.zeros((1, 1, 1, 1, 1), np.float32), [0.0], [()])
+    volume, output = np.zeros((8, 8, 8, 1), np.float32), np.array([0.75, 0.25], np.float32)
     for threshold, name in ((0.25, "sick"), (None, "well")):
-        loaded: Any = SimpleNamespace(
-            predictor=SimpleNamespace(classes=("well", "sick")),
-            decision=Decision(threshold),
-            calibration=None,
-        )
-        said = _said(loaded, np.array([0.75, 0.25], np.float32), read, 0)
+        said_of_it = stand_in.manifest(("well", "sick"), decision=Decision(threshold).to_json())
+        predictor = Predictor(said_of_it, lambda batch: np.stack([output] * len(batch)), Running("onnx"))
+        said = _said(predictor, predictor.judged(volume, output), Read(volume[np.newaxis]), 0)
         assert (said["class_"], said["threshold"]) == (name, threshold)
 
 
