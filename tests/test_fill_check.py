@@ -164,6 +164,7 @@ def test_channels_are_scored_in_their_own_units(monkeypatch: pytest.MonkeyPatch,
     assert found.best.scores.rmse == pytest.approx(np.sqrt(np.mean(np.square(pooled))), rel=1e-5)
 
 
+@pytest.mark.full
 def test_the_command_prints_a_table_and_writes_nothing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

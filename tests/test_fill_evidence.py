@@ -51,7 +51,7 @@ def sure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(learn, "from_steps", known)
 
 
-@pytest.mark.parametrize("engine", ["h5netcdf", "scipy"])
+@pytest.mark.parametrize("engine", ["h5netcdf", pytest.param("scipy", marks=pytest.mark.full)])
 @pytest.mark.parametrize("falling", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_a_netcdf_file_says_it_beside_each_value(
     engine: Any, falling: bool, sure: None, tmp_path: Path
