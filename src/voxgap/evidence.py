@@ -203,10 +203,8 @@ def _answered(part: Dataset, predict: Predict, threshold: float | None) -> tuple
     if part.task == "classification":
         return answers, bare.astype(np.int64), sureness(answers, part.targets)
     found = [named(probabilities, threshold) for probabilities in answers]
-    # Where label maps were drawn on another grid, that is where a user compares them.
-    pairs = part.on_own_grids(found) if part.drawn is not None else zip(part.targets, found, strict=True)
     sure = [_binned(p[truth >= 0], truth[truth >= 0]) for p, truth in zip(answers, part.targets, strict=True)]
-    tables = [counted(truth, classes, answers.shape[-1]) for truth, classes in pairs]
+    tables = [counted(truth, classes, answers.shape[-1]) for truth, classes in part.on_own_grids(found)]
     return bare, np.stack(tables), np.stack(sure)
 
 

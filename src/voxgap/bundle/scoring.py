@@ -279,7 +279,7 @@ def _score(given: Labelled, answers: Values, volumes: Values, decided: Decision,
         answers,
         observed=~np.isnan(volumes) if data.task == "segmentation" else None,
         threshold=decided.threshold,
-        own_grids=data.on_own_grids if data.drawn else None,
+        own_grids=data.on_own_grids,
         groups=data.groups,
         seed=seed,
     )

@@ -189,12 +189,9 @@ class Dataset:
 
         Args:
             found: Class indices for each sample, `(depth, height, width)`; outside they are the background.
-
-        Raises:
-            VoxgapError: The data keeps no such label maps (`drawn`).
         """
-        if self.drawn is None:
-            raise VoxgapError(f"{self.name}: keeps no label maps on other grids than that of its volumes")
+        if self.drawn is None:  # they were drawn on that of the volumes
+            return zip(self.targets, found, strict=True)
         return self.drawn.each(self.classes, self.records, found)
 
     def tiled(self, size: Size, most: int) -> Dataset:

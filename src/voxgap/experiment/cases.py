@@ -59,10 +59,9 @@ def _regressed(part: Dataset, index: int, said: NDArray[Any], _: float | None) -
 
 def _segmented(part: Dataset, index: int, said: NDArray[Any], threshold: float | None) -> Row:
     case, found = part.take([index]), {}
-    own = case.on_own_grids if case.drawn else None
     if (case.targets >= 0).any():
         found = metrics.scores(
-            "segmentation", case.targets, said[np.newaxis], threshold=threshold, own_grids=own
+            "segmentation", case.targets, said[np.newaxis], threshold=threshold, own_grids=case.on_own_grids
         )
     each = {f"dice_{name}": found.get(f"dice_{i}", np.nan) for i, name in enumerate(part.classes)}
     return {"dice": found.get("dice", np.nan), **each}

@@ -134,7 +134,7 @@ def _done(
             predictions,
             observed=shown,
             threshold=threshold,
-            own_grids=test.on_own_grids if test.drawn else None,
+            own_grids=test.on_own_grids,
         )
         cases[rate] = case_rows(dataset.take(parts.test), test.volumes, predictions, threshold)
         inference.append(each)

@@ -106,7 +106,7 @@ def train_and_score(
                 predictions,
                 observed=shown,
                 threshold=decision.threshold,
-                own_grids=part.on_own_grids if part.drawn else None,
+                own_grids=part.on_own_grids,
                 groups=part.groups,
             )
     if verbose is not False:
