@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from voxgap.errors import VoxgapError
 from voxgap.filling import check
 from voxgap.filling.check import check_fills, crps, scores_of
 from voxgap.filling.field import Field
+from voxgap.filling.job import Job, as_files_are
 from voxgap.io import write
 from voxgap.volume import Volume
 
@@ -199,3 +201,18 @@ def test_the_command_prints_a_table_and_writes_nothing(
         run(tmp_path / "scan.npy")
     with pytest.raises(VoxgapError, match="seeds must be at least 1"):
         run(tmp_path / "scan.npy", "--check", "--seeds", 0)
+
+
+def test_the_command_reads_files_as_they_were_read(tmp_path: Path) -> None:
+    grid = as_files_are([-3.4028234663852886e38, -9.0], ["z", "y", "x"], {"t": 0})
+    said = check._command(Job("a b.nc", tmp_path, grid=grid), check.Row("mean", {"per": "voxel"}))
+    words = shlex.split(said)
+    assert words[:6] == ["voxgap", "fill", "a b.nc", "--strategy", "mean", "--option"]
+    # As one word: a number that begins with a minus is no option.
+    (marks,) = (word.partition("=")[2] for word in words if word.startswith("--missing-values"))
+    assert [float(mark) for mark in marks.split(",")] == [
+        pytest.approx(-3.4028234663852886e38, rel=1e-7),
+        -9.0,
+    ]
+    assert np.float32(marks.split(",")[0]) == np.finfo(np.float32).min
+    assert {"--axes=z,y,x", "--at=t=0"} <= set(words)

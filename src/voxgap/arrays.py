@@ -15,6 +15,15 @@ from voxgap.errors import VoxgapError
 _NARROW = re.compile(r"(bfloat|float|u?int)\d.*")
 
 
+def short(value: float) -> str:
+    """Write a number as short as float32, in which values are compared, tells it from others.
+
+    To six digits, -3.40282e+38 is another number than the lowest.
+    """
+    text = f"{value:g}"
+    return text if np.float32(text) == np.float32(value) else str(np.float32(value))
+
+
 def as_real(values: Any, where: str, *, allow_empty: bool = False) -> NDArray[Any]:
     """Return an array of real numbers of any rank: the one way in for arrays, at every door.
 

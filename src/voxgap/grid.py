@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap import io
+from voxgap.arrays import short
 from voxgap.errors import VoxgapError
 from voxgap.resample import Record, crop_or_pad, crop_to_observed, inverse, onto, replay, resample
 from voxgap.volume import Volume, as_real, times
@@ -451,3 +452,19 @@ def _reference(sources: Sequence[io.Source | None], channels: Sequence[str], gri
         raise VoxgapError(f"reference {grid.reference!r} is no channel; choose one of {', '.join(channels)}")
     named = list(channels).index(grid.reference)
     return named if named in there else there[0]
+
+
+def as_options(grid: Mapping[str, Any]) -> list[str]:
+    """Return fields of a grid as the options of a command that say them; those without a value are left out."""
+    words = []
+    for name, given in grid.items():
+        if not given:
+            continue
+        pairs = [f"{key}={index}" for key, index in given.items()] if isinstance(given, Mapping) else given
+        text = (
+            given
+            if isinstance(given, str)
+            else ",".join(short(v) if isinstance(v, float) else str(v) for v in pairs)
+        )
+        words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
+    return words

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from voxgap.arrays import as_real
+from voxgap.arrays import as_real, short
 from voxgap.errors import VoxgapError
 from voxgap.observed import moments
 
@@ -163,19 +163,13 @@ def marks(volumes: Any, channels: tuple[str, ...] = ()) -> list[Mark]:
             gap = abs(float(rest[end]) - float(distinct[end]))
             if counts[end] >= ALIKE * values.size and gap > APART * (float(rest[-1]) - float(rest[0])):
                 name = f" of channel {channels[channel]}" if len(channels) > 1 else ""
-                mark = _text(distinct[end])
+                mark = short(distinct[end])
                 said = (
                     f"{mark} stands in {counts[end] / values.size:.0%} of the voxels{name}, and the next value is "
                     f"{rest[end]:g}: is it missing? --missing-values {mark}"
                 )
                 found.append(Mark(float(distinct[end]), said))
     return found
-
-
-def _text(value: np.float32) -> str:
-    """Return a number as short as reads as the same float32: -3.40282e+38 is another one than the lowest."""
-    short = f"{value:g}"
-    return short if np.float32(short) == value else str(value)
 
 
 def _some(volumes: Any, channel: int) -> Any:

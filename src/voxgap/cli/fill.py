@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from voxgap.cli.data import At, Axes, MissingValues, grid_arguments
 from voxgap.errors import VoxgapError
 from voxgap.files import finite, write_bytes
 from voxgap.filling import FILLS, FIT_ON, SEEDS, STRATEGY
+
+if TYPE_CHECKING:
+    from voxgap.filling.check import Check
 
 
 def fill(
@@ -92,55 +95,25 @@ def fill(
     import voxgap
 
     said = grid_arguments(None, None, None, missing_values, None, axes, at)
+    how: dict[str, Any] = {
+        "options": _options(option or []),
+        "fit_on": fit_on,
+        "mask": mask,
+        "everywhere": everywhere,
+        "say": _say,
+        "progress": _progress,
+        **{name: said[name] for name in ("missing_values", "axes", "at")},
+    }
     if check:
-        _check(data, strategy, option, fit_on, mask, everywhere, seeds, folder, as_json, said)
+        _tell(voxgap.check_fills(data, strategy, seeds=seeds, out=folder, **how), folder, as_json)
         return
     if folder is None:
         raise VoxgapError("--out names the folder for the filled files: give one, or --check to fill nothing")
-    done = voxgap.fill_files(
-        data,
-        folder,
-        strategy,
-        options=_options(option or []),
-        fit_on=fit_on,
-        mask=mask,
-        everywhere=everywhere,
-        overwrite=overwrite,
-        say=_say,
-        progress=_progress,
-        evidence=evidence,
-        **{name: said[name] for name in ("missing_values", "axes", "at")},
-    )
+    done = voxgap.fill_files(data, folder, strategy, overwrite=overwrite, evidence=evidence, **how)
     out.print(done, soft_wrap=True, markup=False)
 
 
-def _check(
-    data: str,
-    strategy: str,
-    option: list[str] | None,
-    fit_on: str,
-    mask: str | None,
-    everywhere: bool,
-    seeds: int,
-    folder: Path | None,
-    as_json: bool,
-    said: Mapping[str, Any],
-) -> None:
-    from voxgap.filling.check import check_fills
-
-    found = check_fills(
-        data,
-        strategy,
-        options=_options(option or []),
-        fit_on=fit_on,
-        mask=mask,
-        everywhere=everywhere,
-        seeds=seeds,
-        out=folder,
-        say=_say,
-        progress=_progress,
-        **{name: said[name] for name in ("missing_values", "axes", "at")},
-    )
+def _tell(found: Check, folder: Path | None, as_json: bool) -> None:
     if folder is not None:
         write_bytes(folder / "check.json", json.dumps(finite(found.to_json()), indent=2).encode())
     if as_json:

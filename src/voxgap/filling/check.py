@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.filling import FILLS, FIT_ON, SEEDS, STRATEGY
 from voxgap.filling.field import Field, of_job, with_axes
-from voxgap.filling.job import Job, Progress, Say
+from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
 from voxgap.filling.learn import Where, layer
-from voxgap.grid import Grid
+from voxgap.grid import as_options
 
 WITHIN = (1.0, 1.959964)
 """Standard deviations that 68.3 and 95 % of a normal distribution lie within."""
@@ -180,11 +180,9 @@ def check_fills(
     everywhere: bool = False,
     seeds: int = SEEDS,
     out: str | os.PathLike[str] | None = None,
-    say: Say | None = None,
-    progress: Progress | None = None,
-    missing_values: Sequence[float] = (),
-    axes: Sequence[str | int] = (),
-    at: Mapping[str, int] | None = None,
+    say: Say = quiet,
+    progress: Progress = each,
+    **reading: Any,
 ) -> Check:
     """Measure every fill on observed voxels that are hidden in the shapes of the data's own gaps, and name the best.
 
@@ -201,18 +199,16 @@ def check_fills(
         out: The folder in the command that is named.
         say: Called with each line that a user should read.
         progress: Wraps what is gone through one by one, with a title.
-        missing_values, axes, at: See `voxgap.load_data`.
+        **reading: `missing_values`, `axes` and `at`, see `voxgap.load_data`.
 
     Raises:
         VoxgapError: The data can't be read, or too little of it is observed.
     """
     if seeds < 1:
         raise VoxgapError(f"seeds must be at least 1, got {seeds}")
-    grid = Grid(missing_values=tuple(missing_values), axes=tuple(axes), at=dict(at or {}))
-    given: dict[str, Any] = {"say": say, "progress": progress}
-    given = {name: one for name, one in given.items() if one is not None}
     folder = Path("filled" if out is None else out)
-    job = Job(str(data), folder, strategy, dict(options or {}), fit_on, mask, everywhere, grid, **given)
+    how = (strategy, dict(options or {}), fit_on, mask, everywhere, as_files_are(**reading))
+    job = Job(str(data), folder, *how, say=say, progress=progress)
     # Before anything is read: a wrong option is a matter of a second.
     by_place = with_axes(job)
     layer(strategy, by_place.options)
@@ -323,14 +319,10 @@ def _of_channel(trials: Sequence[_Trial], index: int) -> tuple[Floats, Floats | 
 
 def _command(job: Job, row: Row) -> str:
     """The command that fills the data with a fill."""
-    grid = job.grid
     words: list[str] = ["voxgap", "fill", job.data, "--strategy", row.strategy]
     words += [word for name, value in row.options.items() for word in ("--option", f"{name}={value}")]
     words += ["--mask", job.mask] if job.mask else []
     words += ["--everywhere"] if job.everywhere else []
     words += ["--fit-on", job.fit_on] if job.fit_on != FIT_ON else []
-    if grid.missing_values:
-        words += ["--missing-values", ",".join(f"{value:g}" for value in grid.missing_values)]
-    words += ["--axes", ",".join(map(str, grid.axes))] if grid.axes else []
-    words += ["--at", ",".join(f"{name}={index}" for name, index in grid.at.items())] if grid.at else []
+    words += as_options({name: getattr(job.grid, name) for name in ("missing_values", "axes", "at")})
     return shlex.join([*words, "--out", str(job.folder)])

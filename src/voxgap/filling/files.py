@@ -19,10 +19,10 @@ from voxgap.dataset.manifest import read_manifest
 from voxgap.errors import VoxgapError
 from voxgap.files import held, replacing
 from voxgap.filling import FIT_ON, STRATEGY, evidence, learn
-from voxgap.filling.job import RECORD, Job, Progress, Say, each, quiet
+from voxgap.filling.job import RECORD, Job, Progress, Say, as_files_are, each, quiet
 from voxgap.filling.learn import Fill, Where
 from voxgap.filling.plan import Sample, plain, plan, target_of, write_manifest
-from voxgap.grid import Grid, same_grid
+from voxgap.grid import same_grid
 from voxgap.io import FORMATS, Ancillary, Source, split_item, write
 from voxgap.io.arrays import npz_names
 from voxgap.io.folders import MARK
@@ -80,16 +80,8 @@ def fill_files(
         >>> vg.fill_files("sea.nc", "filled", "linear", options={"axis": "time"}, say=print)  # doctest: +SKIP
         '1 volume filled: filled'
     """
-    how = (strategy, dict(options or {}), fit_on, mask, everywhere, _grid(**reading), overwrite)
+    how = (strategy, dict(options or {}), fit_on, mask, everywhere, as_files_are(**reading), overwrite)
     return _fill(Job(str(data), Path(out), *how, say, progress, evidence))
-
-
-def _grid(
-    missing_values: Sequence[float] = (),
-    axes: Sequence[str | int] = (),
-    at: Mapping[str, int] | None = None,
-) -> Grid:
-    return Grid(missing_values=tuple(missing_values), axes=tuple(axes), at=dict(at or {}))
 
 
 def _fill(job: Job) -> str:

@@ -30,6 +30,15 @@ def quiet(_: str) -> None:
     """Say nothing."""
 
 
+def as_files_are(
+    missing_values: Sequence[float] = (),
+    axes: Sequence[str | int] = (),
+    at: Mapping[str, int] | None = None,
+) -> Grid:
+    """Return how files are read that stay on their own grids; the arguments are those of `voxgap.load_data`."""
+    return Grid(missing_values=tuple(missing_values), axes=tuple(axes), at=dict(at or {}))
+
+
 @dataclass(frozen=True)
 class Job:
     """Which data are filled, how, and where to.

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.arrays import short
 from voxgap.errors import VoxgapError
+from voxgap.grid import as_options
 from voxgap.missingness.advice import Advice, to_compare
 from voxgap.missingness.diagnosis import Description
 from voxgap.missingness.mechanism import Evidence
@@ -95,7 +97,7 @@ class Inspection:
             return ""  # arrays have no name that could be typed
         known = tuple(self.grid.get("missing_values", ()))
         grid = {**self.grid, "missing_values": tuple(dict.fromkeys([*known, *self.marks]))}
-        options = as_options(grid).split()
+        options = as_options(grid)
         if "task" in self.facts and self.found.missing_rate:
             strategies = ",".join(to_compare(self.advice))
             return shlex.join(["voxgap", "compare", self.name, "--strategies", strategies, *options])
@@ -130,7 +132,7 @@ class Inspection:
         rows += [tuple(pair) for pair in self.facts.get("files", ())]
         suggested = self.facts.get("suggested")
         if suggested:
-            rows.append(("for training", as_options(suggested)))
+            rows.append(("for training", " ".join(as_options(suggested))))
         elif self.facts["spacing"] is not None:
             rows.append(("spacing", " × ".join(f"{size:.4g}" for size in self.facts["spacing"])))
         rows += [("values", said) for said in self.facts["intensity"]]
@@ -144,27 +146,6 @@ class Inspection:
         if self.marks:
             described["missing"] += f"; more, if {self.marked} stands for missing: see values"
         return rows + list(described.items())
-
-
-def as_options(grid: dict[str, Any]) -> str:
-    """Return a grid as the options that say it."""
-    words = []
-    for name, given in grid.items():
-        if given:
-            pairs = [f"{key}={index}" for key, index in given.items()] if isinstance(given, dict) else given
-            text = (
-                given
-                if isinstance(given, str)
-                else ",".join(short(v) if isinstance(v, float) else str(v) for v in pairs)
-            )
-            words.append(f"--{name.replace('_', '-')}={text}")  # with =, a number may begin with a minus
-    return " ".join(words)
-
-
-def short(value: float) -> str:
-    """Return a number as short as float32, in which values are compared, tells it from others."""
-    text = f"{value:g}"
-    return text if np.float32(text) == np.float32(value) else str(np.float32(value))
 
 
 def _in_columns(title: str, rows: Sequence[tuple[str, str]]) -> str:

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from voxgap import intensity
+from voxgap.arrays import short
 from voxgap.dataset import SPLITS, Dataset, load_data
 from voxgap.dataset.door import is_one_volume
 from voxgap.dataset.gaps import described
 from voxgap.dataset.survey import Survey, as_they_are, listing_of, survey
 from voxgap.grid import Grid
-from voxgap.inspection.found import Inspection, short
+from voxgap.inspection.found import Inspection
 from voxgap.inspection.masked import within_mask
 from voxgap.missingness.advice import Advice, advise
 from voxgap.missingness.diagnosis import describe
