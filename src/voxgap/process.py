@@ -96,6 +96,11 @@ def memory(child: subprocess.Popen[bytes]) -> int:
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
+def cores() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def lives(pid: int) -> bool:
     """Whether a process of this machine lives, whoever's it is; not to be asked on Windows, where that ends it."""
     try:

@@ -49,19 +49,14 @@ class Event:
     epoch: int = 0
 
 
-def cores() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def default_processes() -> int:
     """One process for each processor, as long as the memory that is free gives each its share."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
     except (OSError, StopIteration):
-        return cores()
-    return max(1, min(cores(), free // PROCESS_BYTES))
+        return process.cores()
+    return max(1, min(process.cores(), free // PROCESS_BYTES))
 
 
 def run_all(
@@ -198,7 +193,9 @@ class _Team:
             wanted = min(self.processes, free + sum(worker.busy for worker in self.workers))
             for number in range(len(self.workers), wanted):
                 log = data / f"worker-{number}-{uuid.uuid4().hex[:8]}.log"
-                self.workers.append(_Worker(arguments, max(1, cores() // self.processes), log, self.heard))
+                self.workers.append(
+                    _Worker(arguments, max(1, process.cores() // self.processes), log, self.heard)
+                )
             self._listen()
 
     def _orphans(self) -> bool:

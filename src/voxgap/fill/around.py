@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,6 +14,7 @@ from voxgap.fill.base import FARTHEST
 from voxgap.fill.lines import check_gap
 from voxgap.fill.structure import Array, Known, Structure
 from voxgap.fill.trial import calibrated, trials
+from voxgap.process import cores
 
 NEIGHBOURS = 16
 """From 8 to 16 errors under clouds A and B of benchmarks/fill_step.py fell by about 1 %, from 16 to 24 by 0.3 %."""
@@ -153,10 +153,6 @@ class Surroundings:
                 offset = known[index] - wanted[part, None]
                 allowed[part] = np.sqrt((offset**2).sum(-1)).min(1) <= self.max_gap
 
-        with ThreadPoolExecutor(_threads()) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             list(pool.map(chunk, range(0, len(wanted), CHUNK)))
         return shrunk, explained, allowed
-
-
-def _threads() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

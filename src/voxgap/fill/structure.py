@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from voxgap import observed
 from voxgap.fill.statistics import LARGEST
 
 Array = npt.NDArray[np.float32]
@@ -151,15 +152,10 @@ def _smooth(values: Array, reach: Array) -> Array:
 
 
 def _moments(stacks: Sequence[Array]) -> tuple[Array, Array]:
-    channels = stacks[0].shape[-1]
-    mean, spread = np.zeros(channels), np.ones(channels)
-    for channel in range(channels):
-        values = np.concatenate([v[..., channel][~np.isnan(v[..., channel])] for v in stacks]).astype(float)
-        if values.size:
-            mean[channel] = values.mean()
-            deviation = values.std()
-            spread[channel] = deviation if deviation > 1 / LARGEST else 1.0
-    return mean.astype(np.float32), spread.astype(np.float32)
+    each = [observed.moments(stack) for stack in stacks]
+    found = observed.Moments(*map(np.concatenate, zip(*each, strict=True))).pooled()
+    spread = np.where(found.deviation > 1 / LARGEST, found.deviation, 1.0)
+    return found.mean.astype(np.float32), spread.astype(np.float32)
 
 
 def _reach(stacks: Sequence[Array], axis: int, size: int) -> float:
