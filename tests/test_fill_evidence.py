@@ -164,6 +164,25 @@ def test_what_no_fill_has_written_is_not_replaced(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "scan.npy").exists()
 
 
+def test_what_another_fill_has_written_makes_no_file_of_a_user_its_own(tmp_path: Path) -> None:
+    for name in ("one", "two", "three"):
+        write(tmp_path / f"{name}.npy", Volume(gappy()))
+    fill(tmp_path / "one.npy", "zero", everywhere=True)
+    mine = tmp_path / "out" / "two_source.npy"
+    mine.write_bytes(b"mine")
+    with pytest.raises(VoxgapError, match=r"two_source.npy: is there already; --overwrite replaces it"):
+        fill(tmp_path / "two.npy", "zero", everywhere=True)
+    (tmp_path / "data.csv").write_text("path,label\ntwo.npy,a\nthree.npy,b\n")
+    with pytest.raises(VoxgapError, match=r"two_source.npy: is there already"):
+        fill_files(str(tmp_path / "data.csv"), tmp_path / "out", "zero", everywhere=True, evidence=True)
+    assert mine.read_bytes() == b"mine"
+    mine.unlink()
+    fill(tmp_path / "two.npy", "zero", everywhere=True)
+    # Its own it writes again, where a job was stopped before the volume.
+    (tmp_path / "out" / "two.npy").unlink()
+    assert fill(tmp_path / "two.npy", "zero", everywhere=True).exists()
+
+
 @pytest.mark.full
 def test_deviations_of_files_are_those_of_kriging(tmp_path: Path) -> None:
     write(tmp_path / "scan.npy", Volume(gappy((8, 16, 16))))

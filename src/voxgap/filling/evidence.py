@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,12 +144,19 @@ def write_picture(
     write_bytes(path, pictures.png(pictures.before_and_after(panels, outside, title)))
 
 
-def check_free(files: Beside, record: Path, overwrite: bool) -> None:
-    """Refuse to write over what no fill has written.
+def check_free(job: Job, volumes: Iterable[tuple[Path, Path]]) -> None:
+    """Refuse to write beside volumes over what no fill has written.
+
+    Args:
+        job: Whose files they are.
+        volumes: Where each filled one goes, and what it is read from.
 
     Raises:
         VoxgapError: There is a file of such a name.
     """
-    there = next((path for path in files.all if path.exists()), None)
-    if there is not None and not overwrite and not record.exists():
-        raise VoxgapError(f"{there}: is there already; --overwrite replaces it, or choose another --out")
+    if job.overwrite or not wanted(job):
+        return
+    for target, original in volumes:
+        there = next((path for path in beside(target, original).all if path.exists()), None)
+        if there is not None and not job.has_filled(target):
+            raise VoxgapError(f"{there}: is there already; --overwrite replaces it, or choose another --out")

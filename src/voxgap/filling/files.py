@@ -19,7 +19,7 @@ from voxgap.dataset.manifest import read_manifest
 from voxgap.errors import VoxgapError
 from voxgap.files import held, replacing
 from voxgap.filling import FIT_ON, STRATEGY, evidence, learn
-from voxgap.filling.job import RECORD, Job, Progress, Say, as_files_are, each, quiet
+from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
 from voxgap.filling.learn import Fill, Where
 from voxgap.filling.plan import Sample, plain, plan, target_of, write_manifest
 from voxgap.grid import same_grid
@@ -114,13 +114,8 @@ def _listing(path: Path) -> Listing:
 def _holding(job: Job, targets: Iterable[Path]) -> Iterator[None]:
     """Hold the folder, once all that can be refused before anything is written was refused."""
     with held(job.folder / ".filling.lock", f"{job.folder}: files are filled into it"):
-        job.check_record(_names(job, (target for target in targets if split_item(target)[0].exists())))
+        job.check_record([job.called(target) for target in targets if split_item(target)[0].exists()])
         yield
-
-
-def _names(job: Job, targets: Iterable[Path]) -> list[str]:
-    """What files are called in the record of their folder."""
-    return [target.relative_to(job.folder).as_posix() for target in targets]
 
 
 def _fill_arrays(job: Job) -> str:
@@ -163,7 +158,7 @@ def _fill_into(job: Job, source: Path | None, target: Path, has_split: bool) -> 
             fill(values, where)
             by_sample[index][missing] = values[missing]
             left += int(np.isnan(values).sum())
-    job.write_record(_names(job, [target]))
+    job.write_record([job.called(target)])
     with replacing(target) as temporary:
         np.savez(temporary, **{**arrays, "volumes": filled})
     return f"{_volumes(len(volumes))} filled{_left(left)}: {target}"
@@ -198,8 +193,7 @@ def _fill_one(job: Job, path: Path) -> str:
             f"(its axes are {', '.join(source.axes)}), or use linear"
         )
     with _holding(job, sample.targets):
-        if evidence.wanted(job):
-            evidence.check_free(evidence.beside(sample.targets[0], path), job.folder / RECORD, job.overwrite)
+        evidence.check_free(job, [(sample.targets[0], path)])
         if sample.done and not job.overwrite:
             return f"0 volumes filled, 1 was there already (--overwrite replaces it): {job.folder}"
         volumes = _read(job, sample)
@@ -229,6 +223,14 @@ def _fill_samples(job: Job, path: Path) -> str:
     has_split = bool(listing.rows[0].split)
     known = [sample for sample in samples if sample.train or job.fit_on == "all" or not has_split]
     with _holding(job, _all_targets(samples)):
+        evidence.check_free(
+            job,
+            (
+                (target, source or _present(sample))
+                for sample in samples
+                for target, source in zip(sample.targets, sample.sources, strict=True)
+            ),
+        )
         todo = [sample for sample in samples if job.overwrite or not sample.done]
         left = _fill_todo(job, todo, samples, known, has_split) if todo else 0
         skipped = len(samples) - len(todo)
@@ -302,7 +304,7 @@ def _start(job: Job, todo: Sequence[Sample]) -> None:
         # All at once: if this is stopped, what is there is what was filled in this way.
         for target in _all_targets(todo):
             _remove(target)
-    job.write_record(_names(job, _all_targets(todo)))
+    job.write_record([*map(job.called, _all_targets(todo))])
 
 
 def _fill_sample(
