@@ -21,9 +21,7 @@ import tiny
 from voxgap.bundle import check_exportable, child, export, exporting, save_bundle
 from voxgap.bundle.formats import FORMATS, check_formats
 from voxgap.bundle.graph import write_onnx
-from voxgap.bundle.locate import cuts, first_parting
 from voxgap.bundle.parity import Parity
-from voxgap.bundle.pooling import PlanarMaxPooling3D, without_pooling_3d
 from voxgap.cli import app
 from voxgap.cli.export import print_entries
 from voxgap.errors import VoxgapError
@@ -212,67 +210,6 @@ def test_answers_that_differ_are_refused_and_nothing_changes(
     assert (proof["tolerance"], proof["max_difference"]) == (0.02, pytest.approx(0.01, rel=1e-3))
 
 
-@keras.saving.register_keras_serializable(package="tests")
-class OtherWhenConverted(keras.layers.Layer):
-    """What a converter that gets a layer wrong looks like: another result in a traced graph."""
-
-    def call(self, x: Any) -> Any:
-        import tensorflow as tf
-
-        return x if tf.executing_eagerly() else x * 1.001
-
-    def compute_output_shape(self, input_shape: Any) -> Any:
-        return input_shape
-
-
-class NotConvertible(OtherWhenConverted):
-    """What can't be converted at all."""
-
-    def call(self, x: Any) -> Any:
-        import tensorflow as tf
-
-        if not tf.executing_eagerly():
-            raise TypeError("no such operation")
-        return x
-
-
-def network_with(layer: keras.layers.Layer) -> Any:
-    def network(values: Any, observed: Any) -> Any:
-        x = keras.layers.Conv3D(2, 3, name="first")(values)
-        return keras.layers.Conv3D(2, 3, name="last")(layer(x))
-
-    return network
-
-
-@pytest.mark.parametrize("kind", [pytest.param("savedmodel", marks=pytest.mark.full), "onnx"])
-@pytest.mark.parametrize("layer", [OtherWhenConverted, NotConvertible])
-def test_the_layer_where_they_part_is_named(kind: str, layer: Any, tmp_path: Path) -> None:
-    model = tiny.model(network_with(layer(name="culprit")), "mask_channel")
-    adapt_model(model, tiny.dataset().part("train"))
-    part = first_parting(
-        model, kind, tiny.volumes(2), precision="float32", tolerance=1e-5, folder=tmp_path / "cuts"
-    )
-    assert part == "network/culprit"
-
-
-def test_where_nothing_parts_no_layer_is_named(tmp_path: Path) -> None:
-    model = tiny.model("cnn3d", "mean", filters=(2,))
-    adapt_model(model, tiny.dataset().part("train"))
-    arguments = {"precision": "float32", "tolerance": 1e-5, "folder": tmp_path}
-    assert first_parting(model, "savedmodel", tiny.volumes(2), **arguments) is None
-
-
-def test_cuts_go_through_both_models_in_order() -> None:
-    names = [cut.name for cut in cuts(tiny.model("cnn3d", "masked_conv", filters=(2,)))]
-    assert names[:3] == ["prepare/fill", "prepare/normalize", "prepare/observed"]
-    assert names[-3:] == ["network/activation_1", "network/average", "network/output"]
-    flat = keras.Sequential(
-        [keras.Input((4,)), keras.layers.Dense(2, name="a"), keras.layers.Dense(1, name="b")]
-    )
-    assert [cut.name for cut in cuts(flat)] == ["a", "b"]
-    assert cuts(flat)[0].build().output_shape == (None, 2)
-
-
 def test_a_model_that_has_learnt_nothing_is_refused(tmp_path: Path) -> None:
     tiny.model("cnn3d", "mean", filters=(2,)).save(tmp_path / "m.keras")
     with pytest.raises(
@@ -382,28 +319,6 @@ def test_the_command_prints_each_proof(bundle: Path, monkeypatch: pytest.MonkeyP
     assert "largest difference" in result.output
     assert f"{bundle}/model-" in result.output.replace("\n", "")
     assert stand_in.written(bundle)["files"]["h5"]["parity"]["class_agreement"] == 1.0
-
-
-# --- LiteRT's pooling --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("padding", ["same", "valid"])
-@pytest.mark.parametrize(
-    ("size", "strides"), [((3, 3, 3), (2, 2, 2)), ((2, 3, 1), (1, 2, 3)), ((1, 2, 2), (1, 1, 1))]
-)
-def test_planar_pooling_is_pooling(padding: str, size: Any, strides: Any) -> None:
-    x = np.random.default_rng(0).normal(size=(2, 7, 6, 5, 3)).astype(np.float32)
-    expected = keras.layers.MaxPooling3D(size, strides, padding)(x)
-    np.testing.assert_array_equal(PlanarMaxPooling3D(size, strides, padding)(x), expected)
-
-
-def test_only_a_model_with_pooling_is_rebuilt() -> None:
-    plain, pooling = (tiny.model("cnn3d", name, filters=(2,)) for name in ("mean", "attention"))
-    adapt_model(pooling, tiny.dataset().part("train"))
-    assert without_pooling_3d(plain) is plain
-    rebuilt = without_pooling_3d(pooling)
-    x = tiny.volumes(2)
-    np.testing.assert_array_equal(rebuilt(x), pooling(x))
 
 
 # --- large weights -----------------------------------------------------------------------------------------

@@ -17,11 +17,9 @@ import tiny
 from voxgap import augment as va
 from voxgap.errors import VoxgapError
 from voxgap.history import History
-from voxgap.training import Progress, Schedule, adapt_model, train
-from voxgap.training.checkpoint import State
+from voxgap.training import Progress, adapt_model, train
 from voxgap.training.objective import class_weights
 from voxgap.training.progress import reporting
-from voxgap.training.supervisor import Supervisor
 
 DATA = tiny.dataset()
 QUICK: dict[str, Any] = {
@@ -52,57 +50,6 @@ def validation_loss(model: keras.Model) -> float:
     part = DATA.part("validation")
     probabilities = model.predict(part.volumes, verbose=0)
     return float(-np.log(probabilities[np.arange(len(part)), part.targets]).mean())
-
-
-# --- the schedule ------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(40))
-def test_the_schedule_decides_as_keras_s_callbacks(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    # Eighths: sums and differences are exact, so that ties are ties in both.
-    values = rng.integers(0, 24, 30) / 8
-    values[rng.integers(1, 30, 2)] = np.inf
-    patience, lr_patience = int(rng.integers(1, 8)), int(rng.integers(1, 5))
-    min_delta = float(rng.choice([0, 0.125, 0.5]))
-    schedule = Schedule(0.01, patience, min_delta, lr_patience, 0.3, min_learning_rate=1e-4)
-    model = SimpleNamespace(stop_training=False, optimizer=SimpleNamespace(learning_rate=0.01))
-    shared = {"monitor": "v", "mode": "min", "min_delta": min_delta}
-    stock = [
-        keras.callbacks.EarlyStopping(patience=patience, **shared),
-        keras.callbacks.ReduceLROnPlateau(patience=lr_patience, factor=0.3, min_lr=1e-4, **shared),
-    ]
-    for callback in stock:
-        callback.set_model(model)
-        callback.on_train_begin()
-    for epoch, value in enumerate(values):
-        for callback in stock:
-            callback.on_epoch_end(epoch, {"v": value})
-        stop, rate = schedule.after(values[: epoch + 1])
-        assert stop == model.stop_training, f"epoch {epoch}"
-        assert rate == pytest.approx(model.optimizer.learning_rate), f"epoch {epoch}"
-        if stop:
-            break
-
-
-def test_the_schedule_never_raises_the_learning_rate() -> None:
-    schedule = Schedule(1e-8, lr_patience=1, min_learning_rate=1e-6)
-    assert schedule.after([1.0, 2.0, 3.0])[1] <= 1e-8
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"learning_rate": 0.0}, "learning_rate"),
-        ({"learning_rate": float("nan")}, "learning_rate"),
-        ({"patience": 0}, "patience"),
-        ({"min_delta": -1.0}, "min_delta"),
-        ({"lr_factor": 1.0}, "lr_factor"),
-    ],
-)
-def test_a_schedule_that_is_not_possible_is_refused(arguments: dict, said: str) -> None:
-    with pytest.raises(VoxgapError, match=said):
-        Schedule(**arguments)
 
 
 # --- the best weights --------------------------------------------------------------------------------------
@@ -168,36 +115,6 @@ def test_the_monitor_may_be_accuracy() -> None:
     assert history.best_epoch == ranks.index(
         min(ranks)
     )  # Of epochs as accurate, the one with the least loss.
-
-
-def test_ties_are_broken_by_the_loss() -> None:
-    supervisor = Supervisor(Schedule(), "val_accuracy", 5, 1, None)
-    rows = ((0.5, 0.9), (0.8, 0.7), (0.8, 0.4), (0.8, 0.6), (0.8, float("nan")))
-    records = [{"val_accuracy": accuracy, "val_loss": loss} for accuracy, loss in rows]
-    supervisor.state = State(records, [3] * len(records))
-    assert supervisor.best_epoch == 2
-
-
-@pytest.mark.parametrize(
-    ("rows", "kept"),
-    [
-        # (classes named, accuracy, loss)
-        ([(1, 0.9, 0.6), (2, 0.8, 0.5)], 1),
-        ([(1, 0.9, 0.6), (2, 0.8, 0.7)], 0),  # one class for all, and no better loss
-        ([(2, 0.8, 0.5), (1, 0.9, 0.6)], 0),
-        ([(2, 0.8, 0.5), (1, 0.9, 0.4)], 1),
-        ([(2, 0.5, 0.3), (2, 0.8, 0.6), (1, 0.9, 0.55)], 1),  # the better loss is not that of what was kept
-        ([(1, 0.9, 0.6), (2, 0.8, 0.5), (2, 0.85, 0.55), (1, 0.9, 0.6)], 2),
-        ([(1, 0.9, float("nan")), (2, 0.1, 9.0)], 1),
-    ],
-)
-def test_one_class_for_all_is_never_kept_where_there_is_a_better_loss(rows: list, kept: int) -> None:
-    supervisor = Supervisor(Schedule(), "val_accuracy", 9, 1, None)
-    records = [{"val_accuracy": accuracy, "val_loss": loss} for _, accuracy, loss in rows]
-    supervisor.state = State(records, [named for named, *_ in rows])
-    assert supervisor.best_epoch == kept
-    # And patience does not run out at the side of such a network.
-    assert np.isfinite(supervisor.values[kept])
 
 
 def test_what_went_wrong_is_warned_of_unless_it_is_to_be_silent() -> None:
