@@ -83,7 +83,7 @@ def as_array(values: Any, where: str) -> NDArray[Any]:
 
 
 def _holds_arrays(values: Any) -> bool:
-    """Whether nested lists hold arrays, of which NumPy would forget what is masked, or a tensor's dtype."""
+    """Return whether nested lists hold arrays, of which NumPy would forget what is masked, or a tensor's dtype."""
     return any(
         _holds_arrays(part) if isinstance(part, list | tuple) else hasattr(part, "__array__")
         for part in values

@@ -20,7 +20,7 @@ _REACHED = re.compile(r"(sensitivity|specificity)=(.+)")
 
 
 def named(probabilities: Any, threshold: float | None = None) -> NDArray[np.intp]:
-    """The class that probabilities name.
+    """Return the class that probabilities name.
 
     Args:
         probabilities: `(..., classes)`, as the network gives them: calibration names no other class.
@@ -55,7 +55,7 @@ def in_digits(threshold: float) -> str:
 
 
 def _least(threshold: float) -> float:
-    """The smallest float32 that reaches a threshold."""
+    """Return the smallest float32 that reaches a threshold."""
     near = np.float32(threshold)
     return float(near if float(near) >= threshold else np.nextafter(near, np.float32(2)))
 
@@ -78,11 +78,11 @@ class Decision:
     specificity: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values, for a manifest's field `decision`."""
+        """Return the same as plain values, for a manifest's field `decision`."""
         return asdict(self)
 
     def words(self, classes: tuple[str, ...]) -> str:
-        """The rule in one line, for people."""
+        """Return the rule in one line, for people."""
         if self.threshold is None:
             return "decision: the most probable class"
         said = in_digits(self.threshold)
@@ -98,7 +98,7 @@ class Decision:
 
     @classmethod
     def of(cls, manifest: dict[str, Any], where: str) -> Decision:
-        """The decision of a bundle; an older one that kept a threshold with its calibration still decides by it.
+        """Return the decision of a bundle; an older one that kept a threshold with its calibration still decides by it.
 
         Raises:
             VoxgapError: the field holds something else, or a threshold for other than two classes.
@@ -118,7 +118,7 @@ class Decision:
 
 
 def asked(text: str | float, task: str, classes: int) -> Decision | None:
-    """What a user asks for.
+    """Return what a user asks for.
 
     Args:
         text: a number, `youden`, `sensitivity=0.95` or `specificity=0.9`.

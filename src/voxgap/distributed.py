@@ -143,7 +143,7 @@ class _Dispatch:
         return list(ready)
 
     def _room(self) -> int:
-        """How many runs the cluster has room for, now that machines may have come or gone."""
+        """Return how many runs the cluster has room for, now that machines may have come or gone."""
         room = self.ray.cluster_resources()
         shares = [room.get("CPU", 0) / self.cpus] if self.cpus else []
         shares += [room.get("GPU", 0) / self.gpus] if self.gpus else []

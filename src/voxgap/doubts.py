@@ -14,7 +14,7 @@ _PATH_OR_NUMBER = re.compile(r"\S*[/\\.]\w\S*|(?<![\w-])-?\d\S*")
 
 
 def kind(said: str) -> str:
-    """What a warning has in common with those that differ from it in file names and numbers only."""
+    """Return what a warning has in common with those that differ from it in file names and numbers only."""
     return _PATH_OR_NUMBER.sub("#", _OF_A_FILE.sub("", said, count=1) if _OF_A_FILE.match(said) else said)
 
 

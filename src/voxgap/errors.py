@@ -63,7 +63,7 @@ def on_disk(error: OSError, place: str | os.PathLike[str] = "") -> DiskError:
 
 
 def _meant(place: Path, number: int | None) -> Path:
-    """The file that a person knows: not a temporary one, and of a path that can't be, the file that is in its way."""
+    """Return the file that a person knows: no temporary one, and of a path that can't be, the file in its way."""
     for folder in reversed(place.parents):
         if place.relative_to(folder).parts[0].startswith((".writing-", ".replaced-")):
             return folder

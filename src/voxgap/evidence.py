@@ -136,7 +136,7 @@ class Cases:
         }
 
     def _said(self) -> Iterator[dict[str, Any]]:
-        """What is true and what was answered, case by case."""
+        """Yield what is true and what was answered, case by case."""
         if self.task == "classification":
             names = [f"p_{name}" for name in self.classes]
             for target, found, answer in zip(self.targets, self.named, self.answers, strict=True):
@@ -195,7 +195,7 @@ def collect(data: Dataset, predict: Predict, threshold: float | None = None) -> 
 
 
 def _answered(part: Dataset, predict: Predict, threshold: float | None) -> tuple[Floats, Counts, Floats]:
-    """Answers, voxels and sureness of a few cases."""
+    """Return answers, voxels and sureness of a few cases."""
     answers = np.asarray(predict(part.volumes), np.float64)
     count, bare = len(part), np.zeros((len(part), 0))
     if part.task == "regression":

@@ -84,7 +84,7 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def unfinished(word: str = "writing") -> str:
-    """A name for a file or folder that is not finished; it says who writes it, so that others can tell if it lives."""
+    """Name a file or folder that is not finished; it says who writes it, so that others can tell if it lives."""
     return f".{word}-{_machine()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
@@ -128,7 +128,7 @@ def _remove(path: Path) -> None:
 
 @functools.cache
 def _machine() -> str:
-    """Where a process number means something: this machine since it was started, or this container."""
+    """Return where a process number means something: this machine since it was started, or this container."""
     parts = [socket.gethostname()]
     for file in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):
         with contextlib.suppress(OSError):
@@ -226,18 +226,18 @@ def write_bytes(path: str | Path, data: bytes) -> None:
 
 
 def sha256(path: Path) -> str:
-    """The digest by which a bundle knows its files, in hexadecimal; read in pieces, whatever the size."""
+    """Return the digest by which a bundle knows its files, in hexadecimal; read in pieces, whatever the size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of a value: sorted keys, no spaces, tuples as lists."""
+    """Return the one JSON text of a value: sorted keys, no spaces, tuples as lists."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def digest(value: Any) -> str:
-    """The SHA-256 of what JSON can say, in hexadecimal, whatever the order of its keys."""
+    """Return the SHA-256 of what JSON can say, in hexadecimal, whatever the order of its keys."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
 
 
@@ -265,7 +265,7 @@ def forget(files: Iterable[Path], latest: str, limit: int) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The same data as JSON has it: null for NaN and infinity (a score that is not defined), text for keys."""
+    """Return the same data as JSON has it: null for NaN and infinity (a score that is not defined), text for keys."""
     if isinstance(value, Mapping):
         return {str(key): finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -284,7 +284,7 @@ def scan_sample(
 
 
 def _long(volume: Volume, size: tuple[int, int, int], step: float | None) -> tuple[int, int, int]:
-    """The size that a volume gets: for a clip that is longer at this step, as many frames as it has."""
+    """Return the size that a volume gets: for a clip that is longer at this step, as many frames as it has."""
     if step is None or volume.axes[0] not in _TIME or volume.spacing is None:
         return size
     return max(size[0], round(volume.shape[0] * volume.spacing[0] / step)), size[1], size[2]

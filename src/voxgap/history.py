@@ -69,7 +69,7 @@ class History:
         return self.saved_epochs * float(np.median([epoch["seconds"] for epoch in self.epochs]))
 
     def summary(self) -> str:
-        """One sentence: where the best epoch was, why training ended, what that saved."""
+        """Return one sentence: where the best epoch was, why training ended, what that saved."""
         why = {
             "patience": f"patience ran out after epoch {len(self.epochs)}",
             "epochs": "all planned epochs ran"
@@ -91,7 +91,7 @@ class History:
         )
 
     def remarks(self, classes: Sequence[str] = ()) -> list[str]:
-        """What a person should know before they use the network, a line each; none where all is well.
+        """Return what a person should know before they use the network, a line each; none where all is well.
 
         Args:
             classes: their names; numbers without them.
@@ -118,7 +118,7 @@ class History:
         return said
 
     def to_json(self) -> dict[str, Any]:
-        """The facts that a manifest keeps: all but the single epochs, which stand in the CSV."""
+        """Return the facts that a manifest keeps: all but the single epochs, which stand in the CSV."""
         return {
             "monitor": self.monitor,
             "best_epoch": self.best_epoch + 1,

@@ -52,7 +52,7 @@ def check(what: str, name: str, known: Sequence[str]) -> None:
 
 
 def metric_words(name: str, classes: Sequence[str] = ()) -> str:
-    """A metric in words: `dice_2` is the Dice score of the class of that index, and said by the name of that class."""
+    """Say a metric in words: `dice_2` is the Dice score of the class of that index, said by the name of that class."""
     index = name.removeprefix("dice_")
     if index != name and index.isdecimal() and int(index) < len(classes):
         return f"dice of {classes[int(index)]}"
@@ -60,7 +60,7 @@ def metric_words(name: str, classes: Sequence[str] = ()) -> str:
 
 
 def metric_called(name: str, classes: Sequence[str]) -> str:
-    """The metric that a user means: `dice_tumour` is `dice_2` where tumour is the class of that index."""
+    """Return the metric that a user means: `dice_tumour` is `dice_2` where tumour is the class of that index."""
     called = name.removeprefix("dice_")
     if called != name and called in classes and not (called.isdecimal() and int(called) < len(classes)):
         return f"dice_{list(classes).index(called)}"

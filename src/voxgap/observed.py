@@ -88,7 +88,7 @@ def blocks(volumes: Any) -> Iterator[NDArray[np.float32]]:
 
 
 def _of_volume(values: NDArray[Any]) -> Moments:
-    """Moments of `(voxels, channels)`: a piece of a channel at a time, whose copy in float64 is small."""
+    """Return the moments of `(voxels, channels)`: a piece of a channel at a time, whose copy in float64 is small."""
     step = max(1, BLOCK_VOXELS // 8)
     pieces = [
         [_of_piece(values[start : start + step, channel]) for channel in range(values.shape[1])]

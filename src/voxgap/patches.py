@@ -120,21 +120,24 @@ class Patches:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of all patches, `(patches, depth, height, width, ...)`."""
         return (len(self), *self.size, *self.volumes.shape[4:])
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The type of the volumes' values."""
         return np.dtype(self.volumes.dtype)
 
     @property
     def ndim(self) -> int:
+        """The number of axes, that of the volumes."""
         return len(self.volumes.shape)
 
     def __len__(self) -> int:
         return len(self.volumes) * len(self.corners)
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
-        """One patch, a slice of them, or a part of one: `[i]`, `[i:j]`, `[i, plane, a:b]`."""
+        """Return one patch, a slice of them, or a part of one: `[i]`, `[i:j]`, `[i, plane, a:b]`."""
         if isinstance(key, slice):
             return np.stack([self[i] for i in range(*key.indices(len(self)))])
         index, *parts = key if isinstance(key, tuple) else (key,)
@@ -223,14 +226,14 @@ def _answers(
 
 
 def _averaged(answers: Iterator[_Answer]) -> Floats:
-    """The mean over patches; one of nothing has no say, unless all are."""
+    """Return the mean over patches; one of nothing has no say, unless all are."""
     held = list(answers)
     seen = [answer for answer in held if answer.observed] or held
     return np.asarray(np.mean([answer.answer for answer in seen], axis=0, dtype=np.float64), np.float32)
 
 
 def _blended(answers: Iterator[_Answer], shape: tuple[int, ...], weights: Floats) -> Floats:
-    """The weighed mean, voxel by voxel, of the patches that hold it."""
+    """Return the weighed mean, voxel by voxel, of the patches that hold it."""
     total: Any = None
     sums = np.zeros((*shape, 1), np.float32)
     for corner, _, answer in answers:

@@ -29,7 +29,7 @@ READY = b"voxgap\n"
 
 
 def command(module: str, *arguments: object) -> list[str]:
-    """What starts a module of voxgap, whatever lies in the current folder under the name of a package."""
+    """Return what starts a module of voxgap, whatever lies in the current folder under the name of a package."""
     return [sys.executable, "-P", "-m", module, *map(str, arguments)]
 
 
@@ -73,13 +73,13 @@ def end(child: subprocess.Popen[bytes]) -> None:
 
 
 def last_words(log: Path) -> str:
-    """The last line of a child's log, which is most often why it ended."""
+    """Return the last line of a child's log, which is most often why it ended."""
     said = log.read_text(errors="replace").strip().splitlines()
     return said[-1][:300] if said else "it said nothing"
 
 
 def cause(child: subprocess.Popen[bytes], log: Path) -> str:
-    """Why a child died."""
+    """Return why a child died."""
     code = child.wait()
     if code < 0:
         likely = "; the usual cause is too little memory" if -code == signal.SIGKILL else ""
@@ -88,7 +88,7 @@ def cause(child: subprocess.Popen[bytes], log: Path) -> str:
 
 
 def memory(child: subprocess.Popen[bytes]) -> int:
-    """Bytes that a child holds; 0 where the system doesn't say."""
+    """Return the bytes that a child holds; 0 where the system doesn't say."""
     try:
         pages = Path(f"/proc/{child.pid}/statm").read_text().split()[1]
     except (OSError, IndexError):
@@ -97,12 +97,12 @@ def memory(child: subprocess.Popen[bytes]) -> int:
 
 
 def cores() -> int:
-    """How many processors this process may use."""
+    """Count the processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def lives(pid: int) -> bool:
-    """Whether a process of this machine lives, whoever's it is; not to be asked on Windows, where that ends it."""
+    """Tell whether a process of this machine lives, whoever's it is; not to be asked on Windows, where that ends it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -38,15 +38,15 @@ class Plain:
     """A frozen value that is plain data."""
 
     def arguments(self) -> dict[str, Any]:
-        """The fields, as keyword arguments of the function that takes them."""
+        """Return the fields, as keyword arguments of the function that takes them."""
         return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, as JSON takes them; `of` turns them back."""
+        """Return all fields, as JSON takes them; `of` turns them back."""
         return {name: _plain(value) for name, value in self.arguments().items()}
 
     def unusual(self) -> dict[str, Any]:
-        """Fields that differ from their defaults: what a value is known by, whatever fields are added later."""
+        """Return fields that differ from their defaults: what a value is known by, whatever fields are added later."""
         found = {}
         for field in dataclasses.fields(self):  # type: ignore[arg-type]
             value = getattr(self, field.name)
@@ -57,7 +57,7 @@ class Plain:
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], caller: str = "") -> Self:
-        """The value with these fields, such as those of `to_json` or `unusual`.
+        """Return the value with these fields, such as those of `to_json` or `unusual`.
 
         Args:
             fields: by their names.
@@ -144,7 +144,7 @@ PRESETS: dict[str, Strategy] = {
 
 
 def strategy_of(strategy: str | Strategy, **fields: Any) -> Strategy:
-    """The strategy of that name, or the given one, with those fields changed that are given and not None.
+    """Return the strategy of that name, or the given one, with those fields changed that are given and not None.
 
     Raises:
         VoxgapError: there is no preset and no fill of that name, or a field is not possible.
@@ -158,7 +158,7 @@ def strategy_of(strategy: str | Strategy, **fields: Any) -> Strategy:
 
 
 def name_of(strategy: Strategy) -> str:
-    """The preset that a strategy is, or `custom`."""
+    """Return the preset that a strategy is, or `custom`."""
     return next((name for name, preset in PRESETS.items() if preset == strategy), "custom")
 
 
@@ -242,7 +242,7 @@ def _as_tuple(value: Any, name: str) -> None:
 
 
 def axes(value: int | tuple[int, ...], name: str) -> Axes:
-    """One number per axis: depth, height, width.
+    """Return one number per axis: depth, height, width.
 
     Raises:
         VoxgapError: there are neither one nor three.
@@ -312,7 +312,7 @@ class Recipe(Plain):
         object.__setattr__(self, "threshold", str(self.threshold).strip())
 
     def resolved(self, volumes: Any, channels: tuple[str, ...] = ()) -> Recipe:
-        """The recipe with what `auto` stands for.
+        """Return the recipe with what `auto` stands for.
 
         Args:
             volumes: those of the training part.
@@ -329,7 +329,7 @@ class Recipe(Plain):
 
     @classmethod
     def of(cls, fields: Mapping[str, Any], caller: str = "") -> Self:
-        """The recipe with these fields, as plain data or as values."""
+        """Return the recipe with these fields, as plain data or as values."""
         kinds: dict[str, type[Plain]] = {
             "strategy": Strategy,
             "architecture": Architecture,

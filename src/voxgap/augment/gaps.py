@@ -55,6 +55,7 @@ class ExtraGaps(Pointwise):
 
     @classmethod
     def change(cls, volume: Values, record: Record) -> None:
+        """Simulate the record's gaps, in place; NaN that is there stays."""
         pattern, mechanism = record["pattern"], record["mechanism"]
         rate, options = record["missing_rate"], record.get("options", {})
         volume[...] = missingness.simulate(volume, pattern, rate, mechanism, seed=record["seed"], **options)
@@ -82,6 +83,7 @@ class ChannelDropout(Pointwise):
 
     @classmethod
     def change(cls, volume: Values, record: Record) -> None:
+        """Set the record's channels to NaN, in place, as long as another one is observed."""
         observed = np.atleast_1d(~np.isnan(volume).all(axis=(0, 1, 2)))
         for channel in record["channels"]:
             if observed.sum() > 1 or not observed[channel]:

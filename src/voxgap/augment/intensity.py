@@ -35,6 +35,7 @@ class Noise(Pointwise):
 
     @classmethod
     def change(cls, volume: Values, record: Record) -> None:
+        """Add noise in place, by the standard deviation of each channel's observed values."""
         rng = np.random.default_rng(record["seed"])
         for channel in np.moveaxis(volume, -1, 0):
             observed = channel[~np.isnan(channel)]
@@ -73,6 +74,7 @@ class Blur(Pointwise):
 
     @classmethod
     def change(cls, volume: Values, record: Record) -> None:
+        """Smooth each channel in place, over its observed voxels only."""
         from scipy.ndimage import gaussian_filter
 
         for channel in np.moveaxis(volume, -1, 0):
@@ -106,6 +108,7 @@ class Gamma(Pointwise):
 
     @classmethod
     def change(cls, volume: Values, record: Record) -> None:
+        """Raise the values of each channel to the record's exponent, in place and within their own range."""
         for channel in np.moveaxis(volume, -1, 0):
             low, high = np.fmin.reduce(channel, axis=None), np.fmax.reduce(channel, axis=None)
             if high > low:
@@ -147,6 +150,7 @@ class BiasField(Pointwise):
 
     @classmethod
     def change(cls, volume: Values, record: Record) -> None:
+        """Multiply by the record's field in place, the same for all channels."""
         field: NDArray[np.float32] = np.asarray(record["coefficients"], np.float32)
         for size in volume.shape[:3]:
             powers = np.vander(np.linspace(-1, 1, size, dtype=np.float32), field.shape[0], increasing=True)

@@ -40,6 +40,7 @@ class Flip(Spatial):
 
     @classmethod
     def geometry(cls, record: Record, size: Size) -> Geometry:
+        """Return the grid counted from the other end of each mirrored axis."""
         matrix = np.eye(4)
         for axis in map(AXES.index, record["axes"]):
             matrix[axis, axis], matrix[axis, 3] = -1, size[axis] - 1
@@ -47,6 +48,7 @@ class Flip(Spatial):
 
     @classmethod
     def inverse(cls, record: Record) -> Record:
+        """Return the same record: what is mirrored twice is as it was."""
         return record
 
 
@@ -82,6 +84,7 @@ class Rotate90(Spatial):
 
     @classmethod
     def geometry(cls, record: Record, size: Size) -> Geometry:
+        """Return the turned grid, of which the sizes of the plane's axes trade places at odd turns."""
         first, second = map(AXES.index, record["plane"])
         quarter = int(record["turns"]) % 4
         matrix, out = np.eye(4), list(size)
@@ -98,10 +101,12 @@ class Rotate90(Spatial):
 
     @classmethod
     def inverse(cls, record: Record) -> Record:
+        """Return the record of as many turns the other way."""
         return {**record, "turns": -int(record["turns"])}
 
     @classmethod
     def spacing(cls, record: Record, spacing: Spacing) -> Spacing:
+        """Return the voxel sizes, of which those of the plane's axes trade places at odd turns."""
         out = list(spacing)
         if record["turns"] % 2:
             first, second = map(AXES.index, record["plane"])
@@ -136,6 +141,7 @@ class Rotate(Spatial):
 
     @classmethod
     def geometry(cls, record: Record, size: Size) -> Geometry:
+        """Return the turned grid, of the same size about the same centre, measured in the units of the spacing."""
         turned = np.eye(3)
         for axis, degrees in enumerate(record["degrees"]):
             turned = turned @ _turn(axis, degrees)
@@ -173,6 +179,7 @@ class Scale(Spatial):
 
     @classmethod
     def geometry(cls, record: Record, size: Size) -> Geometry:
+        """Return the same number of voxels, closer together or further apart about the centre."""
         return _about_centre(np.diag(1 / np.asarray(record["factors"], float)), size, record)
 
 
@@ -205,6 +212,7 @@ class Translate(Spatial):
 
     @classmethod
     def geometry(cls, record: Record, size: Size) -> Geometry:
+        """Return the same grid, moved against the shift by a number of voxels along each axis."""
         matrix = np.eye(4)
         matrix[:3, 3] = np.negative(record["voxels"])
         return Geometry(size, _undone(matrix) if record.get("inverse") else matrix)
@@ -241,6 +249,7 @@ class Shear(Spatial):
 
     @classmethod
     def geometry(cls, record: Record, size: Size) -> Geometry:
+        """Return the slanted grid about the same centre."""
         return _about_centre(np.array(record["matrix"], float), size, record)
 
 
@@ -281,12 +290,18 @@ class Elastic(Spatial):
 
     @classmethod
     def geometry(cls, record: Record, size: Size) -> Geometry:
+        """Return the grid with the displacements of its control points in voxels, drawn from the record's seed."""
         points = tuple(int(n) for n in record["points"])
         drawn = np.random.default_rng(record["seed"]).uniform(-1, 1, (*points, 3))
         return Geometry(size, np.eye(4), drawn * np.asarray(record["voxels"], float))
 
     @classmethod
     def inverse(cls, record: Record) -> Record:
+        """Refuse: a bend has no inverse that could be said in a record.
+
+        Raises:
+            VoxgapError: Always.
+        """
         raise VoxgapError("elastic can't be undone; invert the other transforms alone")
 
 
@@ -308,6 +323,11 @@ class Pad(Spatial):
 
     @classmethod
     def geometry(cls, record: Record, size: Size) -> Geometry:
+        """Return the grid with voxels added (or, below 0, cut off) before and after each axis.
+
+        Raises:
+            VoxgapError: Nothing of the volume would be left.
+        """
         out = np.add(size, record["before"]) + record["after"]
         if out.min() < 1:
             raise VoxgapError(
@@ -319,6 +339,7 @@ class Pad(Spatial):
 
     @classmethod
     def inverse(cls, record: Record) -> Record:
+        """Return the record that cuts off what this one adds, and adds as much as it cuts off."""
         return {
             **record,
             "before": np.negative(record["before"]).tolist(),
@@ -350,6 +371,11 @@ class Crop(Pad):
 
 
 def check_axes(owner: str, axes: Sequence[str]) -> None:
+    """Refuse axes that are not some of depth, height and width, in the name of their `owner`.
+
+    Raises:
+        VoxgapError: They are not, or are given as one text.
+    """
     # A lone string is a sequence too: "depth" would be read as five axes.
     unknown = [axes] if isinstance(axes, str) else [axis for axis in axes if axis not in AXES]
     if unknown or not axes:
@@ -357,6 +383,11 @@ def check_axes(owner: str, axes: Sequence[str]) -> None:
 
 
 def ends(what: str, given: Any) -> tuple[float, float]:
+    """Return the lowest and highest value of a range; a single number `x` stands for `(-x, x)`.
+
+    Raises:
+        VoxgapError: It is no range; the message names `what` was given.
+    """
     low, high = given if isinstance(given, tuple) else (-given, given)
     if not (math.isfinite(low) and math.isfinite(high) and low <= high):
         raise VoxgapError(f"{what} {given} is not a range; give a positive number, or (lowest, highest)")

@@ -98,7 +98,7 @@ _CONVERT: dict[str, Convert] = {
 
 
 def parts(file: Path) -> list[Path]:
-    """The files that an export consists of, the main one first; those of a folder in order of their names."""
+    """Return the files that an export consists of, the main one first; those of a folder in order of their names."""
     if file.is_dir():
         return sorted(path for path in file.rglob("*") if path.is_file())
     return [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]

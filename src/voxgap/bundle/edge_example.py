@@ -16,6 +16,7 @@ MANIFEST = json.loads((HERE / "manifest.json").read_text())
 
 
 def load(threads: int = 2) -> Interpreter:
+    """Open the LiteRT model that lies beside this file."""
     interpreter = Interpreter(str(HERE / MANIFEST["files"]["litert"]["path"]), num_threads=threads)
     interpreter.allocate_tensors()
     return interpreter
@@ -40,7 +41,7 @@ def predict(interpreter: Interpreter, volume: np.ndarray) -> np.ndarray:
 
 
 def decide(probabilities: np.ndarray) -> int:
-    """The class: the most probable one; of two, the second from the threshold on, where the bundle has one."""
+    """Return the class: the most probable one; of two, the second from the threshold on, where the bundle has one."""
     threshold = (MANIFEST.get("decision") or MANIFEST.get("calibration") or {}).get("threshold")
     if threshold is not None and len(probabilities) == 2:
         return int(float(probabilities[1]) >= threshold)
@@ -48,6 +49,7 @@ def decide(probabilities: np.ndarray) -> int:
 
 
 def main(paths: list[str]) -> None:
+    """Print one line of JSON for each file: its path, the answer and, of a classifier, the class."""
     interpreter = load()
     for path in paths:
         answer = predict(interpreter, read(path))

@@ -236,7 +236,7 @@ def _prove(work: _Work, kind: str, classes: bool) -> Parity:
 
 
 def _acceptable(proof: Parity) -> str:
-    """The words that say which tolerance would do, none where no number does."""
+    """Return the words that say which tolerance would do, none where no number does."""
     if not np.isfinite(proof.max_difference):
         return ""
     unit = 10.0 ** np.floor(np.log10(proof.max_difference))
@@ -244,7 +244,7 @@ def _acceptable(proof: Parity) -> str:
 
 
 def _where(work: _Work, kind: str, inputs: Values, tolerance: float) -> str:
-    """The words that name the layer where a format parts from Keras, or none where no single layer does."""
+    """Return the words that name the layer where a format parts from Keras, or none where no single layer does."""
     work.report(kind, "locating")
     np.save(work.folder / "inputs.npy", inputs)
     (reply,) = _replies(work, FORMATS[kind].backend, [_job(work, kind, tolerance=tolerance)], inputs)
@@ -253,7 +253,7 @@ def _where(work: _Work, kind: str, inputs: Values, tolerance: float) -> str:
 
 
 def _scores(work: _Work, kind: str, labelled: Dataset, manifest: Manifest) -> dict[str, Any]:
-    """What the format is worth on labelled data, beside the model that it was made from."""
+    """Return what the format is worth on labelled data, beside the model that it was made from."""
     from voxgap import metrics
 
     skip = len(work.golden.inputs)

@@ -96,7 +96,7 @@ def _answers(model: Any, inputs: Values, batch_size: int) -> Values:
 
 
 def to_bytes(golden: Golden) -> bytes:
-    """The golden inputs and outputs as an `.npz`, the same bytes for the same content."""
+    """Return the golden inputs and outputs as an `.npz`, the same bytes for the same content."""
     file = io.BytesIO()
     np.savez_compressed(file, inputs=golden.inputs, outputs=golden.outputs, gaps=golden.gaps)
     return file.getvalue()

@@ -31,7 +31,7 @@ class Cut:
 
 
 def cuts(model: Any) -> list[Cut]:
-    """The model cut after each of its layers in turn, in the order in which they are computed.
+    """Return the model cut after each of its layers in turn, in the order in which they are computed.
 
     Args:
         model: layers of its own, or models of layers one after the other, as `build_model` makes.
@@ -61,7 +61,7 @@ def _cut(model: Any, part: Any, x: Any, layer: str, output: Any) -> Cut:
 
 
 def _as_given(inputs: list[Any]) -> Any:
-    """The inputs of a model as it is called with them: one tensor, not a list of one."""
+    """Return the inputs of a model as it is called with them: one tensor, not a list of one."""
     return inputs if len(inputs) > 1 else inputs[0]
 
 

@@ -109,7 +109,7 @@ def _edge(folder: Path, bundle: Bundle, file: Path) -> None:
 
 
 def deployed(bundle: Bundle, kind: str) -> dict[str, Any]:
-    """The manifest of a copy that holds one format, and no volume of the training data."""
+    """Return the manifest of a copy that holds one format, and no volume of the training data."""
     manifest = bundle.manifest.published()
     return {name: v for name, v in manifest.items() if name != "golden"} | {
         "files": {kind: manifest["files"][kind]}

@@ -39,12 +39,12 @@ class Parity:
         return self.max_difference <= self.tolerance
 
     def to_json(self) -> dict[str, Any]:
-        """The proof as it stands in the manifest."""
+        """Return the proof as it stands in the manifest."""
         return asdict(self)
 
 
 def differences(expected: NDArray[Any], got: NDArray[Any]) -> NDArray[np.float64]:
-    """The difference of each answer from the expected one.
+    """Return the difference of each answer from the expected one.
 
     It is absolute up to 1, as for probabilities, and relative beyond, for values in units of their own.
 

@@ -25,7 +25,7 @@ _OURS = re.compile(r"(model|golden|cases)-[0-9a-f]{12}\.\w+")
 
 @contextlib.contextmanager
 def workspace(folder: Path) -> Iterator[Path]:
-    """A folder inside the bundle for files that are not finished, on the same file system; removed at the end."""
+    """Yield a folder inside the bundle for files that are not finished, on the same file system; it goes at the end."""
     temporary = folder / unfinished()
     with naming(folder):
         folder.mkdir(parents=True, exist_ok=True)

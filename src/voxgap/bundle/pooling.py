@@ -33,6 +33,7 @@ class PlanarMaxPooling3D(keras.layers.Layer):
         self.padding = padding
 
     def call(self, x: Any) -> Any:
+        """Pool `(batch, depth, height, width, channels)` within slices, then along depth."""
         _, depth, height, width, channels = x.shape
         x = ops.reshape(x, (-1, height, width, channels))
         x = ops.max_pool(x, self.pool_size[1:], self.strides[1:], self.padding)
@@ -43,7 +44,7 @@ class PlanarMaxPooling3D(keras.layers.Layer):
 
 
 def without_pooling_3d(model: Any) -> Any:
-    """The same model with `PlanarMaxPooling3D` in the place of each `MaxPooling3D`; the model itself if it has none."""
+    """Return the same model with `PlanarMaxPooling3D` for each `MaxPooling3D`; the model itself if it has none."""
     layers = [layer for part in model.layers for layer in getattr(part, "layers", [part])]
     if not any(isinstance(layer, keras.layers.MaxPooling3D) for layer in layers):
         return model

@@ -77,7 +77,7 @@ def int8_features(file: Path, samples: Values) -> None:
 
 
 def _of_network(graph: Any) -> list[Any]:
-    """The nodes that multiply by weights of the network, not those that fill or count what is observed."""
+    """Return the nodes that multiply by weights of the network, not those that fill or count what is observed."""
     weighted = {"Conv", "MatMul", "Gemm"}
     return [
         node

@@ -63,7 +63,7 @@ class Origin:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def record(self) -> dict[str, Any]:
-        """What is kept in the manifest."""
+        """Return what is kept in the manifest."""
         if self == Origin():
             return {}
         gaps = self.gaps and {
@@ -177,7 +177,7 @@ def save_bundle(
 
 
 def _record(recipe: Recipe | None) -> dict[str, Any]:
-    """The arguments that a model was built and trained with, as people read them; none where nobody said."""
+    """Return the arguments that a model was built and trained with, as people read them; none where nobody said."""
     if recipe is None:
         return {}
     values = {name: getattr(recipe, name).to_json() for name in ("architecture", "training")}
@@ -193,7 +193,7 @@ def _known(dataset: Dataset) -> dict[str, list[str]]:
 
 
 def _own_units(model: Any) -> bool:
-    """Whether a model normalises each volume by itself."""
+    """Return whether a model normalises each volume by itself."""
     from voxgap.layers.intensity import INTENSITY
 
     layers = model._flatten_layers(include_self=False)
@@ -216,7 +216,7 @@ def _predictor(model: Any, patch_size: Size | None) -> Predict:
 
 
 def _calibration(held_out: Cases) -> dict[str, Any]:
-    """How confident a classifier should be, by data that it was not trained on; empty where there is none."""
+    """Return how confident a classifier should be, by data that it was not trained on; empty where there is none."""
     return (
         calibrate(held_out.answers, held_out.targets)
         if held_out.task == "classification" and len(held_out)

@@ -65,7 +65,7 @@ class Evaluation:
         return "\n".join([*lines, *decided, *self.notes])
 
     def to_json(self) -> dict[str, Any]:
-        """The scores by split, and what they rest on under `about`."""
+        """Return the scores by split, and what they rest on under `about`."""
         about = self.scored.to_json() | {"decision": self.decision.to_json(), "known": self.known}
         about["classes"] = list(self.classes)
         return {self.split: self.scored.scores, "about": about}
@@ -287,7 +287,7 @@ def _score(given: Labelled, answers: Values, volumes: Values, decided: Decision,
 
 
 def _with_classes(part: Dataset, classes: Sequence[str], learnt: Sequence[int] | None = None) -> Dataset:
-    """The same samples, their targets counted among the network's classes."""
+    """Return the same samples, their targets counted among the network's classes."""
     if part.task == "regression":
         return part
     targets = as_classes(part.targets, part.classes, classes, part.label_values, learnt)

@@ -92,7 +92,7 @@ def write_recipe(context: typer.Context, folder: Path) -> None:
 
 
 def settings(context: typer.Context, folder: Path) -> dict[str, Any]:
-    """How a command was called, as its recipe in a folder says it."""
+    """Return how a command was called, as its recipe in a folder says it."""
     return tomllib.loads(to_toml(context, folder))
 
 

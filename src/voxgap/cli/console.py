@@ -21,6 +21,7 @@ class Plain(Console):
     """A console on which text is only text: control bytes in a name or a cell are shown, and not obeyed."""
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        """Yield the pieces of text with their control characters made visible."""
         for segment in super().render(renderable, options):
             if segment.control or segment.text.isprintable():
                 yield segment

@@ -162,7 +162,7 @@ def fitting(plan: Plan, data: Dataset, budget: float = BUDGET) -> Plan:
 
 
 def _seconds(plan: Plan, data: Dataset) -> float:
-    """Seconds that the networks of a plan train if none stops early."""
+    """Return the seconds that the networks of a plan train if none stops early."""
     from voxgap.experiment import Experiment
     from voxgap.experiment.cost import estimate, with_precision
 
@@ -375,7 +375,7 @@ def _write_page(
 
 
 def _fills(complete: Dataset, data: Dataset, results: dict[str, Result]) -> dict[str, np.ndarray]:
-    """One test volume: complete where it was, with gaps, and filled by each distinct fill of the runs."""
+    """Return one test volume: complete where it was, with gaps, and filled by each distinct fill of the runs."""
     import numpy as np
 
     from voxgap.experiment import fill_volumes

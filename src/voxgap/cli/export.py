@@ -165,5 +165,5 @@ def print_entries(bundle: Path, entries: dict[str, dict[str, Any]]) -> None:
 
 
 def _written(entry: dict[str, Any]) -> list[str]:
-    """The files of a format, and its folder instead of those in it."""
+    """Return the files of a format, and its folder instead of those in it."""
     return list(dict.fromkeys([entry["path"], *(part["path"].split("/")[0] for part in entry["parts"])]))

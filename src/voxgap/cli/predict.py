@@ -180,7 +180,7 @@ def import_keras_for(bundle: Path, precision: str, engine: str) -> None:
 
 
 def _tracked(source: Source, before: int, total: int) -> Source:
-    """The same source, with a bar on a terminal."""
+    """Return the same source, with a bar on a terminal."""
 
     def rows(items: Sequence[Item]) -> Iterator[Row]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn

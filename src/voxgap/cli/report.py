@@ -91,7 +91,7 @@ def write(found: Comparison, page: Path, command: str, data: Callable[[], Datase
 
 
 def _fills(experiment: Experiment, data: Callable[[], Dataset]) -> Sequence[Example]:
-    """One volume as each strategy fills it; nothing where the data is gone, or is not what it was."""
+    """Return one volume as each strategy fills it; nothing where the data is gone, or is not what it was."""
     from voxgap.experiment.data import content_key
 
     try:

@@ -87,6 +87,7 @@ class InOrder(TyperCommand):
     """A command that knows in which order its options were given."""
 
     def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        """Parse as Typer does, and keep the options in the order in which they were typed."""
         given, _, order = self.make_parser(ctx).parse_args(args=list(args))
         values = {
             name: iter(value) if isinstance(value, list) else itertools.repeat(value)
@@ -148,7 +149,7 @@ def read_input(text: str) -> tuple[int, ...]:
 
 
 def _layers(context: typer.Context) -> list[Layer]:
-    """The layers among the options, in the order given."""
+    """Return the layers among the options, in the order given."""
     layers = []
     for name, value in context.meta[ORDER]:
         if name in FORMS:
@@ -159,7 +160,7 @@ def _layers(context: typer.Context) -> list[Layer]:
 
 
 def _load(model: str, shape: tuple[int, ...], **network: Any) -> tuple[Layer, ...]:
-    """The layers of a saved Keras model, or of a named one with further arguments of `build_model`."""
+    """Return the layers of a saved Keras model, or of a named one with further arguments of `build_model`."""
     import_keras()
     from voxgap import models  # registers voxgap's layers with Keras, for saved models too
 
@@ -208,7 +209,7 @@ voxgap shapes --input 28,28,28,1 --model network.keras --batch 16 --json
 """
 
 
-def shapes(
+def shapes(  # noqa: D103 - the docstring is the help text, which is set below.
     context: typer.Context,
     input_: str = typer.Option(..., "--input", help="DEPTH,HEIGHT,WIDTH,CHANNELS of one volume, in voxels."),
     conv: list[str] = typer.Option(
@@ -246,7 +247,6 @@ def shapes(
     dtype_size: int = typer.Option(4, min=1, help="Bytes of a number: 4 for float32, 2 for bfloat16."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of a table."),
 ) -> None:
-    # The docstring is the help text: it is set below.
     shape = read_input(input_)
     named = bool(model) and not model.endswith(SAVED)
     override = conv[0] if named and len(conv) == 1 and conv[0] in KINDS else None
@@ -351,7 +351,7 @@ def _times(numbers: Iterable[object]) -> str:
 
 
 def _short(numbers: Sequence[int | Fraction]) -> str:
-    """One number where all axes agree."""
+    """Return one number where all axes agree."""
     return str(numbers[0]) if len(set(numbers)) == 1 else _times(numbers)
 
 

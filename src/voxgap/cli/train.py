@@ -337,7 +337,7 @@ def train(
 
 
 def _other_settings(folder: Path, changed: dict[str, str], which: set[str]) -> VoxgapError:
-    """The error that says that a folder keeps another training, and by what it differs."""
+    """Return the error that says that a folder keeps another training, and by what it differs."""
     from voxgap.bundle import STATE
 
     if which:

@@ -78,7 +78,7 @@ def _key(listing: Listing, grid: Grid) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    """All that a volume is read from; their names count, since the suffix says how bytes are read."""
+    """Return all that a volume is read from; their names count, since the suffix says how bytes are read."""
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.is_file())
     if not path.name.lower().endswith(_DETACHED):

@@ -109,7 +109,7 @@ def _append(url: str, part: Path, report: Report | None) -> bool:
 
 
 def _continues(answer: http.client.HTTPResponse, start: int) -> bool:
-    """Whether the server sends the part that was asked for; many send the whole."""
+    """Return whether the server sends the part that was asked for; many send the whole."""
     sent = answer.headers.get("Content-Range", "")
     return answer.status == http.HTTPStatus.PARTIAL_CONTENT and sent.startswith(f"bytes {start}-")
 

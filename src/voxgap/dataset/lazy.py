@@ -78,22 +78,27 @@ class OnDisk:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape of the chosen samples, `(samples, ...)`."""
         return (len(self._indices), *self._block.shape[1:])
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The type of the values as they are read, in this machine's byte order."""
         return self._block.dtype.newbyteorder("=")
 
     @property
     def ndim(self) -> int:
+        """The number of axes."""
         return len(self._block.shape)
 
     @property
     def size(self) -> int:
+        """The number of values in all."""
         return int(np.prod(self.shape, dtype=np.int64))
 
     @property
     def nbytes(self) -> int:
+        """The bytes that all values would take in memory."""
         return self.size * self.dtype.itemsize
 
     def __len__(self) -> int:

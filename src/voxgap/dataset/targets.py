@@ -200,7 +200,7 @@ def _values(names: Sequence[str]) -> Sequence[int]:
 
 
 def _is_named(names: Sequence[str], values: Sequence[int]) -> bool:
-    """Whether classes are called otherwise than what stands for them: nnU-Net's 3 and 4 may be names of 1 and 2."""
+    """Tell whether classes are called otherwise than what stands for them: nnU-Net's 3 and 4 may name 1 and 2."""
     return list(names) != [str(value) for value in values]
 
 

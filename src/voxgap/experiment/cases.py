@@ -71,5 +71,5 @@ _SAID = {"classification": _classified, "regression": _regressed, "segmentation"
 
 
 def _short(value: Any) -> float:
-    """A float32 as the shortest decimal that is it."""
+    """Return a float32 as the shortest decimal that is it."""
     return float(str(np.float32(value)))

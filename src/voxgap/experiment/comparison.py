@@ -362,14 +362,14 @@ def _metric(pairs: Sequence[tuple[Run, Outcome]], wanted: str | None) -> str:
 
 
 def _classes(pairs: Iterable[tuple[Run, Outcome]], column: str = "dice_") -> tuple[str, ...]:
-    """Names of the classes of label maps, by the scores of the first case; `p_` those of whole volumes."""
+    """Return the names of the classes of label maps, by the scores of the first case; `p_` those of whole volumes."""
     tables = (rows for _, outcome in pairs for rows in outcome.predictions.values() if rows)
     first = next(tables, ({},))[0]
     return tuple(name.removeprefix(column) for name in first if name.startswith(column))
 
 
 def _second_class(pairs: Sequence[tuple[Run, Outcome]]) -> str:
-    """The class that a threshold decides on: by its name, where the predictions are kept."""
+    """Return the class that a threshold decides on: by its name, where the predictions are kept."""
     return ((_classes(pairs, "p_") or _classes(pairs))[1:] or ("The second class",))[0]
 
 
@@ -434,7 +434,7 @@ def _of_fills(pairs: Sequence[tuple[Run, Outcome]], names: Sequence[str], sizes:
 
 
 def _gaps_of(run: Run, *test_rates: float) -> Row:
-    """What tells the gaps of a run at these test rates; their kind stays empty where none were simulated."""
+    """Return what tells the gaps of a run at these test rates; their kind stays empty where none were simulated."""
     simulated = run.train_rate or any(test_rates)
     kind = {name: getattr(run, name) if simulated else "" for name in ("pattern", "mechanism")}
     return kind | {"train_rate": run.train_rate}

@@ -189,7 +189,7 @@ def conduct(
 
 
 def same_experiment(experiment: Experiment, store: Store) -> Experiment | None:
-    """The experiment of a file that asks the same, whatever precision was chosen for it then; None if there is none."""
+    """Find the experiment of a file that asks the same, whatever precision was chosen for it then; None without one."""
     for known in reversed(store.experiments()):
         training = experiment.training
         if training.precision == "auto":
@@ -200,6 +200,6 @@ def same_experiment(experiment: Experiment, store: Store) -> Experiment | None:
 
 
 def read_as(name: str, dataset: Dataset) -> dict[str, Any]:
-    """With which arguments `load_data` reads these data again, as plain data."""
+    """Return the arguments with which `load_data` reads these data again, as plain data."""
     task = "segmentation" if dataset.task == "segmentation" else None
     return {"data": name, "task": task, **dataset.grid.to_json()}

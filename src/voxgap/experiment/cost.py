@@ -24,7 +24,7 @@ STEPS = 3
 
 
 def with_precision(experiment: Experiment, dataset: Dataset) -> Experiment:
-    """The same experiment with its precision decided, once for all runs: pairs that differ in it are no pairs.
+    """Return the same experiment with its precision decided, once for all runs: pairs that differ in it are no pairs.
 
     bfloat16 where it is the choice for the network of each strategy on this machine; see `voxgap.train`.
     """
@@ -40,7 +40,7 @@ def with_precision(experiment: Experiment, dataset: Dataset) -> Experiment:
 
 
 def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:
-    """Seconds that the runs of an experiment will take on this machine, all of them.
+    """Return the seconds that the runs of an experiment will take on this machine, all of them.
 
     Args:
         experiment: its precision decided.
@@ -68,7 +68,7 @@ def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:
 
 
 def _shares(experiment: Experiment, dataset: Dataset) -> tuple[float, float, float]:
-    """Shares of the data in the training, validation and test parts."""
+    """Return the shares of the data in the training, validation and test parts."""
     if experiment.folds == 1:
         train_share, validation, test = (
             float((dataset.split == part).mean()) for part in ("train", "validation", "test")
@@ -79,13 +79,13 @@ def _shares(experiment: Experiment, dataset: Dataset) -> tuple[float, float, flo
 
 
 def _kind(run: Run) -> tuple[Any, ...]:
-    """What decides how long a step takes: strategies that differ in their fill only have the same network."""
+    """Return what decides how long a step takes: strategies that differ in their fill only have the same network."""
     strategy = run.recipe.strategy
     return run.recipe.network, strategy.mask_channel, strategy.conv, strategy.attention
 
 
 def _kinds(experiment: Experiment) -> list[Run]:
-    """One run of each kind of network."""
+    """Return one run of each kind of network."""
     return list({_kind(run): run for run in reversed(experiment.runs())}.values())
 
 
@@ -108,7 +108,7 @@ def _model(run: Run, dataset: Dataset) -> keras.Model:
 
 
 def _try(run: Run, dataset: Dataset, batch: int, policy: str) -> tuple[float, float, float]:
-    """Seconds of making a network that predicts, of compiling it for training, and of one of its steps."""
+    """Return the seconds of making a network that predicts, of compiling it for training, and of one of its steps."""
     started = time.perf_counter()
     model = network_alone(_model(run, dataset))
     values = np.random.default_rng(0).normal(size=(batch, *model.input_shape[1:])).astype("float32")
@@ -129,5 +129,5 @@ def _try(run: Run, dataset: Dataset, batch: int, policy: str) -> tuple[float, fl
 
 
 def _sum(targets: Any, predictions: Any) -> Any:
-    """A loss that fits every task: only the time matters."""
+    """Return a loss that fits every task: only the time matters."""
     return keras.ops.sum(predictions)

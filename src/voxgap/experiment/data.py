@@ -40,7 +40,7 @@ class Parts:
 
 
 def content_key(dataset: Dataset) -> str:
-    """16 hexadecimal digits of all that an outcome depends on: values, gaps, targets, groups and the split."""
+    """Return 16 hexadecimal digits of all that an outcome depends on: values, gaps, targets, groups and the split."""
     digest = hashlib.sha256()
     for volume in dataset.volumes:  # one at a time: they may be on disk
         digest.update(np.ascontiguousarray(volume).data)
@@ -100,7 +100,7 @@ def _stream(*numbers: int) -> np.random.Generator:
 
 
 def _strata(dataset: Dataset) -> NDArray[Any]:
-    """What is dealt out evenly: classes, numbers, or for label maps the commonest label but the background's."""
+    """Return what is dealt out evenly: classes, numbers, or for label maps the commonest label but the background's."""
     targets = dataset.targets
     if targets.dtype.kind == "f" or targets.ndim == 1:
         return targets
@@ -109,7 +109,7 @@ def _strata(dataset: Dataset) -> NDArray[Any]:
 
 
 def _complete(run: Run, dataset: Dataset, indices: Indices, cache: Path | None) -> Indices:
-    """Those of the samples that have no gap of their own and get none."""
+    """Return those of the samples that have no gap of their own and get none."""
     gaps = missing_units(run, dataset, run.train_rate, cache)
     hit = np.zeros(len(dataset), bool) if gaps is None else np.asarray(gaps.any(axis=(1, 2, 3, 4)))
     spared = [i for i in indices if not hit[i] and not own_gaps(dataset, i).any()]
@@ -139,7 +139,7 @@ def _check_enough(dataset: Dataset, train: Indices, validation: Indices) -> None
 def missing_units(
     run: Run, dataset: Dataset, rate: float, cache: Path | None = None
 ) -> NDArray[np.bool_] | None:
-    """Where gaps are simulated at one rate, over the whole data set; None where there are none.
+    """Return where gaps are simulated at one rate, over the whole data set; None where there are none.
 
     They depend on the data, the pattern, the mechanism, the rate, the seed of splits and the repeat, and on nothing
     else: each strategy, model and fold meets the same ones, and a verdict over several repeats is one over several
@@ -159,12 +159,12 @@ def missing_units(
 
 
 def gaps_key(run: Run, rate: float) -> str:
-    """What the simulated gaps at one rate are known by."""
+    """Return what the simulated gaps at one rate are known by."""
     return key_of([run.data_key, _at(run, rate).to_json(), run.split_seed, *_anew(run)])
 
 
 def _at(run: Run, rate: float) -> Gaps:
-    """The gaps of a run at one of its rates."""
+    """Return the gaps of a run at one of its rates."""
     return dataclasses.replace(run.gaps or Gaps(), missing_rate=rate)
 
 

@@ -71,7 +71,7 @@ def execute(
 
 
 def reason(error: BaseException) -> str:
-    """Why a run failed, in one line."""
+    """Return why a run failed, in one line."""
     first = (str(error).strip().splitlines() or [""])[0][:300]
     if isinstance(error, VoxgapError):
         return first
@@ -81,7 +81,7 @@ def reason(error: BaseException) -> str:
 
 
 def versions() -> dict[str, str]:
-    """What made a result."""
+    """Return what made a result."""
     backend = keras.backend.backend()
     return {
         "python": platform.python_version(),
@@ -163,7 +163,7 @@ def _done(
 def _threshold(
     rule: str, run: Run, dataset: Dataset, parts: Parts, model: keras.Model, cache: Path | None
 ) -> float | None:
-    """The threshold that a rule asks for: what is to be chosen is chosen on the validation part, with its gaps."""
+    """Return the threshold that a rule asks for: one to be chosen is chosen on the validation part, with its gaps."""
     found = decision.asked(rule, dataset.task, len(dataset.classes))
     if found is None:
         part = with_gaps(run, dataset, parts.validation, run.train_rate, cache)
@@ -219,13 +219,13 @@ def _filled(
 
 
 def _part_key(run: Run) -> str:
-    """What the training part with its gaps is known by."""
+    """Return what the training part with its gaps is known by."""
     division = [run.folds, run.repeat, run.fold, run.strategy == "drop"]
     return key_of([gaps_key(run, run.train_rate), division])
 
 
 def _fill_key(run: Run) -> str:
-    """What the filled training part is known by: runs with other networks on it share the fill."""
+    """Return what the filled training part is known by: runs with other networks on it share the fill."""
     strategy = run.recipe.strategy
     return key_of(
         [_part_key(run), strategy.fill, dict(strategy.fill_options), run.recipe.architecture.normalize]
@@ -233,7 +233,7 @@ def _fill_key(run: Run) -> str:
 
 
 def _predict(model: keras.Model, volumes: Values) -> tuple[Values, float]:
-    """Predictions of the whole model, and the seconds that one volume takes."""
+    """Return the predictions of the whole model, and the seconds that one volume takes."""
     model.predict(volumes[:1], verbose=0)  # compiles
     started = time.perf_counter()
     predictions = model.predict(volumes, batch_size=PREDICT_BATCH, verbose=0)
@@ -249,7 +249,7 @@ def _reconstruction(
     gapped: Values,
     cache: Path | None,
 ) -> Scores | None:
-    """The fill's error on the simulated gaps of the test part; None for baselines and where there are none."""
+    """Return the fill's error on the simulated gaps of the test part; None for baselines and where there are none."""
     if rate == 0 or run.strategy in BASELINES:
         return None
     name = f"error-{_fill_key(run)}-{key_of(rate)}"

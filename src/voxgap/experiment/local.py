@@ -50,7 +50,7 @@ class Event:
 
 
 def default_processes() -> int:
-    """One process for each processor, as long as the memory that is free gives each its share."""
+    """Return one process for each processor, as long as the memory that is free gives each its share."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -199,7 +199,7 @@ class _Team:
             self._listen()
 
     def _orphans(self) -> bool:
-        """Whether a run is held by a process that has died."""
+        """Return whether a run is held by a process that has died."""
         return self.store.statuses(self.experiment).get("running", 0) > self.store.living(self.experiment)
 
     def _listen(self) -> None:
@@ -231,7 +231,7 @@ class _Team:
             self._tell(message["key"], state, message.get("epoch", 0))
 
     def _ended(self, worker: _Worker) -> None:
-        """A worker has left: nothing was left to do, or it died with a run in hand."""
+        """Take in that a worker has left: nothing was left to do, or it died with a run in hand."""
         self.workers.remove(worker)
         cause = worker.excess or process.cause(worker.process, worker.log)
         if not worker.name:

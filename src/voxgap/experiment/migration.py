@@ -121,7 +121,7 @@ def _trained(old: Mapping[str, Any]) -> tuple[Architecture, Training, str]:
 
 
 def _reading(command: str, name: str) -> dict[str, Any]:
-    """How the data was read, which only the command said."""
+    """Return how the data was read, which only the command said."""
     words = shlex.split(command)
     if words[:2] != ["voxgap", "compare"]:
         return {"data": name}

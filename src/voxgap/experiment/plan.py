@@ -17,7 +17,7 @@ STATUSES = ("done", "failed", "not possible")
 
 
 def key_of(value: Any) -> str:
-    """The 16 hexadecimal digits that a value is known by."""
+    """Return the 16 hexadecimal digits that a value is known by."""
     return digest(value)[:16]
 
 
@@ -77,7 +77,7 @@ class Run:
         return self.gaps.missing_rate if self.gaps else 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """The run as plain data."""
+        """Return the run as plain data."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         gaps = None if self.gaps is None else self.gaps.unusual()
         return plain | {"recipe": self.recipe.unusual(), "gaps": gaps, "test_rates": [*self.test_rates]}
@@ -131,7 +131,7 @@ class Experiment:
         return key_of(self.to_json())
 
     def to_json(self) -> dict[str, Any]:
-        """The experiment as plain data."""
+        """Return the experiment as plain data."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         strategies = [[name, strategy.unusual()] for name, strategy in self.strategies]
         values = {name: getattr(self, name).unusual() for name in ("architecture", "training")}
@@ -157,7 +157,7 @@ class Experiment:
         )
 
     def runs(self) -> tuple[Run, ...]:
-        """All runs, each once, in the order in which they are done.
+        """Return all runs, each once, in the order in which they are done.
 
         Fold by fold, and all strategies of a fold together: whenever it is interrupted, nearly all strategies have
         been through the same folds.
@@ -237,7 +237,7 @@ class Outcome:
         return self.status == "done" and self.reason == "epochs" and self.best_epoch == self.epochs
 
     def to_json(self) -> dict[str, Any]:
-        """The outcome as plain data; NaN and infinity, which JSON lacks, as null."""
+        """Return the outcome as plain data; NaN and infinity, which JSON lacks, as null."""
         plain: dict[str, Any] = finite(dataclasses.asdict(self))
         plain["predictions"] = {rate: _columns(rows) for rate, rows in plain["predictions"].items()}
         return plain

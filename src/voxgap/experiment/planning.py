@@ -30,7 +30,7 @@ def plan_experiment(
     threshold: str | float = decision.DEFAULT,
     **asked: Any,
 ) -> Experiment:
-    """The experiment that the arguments of `compare` describe, checked; nothing is run yet.
+    """Return the experiment that the arguments of `compare` describe, checked; nothing is run yet.
 
     Args:
         dataset, strategies, architecture, threshold: see `compare`.
@@ -45,7 +45,7 @@ def plan_experiment(
 
 
 def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
-    """The experiment that is asked for on these data, and why its volumes are normalised as they are.
+    """Return the experiment that is asked for on these data, and why its volumes are normalised as they are.
 
     Raises:
         VoxgapError: the data, or an argument of the network or its training, doesn't allow it.

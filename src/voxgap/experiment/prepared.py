@@ -28,10 +28,12 @@ class Unpack(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
 
     def call(self, x: Any) -> list[Any]:
+        """Split the channels in half: `[values, observed]`."""
         channels = x.shape[-1] // 2
         return [x[..., :channels], x[..., channels:]]
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> list[tuple[int | None, ...]]:
+        """Return the shapes of the two halves."""
         *grid, both = input_shape
         half = (*grid, None if both is None else both // 2)
         return [half, half]
@@ -51,6 +53,7 @@ class Packed:
 
     @property
     def shape(self) -> tuple[int, ...]:
+        """The shape with both halves of the channels, `(samples, depth, height, width, 2 * channels)`."""
         return (*self.values.shape[:-1], 2 * self.values.shape[-1])
 
     def __len__(self) -> int:
@@ -61,7 +64,7 @@ class Packed:
 
 
 def network_alone(model: keras.Model) -> keras.Model:
-    """The network of a model from `build_model`, for `Packed` samples where it sees what is observed.
+    """Return the network of a model from `build_model`, for `Packed` samples where it sees what is observed.
 
     It shares its weights with the model.
     """
@@ -89,7 +92,7 @@ def adapt_prepare(model: keras.Model, volumes: Callable[[], Values], cache: Path
 
 
 def prepared(model: keras.Model, volumes: Values, training: bool) -> Values:
-    """What a model's network is given for raw volumes: filled and normalised, float32, finite.
+    """Return what a model's network is given for raw volumes: filled and normalised, float32, finite.
 
     Args:
         model: adapted.
@@ -105,7 +108,7 @@ def prepared(model: keras.Model, volumes: Values, training: bool) -> Values:
 def fill_error(
     model: keras.Model, truth: Values, gapped: Values, training: bool = False
 ) -> NDArray[np.float64]:
-    """How far a fill is from the values that were taken away.
+    """Return how far a fill is from the values that were taken away.
 
     Args:
         model: adapted.

@@ -117,7 +117,7 @@ def train_and_score(
 
 
 def never_named(targets: Any, predictions: Any, threshold: float | None) -> tuple[int, ...]:
-    """The classes that are in the data and that no answer names, by the rule that names them everywhere.
+    """Return the classes that are in the data and that no answer names, by the rule that names them everywhere.
 
     Args:
         targets: class indices of any shape, -1 where nobody said.
@@ -140,14 +140,14 @@ def _predictions(model: keras.Model, volumes: np.ndarray, size: Size | None) -> 
 
 
 def outputs(dataset: Dataset) -> int:
-    """How many outputs a network for this data set has: its classes, or values a sample."""
+    """Return how many outputs a network for this data set has: its classes, or values a sample."""
     if dataset.task != "regression":
         return len(dataset.classes)
     return int(np.prod(dataset.targets.shape[1:]))
 
 
 def fill_volumes(model: keras.Model, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
-    """What a model's fill layer makes of volumes, in raw units, same shape, finite."""
+    """Return what a model's fill layer makes of volumes, in raw units, same shape, finite."""
     fill = filling(model)
     batches = range(0, len(volumes), batch_size)
     filled = np.concatenate(

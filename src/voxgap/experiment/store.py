@@ -53,7 +53,7 @@ _PREDICTIONS = "CREATE TABLE IF NOT EXISTS predictions (run TEXT PRIMARY KEY, js
 
 
 def worker_name() -> str:
-    """A name for this process that no other has, from which others can tell whether it still lives."""
+    """Return a name for this process that no other has, from which others can tell whether it still lives."""
     return f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
@@ -200,23 +200,23 @@ class Store:
             )
 
     def experiments(self) -> list[Experiment]:
-        """All experiments of the file, the latest last."""
+        """Return all experiments of the file, the latest last."""
         rows = self._read("SELECT json FROM experiments ORDER BY created, rowid")
         return [Experiment.from_json(json.loads(text)) for (text,) in rows]
 
     def command(self, experiment: Experiment) -> str:
-        """What was typed to begin an experiment."""
+        """Return what was typed to begin an experiment."""
         rows = self._read("SELECT command FROM experiments WHERE key = ?", experiment.key)
         return str(rows[0][0]) if rows else ""
 
     def reading(self, experiment: Experiment) -> dict[str, Any]:
-        """The arguments of `load_data` that read the data of an experiment again."""
+        """Return the arguments of `load_data` that read the data of an experiment again."""
         rows = self._read("SELECT reading FROM experiments WHERE key = ?", experiment.key)
         found: dict[str, Any] = json.loads(rows[0][0])
         return found
 
     def outcomes(self, experiment: Experiment) -> list[tuple[Run, Outcome]]:
-        """The runs of an experiment that have ended, with their outcomes, in the order of `runs()`."""
+        """Return the runs of an experiment that have ended, with their outcomes, in the order of `runs()`."""
         rows = self._read(
             "SELECT runs.json, outcome FROM members JOIN runs ON run = runs.key "
             "WHERE members.experiment = ? AND outcome IS NOT NULL ORDER BY position",
@@ -241,12 +241,12 @@ class Store:
         )
 
     def outcome(self, run: Run) -> Outcome | None:
-        """What came of one run; None before it has ended."""
+        """Return what came of one run; None before it has ended."""
         rows = self._read("SELECT outcome FROM runs WHERE key = ? AND outcome IS NOT NULL", run.key)
         return Outcome.from_json(json.loads(rows[0][0])) if rows else None
 
     def ended(self, experiment: Experiment) -> list[tuple[str, str]]:
-        """`(key, worker)` of each run of an experiment that has ended: who it was done by."""
+        """Return `(key, worker)` of each run of an experiment that has ended: who it was done by."""
         return self._read(
             "SELECT runs.key, worker FROM members JOIN runs ON run = runs.key "
             "WHERE members.experiment = ? AND outcome IS NOT NULL",
@@ -254,7 +254,7 @@ class Store:
         )
 
     def statuses(self, experiment: Experiment) -> dict[str, int]:
-        """How many runs wait, are running, are done, failed or are not possible."""
+        """Return how many runs wait, are running, are done, failed or are not possible."""
         rows = self._read(
             "SELECT status, COUNT(*) FROM members JOIN runs ON run = runs.key "
             "WHERE members.experiment = ? GROUP BY status",
@@ -315,12 +315,12 @@ class Store:
             return done.rowcount == 1
 
     def held(self, worker: str) -> list[Run]:
-        """The runs that a worker has taken and not ended."""
+        """Return the runs that a worker has taken and not ended."""
         rows = self._read("SELECT json FROM runs WHERE worker = ? AND status = 'running'", worker)
         return [Run.from_json(json.loads(text)) for (text,) in rows]
 
     def living(self, experiment: Experiment) -> int:
-        """How many runs of an experiment are being done by processes that are alive."""
+        """Return how many runs of an experiment are being done by processes that are alive."""
         rows = self._read(
             "SELECT worker, heard FROM members JOIN runs ON run = runs.key "
             "WHERE members.experiment = ? AND status = 'running'",
@@ -378,14 +378,14 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def _lives(worker: str | None, heard: float | None) -> bool:
-    """Whether the worker that holds a run is still at it, as far as can be told from here."""
+    """Return whether the worker that holds a run is still at it, as far as can be told from here."""
     if worker is None or heard is None or time.time() - heard > LEASE_SECONDS:
         return False
     return process_lives(worker)
 
 
 def process_lives(worker: str) -> bool:
-    """Whether the process of a `worker_name` lives; of one on another machine nobody can say, so it does."""
+    """Return whether the process of a `worker_name` lives; of one on another machine nobody can say, so it does."""
     host, pid, _ = worker.rsplit(":", 2)
     if host != socket.gethostname() or os.name == "nt":  # there, to ask a process is to interrupt it
         return True

@@ -34,7 +34,7 @@ __all__ = [
 
 
 def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
-    """A new fill layer, not adapted yet.
+    """Return a new fill layer, not adapted yet.
 
     Args:
         name: one of `voxgap.recipe.FILLS`.

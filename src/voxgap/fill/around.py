@@ -95,7 +95,7 @@ class Surroundings:
         return np.stack([value for value, _ in found]), np.stack([variance for _, variance in found])
 
     def _predict(self, standard: Array, gaps: Known) -> tuple[Array, Array]:
-        """Values and variances of gaps, in units of the spread; NaN elsewhere."""
+        """Return values and variances of gaps, in units of the spread; NaN elsewhere."""
         mean, near = structure.local_mean(standard, self.structure.reach)
         rest = standard - mean
         value, variance = np.full_like(standard, np.nan), np.full_like(standard, np.nan)

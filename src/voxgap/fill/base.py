@@ -33,6 +33,11 @@ class FillLayer(Adapts, RawLayer):
         super().__init__(**{**kwargs, "trainable": False})
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Take the shape of a volume, and make room for what the layer learns of such volumes.
+
+        Raises:
+            VoxgapError: It is not `(batch, depth, height, width, channels)`.
+        """
         if len(input_shape) != 5:
             raise VoxgapError(
                 f"{self.name} needs input of shape (batch, depth, height, width, channels), "
@@ -52,7 +57,7 @@ class FillLayer(Adapts, RawLayer):
         return self.add_weight(name=name, shape=shape, initializer=initial, trainable=False)
 
     def adapt(self, volumes: Any) -> None:
-        """Learns the layer's statistics.
+        """Learn the layer's statistics.
 
         Args:
             volumes: training volumes only, float `(N, D, H, W, C)`, NaN = missing; what is not in memory (a
@@ -78,6 +83,11 @@ class FillLayer(Adapts, RawLayer):
         return self.adapted_samples
 
     def call(self, x: Any, training: bool | None = None) -> Any:
+        """Return the volumes, `(batch, depth, height, width, channels)`, with each NaN replaced by its estimate.
+
+        Raises:
+            VoxgapError: The layer learns from training volumes, and was not adapted to any.
+        """
         self.refuse_unless_adapted()
         finite, observed = split_missing(ops.cast(x, "float32"))
         estimate = self._estimate(ops.clip(finite, -LARGEST, LARGEST), observed, bool(training))
@@ -85,6 +95,7 @@ class FillLayer(Adapts, RawLayer):
         return ops.where(ops.cast(observed, "bool"), finite, estimate)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the input: the layer keeps it."""
         return input_shape
 
     def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
@@ -106,7 +117,7 @@ def filling(model: keras.Model) -> keras.Model:
 
 
 def deviations(values: Any, observed: Any, mean: Any, scale: Any) -> tuple[Any, Any]:
-    """Standardises volumes and flattens them.
+    """Standardise volumes and flatten them.
 
     Args:
         values: `(batch, D, H, W, C)`.

@@ -48,6 +48,7 @@ class MatrixFactorization(FillLayer):
         self.rank, self.ridge, self.sweeps, self.seed = rank, float(ridge), sweeps, seed
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make room for what the layer learns, for volumes of this shape."""
         super().build(input_shape)
         self.mean = self._statistic("mean", self.volume_shape)
         self.scale = self._statistic("scale", (), "ones")
@@ -78,12 +79,13 @@ class MatrixFactorization(FillLayer):
         return self.mean + self.scale * fill
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         own = {name: getattr(self, name) for name in ("rank", "ridge", "sweeps", "seed")}
         return {**super().get_config(), **own}
 
 
 def _solve(matrix: Any, right: Any) -> Any:
-    """Solves small positive definite systems `(batch, n, n)`, `(batch, n)` by Gauss-Jordan elimination.
+    """Solve small positive definite systems `(batch, n, n)`, `(batch, n)` by Gauss-Jordan elimination.
 
     Needs no pivoting for such matrices, and only arithmetic that every runtime has.
     """
@@ -104,7 +106,7 @@ def _constant(values: npt.NDArray[np.floating]) -> Any:
 def _sweep(
     volumes: npt.NDArray[np.floating], mean: Array, scale: np.float32, basis: Array, penalty: float
 ) -> Array:
-    """One alternation: factors of each volume given the basis, then the basis given all factors."""
+    """Do one alternation: factors of each volume given the basis, then the basis given all factors."""
     rank, voxels = basis.shape
     gram = np.zeros((rank * rank, voxels), dtype=np.float32)
     right = np.zeros((rank, voxels), dtype=np.float32)

@@ -62,6 +62,7 @@ class KNN(FillLayer):
         self.n_neighbors, self.max_rank, self.max_donors, self.seed = n_neighbors, max_rank, max_donors, seed
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make room for what the layer learns, for volumes of this shape."""
         super().build(input_shape)
         self.mean = self._statistic("mean", self.volume_shape)
         self.scale = self._statistic("scale", (), "ones")
@@ -98,7 +99,7 @@ class KNN(FillLayer):
         return self.mean + self.scale * fill
 
     def _nearest(self, deviation: Any, observed: Any, donors: Any, training: bool) -> Any:
-        """Rows of the nearest donors, nearest first, `(batch, max_rank)`."""
+        """Return the rows of the nearest donors, nearest first, `(batch, max_rank)`."""
         # Donors times samples: only the samples, which are few, have to be transposed.
         deviation, observed = ops.transpose(deviation), ops.transpose(observed)
         has = ops.cast(ops.not_equal(donors, 0.0), "float32")
@@ -114,7 +115,7 @@ class KNN(FillLayer):
         return ops.cast(rows, "int32") * usable + self.max_donors * (1 - usable)
 
     def _average(self, donors: Any, nearest: Any) -> Any:
-        """Mean, voxel by voxel, of the first `n_neighbors` ranked donors that have it; 0 if none has."""
+        """Average, voxel by voxel, the first `n_neighbors` ranked donors that have it; 0 if none has."""
         total, taken = 0.0, 0.0
         for rank in range(nearest.shape[1]):
             donor = ops.take(donors, nearest[:, rank], axis=0)
@@ -125,5 +126,6 @@ class KNN(FillLayer):
         return total / ops.clip(taken, 1.0, self.n_neighbors)
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         own = {name: getattr(self, name) for name in ("n_neighbors", "max_rank", "max_donors", "seed")}
         return {**super().get_config(), **own}

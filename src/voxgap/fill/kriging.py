@@ -43,6 +43,7 @@ class Kriging(FillLayer):
         self.max_gap = check_gap(self.name, max_gap)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make room for what the layer learns, for volumes of this shape."""
         super().build(input_shape)
         channels = (self.volume_shape[-1],)
         self.mean = self._statistic("mean", self.volume_shape)
@@ -68,7 +69,7 @@ class Kriging(FillLayer):
         self.calibration.assign(calibrated(self._tried, trials(standard)))
 
     def _tried(self, volumes: npt.NDArray[np.float32], asked: Any) -> tuple[Any, Any]:
-        """Values and variances in units of the spread, for volumes of any size in them, NaN = missing."""
+        """Return values and variances in units of the spread, for volumes of any size in them, NaN = missing."""
         del asked  # all are computed at once
         values, observed = split_missing(ops.convert_to_tensor(volumes))
         standard = ops.clip(values, -FARTHEST, FARTHEST)
@@ -97,7 +98,7 @@ class Kriging(FillLayer):
         return ops.where(known, finite, value), ops.where(known, 0.0, deviation)
 
     def _predict(self, values: Any, observed: Any) -> tuple[Any, Any]:
-        """Value in raw units, and variance in those of the spread."""
+        """Return the value in raw units, and variance in those of the spread."""
         standard = ops.clip((values - self.center) / self.spread, -FARTHEST, FARTHEST) * observed
         value, variance, (near, distance) = self._krige(standard, observed)
         value = self.center + self.spread * value
@@ -125,7 +126,7 @@ class Kriging(FillLayer):
         return mean + shrunk, ops.maximum(variance, 1e-6), (near, closest(distances))
 
     def _weigh_in_parts(self, values: list[Any], distances: list[Any]) -> tuple[Any, Any]:
-        """A few depths at a time: dozens of numbers a voxel at once are more than the memory of a large batch."""
+        """Weigh a few depths at a time: dozens of numbers a voxel at once are more than the memory of a large batch."""
         depth, voxels = values[0].shape[1], math.prod(values[0].shape[1:])
         step = -(-depth // min(depth, PARTS, -(-voxels // PART)))
         predicted: list[Any] = []
@@ -144,7 +145,7 @@ class Kriging(FillLayer):
         return ops.concatenate(predicted, axis=1), ops.concatenate(explained, axis=1)
 
     def _weigh(self, values: list[Any], distances: list[Any]) -> tuple[Any, Any]:
-        """Simple kriging: the prediction, and the variance that it explains, without forming the weights.
+        """Predict by simple kriging, and return the variance that it explains, without forming the weights.
 
         With the neighbours' covariance as `L D L'`, both follow from the values and their covariances with the voxel
         once `L` is taken out of them: eliminating from above is enough.
@@ -175,15 +176,16 @@ class Kriging(FillLayer):
         return predicted, explained
 
     def _alike(self, apart: list[Any]) -> Any:
-        """Covariance at distances in lengths of each term."""
+        """Return the covariance at distances in lengths of each term."""
         return sum(self.variances[term] * ops.exp(-apart[term]) for term in range(structure.TERMS))
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         return {**super().get_config(), "max_gap": self.max_gap}
 
 
 def _between(apart: list[Any], i: int, j: int) -> Any:
-    """Distance between two neighbours of a voxel: on one line they lie on either side of it."""
+    """Return the distance between two neighbours of a voxel: on one line they lie on either side of it."""
     if i // 2 == j // 2:
         return apart[i] + apart[j]
     return ops.sqrt(apart[i] * apart[i] + apart[j] * apart[j])

@@ -55,6 +55,7 @@ class LinearInterpolation(FillLayer):
         self.learns_reach = bool(learns_reach) and self.axis == "blend"
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make room for what the layer learns, for volumes of this shape."""
         super().build(input_shape)
         self.mean = self._statistic("mean", self.volume_shape)
         if self.learns_reach:
@@ -78,11 +79,13 @@ class LinearInterpolation(FillLayer):
         return weighted / ops.maximum(weights, LEAST) + (1.0 - found) * self.mean
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         # A number: Keras drops an "axis" that isn't one when it loads .h5, which leaves the default, "blend".
         return {**super().get_config(), "axis": self.axis, "learns_reach": self.learns_reach}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LinearInterpolation":
+        """Make the layer again; one that was saved before reaches were learnt goes without."""
         return cls(**{"learns_reach": False, **config})
 
 
@@ -125,7 +128,7 @@ def _slabs(values: Array, across: int) -> Iterator[tuple[slice, ...]]:
 
 
 def _along(axis: int, size: tuple[int, ...], values: Any, observed: Any) -> tuple[Any, Any]:
-    """Interpolation along one axis, and its weight (0 where the line holds nothing)."""
+    """Interpolate along one axis, and weigh it (0 where the line holds nothing)."""
     lines = (-1, size[axis - 1], math.prod(size[axis:]))
     values, observed = ops.reshape(values, lines), ops.reshape(observed, lines)
     left, to_left, has_left = nearest(values, observed, backward=False)

@@ -13,12 +13,13 @@ NOWHERE = 1e9
 
 
 def nearest_along(axis: int, values: Any, observed: Any, backward: bool) -> tuple[Any, Any, Any]:
-    """Nearest observed value at or before each voxel along an axis (after it if `backward`).
+    """Return the nearest observed value at or before each voxel along an axis (after it if `backward`).
 
     Args:
         axis: 1, 2 or 3.
         values: `(batch, D, H, W, C)`, 0 where missing.
         observed: 0 or 1, of the same shape.
+        backward: look from the end of the axis.
 
     Returns:
         The value, its distance and whether there is one (0 or 1); the first two are 0 where there is none.
@@ -31,7 +32,7 @@ def nearest_along(axis: int, values: Any, observed: Any, backward: bool) -> tupl
 
 
 def nearest(values: Any, observed: Any, backward: bool) -> tuple[Any, Any, Any]:
-    """As `nearest_along`, along axis 1 of `(lines, length, rest)`.
+    """Do as `nearest_along`, along axis 1 of `(lines, length, rest)`.
 
     Doubling the step carries a value over a gap of any length in log2(length) steps.
     """
@@ -57,7 +58,7 @@ def _shift(x: Any, step: int, backward: bool) -> Any:
 
 
 def closest(distances: list[Any]) -> Any:
-    """The least of several distances."""
+    """Return the least of several distances."""
     least = distances[0]
     for distance in distances[1:]:
         least = ops.minimum(least, distance)
@@ -65,7 +66,7 @@ def closest(distances: list[Any]) -> Any:
 
 
 def within(distance: Any, max_gap: float) -> Any:
-    """1 where a distance in voxels is at most `max_gap`, else 0."""
+    """Return 1 where a distance in voxels is at most `max_gap`, else 0."""
     return ops.cast(distance <= max_gap, "float32")
 
 

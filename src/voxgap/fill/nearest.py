@@ -36,6 +36,7 @@ class Nearest(FillLayer):
         self.max_gap = check_gap(self.name, max_gap)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make room for what the layer learns, for volumes of this shape."""
         super().build(input_shape)
         self.mean = self._statistic("mean", self.volume_shape)
         self.reach = self._statistic("reach", (3,), "ones")
@@ -58,6 +59,7 @@ class Nearest(FillLayer):
         return chosen
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         return {**super().get_config(), "max_gap": self.max_gap}
 
 

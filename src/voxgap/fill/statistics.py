@@ -18,7 +18,7 @@ LARGEST = 1e30
 
 
 def voxel_blocks(volumes: npt.NDArray[np.floating]) -> Iterator[tuple[int, slice, Array]]:
-    """Yields `(depth index, rows, block (N, rows, W, C))`: all samples of a few voxels at a time."""
+    """Yield `(depth index, rows, block (N, rows, W, C))`: all samples of a few voxels at a time."""
     count, depth, height, width, channels = volumes.shape
     step = max(1, BLOCK_BYTES // max(1, 4 * count * width * channels))
     for plane in range(depth):
@@ -34,7 +34,7 @@ def voxel_blocks(volumes: npt.NDArray[np.floating]) -> Iterator[tuple[int, slice
 
 
 def check_volumes(volumes: npt.NDArray[np.floating]) -> None:
-    """Refuses volumes that nothing can be learnt from.
+    """Refuse volumes that nothing can be learnt from.
 
     Args:
         volumes: float `(N, D, H, W, C)`, NaN = missing.
@@ -63,7 +63,7 @@ def check_volumes(volumes: npt.NDArray[np.floating]) -> None:
 
 
 def mean(volumes: npt.NDArray[np.floating], per: str = "voxel") -> Array:
-    """Mean of the observed values of each voxel, or of each channel.
+    """Return the mean of the observed values of each voxel, or of each channel.
 
     Args:
         volumes: float `(N, D, H, W, C)`, NaN = missing.
@@ -79,7 +79,7 @@ def mean(volumes: npt.NDArray[np.floating], per: str = "voxel") -> Array:
 
 
 def spread(volumes: npt.NDArray[np.floating], center: Array) -> float:
-    """Root mean square of the observed values about `center`; 1 if they don't vary measurably."""
+    """Return the root mean square of the observed values about `center`; 1 if they don't vary measurably."""
     total, count = 0.0, 0
     for block in blocks(volumes):
         deviation = (block - center)[~np.isnan(block)]
@@ -90,17 +90,17 @@ def spread(volumes: npt.NDArray[np.floating], center: Array) -> float:
 
 
 def median(volumes: npt.NDArray[np.floating], per: str = "voxel") -> Array:
-    """Median of the observed values of each voxel, or of each channel; otherwise as `mean`."""
+    """Return the median of the observed values of each voxel, or of each channel; otherwise as `mean`."""
     return _ordered(volumes, per, _median_of_sorted, _channel_median)
 
 
 def mode(volumes: npt.NDArray[np.floating], per: str = "voxel") -> Array:
-    """Most frequent (smallest of several) observed value of each voxel or channel; otherwise as `mean`."""
+    """Return the most frequent (smallest of several) observed value of each voxel or channel; otherwise as `mean`."""
     return _ordered(volumes, per, _mode_of_sorted, _channel_mode)
 
 
 def distinct_share(volumes: npt.NDArray[np.floating], limit: int = 100_000) -> tuple[int, int]:
-    """Counts the distinct values among some observed ones.
+    """Count the distinct values among some observed ones.
 
     Returns:
         `(distinct values, values looked at)`, at most `limit` values of the first volumes.
@@ -127,7 +127,7 @@ def _ordered(
 
 
 def _median_of_sorted(block: Array) -> Array:
-    """Median along axis 0 of values sorted with NaN last; NaN where there are none."""
+    """Return the median along axis 0 of values sorted with NaN last; NaN where there are none."""
     count = np.sum(~np.isnan(block), axis=0, keepdims=True)
     low = np.take_along_axis(block, np.maximum(count - 1, 0) // 2, axis=0)[0]
     high = np.take_along_axis(block, np.minimum(count // 2, len(block) - 1), axis=0)[0]
@@ -136,7 +136,7 @@ def _median_of_sorted(block: Array) -> Array:
 
 
 def _mode_of_sorted(block: Array) -> Array:
-    """Smallest most frequent value along axis 0 of values sorted with NaN last; NaN where there are none."""
+    """Return the smallest most frequent value along axis 0 of values sorted with NaN last; NaN where there are none."""
     index = np.arange(len(block)).reshape(-1, *[1] * (block.ndim - 1))
     starts = np.ones(block.shape, dtype=bool)
     starts[1:] = block[1:] != block[:-1]
@@ -162,7 +162,7 @@ def _channel_mode(volumes: npt.NDArray[np.floating], channel: int) -> float:
 
 
 def _channel_median(volumes: npt.NDArray[np.floating], channel: int) -> float:
-    """Exact median in three passes and constant memory: radix selection on 32-bit keys."""
+    """Select the exact median in three passes and constant memory, by the digits of 32-bit keys."""
     high = sum(np.bincount(_keys(v) >> 16, minlength=2**16) for v in _channel_values(volumes, channel))
     below = np.concatenate([[0], np.cumsum(high)])
     count = int(below[-1])
@@ -181,12 +181,12 @@ def _channel_median(volumes: npt.NDArray[np.floating], channel: int) -> float:
 
 
 def _keys(values: Array) -> npt.NDArray[np.uint32]:
-    """Unsigned integers in the order of the float32 values."""
+    """Return unsigned integers in the order of the float32 values."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     return bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))
 
 
 def _value(key: int) -> float:
-    """The float32 value of a key."""
+    """Return the float32 value of a key."""
     bits = key ^ (0x80000000 if key >> 31 else 0xFFFFFFFF)
     return float(np.array(bits, dtype=np.uint32).view(np.float32))

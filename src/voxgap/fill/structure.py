@@ -86,7 +86,7 @@ def metric(volumes: Iterable[Array]) -> tuple[Array, Array, Array, list[Array]]:
 
 
 def _stacked(volumes: Iterable[Array]) -> list[Array]:
-    """Volumes of one shape along a first axis: a few operations for all of them."""
+    """Stack volumes of one shape along a first axis: a few operations for all of them."""
     of_shape: dict[tuple[int, ...], list[Array]] = {}
     for volume in volumes:
         of_shape.setdefault(volume.shape, []).append(volume)
@@ -127,7 +127,7 @@ def kernel(size: int, length: float) -> Array:
 
 
 def local_mean(standard: Array, reach: Array) -> tuple[Array, Array]:
-    """Mean of what is observed around each voxel, itself left out, and of 0, in units of the spread.
+    """Return the mean of what is observed around each voxel, itself left out, and of 0, in units of the spread.
 
     Args:
         standard: `(..., D, H, W, C)`, NaN = missing.
@@ -159,7 +159,7 @@ def _moments(stacks: Sequence[Array]) -> tuple[Array, Array]:
 
 
 def _reach(stacks: Sequence[Array], axis: int, size: int) -> float:
-    """The lag at which the semivariance along an axis reaches `REACHED`; 1 along an axis of one voxel."""
+    """Return the lag at which the semivariance along an axis reaches `REACHED`; 1 along an axis of one voxel."""
     before = (0.0, 0.0)
     for lag in _lags(size)[1:]:
         gamma, count = _semivariance(stacks, tuple(lag if a == axis else 0 for a in range(3)))
@@ -173,7 +173,7 @@ def _reach(stacks: Sequence[Array], axis: int, size: int) -> float:
 
 
 def _lags(size: int) -> list[int]:
-    """0, 1, 2, 3, 4, 6, 8, 12, ... up to two thirds of an axis."""
+    """Return 0, 1, 2, 3, 4, 6, 8, 12, ... up to two thirds of an axis."""
     steps = sorted({0, *(2**power for power in range(20)), *(3 * 2**power for power in range(20))})
     return [step for step in steps if step <= max(0, 2 * (size - 1) // 3) or step == min(1, size - 1)]
 
@@ -181,7 +181,7 @@ def _lags(size: int) -> list[int]:
 def semivariances(
     stacks: Sequence[Array], largest: Sequence[int]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Half the mean squared difference of observed pairs, by lag, of stacks of volumes `(N, D, H, W, C)`.
+    """Return half the mean squared difference of observed pairs, by lag, of stacks of volumes `(N, D, H, W, C)`.
 
     Returns:
         Lags `(n, 3)`, semivariances and numbers of pairs `(n,)`.
@@ -197,7 +197,7 @@ def semivariances(
 
 
 def _semivariance(stacks: Sequence[Array], lag: Sequence[int]) -> tuple[float, int]:
-    """Of pairs at `lag` and at its mirror images, so that what lies askew is no matter."""
+    """Return that of pairs at `lag` and at its mirror images, so that what lies askew is no matter."""
     total, count = 0.0, 0
     free = [axis for axis in range(3) if lag[axis]]
     for signs in itertools.product((1, -1), repeat=max(0, len(free) - 1)):
@@ -219,7 +219,7 @@ def _ends(lag: int, sign: int) -> tuple[slice, slice]:
 
 
 def covariance(lags: npt.NDArray[Any], lengths: Any, weights: Any) -> npt.NDArray[Any]:
-    """Covariance at lags `(..., 3)`, without the nugget."""
+    """Return the covariance at lags `(..., 3)`, without the nugget."""
     found: npt.NDArray[Any] = np.zeros(lags.shape[:-1])
     for length, weight in zip(lengths, weights, strict=True):
         found = found + weight * np.exp(-np.sqrt(np.sum((lags / length) ** 2, axis=-1)))
@@ -233,7 +233,7 @@ def _fit(
     reach: Array,
     sizes: Sequence[int],
 ) -> tuple[Array, Array, float]:
-    """Lengths, weights and nugget of the covariance, of as few terms as `TERMS`."""
+    """Return lengths, weights and nugget of the covariance, of as few terms as `TERMS`."""
     if not len(lags):
         return np.tile(reach, (TERMS, 1)), np.full(TERMS, 1 / TERMS, np.float32), 0.01
     steps = [2.0 ** np.arange(-3, 3) * r if size > 1 else [1.0] for r, size in zip(reach, sizes, strict=True)]

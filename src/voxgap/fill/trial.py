@@ -51,7 +51,7 @@ def trials(volumes: Sequence[Array]) -> Iterator[tuple[Array, Known]]:
 
 
 def moved(known: Known, gaps: Known, by: Sequence[int]) -> Known:
-    """What is hidden of a volume by gaps that are moved along its first axes, round its borders.
+    """Return what is hidden of a volume by gaps that are moved along its first axes, round its borders.
 
     Args:
         known: what is observed, `(D, H, W, C)`.

@@ -65,7 +65,7 @@ def scores_of(error: Floats, deviation: Floats | None) -> Scores:
 
 
 def crps(error: Floats, deviation: Floats) -> Floats:
-    """Continuous ranked probability scores of normal distributions, in the units of the errors.
+    """Return continuous ranked probability scores of normal distributions, in the units of the errors.
 
     Source: Gneiting and Raftery, Strictly proper scoring rules, JASA 2007, equation 21, of which this is the negative.
     """
@@ -318,7 +318,7 @@ def _of_channel(trials: Sequence[_Trial], index: int) -> tuple[Floats, Floats | 
 
 
 def _command(job: Job, row: Row) -> str:
-    """The command that fills the data with a fill."""
+    """Return the command that fills the data with a fill."""
     words: list[str] = ["voxgap", "fill", job.data, "--strategy", row.strategy]
     words += [word for name, value in row.options.items() for word in ("--option", f"{name}={value}")]
     words += ["--mask", job.mask] if job.mask else []

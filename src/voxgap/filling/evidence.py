@@ -55,7 +55,7 @@ def beside(target: Path, original: Path, made_deviation: bool = True) -> Beside:
 
 
 def wanted(job: Job) -> bool:
-    """Whether the files are written: those of one volume, unless they are not; a data set stays the one it was."""
+    """Tell whether the files are written: those of one volume, unless they are not; a data set stays the one it was."""
     return is_one_volume(job.data) if job.evidence is None else job.evidence
 
 
@@ -113,7 +113,7 @@ def write_maps(files: Beside, made: Made, like: Volume, original: Source) -> Non
 
 
 def _alike(path: Path, original: Source) -> bool:
-    """Whether a map has the format of its volume; a copy of a file with all in it would be no map."""
+    """Return whether a map has the format of its volume; a copy of a file with all in it would be no map."""
     name = original.path.name.lower()
     own = suffix(original.path) if not original.path.is_dir() and name.endswith(tuple(FORMATS)) else ""
     return bool(own) and own not in COPIED and FORMATS[suffix(path)].scan is FORMATS[own].scan

@@ -89,7 +89,7 @@ class Field:
         return values
 
     def scale(self) -> NDArray[np.float64]:
-        """The standard deviation of each of several channels; 1 of a single one, whose units are its own."""
+        """Return the standard deviation of each of several channels; 1 of a single one, whose units are its own."""
         if len(self.channels) == 1:
             return np.ones(1)
         pooled = (
@@ -120,7 +120,7 @@ class Field:
         return gaps if wanted is None else gaps & wanted
 
     def _targets(self) -> tuple[list[int], int]:
-        """Places of volumes that something may be hidden in, and in how many of them it is."""
+        """Return places of volumes that something may be hidden in, and in how many of them it is."""
         places = list(self.held or range(len(self.volumes)))
         share = 1 if self.held else SHARE
         room = HIDDEN_IN // max(1, self.volumes[places[0]].size)

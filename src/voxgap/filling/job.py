@@ -125,12 +125,12 @@ class Job:
         write_bytes(self.folder / RECORD, (json.dumps(held_here, indent=2) + "\n").encode())
 
     def has_filled(self, target: Path) -> bool:
-        """Whether the folder says of a file that it was filled; one of an earlier version says so of all."""
+        """Return whether the folder says of a file that it was filled; one of an earlier version says so of all."""
         records = self._records()
         return any("files" not in record or self.called(target) in record["files"] for record in records)
 
     def called(self, target: Path) -> str:
-        """What a file is called in the record of its folder."""
+        """Return what a file is called in the record of its folder."""
         return target.relative_to(self.folder).as_posix()
 
     def _records(self) -> list[dict[str, Any]]:

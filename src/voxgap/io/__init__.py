@@ -311,7 +311,7 @@ def _writer(
 
 
 def tells(path: Path) -> bool:
-    """Whether a format has room beside each value for what is told of it."""
+    """Return whether a format has room beside each value for what is told of it."""
     path = split_item(path)[0]
     return (
         not path.is_dir() and path.name.lower().endswith(tuple(FORMATS)) and bool(FORMATS[suffix(path)].tell)
@@ -386,7 +386,7 @@ def split_item(path: Path) -> tuple[Path, str | None]:
 
 
 def is_volume(path: Path) -> bool:
-    """True for a file of a known format, and a folder that is a Zarr store, a stack of 2D images, or DICOM alone."""
+    """Tell a file of a known format, and a folder that is a Zarr store, a stack of 2D images, or DICOM alone."""
     if path.name.startswith("."):
         return False
     if path.is_dir():

@@ -45,12 +45,13 @@ class Clamped(io.BufferedReader):
         self._length = os.fstat(self.fileno()).st_size
 
     def read(self, size: int | None = -1, /) -> bytes:
+        """Read at most `size` bytes, and never more than the file has left."""
         left = max(0, self._length - self.tell())
         return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def is_dicom(path: Path) -> bool:
-    """True for a file that starts as DICOM does: with its magic word, or bare with the first elements of one."""
+    """Return True for a file that starts as DICOM does: with its magic word, or bare with the first elements of one."""
     try:
         with path.open("rb") as stream:
             head = stream.read(HEAD)
@@ -60,7 +61,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def begins_dicom(head: bytes, size: int) -> bool:
-    """True for the first bytes of a DICOM file.
+    """Return True for the first bytes of a DICOM file.
 
     Args:
         head: `HEAD` of them, or as many as there are.
@@ -116,7 +117,7 @@ def _is_beside(name: str) -> bool:
 
 
 def is_series(path: Path, others: Collection[str] = ()) -> bool:
-    """True for a folder that holds DICOM, whatever lies beside it, and no volume of another format.
+    """Return True for a folder that holds DICOM, whatever lies beside it, and no volume of another format.
 
     Args:
         path: The folder; its folders count too.

@@ -276,7 +276,7 @@ def _blocks(array: NDArray[Any], like: NDArray[Any] | None = None) -> Iterator[N
 
 
 def is_padding(frame: Frame, cells: NDArray[Any]) -> NDArray[np.bool_]:
-    """True where a cell holds what the file calls padding."""
+    """Return True where a cell holds what the file calls padding."""
     if frame.padding is None:
         return np.zeros(cells.shape, bool)
     low, high, whole_cells = frame.padding

@@ -138,7 +138,7 @@ def _digest(frame: Frame) -> bytes:
 
 
 def _places(frames: Sequence[Frame]) -> NDArray[np.int_] | None:
-    """Number the places at which frames lie along their normal; None where they don't say."""
+    """Give a number to each place at which frames lie along their normal; None where they don't say."""
     if not all(frame.position and frame.orientation for frame in frames):
         return None
     turn = frames[0].orientation
@@ -150,7 +150,7 @@ def _places(frames: Sequence[Frame]) -> NDArray[np.int_] | None:
 
 
 def _told_apart(frames: list[Frame]) -> list[Series]:
-    """Part images that lie at one place by what their headers say, if that tells them apart."""
+    """Separate images that lie at one place by what their headers say, if that tells them apart."""
     places = _places(frames)
     label = frames[0].label
     most = 1 if places is None else int(np.bincount(places).max())
@@ -177,7 +177,7 @@ def _told_apart(frames: list[Frame]) -> list[Series]:
 
 
 def _stacks(frames: list[Frame]) -> list[Series]:
-    """Part frames of an enhanced image that lie in stacks of their own, with the same direction."""
+    """Separate frames of an enhanced image that lie in stacks of their own, with the same direction."""
     stacks: dict[str, list[Frame]] = defaultdict(list)
     for frame in frames:
         stacks[frame.apart.get("StackID", "")].append(frame)
@@ -233,7 +233,7 @@ def _count(*numbers: NDArray[np.int_]) -> int:
 
 
 def _together(numbers: Iterable[NDArray[np.int_]]) -> tuple[NDArray[np.int_], NDArray[np.int_]]:
-    """Number the combinations that occur, in order; returns them too, one in a row."""
+    """Give a number to each combination that occurs, in order; return them too, one in a row."""
     rows, inverse = np.unique(np.stack(list(numbers), axis=1), axis=0, return_inverse=True)
     return inverse.reshape(-1), rows
 

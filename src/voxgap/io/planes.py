@@ -52,7 +52,7 @@ class Layout(NamedTuple):
 
 
 def is_planes(path: Path) -> bool:
-    """True for a folder that holds 2D images and nothing else but notes: such a folder is one volume.
+    """Return True for a folder that holds 2D images and nothing else but notes: such a folder is one volume.
 
     This is the rule by which a folder in the folder of a class is a volume. A folder whose TIFF files are stacks
     is none: each of them is a volume by itself.
@@ -265,7 +265,7 @@ def _opened(path: Path) -> Any:
 
 
 def _is_deep(image: Any) -> bool:
-    """True for colours of 16 bits, of which Pillow keeps 8."""
+    """Return True for colours of 16 bits, of which Pillow keeps 8."""
     return image.format == "PNG" and image.mode in ("RGB", "RGBA") and ";16" in str(image.tile)
 
 

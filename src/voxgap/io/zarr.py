@@ -42,7 +42,7 @@ class _Level(NamedTuple):
 
 
 def is_zarr(path: Path) -> bool:
-    """True for a folder that is a Zarr array or group."""
+    """Return True for a folder that is a Zarr array or group."""
     return any((path / mark).is_file() for mark in MARKS)
 
 

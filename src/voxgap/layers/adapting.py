@@ -61,7 +61,7 @@ def _positive(variable: Any) -> bool:
 
 
 def _is_exported() -> bool:
-    """Whether PyTorch follows the layer with tensors that hold no values."""
+    """Return whether PyTorch follows the layer with tensors that hold no values."""
     if keras.backend.backend() != "torch":
         return False
     import torch

@@ -27,6 +27,7 @@ class SqueezeExcitation3D(keras.layers.Layer):
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
 
     def build(self, input_shape: Shape) -> None:
+        """Make the two dense layers that weigh as many channels as the input has."""
         channels = input_shape[-1] or 0
         shared = {"dtype": self.dtype_policy, "kernel_initializer": self.kernel_initializer}
         self.squeeze = keras.layers.Dense(max(1, channels // self.ratio), "relu", name="squeeze", **shared)
@@ -35,13 +36,16 @@ class SqueezeExcitation3D(keras.layers.Layer):
         self.excite.build((None, self.squeeze.units))
 
     def call(self, x: Any) -> Any:
+        """Return `(batch, depth, height, width, channels)` with each channel times its weight, from 0 to 1."""
         weights = self.excite(self.squeeze(ops.mean(x, axis=(1, 2, 3))))
         return x * ops.reshape(weights, (-1, 1, 1, 1, x.shape[-1]))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of the input: the layer keeps it."""
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         initializer = keras.initializers.serialize(self.kernel_initializer)
         return super().get_config() | {"ratio": self.ratio, "kernel_initializer": initializer}
 
@@ -79,9 +83,11 @@ class SpatialAttention3D(keras.layers.Layer):
         )
 
     def build(self, input_shape: list[Shape]) -> None:
+        """Make the convolution over mean, maximum and share of observed channels."""
         self.convolution.build((*input_shape[0][:-1], 3))
 
     def call(self, inputs: Any) -> Any:
+        """Return the features of `[features, observed]`, each voxel times its weight, from 0 to 1."""
         features, observed = inputs
         dtype = self.compute_dtype
         features = ops.cast(features, dtype)
@@ -96,8 +102,10 @@ class SpatialAttention3D(keras.layers.Layer):
         return features * self.convolution(summary)
 
     def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
+        """Return the shape of the features: the layer keeps it."""
         return tuple(input_shape[0])
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         inner = self.convolution.get_config()
         return super().get_config() | {n: inner[n] for n in ("kernel_size", "kernel_initializer")}

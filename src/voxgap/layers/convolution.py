@@ -138,6 +138,11 @@ class MaskedConv3D(_ObservedConvolution3D):
     """
 
     def build(self, input_shape: list[Shape]) -> None:
+        """Make the kernel.
+
+        Raises:
+            VoxgapError: `observed` has neither one channel nor those of the values.
+        """
         values, observed = input_shape
         if observed[-1] not in (1, values[-1]):
             raise VoxgapError(
@@ -146,6 +151,7 @@ class MaskedConv3D(_ObservedConvolution3D):
         self.convolution.build(values)
 
     def call(self, inputs: Any, training: bool | None = None) -> tuple[Any, Any]:
+        """Return the features of `[values, observed]`, and 1 where the kernel met anything observed, else 0."""
         values, observed = inputs
         dtype = self.compute_dtype
         observed = ops.cast(observed, "float32")
@@ -178,10 +184,12 @@ class GatedConv3D(_ObservedConvolution3D):
     _per_filter = 2
 
     def build(self, input_shape: list[Shape]) -> None:
+        """Make the kernel, which sees the channels of both inputs."""
         values, observed = input_shape
         self.convolution.build((*values[:-1], (values[-1] or 0) + (observed[-1] or 0)))
 
     def call(self, inputs: Any) -> tuple[Any, Any]:
+        """Return the gated features of `[values, observed]`, and 1 where the kernel met anything observed, else 0."""
         values, observed = inputs
         observed = ops.cast(observed, "float32")
         coverage, _ = self._coverage(observed)

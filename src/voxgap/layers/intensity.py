@@ -51,6 +51,7 @@ class VolumeNormalization(RawLayer):
         self.method, self.low, self.high = method, low, high
 
     def call(self, x: Any) -> list[Any]:
+        """Return `[normalised, shift, scale]`, where `normalised * scale + shift` are the values in their own units."""
         x = ops.cast(x, "float32")
         values, observed = split_missing(x)
         # In units of the largest value: neither squares overflow, nor does a factor change a digit.
@@ -73,11 +74,13 @@ class VolumeNormalization(RawLayer):
         return [normalised, shift, scale]
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> list[tuple[int | None, ...]]:
+        """Return the shapes of the normalised volumes, and of one shift and one scale a channel."""
         batch, *_, channels = input_shape
         each = (batch, 1, 1, 1, channels)
         return [tuple(input_shape), each, each]
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         return super().get_config() | {"method": self.method, "low": self.low, "high": self.high}
 
 
@@ -98,7 +101,7 @@ class Normalized:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> Any:
-        """One volume, a slice of them, or a part of one: `[i]`, `[i:j]`, `[i, plane, a:b]`."""
+        """Return one volume, a slice of them, or a part of one: `[i]`, `[i:j]`, `[i, plane, a:b]`."""
         if isinstance(key, slice):
             found = [self[i] for i in range(*key.indices(len(self)))]
             return np.stack(found) if found else np.empty((0, *self.shape[1:]), np.float32)

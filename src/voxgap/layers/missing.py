@@ -42,6 +42,7 @@ class RawLayer(keras.layers.Layer):
         super().__init__(**{**kwargs, "dtype": "float32", "autocast": False})
 
     def __call__(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call the layer on float32 volumes, so that no policy rounds what is in raw units."""
         return super().__call__(as_input(x), *args, **kwargs)
 
 
@@ -55,9 +56,11 @@ class SplitMissing(RawLayer):
     """
 
     def call(self, x: Any) -> list[Any]:
+        """Return `[values, observed]`: the volume with 0 for NaN, and 1 where it was observed, else 0."""
         return list(split_missing(x))
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> list[tuple[int | None, ...]]:
+        """Return the input's shape twice."""
         return [tuple(input_shape), tuple(input_shape)]
 
 
@@ -105,13 +108,14 @@ class GapDropout(RawLayer):
         self.seed_generator = keras.random.SeedGenerator(seed)
 
     def call(self, x: Any, training: bool | None = None) -> Any:
+        """Return the volumes with further NaN when training, and as they are otherwise."""
         if not training or self.rate == 0:
             return x
         dropped = self._units(ops.shape(x)) < self.rate
         return ops.where(dropped, np.float32(np.nan), x)
 
     def _units(self, shape: Any) -> Any:
-        """One uniform number per unit, in a shape that broadcasts to the volume."""
+        """Return one uniform number per unit, in a shape that broadcasts to the volume."""
         batch, *spatial, channels = shape
         if self.pattern == "channels":
             size = (batch, 1, 1, 1, channels)
@@ -129,9 +133,11 @@ class GapDropout(RawLayer):
         return units
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the input: the layer keeps it."""
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         config = super().get_config()
         own = ("rate", "pattern", "axis", "block_size", "seed")
         return config | {name: getattr(self, name) for name in own}

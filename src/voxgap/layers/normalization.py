@@ -34,6 +34,7 @@ class ObservedNormalization(Adapts, keras.layers.Layer):
         self.invert, self.learns = invert, learns
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make room for the mean and variance of each channel."""
         channels = (input_shape[-1],)
         self.mean = self.add_weight(name="mean", shape=channels, initializer="zeros", trainable=False)
         # A variance is positive: 0 is that of a layer which has learnt nothing.
@@ -69,15 +70,22 @@ class ObservedNormalization(Adapts, keras.layers.Layer):
         self.variance.assign(np.where(variance > 0, variance, 1.0))
 
     def call(self, x: Any) -> Any:
+        """Return the volumes in units of what was learnt, or with `invert` back in raw units; NaN stays NaN.
+
+        Raises:
+            VoxgapError: The layer learns from training volumes, and was not adapted to any.
+        """
         self.refuse_unless_adapted()
         x = ops.cast(x, "float32")
         deviation = ops.sqrt(self.variance)
         return x * deviation + self.mean if self.invert else (x - self.mean) / deviation
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the input: the layer keeps it."""
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         return super().get_config() | {"invert": self.invert, "learns": self.learns}
 
 
@@ -95,6 +103,7 @@ class FastBatchNormalization(keras.layers.BatchNormalization):
         super().__init__(momentum=momentum, epsilon=epsilon, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None, mask: Any = None) -> Any:
+        """Normalise by the batch when training, by the moving statistics otherwise, as the stock layer does."""
         usual = self.scale and self.center and self.axis in (-1, len(inputs.shape) - 1) and mask is None
         if not usual:
             return super().call(inputs, training=training, mask=mask)

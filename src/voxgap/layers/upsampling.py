@@ -33,6 +33,11 @@ class UpsampleLike3D(keras.layers.Layer):
             raise VoxgapError(f"{self.name}: size must be one or three positive numbers, got {size}")
 
     def build(self, input_shape: list[Shape]) -> None:
+        """Check that the factors lead to the other tensor's grid.
+
+        Raises:
+            VoxgapError: They don't.
+        """
         x, like = input_shape
         for factor, few, many in zip(self.size, x[1:4], like[1:4], strict=True):
             if few is not None and many is not None and few != -(-many // factor):
@@ -41,6 +46,7 @@ class UpsampleLike3D(keras.layers.Layer):
                 )
 
     def call(self, inputs: Any) -> Any:
+        """Return the first tensor of `[x, like]` on the grid of the second."""
         x, like = inputs
         x = ops.cast(x, self.compute_dtype)
         for axis, factor in enumerate(self.size, start=1):
@@ -50,12 +56,15 @@ class UpsampleLike3D(keras.layers.Layer):
         return x[:, :depth, :height, :width]
 
     def compute_output_shape(self, input_shape: list[Shape]) -> Shape:
+        """Return the grid of `like` with the channels of `x`."""
         x, like = input_shape
         return (*like[:-1], x[-1])
 
     def compute_output_spec(self, inputs: Any) -> Any:
+        """Return the same for symbolic tensors, without calling the layer."""
         x, like = inputs
         return keras.KerasTensor((*like.shape[:-1], x.shape[-1]), dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         return super().get_config() | {"size": self.size}

@@ -316,7 +316,7 @@ def _without_spread(pair: Paired, note: str) -> Verdict:
 
 
 def _more_folds(pair: Paired, alpha: float) -> str:
-    """What to say where Student's distribution has so few degrees of freedom that hardly anything can be shown."""
+    """Warn where Student's distribution has so few degrees of freedom that hardly anything can be shown."""
     ratio = min(pair.ratio, 1 / (ENOUGH - 1))  # more folds leave more to train on
     least = least_shown(pair.spread, ENOUGH, ratio, rope=pair.rope, comparisons=pair.comparisons, alpha=alpha)
     advice = f"so few show hardly any: give --folds {ENOUGH} or more"

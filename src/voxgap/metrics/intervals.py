@@ -52,13 +52,13 @@ class Scored:
         return f"n = {self.n}" + ("" if self.groups is None else f", {self.groups} groups")
 
     def cell(self, name: str) -> str:
-        """One score, with its interval where it has one: `0.9120  (0.880 to 0.944)`."""
+        """Return one score, with its interval where it has one: `0.9120  (0.880 to 0.944)`."""
         low, high = self.intervals.get(name, (math.nan, math.nan))
         within = "" if math.isnan(low) else f"  ({low:.3f} to {high:.3f})"
         return f"{self.scores[name]:.4f}{within:>18}"
 
     def to_json(self) -> dict[str, Any]:
-        """What the scores rest on, as plain values."""
+        """Return what the scores rest on, as plain values."""
         known = {name: list(interval) for name, interval in self.intervals.items()}
         return {"n": self.n, "groups": self.groups, "intervals": known, "reasons": self.reasons}
 
@@ -124,7 +124,7 @@ def _members(groups: Any, count: int) -> NDArray[np.intp]:
 def intervals(
     score: Scorer, members: NDArray[np.intp], seed: int = 0, one_answer_each: bool = False
 ) -> dict[str, Interval]:
-    """Percentile bootstrap of scores: groups are drawn with replacement, each with all of its samples.
+    """Bootstrap the percentiles of scores: groups are drawn with replacement, each with all of its samples.
 
     Efron and Tibshirani, An Introduction to the Bootstrap, 1993; whole groups as in Davison and Hinkley, Bootstrap
     Methods and their Application, 1997, section 3.8. Where all draws score the same, they say nothing of how sure that
@@ -147,7 +147,7 @@ def intervals(
 def _drawn(
     score: Scorer, members: NDArray[np.intp], seed: int, one_answer_each: bool
 ) -> dict[str, Interval | str]:
-    """The interval of each score, or why it has none; nothing where there is one group."""
+    """Return the interval of each score, or why it has none; nothing where there is one group."""
     count = int(members.max()) + 1
     if count < 2:
         return {}

@@ -250,7 +250,7 @@ def voxel_confusion(targets: Any, predictions: Any, threshold: float | None = No
 def _tables_of(
     targets: Any, predictions: Any, observed: Any, threshold: float | None, own_grids: OwnGrids | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
-    """The confusion of each volume's labelled voxels; and of those that no channel shows, where that is known."""
+    """Count the confusion of each volume's labelled voxels; and of those that no channel shows, where that is known."""
     maps, answers = np.asarray(targets), np.asarray(predictions)
     if maps.ndim != 4 or not len(maps) or answers.shape[:-1] != maps.shape:
         raise VoxgapError(
@@ -321,7 +321,7 @@ def dice_of(tables: NDArray[np.int64]) -> Floats:
 
 
 def _of_foreground(each: Floats) -> float:
-    """The mean over all classes but the first, the background, that truth or prediction has."""
+    """Return the mean over all classes but the first, the background, that truth or prediction has."""
     defined = each[1:][~np.isnan(each[1:])]
     return float(defined.mean()) if defined.size else float("nan")
 

@@ -17,7 +17,7 @@ _DIGITS = 12  # of a thousand million pairs of cases, one in a quarter of a mill
 
 
 def digests(volumes: Iterable[Any]) -> list[str | None]:
-    """What each volume is known by: 12 hexadecimal digits of the SHA-256 of its shape and its float32 values.
+    """Return what each volume is known by: 12 hexadecimal digits of the SHA-256 of its shape and its float32 values.
 
     A name has no part in them. NaN is missing whatever its bits are, and -0 is 0.
 

@@ -80,7 +80,7 @@ class Evidence:
     auc: float | None = None
 
     def depends_on(self, about: Literal["label", "values"]) -> bool:
-        """Whether a test found that missingness depends on the label, or on observed values."""
+        """Return whether a test found that missingness depends on the label, or on observed values."""
         return any(test.found for test in self.tests if test.about == about)
 
     @property

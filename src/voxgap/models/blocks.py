@@ -42,7 +42,7 @@ class Blocks:
         self._counts: collections.Counter[str] = collections.Counter()
 
     def _name(self, kind: str) -> str:
-        """`conv_1`, `conv_2`, ...: Keras's own names would depend on what else was built in the process."""
+        """Return `conv_1`, `conv_2`, ...: Keras's own names would depend on what else was built in the process."""
         self._counts[kind] += 1
         return f"{kind}_{self._counts[kind]}"
 
@@ -52,7 +52,7 @@ class Blocks:
     def convolve(
         self, x: Any, observed: Any, filters: int, kernel_size: Axes, strides: Axes
     ) -> tuple[Any, Any]:
-        """Convolution of the strategy's kind, without a bias: normalisation follows."""
+        """Convolve in the strategy's way, without a bias: normalisation follows."""
         arguments = {
             "filters": filters,
             "kernel_size": kernel_size,
@@ -74,7 +74,7 @@ class Blocks:
         return keras.layers.Conv3D(**arguments)(x), observed
 
     def shortcut(self, x: Any, observed: Any, filters: int, kernel_size: Axes, strides: Axes) -> Any:
-        """What a residual block adds to its two convolutions: `x` itself where it fits, else projected."""
+        """Return what a residual block adds to its two convolutions: `x` itself where it fits, else projected."""
         if self.architecture.padding == "valid":
             # Two kernels trim (k - 1) and s (k - 1) voxels; trim the shortcut alike, evenly.
             cut = [(k - 1) * (1 + s) for k, s in zip(kernel_size, strides, strict=True)]
@@ -98,16 +98,19 @@ class Blocks:
         return self.normalise(projected)
 
     def activate(self, x: Any) -> Any:
+        """Apply the architecture's activation."""
         return keras.layers.Activation(self.architecture.activation, name=self._name("activation"))(x)
 
     def normalise(self, x: Any) -> Any:
+        """Apply batch normalisation."""
         return FastBatchNormalization(name=self._name("norm"))(x)
 
     def add(self, x: Any, y: Any) -> Any:
+        """Return the sum of two tensors of one shape."""
         return keras.layers.Add(name=self._name("add"))([x, y])
 
     def attend(self, x: Any, observed: Any, kernel_size: Axes) -> Any:
-        """Attention over channels, then over space, where the strategy has it."""
+        """Attend over channels, then over space, where the strategy does."""
         if not self.attention:
             return x
         of_channels, of_space = (keras.initializers.GlorotUniform(seed=next(self._seeds)) for _ in range(2))
@@ -118,7 +121,7 @@ class Blocks:
         return spatial([x, observed])
 
     def reduce(self, x: Any, filters: int) -> Any:
-        """Fewer features before they are upsampled: each voxel on its own, so that nothing missing spreads."""
+        """Leave fewer features before they are upsampled: each voxel on its own, so that nothing missing spreads."""
         return keras.layers.Conv3D(
             filters, 1, kernel_initializer=self._initializer(), name=self._name("reduce")
         )(x)
@@ -172,7 +175,7 @@ class Blocks:
         return keras.layers.Multiply(name=self._name("gated_skip"))([skip, weights])
 
     def head(self, features: Any, outputs: int, task: str) -> Any:
-        """Probabilities or values from features of a grid, averaged over it, or from a flat vector.
+        """Return probabilities or values from features of a grid, averaged over it, or from a flat vector.
 
         For segmentation probabilities of each voxel, from features of the volume's own grid.
         """

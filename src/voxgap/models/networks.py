@@ -14,7 +14,7 @@ Network = Callable[[Blocks, Any, Any], Any]
 
 
 def cnn3d(blocks: Blocks, x: Any, observed: Any) -> Any:
-    """One convolution, normalisation and activation a stage."""
+    """Build one convolution, normalisation and activation a stage."""
     architecture = blocks.architecture
     kernel_size = axes(architecture.kernel_size, "kernel_size")
     strides: Axes = (1, 1, 1)
@@ -26,7 +26,7 @@ def cnn3d(blocks: Blocks, x: Any, observed: Any) -> Any:
 
 
 def resnet3d(blocks: Blocks, x: Any, observed: Any) -> Any:
-    """One residual block of two convolutions a stage. He et al. 2016, in 3D (Hara et al. 2018)."""
+    """Build one residual block of two convolutions a stage. He et al. 2016, in 3D (Hara et al. 2018)."""
     kernel_size = axes(blocks.architecture.kernel_size, "kernel_size")
 
     def convolve(x: Any, observed: Any, filters: int, strides: Axes) -> tuple[Any, Any]:
@@ -36,7 +36,7 @@ def resnet3d(blocks: Blocks, x: Any, observed: Any) -> Any:
 
 
 def resnet2d(blocks: Blocks, x: Any, observed: Any) -> Any:
-    """`resnet3d` with kernels 1 x k x k: each slice on its own, and the average of all at the end."""
+    """Build `resnet3d` with kernels 1 x k x k: each slice on its own, and the average of all at the end."""
     _, *kernel = axes(blocks.architecture.kernel_size, "kernel_size")
     _, *stride = axes(blocks.architecture.strides, "strides")
     kernel_size: Axes = (1, kernel[0], kernel[1])
@@ -49,7 +49,7 @@ def resnet2d(blocks: Blocks, x: Any, observed: Any) -> Any:
 
 
 def resnet2plus1d(blocks: Blocks, x: Any, observed: Any) -> Any:
-    """`resnet3d` with each kernel split into 1 x k x k within slices and k x 1 x 1 across. Tran et al. 2018.
+    """Build `resnet3d` with each kernel split into 1 x k x k within slices and k x 1 x 1 across. Tran et al. 2018.
 
     The number of features between the two keeps the parameters of the 3D kernel.
     """
@@ -81,7 +81,7 @@ def _residual(
 
 
 def unet3d(blocks: Blocks, x: Any, observed: Any) -> Any:
-    """Down with two convolutions a stage, up again with one, each stage joined to its equal on the way down.
+    """Go down with two convolutions a stage, up again with one, each stage joined to its equal on the way down.
 
     Features are reduced, then upsampled by repetition to the size that the stage had, odd or even. Çiçek et al. 2016
     (3D U-Net), with the lighter decoder of Isensee et al. 2024 and, where the strategy has attention, the gates

@@ -84,7 +84,7 @@ def areas(cases: Cases) -> list[tuple[str, float, float]]:
 
 
 def _told_apart(cases: Cases) -> list[tuple[str, NDArray[np.bool_], NDArray[np.float64], float]]:
-    """Name, truth, scores and area of each class that can be told from others, at most as many as there are colours."""
+    """Return name, truth, scores and area of each class that can be told from others, as many as there are colours."""
     columns = [1] if len(cases.classes) == 2 else range(len(cases.classes))
     found = []
     for column in columns:

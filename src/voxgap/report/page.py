@@ -39,6 +39,7 @@ class Section:
 
     @property
     def pictures(self) -> list[dict[str, str]]:
+        """The figures with their captions, as the template shows them: SVG where it is one, else a PNG."""
         return [
             {"caption": caption, "svg": drawing(figure), "base64": ""}
             if is_drawing(figure)

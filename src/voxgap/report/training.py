@@ -74,7 +74,7 @@ def write_training_report(
 
 
 def shown_part(cases: Cases) -> tuple[str, Cases]:
-    """The part whose cases the page shows: the test, and where there is none the validation part."""
+    """Return the part whose cases the page shows: the test, and where there is none the validation part."""
     part = "test" if (cases.split == "test").any() else "validation"
     return part, cases.part(part)
 
@@ -99,7 +99,7 @@ def _lead(shown: Cases, part: str) -> str:
 
 
 def _scores(manifest: Manifest, cases: Cases) -> list[Section]:
-    """The scores that training printed, a column for each part."""
+    """Return the scores that training printed, a column for each part."""
     scores, rests = manifest.scores, manifest.intervals
     parts = [part for part in scores if scores[part]]
     names = [
@@ -267,7 +267,7 @@ def _curves(history: History) -> Section:
 
 
 def _made(command: str, settings: Mapping[str, Any]) -> list[Section]:
-    """What a person types to do it again, and all that it was called with."""
+    """Return what a person types to do it again, and all that it was called with."""
     if not command and not settings:
         return []
     words = ["recipe.toml, in the folder of the bundle, holds all of this: voxgap train --config takes it."]
@@ -277,7 +277,7 @@ def _made(command: str, settings: Mapping[str, Any]) -> list[Section]:
 
 
 def _facts(manifest: Manifest, cases: Cases, said_below: bool) -> Section:
-    """What the page rests on; the arguments of the training unless they are said below."""
+    """Return what the page rests on; the arguments of the training unless they are said below."""
     given = {} if said_below else manifest.arguments
     groups = {"architecture": given.get("architecture"), "training": given.get("training")}
     rows = [
@@ -298,7 +298,7 @@ def _facts(manifest: Manifest, cases: Cases, said_below: bool) -> Section:
 
 
 def _strategy(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a strategy that say something: none of the gaps that are dropped where none are."""
+    """Return the options of a strategy that say something: none of the gaps that are dropped where none are."""
     drops = bool(options.get("gap_dropout"))
     return {name: value for name, value in options.items() if drops or not name.startswith("gap_")}
 

@@ -47,7 +47,7 @@ class Answer:
     windows: int = 1
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values; of an answer for each voxel without the voxels."""
+        """Return the same as plain values; of an answer for each voxel without the voxels."""
         whole = self.values.ndim == 1
         return {
             "class": self.label,
@@ -66,6 +66,6 @@ class Answer:
 
 
 def top(probabilities: Values, classes: tuple[str, ...], count: int) -> tuple[tuple[str, float], ...]:
-    """The most probable classes, the largest first; the earlier one of equals."""
+    """Return the most probable classes, the largest first; the earlier one of equals."""
     order = np.argsort(-probabilities, kind="stable")[:count]
     return tuple((classes[i], float(probabilities[i])) for i in order)

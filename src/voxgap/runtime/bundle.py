@@ -46,7 +46,7 @@ class Bundle:
         return self.folder / MANIFEST
 
     def model(self, kind: str) -> Path:
-        """The path of one of its models, once every part of it is what the manifest says.
+        """Return the path of one of its models, once every part of it is what the manifest says.
 
         Raises:
             VoxgapError: there is no such model, a part is missing, changed or elsewhere, or one is too many.
@@ -56,7 +56,7 @@ class Bundle:
         return self.verified(self.manifest.files[kind], f"files.{kind}")
 
     def keras_model(self) -> Any:
-        """Its trained `keras.Model`, not compiled, once its file was found to hold nothing that does more than compute.
+        """Load its trained `keras.Model`, not compiled, once its file is known to hold nothing but what computes.
 
         Raises:
             VoxgapError: it has none, or its file is not what the manifest says, or holds something else.
@@ -64,7 +64,7 @@ class Bundle:
         return load_keras(self.model("keras"))
 
     def golden(self) -> Golden | None:
-        """Its golden inputs; None where it has none.
+        """Return its golden inputs; None where it has none.
 
         Raises:
             VoxgapError: they are not what the manifest says.
@@ -73,7 +73,7 @@ class Bundle:
         return None if entry is None else read_golden(self.verified(entry, "golden"))
 
     def verified(self, entry: Entry, name: str) -> Path:
-        """The path of a file or folder of the bundle, once every part of it is what the manifest says.
+        """Return the path of a file or folder of the bundle, once every part of it is what the manifest says.
 
         Args:
             entry: of the manifest.

@@ -37,12 +37,12 @@ class Calibration:
     log_loss: tuple[float, float] = (math.nan, math.nan)
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """Return the same as plain values."""
         return asdict(self)
 
     @classmethod
     def of(cls, manifest: dict[str, Any], where: str) -> Calibration | None:
-        """The calibration in a bundle's manifest, None where there is none.
+        """Return the calibration in a bundle's manifest, None where there is none.
 
         Raises:
             VoxgapError: the field holds something else.
@@ -81,7 +81,7 @@ def calibrate(probabilities: Any, targets: Any) -> dict[str, Any]:
 
 
 def too_few(targets: Any) -> str | None:
-    """Why nothing can be learnt of how confident a classifier should be, in one line; None where it can.
+    """Return why nothing can be learnt of how confident a classifier should be, in one line; None where it can.
 
     Args:
         targets: class indices of validation data, `(n,)`.
@@ -125,7 +125,7 @@ def fit_temperature(probabilities: Any, targets: Any) -> float:
 
 
 def tempered(probabilities: Any, temperature: float) -> NDArray[np.float64]:
-    """Probabilities at another temperature; which class is the most probable one stays.
+    """Return probabilities at another temperature; which class is the most probable one stays.
 
     Args:
         probabilities: `(..., classes)`.

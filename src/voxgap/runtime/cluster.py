@@ -24,6 +24,7 @@ class Answerer:
         self._rows = local(loading(), wanted)
 
     def __call__(self, block: dict[str, Any]) -> dict[str, list[Any]]:
+        """Answer the items of one block, a row of the table each."""
         return {"row": list(self._rows([Item(*item) for item in block["item"]]))}
 
 
@@ -37,7 +38,7 @@ def on_ray(
     threads: int | None = None,
     threshold: float | None = None,
 ) -> Source:
-    """A source that answers on a Ray cluster, where the bundle and the files have the same paths as here.
+    """Return a source that answers on a Ray cluster, where the bundle and the files have the same paths as here.
 
     Args:
         bundle: its folder, as each machine of the cluster sees it.

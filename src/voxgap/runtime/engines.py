@@ -87,7 +87,7 @@ def load_keras(file: str | Path) -> Any:
 
 @contextlib.contextmanager
 def _one_line(file: Path) -> Iterator[None]:
-    """Whatever a damaged or hostile file makes an engine raise, in one line that names it."""
+    """Say whatever a damaged or hostile file makes an engine raise in one line that names it."""
     try:
         yield
     except (VoxgapError, ImportError):
@@ -111,12 +111,12 @@ PACKAGES = {
 
 
 def installed(kind: str) -> bool:
-    """Whether the package of an engine is there; it is not imported to find out."""
+    """Return whether the package of an engine is there; it is not imported to find out."""
     return importlib.util.find_spec(PACKAGES[kind]) is not None
 
 
 def half_precision() -> str | None:
-    """The half precision that this processor computes in, `bf16` or `f16`, or None."""
+    """Return the half precision that this processor computes in, `bf16` or `f16`, or None."""
     import openvino
 
     able = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -268,7 +268,7 @@ def _pt2(file: Path, threads: int | None, _: str) -> Engine:
 
 @contextlib.contextmanager
 def _weights_only() -> Iterator[None]:
-    """Tensors only: left alone, `torch.export.load` falls back to unpickling whatever it finds."""
+    """Read tensors only: left alone, `torch.export.load` falls back to unpickling whatever it finds."""
     name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
     before = os.environ.get(name)
     os.environ[name] = "1"

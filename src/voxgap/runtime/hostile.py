@@ -131,7 +131,7 @@ _CHECKS: dict[str, Callable[[Path], None]] = {
 
 
 def _is_shape(expression: Any) -> bool:
-    """Whether a text is arithmetic of sizes: no word but those of such, and no dot to reach further."""
+    """Return whether a text is arithmetic of sizes: no word but those of such, and no dot to reach further."""
     if not isinstance(expression, str) or not _SHAPE_CHARACTERS.fullmatch(expression):
         return False
     return all(_SHAPE_WORDS.fullmatch(word) for word in re.findall(r"[A-Za-z_]\w*", expression))
@@ -222,7 +222,7 @@ def _check_hdf5(file: Path | IO[bytes], size: int) -> None:
 
 
 def _dictionaries(value: Any) -> Iterator[dict[str, Any]]:
-    """All dictionaries in a JSON value, without recursion: nesting is the file's to choose."""
+    """Yield all dictionaries in a JSON value, without recursion: nesting is the file's to choose."""
     waiting = [value]
     while waiting:
         found = waiting.pop()

@@ -121,7 +121,7 @@ def _check_kept(items: Sequence[Item], out: Path) -> None:
 
 
 def same_file(one: Path, other: Path | None) -> bool:
-    """Whether two paths lead to one file or folder, which need not be there."""
+    """Return whether two paths lead to one file or folder, which need not be there."""
     return other is not None and os.path.realpath(one) == os.path.realpath(other)
 
 

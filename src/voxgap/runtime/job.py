@@ -153,12 +153,12 @@ def check_free(out: Path, items: Sequence[Item], wanted: Wanted, key: Row) -> No
 
 
 def answered(out: Path, key: Row) -> set[str]:
-    """Names of the items that an unfinished job has answered already."""
+    """Return the names of the items that an unfinished job has answered already."""
     return _recover(_journal(out), key)
 
 
 def local(predictor: Predictor, wanted: Wanted) -> Source:
-    """A source that reads files on threads of this machine while the network computes."""
+    """Return a source that reads files on threads of this machine while the network computes."""
 
     def rows(items: Sequence[Item]) -> Iterator[Row]:
         with ThreadPoolExecutor(_READERS) as readers:
@@ -169,7 +169,7 @@ def local(predictor: Predictor, wanted: Wanted) -> Source:
 
 
 def columns_of(predictor: Predictor, wanted: Wanted, items: Sequence[Item] = ()) -> list[str]:
-    """The columns of the table, in their order; whose an item is, where one says so."""
+    """Return the columns of the table, in their order; whose an item is, where one says so."""
     columns = ["path", "group"] if any(item.group for item in items) else ["path"]
     if predictor.task == "classification":
         columns += ["class", *(f"p_{name}" for name in predictor.classes)]
@@ -186,7 +186,7 @@ def columns_of(predictor: Predictor, wanted: Wanted, items: Sequence[Item] = ())
 
 
 def row_of(predictor: Predictor, name: str, answer: Answer, wanted: Wanted) -> Row:
-    """One line of the table, as plain values."""
+    """Return one line of the table, as plain values."""
     row: Row = {"path": name}
     if predictor.task == "classification":
         row |= {"class": answer.label}
@@ -276,7 +276,7 @@ def _begun(item: Item) -> Row:
 
 
 def _answers(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Iterator[Answer | VoxgapError]:
-    """One answer for each volume, or why there is none: a volume without one keeps no other from its own."""
+    """Yield one answer for each volume, or why there is none: a volume without one keeps no other from its own."""
     top_k = max(1, wanted.top_k)
     try:
         volumes, records = ([getattr(read, name) for read in batch] for name in ("volume", "records"))
@@ -310,7 +310,7 @@ def _write_map(predictor: Predictor, read: _Read, answer: Answer, wanted: Wanted
 
 
 def _holds(file: Path, labels: Volume) -> bool:
-    """Whether a file is a label map already."""
+    """Return whether a file is a label map already."""
     try:
         there = io.read(file)
     except (VoxgapError, OSError):
@@ -323,7 +323,7 @@ def _journal(out: Path) -> Path:
 
 
 def _is_of(journal: Path, key: Row) -> bool:
-    """Whether a journal was begun by the job of this key."""
+    """Return whether a journal was begun by the job of this key."""
     try:
         return journal.is_file() and next(_lines(journal), None) == json.loads(json.dumps(key))
     except ValueError:
@@ -336,7 +336,7 @@ def _put(stream: TextIO, row: Row) -> None:
 
 
 def _lines(journal: Path) -> Iterator[Row]:
-    """The whole lines of a journal; the last one of a killed job may lack its end."""
+    """Yield the whole lines of a journal; the last one of a killed job may lack its end."""
     with journal.open("rb") as stream:
         for line in stream:
             if not line.endswith(b"\n"):
@@ -363,7 +363,7 @@ def _recover(journal: Path, key: Row) -> set[str]:
 
 
 def _whole(stream: Any, size: int) -> int:
-    """Bytes up to and with the last line end."""
+    """Count the bytes up to and with the last line end."""
     step = 2**16
     for start in range(max(0, size - step), -1, -step) if size > step else [0]:
         stream.seek(start)

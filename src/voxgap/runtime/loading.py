@@ -81,7 +81,7 @@ def load(
 
 
 def decided(manifest: Manifest, threshold: float | None) -> Manifest:
-    """A manifest with the user's threshold in the place of its own: whoever reads it decides alike.
+    """Return a manifest with the user's threshold in the place of its own: whoever reads it decides alike.
 
     Raises:
         VoxgapError: it is no number between 0 and 1, or there are not two classes.
@@ -95,7 +95,7 @@ def decided(manifest: Manifest, threshold: float | None) -> Manifest:
 
 
 def candidates(bundle: Bundle, engine: str, precision: str) -> dict[str, str]:
-    """Engines that could run the bundle, and the file for each: the one asked for, or those to choose among."""
+    """List engines that could run the bundle, and the file for each: the one asked for, or those to choose among."""
     files, folder = bundle.manifest.files, bundle.folder
     kinds = {name: kind for name in PACKAGES if (kind := _kind(files, name, engine == "auto"))}
     if engine == "auto":
@@ -123,7 +123,7 @@ def candidates(bundle: Bundle, engine: str, precision: str) -> dict[str, str]:
 
 
 def _kind(files: Mapping[str, Entry], engine: str, exact: bool) -> str | None:
-    """The file for an engine: OpenVINO reads an .onnx file too. What is not float32 is used only when asked for."""
+    """Find the file for an engine: OpenVINO reads .onnx too. What is not float32 is used only when asked for."""
     for kind in (engine, "onnx") if engine == "openvino" else (engine,):
         if kind in files and (not exact or files[kind].precision == "float32"):
             return kind
@@ -155,7 +155,7 @@ def _running(name: str, entry: Entry, precision: str, run: Engine, bundle: Bundl
 
 
 def _difference(run: Engine, bundle: Bundle) -> float | None:
-    """Largest difference from the trained model's float32 answers, on the golden inputs that the bundle keeps."""
+    """Return the largest difference from the trained model's float32 answers, on the bundle's golden inputs."""
     golden = bundle.golden()
     if golden is None:
         return None

@@ -69,7 +69,7 @@ class Input:
         return f"{size} (depth, height, width, channels: {', '.join(self.channels)})"
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether the network takes volumes of this shape: deeper ones in `windows`; in patches, any size."""
+        """Return whether the network takes volumes of this shape: deeper ones in `windows`; in patches, any size."""
         if len(shape) != len(self.shape):
             return False
         if self.patches is None:
@@ -77,7 +77,7 @@ class Input:
         return shape[-1] == self.shape[-1]
 
     def windows(self, shape: tuple[int, ...]) -> int:
-        """How many windows along depth (time, in a clip) a volume that fits is predicted in; 1 where it is not deeper.
+        """Count the windows along depth (time, in a clip) that a volume which fits is predicted in; 1 if no deeper.
 
         They overlap by half at least. An answer for the volume is the mean over the windows, as clips are judged
         since Wang et al., Non-local Neural Networks, CVPR 2018; one for each voxel is blended as that of patches is.
@@ -249,7 +249,7 @@ class Manifest:
         )
 
     def published(self) -> dict[str, Any]:
-        """What may leave the house of a manifest, in every package and from every server, as JSON.
+        """Return what may leave the house of a manifest, in every package and from every server, as JSON.
 
         Its data has a name, but no place, and nothing is said of single cases: a bundle's evidence is no part of it.
         """
@@ -320,7 +320,7 @@ def _called(classes: Sequence[str]) -> tuple[int, ...]:
 
 
 def _trained(training: Mapping[str, Any], arguments: Mapping[str, Any]) -> Trained:
-    """What is read of it is for people: a count that is none is as good as nothing."""
+    """Read what is for people: a count that is none is as good as nothing."""
     asked = arguments.get("training")
     epochs, patience = training.get("epochs"), asked.get("patience") if isinstance(asked, dict) else None
     return Trained(

@@ -32,7 +32,7 @@ def label_map_names(scans: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def below(file: str | os.PathLike[str], folder: str | os.PathLike[str]) -> bool:
-    """Whether a path leads into a folder by its letters, `..` taken back; "" is no folder."""
+    """Return whether a path leads into a folder by its letters, `..` taken back; "" is no folder."""
     return bool(os.fspath(folder)) and Path(os.path.abspath(file)).is_relative_to(os.path.abspath(folder))
 
 

@@ -274,7 +274,7 @@ class Predictor:
         return volume, records
 
     def _by_channel(self, shape: tuple[int, ...]) -> str:
-        """How to give the channels that a file lacks; nothing where it is not they that are wrong."""
+        """Return how to give the channels that a file lacks; nothing where it is not they that are wrong."""
         channels = self.manifest.input.channels
         if len(channels) < 2 or shape[-1] == len(channels):
             return ""

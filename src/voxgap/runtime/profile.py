@@ -64,12 +64,12 @@ class Profile:
     adds: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values, for a manifest's field `data.profile`."""
+        """Return the same as plain values, for a manifest's field `data.profile`."""
         return {"channels": asdict(self)["channels"], "shares": self.shares, "of": OF_SCANS}
 
     @classmethod
     def of(cls, manifest: dict[str, Any], where: str) -> Profile | None:
-        """The profile in a bundle's manifest, None where there is none, as in older bundles.
+        """Return the profile in a bundle's manifest, None where there is none, as in older bundles.
 
         Raises:
             VoxgapError: the field holds something else.

@@ -30,7 +30,7 @@ def in_lines(predictor: Predictor) -> str:
 
 
 def _brought(grid: Grid) -> str:
-    """How files come onto the input's grid, where anything is done to them."""
+    """Return how files come onto the input's grid, where anything is done to them."""
     steps = [
         "cropped to what is observed" if grid.crop else "",
         f"resampled to voxels of {' × '.join(f'{size:.4g}' for size in grid.spacing)}"
@@ -48,7 +48,7 @@ def _some(names: tuple[str, ...]) -> str:
 
 
 def _strategy(settings: Mapping[str, Any]) -> str:
-    """What is set of a strategy: `fill mean, mask_channel`, with no word of what it leaves out."""
+    """Return what is set of a strategy: `fill mean, mask_channel`, with no word of what it leaves out."""
     pattern = {} if settings.get("gap_dropout") else {"gap_pattern": None}
     given = {name: value for name, value in {**settings, **pattern}.items() if value and value != "plain"}
     return ", ".join(name if value is True else f"{name} {value}" for name, value in given.items())

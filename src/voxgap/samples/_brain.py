@@ -32,7 +32,7 @@ class BrainVolume(NamedTuple):
 
 
 def brain_volume() -> BrainVolume:
-    """The left half, without the mid-plane, of the left-right symmetric ICBM152 template (2009a) at 1 mm.
+    """Return the left half, without the mid-plane, of the left-right symmetric ICBM152 template (2009a) at 1 mm.
 
     Returns:
         The scan, its label map, and where they lie; see `BrainVolume`.
@@ -44,7 +44,7 @@ def brain_volume() -> BrainVolume:
 
 
 def brain_patches() -> dict[str, Any]:
-    """Patches of 16x16x16 voxels; each lies within one of nine slabs, and each slab belongs to one split.
+    """Load patches of 16x16x16 voxels; each lies within one of nine slabs, and each slab belongs to one split.
 
     The slabs (20 mm, from behind forwards) share no voxel, and the other half, a mirror image, is not used.
     """
@@ -65,7 +65,7 @@ def brain_patches() -> dict[str, Any]:
 
 
 def brain_tissue() -> dict[str, Any]:
-    """Blocks of 20x20x20 voxels that tile the half brain, with the tissue of each voxel to be found.
+    """Load blocks of 20x20x20 voxels that tile the half brain, with the tissue of each voxel to be found.
 
     They lie within the slabs of `brain_patches`, and overlap nowhere; those without brain are left
     out.
@@ -91,5 +91,5 @@ def brain_tissue() -> dict[str, Any]:
 
 
 def _t1(arrays: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.uint8]:
-    """Intensities from the stored steps between neighbours, which wrap around at 256."""
+    """Return intensities from the stored steps between neighbours, which wrap around at 256."""
     return arrays["t1_steps"].cumsum(axis=2, dtype=np.uint8)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 
 def read(name: str) -> dict[str, npt.NDArray[Any]]:
-    """All arrays of one data file of the package."""
+    """Return all arrays of one data file of the package."""
     with (
         (resources.files(__package__) / f"{name}.npz").open("rb") as file,
         np.load(file, allow_pickle=False) as arrays,

@@ -21,7 +21,7 @@ SEED = 8
 
 
 def load(digits: npt.NDArray[np.uint8]) -> dict[str, Any]:
-    """Each digit moves in one clip; the same clip played backwards is the paired class.
+    """Load clips in each of which one digit moves; the same clip played backwards is the paired class.
 
     A frame is a torus (what leaves on one side comes back on the other), the start is uniform on it, and so
     are the first angle of a turn and the phase of a growth. So all frames of a clip are distributed alike:
@@ -50,7 +50,7 @@ def load(digits: npt.NDArray[np.uint8]) -> dict[str, Any]:
 def film(
     digits: npt.NDArray[np.uint8], motion: npt.NDArray[np.int64], rng: np.random.Generator
 ) -> npt.NDArray[np.uint8]:
-    """Clips (n, FRAMES, SIZE, SIZE) of digits that go left, go up, turn clockwise or grow (motion 0 to 3)."""
+    """Film clips (n, FRAMES, SIZE, SIZE) of digits that go left, go up, turn clockwise or grow (motion 0 to 3)."""
     positions = trajectories(motion, rng)
     spread = brightness_table()
     clips = np.empty((len(digits), FRAMES, SIZE, SIZE), np.uint8)
@@ -65,7 +65,7 @@ def film(
 
 
 def trajectories(motion: npt.NDArray[np.int64], rng: np.random.Generator) -> npt.NDArray[np.int16]:
-    """Where the ink dots are at each instant: (n, [y, x], FRAMES, EXPOSURES * DOTS), in 1/16 pixel."""
+    """Return where the ink dots are at each instant: (n, [y, x], FRAMES, EXPOSURES * DOTS), in 1/16 pixel."""
     start_y, start_x, first_angle, first_size = rng.random((4, len(motion), 1))
     shutter = (np.arange(EXPOSURES) - (EXPOSURES - 1) / 2) / EXPOSURES
     progress = rng.uniform(0.7, 1.3, (len(motion), 1)) * (np.arange(FRAMES)[:, None] + shutter).ravel()
@@ -83,7 +83,7 @@ def trajectories(motion: npt.NDArray[np.int64], rng: np.random.Generator) -> npt
 
 
 def brightness_table() -> Floats:
-    """Profile (SIZE) of a dot along one axis of the torus, for each position in 1/16 pixel."""
+    """Return the profile (SIZE) of a dot along one axis of the torus, for each position in 1/16 pixel."""
     offset = np.arange(16 * SIZE)[:, None] / 16 - np.arange(SIZE)
     offset = (offset + SIZE / 2) % SIZE - SIZE / 2
     return np.exp(-0.5 * (offset / 0.8) ** 2).astype(np.float32)

@@ -47,7 +47,7 @@ def nodules(task: Literal["classification", "regression"] = "classification") ->
 
 
 def _unpack(outlines: npt.NDArray[np.uint8], drawn: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Volumes from packed bits, NaN in the channels where nothing was drawn."""
+    """Return volumes from packed bits, NaN in the channels where nothing was drawn."""
     volumes = np.empty((len(outlines), *SHAPE), np.float32)
     # A byte holds two voxels of four channels. Looking its eight values up, NaN included, writes each volume
     # once: unpacking a gigabyte and then blanking channels takes three times as long.

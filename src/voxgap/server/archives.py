@@ -65,7 +65,7 @@ def _wanted(entry: zipfile.ZipInfo) -> bool:
 
 
 def _targets(archive: Path, names: list[PurePosixPath]) -> list[str]:
-    """A safe relative path for each entry: its plain name, in which order and suffix lie, or else a number."""
+    """Return a safe relative path for each entry: its plain name, in which order and suffix lie, or else a number."""
     roots = sorted((name.parent for name in names if name.name in MARKS), key=lambda root: len(root.parts))
     if roots:
         return [_zarr_path(archive, name, roots[0]) for name in names]

@@ -157,12 +157,12 @@ class Batcher:
                 await self._arrived.wait()
 
     def _enough(self) -> bool:
-        """Whether as many requests wait as are waited for, or a whole batch."""
+        """Return whether as many requests wait as are waited for, or a whole batch."""
         held = len(self._waiting)
         return held >= self._wanted or sum(len(entry.volumes) for entry in self._waiting) >= self._max_batch
 
     def _take(self) -> list[_Waiting]:
-        """The next batch: requests for one bundle and of one shape, in the order in which they came."""
+        """Return the next batch: requests for one bundle and of one shape, in the order in which they came."""
         batch: list[_Waiting] = []
         room = self._max_batch
         while self._waiting and len(self._waiting[0].volumes) <= room:

@@ -46,7 +46,7 @@ class Read(NamedTuple):
     files: Sequence[Parsed] = ()
 
     def placed(self, index: int) -> Parsed:
-        """One of the volumes, and how it came onto the network's grid; not at all where the body held the values."""
+        """Return one of the volumes, and how it came onto the network's grid; not where the body held the values."""
         return self.files[index] if self.files else (Volume(self.volumes[index]), [])
 
 
@@ -224,7 +224,7 @@ def _planned(uploads: dict[str, list[UploadFile]], loaded: Loaded, settings: Set
 
 
 def by_curl(channels: Sequence[str]) -> str:
-    """How curl sends a volume: in a file for each channel, where there are several."""
+    """Return how curl sends a volume: in a file for each channel, where there are several."""
     fields = [f"{name}=@{name}.nii.gz" for name in channels] if len(channels) > 1 else ["file=@scan.nii.gz"]
     return " ".join(f"-F {shlex.quote(field)}" for field in fields)
 
@@ -242,7 +242,7 @@ def _one_per_channel(uploads: dict[str, list[UploadFile]], loaded: Loaded) -> _P
 
 
 def _suffix(upload: UploadFile) -> str:
-    """The suffix that this file gets with us: one that is known, whatever else the client's name says."""
+    """Return the suffix that this file gets with us: one that is known, whatever else the client's name says."""
     name = (upload.filename or "").lower()
     found = [suffix for suffix in SUFFIXES if name.endswith(suffix)]
     if found:
@@ -278,7 +278,7 @@ def _store(plan: _Plan, folder: Path) -> dict[Path, str]:
 
 @contextlib.asynccontextmanager
 async def _folder() -> AsyncIterator[Path]:
-    """A folder of this request alone, which goes when it ends."""
+    """Yield a folder of this request alone, which goes when it ends."""
     folder = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="voxgap-"))
     try:
         yield folder
@@ -287,6 +287,6 @@ async def _folder() -> AsyncIterator[Path]:
 
 
 def _printable(name: str | None) -> str:
-    """A client's name for a file as it may stand in a message: no path, no control characters."""
+    """Return a client's name for a file as it may stand in a message: no path, no control characters."""
     last = re.split(r"[/\\]", name or "")[-1]
     return "".join(letter for letter in last if letter.isprintable())[:80] or "the file"

@@ -43,7 +43,7 @@ def _answer(request: dict[str, Any], max_volume: int) -> tuple[dict[str, Any], A
 
 
 def _read(request: dict[str, Any], max_volume: int) -> tuple[Volume, list[Record]]:
-    """The volume of one file, of one file per channel, or of a folder, and how it came onto the network's grid."""
+    """Read the volume of a file, of one file per channel, or of a folder, and say how it came onto the grid."""
     folder = Path(request["folder"])
     grid = Grid.from_json(request["grid"], "grid")
     files: list[Path | None] = [None if name is None else folder / name for name in request["files"]]

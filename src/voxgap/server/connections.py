@@ -88,14 +88,17 @@ class Connection(HttpToolsProtocol):
     # --- asyncio's side -------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin the time within which a request has to arrive."""
         super().connection_made(_Lingering(transport, self))  # type: ignore[arg-type]
         self.end(self._settings.timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the request that was arriving."""
         self._arriving = False
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Parse what arrives, a slice at a time, and refuse it with one line once it is too much or no HTTP/1.1."""
         for start in range(0, len(data), _SLICE):
             if self._deaf or self.transport.is_closing():
                 self._drop(len(data) - start)
@@ -116,10 +119,12 @@ class Connection(HttpToolsProtocol):
                 self._refuse(said.status, said.detail)
 
     def pause_writing(self) -> None:
+        """Begin the time within which the client has to read."""
         super().pause_writing()
         self.end(self._settings.timeout)
 
     def resume_writing(self) -> None:
+        """End that time: the client reads again."""
         super().resume_writing()
         self._unsent = math.inf
         if not self._arriving:
@@ -128,6 +133,7 @@ class Connection(HttpToolsProtocol):
     # --- the parser's side ----------------------------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        """Count from 0, and begin the time that this request may take."""
         super().on_message_begin()
         self._arriving, self._headed = True, False
         self._fed = self._head = self._body = self._chunks = 0
@@ -136,15 +142,22 @@ class Connection(HttpToolsProtocol):
         self.end(self._settings.timeout)
 
     def on_url(self, url: bytes) -> None:
+        """Count the request line into its head."""
         self._count(len(url))
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Count a header into the head, and keep it unless it is a trailer."""
         self._count(len(name) + len(value) + len(b": \r\n"))
         if not self._headed:  # A trailer must not pass for a header that was looked at.
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        """Check the head as a whole, before anything of the request is obeyed.
+
+        Raises:
+            RequestError: Its framing is ambiguous, or too many requests wait in this connection.
+        """
         self._count(len(self.parser.get_method()) + len(b"  HTTP/1.1\r\n\r\n"))
         self._check_framing()
         if not self.url.startswith(b"/") and (target := httptools.parse_url(self.url)).host:
@@ -161,13 +174,16 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_chunk_header(self) -> None:
+        """Count a chunk, whose own header is no part of the body."""
         self._chunks += 1
 
     def on_body(self, body: bytes) -> None:
+        """Count the body."""
         self._body += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        """Note that the request has arrived, and see what the connection waits for now."""
         self._arriving = self._headed = False
         super().on_message_complete()
         self._settle()
@@ -179,6 +195,7 @@ class Connection(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
+        """Begin the time of the next request, or of waiting for one."""
         if self.pipeline:  # The next one's time begins when it is its turn.
             self._began = self.loop.time()
         super().on_response_complete()

@@ -55,6 +55,7 @@ class Guard:
         self._service = service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on with an id of its own and a bound on its body; log and count what came of it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -116,7 +117,7 @@ class Guard:
 
 
 def _is_bare(headers: Headers) -> bool:
-    """Whether a request has no body."""
+    """Return whether a request has no body."""
     return headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
 
 

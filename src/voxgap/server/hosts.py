@@ -128,7 +128,7 @@ def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def _is_here(scope: Mapping[str, Any], host: str) -> bool:
-    """Whether this is the machine itself, or the very address that the connection reached."""
+    """Return whether this is the machine itself, or the very address that the connection reached."""
     address = _address(host)
     if address is None:
         return host == "localhost"

@@ -60,7 +60,7 @@ class RequestError(Exception):
 
 
 def too_large(limit: int) -> RequestError:
-    """A body over the limit, in bytes."""
+    """Return the error for a body over the limit, in bytes."""
     return RequestError(413, f"the body is over {limit // MIB} MiB; send less at once")
 
 
@@ -174,5 +174,5 @@ class Admission:
 
 
 def busy() -> RequestError:
-    """No room for one more."""
+    """Return the error that there is no room for one more."""
     return RequestError(503, "the server is busy; send the request again after a moment", retry_after=1)

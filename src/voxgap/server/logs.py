@@ -15,16 +15,16 @@ class OneLine(logging.Formatter):
     """An event is a line; the lines of a traceback that follows are set in, so that none passes for an event."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 (logging's own name)
-        """The line of an event."""
+        """Return the line of an event."""
         return visible(super().formatMessage(record))
 
     def formatException(self, ei: _Raised) -> str:  # noqa: N802
-        """The traceback of an event."""
+        """Return the traceback of an event."""
         return "\n".join(f"  {visible(line)}" for line in super().formatException(ei).split("\n"))
 
 
 def configuration() -> dict[str, Any]:
-    """One format on stderr for all, as `logging.config` takes it."""
+    """Return one format on stderr for all, as `logging.config` takes it."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

@@ -55,5 +55,5 @@ class Metrics:
         Gauge(name, about, registry=self.registry).set_function(value)
 
     def text(self) -> bytes:
-        """All of it, in Prometheus's text format."""
+        """Return all of it, in Prometheus's text format."""
         return generate_latest(self.registry)

@@ -68,7 +68,7 @@ def from_json(body: bytes) -> Values:
 
 
 def _shape(brackets: bytes, depth: int) -> tuple[int, ...]:
-    """The lengths of lists, from the innermost to the outermost, that the brackets and commas of a text say."""
+    """Return the lengths of lists, from the innermost to the outermost, that the brackets and commas of a text say."""
     sizes: list[int] = []
     block = b""
     for level in range(1, depth + 1):

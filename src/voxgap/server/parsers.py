@@ -183,7 +183,7 @@ async def _exactly(process: asyncio.subprocess.Process, size: int) -> bytes:
 
 
 def shown(message: str, names: dict[Path, str]) -> str:
-    """A message in which our own paths are the names that the client gave."""
+    """Return a message in which our own paths are the names that the client gave."""
     for path, name in sorted(names.items(), key=lambda pair: -len(str(pair[0]))):
         message = message.replace(str(path), name)
     return message

@@ -340,7 +340,7 @@ def _predictions(predictor: Predictor, read: Read, outcome: Outcome) -> list[Pre
 
 
 def _said(predictor: Predictor, answer: Judged, read: Read, index: int) -> dict[str, Any]:
-    """What one answer says, by the task."""
+    """Return what one answer says, by the task."""
     classes, honest, threshold = predictor.classes, answer.calibrated, predictor.decision.threshold
     if predictor.task == "regression":
         return {"values": _plain(answer.values)}
@@ -357,7 +357,7 @@ def _said(predictor: Predictor, answer: Judged, read: Read, index: int) -> dict[
 
 
 def _plain(output: Values) -> list[float]:
-    """The shortest decimals that are these float32 numbers."""
+    """Return the shortest decimals that are these float32 numbers."""
     return [float(str(value)) for value in output]
 
 

@@ -49,7 +49,7 @@ class Service:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Everything that has to run beside the requests."""
+        """Run everything that has to run beside the requests."""
         await self.parsers.start()
         self.batcher.start()
         loop = asyncio.get_running_loop()

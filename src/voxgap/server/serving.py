@@ -102,7 +102,7 @@ class _Server(uvicorn.Server):
 
 
 def _allow_many_files() -> None:
-    """A series in one upload is hundreds of open files."""
+    """Allow as many open files as the system lets: a series in one upload is hundreds."""
     with contextlib.suppress(ImportError, ValueError, OSError):  # Windows has no such limit.
         import resource
 

@@ -37,7 +37,7 @@ class Step:
     output_padding: int | None = None
 
     def size(self, n: int) -> int:
-        """Output voxels for `n` input voxels; below 1 where the input is too small."""
+        """Return the output voxels for `n` input voxels; below 1 where the input is too small."""
         if self.transposed:
             if self.padding != "same":
                 return (n - 1) * self.strides + self.reach - sum(self.padding) + (self.output_padding or 0)
@@ -49,14 +49,14 @@ class Step:
         return (n + sum(self.padding) - self.reach) // self.strides + 1
 
     def least(self, m: int) -> int:
-        """The fewest input voxels that give at least `m` output voxels."""
+        """Return the fewest input voxels that give at least `m` output voxels."""
         if self.transposed:
             return max(1, 1 - (self.size(1) - m) // self.strides)
         added = self.reach - 1 if self.padding == "same" else sum(self.padding)
         return max(1, (m - 1) * self.strides + self.reach - added)
 
     def before(self, n: int) -> int:
-        """Voxels padded (transposed: cropped) before the first of `n` input voxels."""
+        """Return the voxels padded (transposed: cropped) before the first of `n` input voxels."""
         if self.padding != "same":
             return self.padding[0]
         small, large = (n, self.size(n)) if self.transposed else (self.size(n), n)
@@ -87,7 +87,7 @@ class Window:
         return Fraction(self.shift, len(self.start))
 
     def at(self, first: int, last: int) -> tuple[int, int]:
-        """The inputs that the voxels `first..last` of this tensor see together."""
+        """Return the inputs that the voxels `first..last` of this tensor see together."""
         period = len(self.start)
         return (
             self.start[first % period] + first // period * self.shift,
@@ -95,7 +95,7 @@ class Window:
         )
 
     def through(self, step: Step, n: int) -> Self:
-        """The window after `step`, which takes `n` voxels."""
+        """Return the window after `step`, which takes `n` voxels."""
         period, before, s = len(self.start), step.before(n), step.strides
         if step.transposed:
             repeat, shift = period * s, self.shift
@@ -114,7 +114,7 @@ class Window:
         return type(self)(start, stop, shift)
 
     def join(self, other: Self) -> Self:
-        """The window of a sum or concatenation: the union, which is the larger one where both are centred."""
+        """Return the window of a sum or concatenation: the union, which is the larger one where both are centred."""
         if self.jump != other.jump:  # sizes that broadcast: no common grid to unite on
             return max(self, other, key=lambda window: window.extent)
         period = lcm(len(self.start), len(other.start))

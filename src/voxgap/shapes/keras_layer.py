@@ -41,7 +41,7 @@ class Call:
     def record(
         self, kind: str, part: str = "", inputs: tuple[str, ...] | None = None, **fields: Any
     ) -> Layer:
-        """A record of this call, or of a `part` of it, such as `/squeeze`."""
+        """Return a record of this call, or of a `part` of it, such as `/squeeze`."""
         if self.again:
             fields["parameters"] = 0
         return Layer(kind, self.name + part, self.sources if inputs is None else inputs, **fields)
@@ -132,7 +132,7 @@ def _batch_norm(call: Call) -> list[Layer]:
 
 
 def _unknown(call: Call) -> list[Layer]:
-    """A layer that keeps the spatial shape, with the parameters that it counts itself."""
+    """Return a layer that keeps the spatial shape, with the parameters that it counts itself."""
     shapes = [shape for shape in (*call.takes[:1], *call.gives) if shape is not None]
     ranks = {len(shape) for shape in shapes}
     spatial = zip(*(shape[1:-1] for shape in shapes), strict=False)
@@ -156,7 +156,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _plain(kind: str, **names: str) -> Callable[[Call], list[Layer]]:
-    """A layer whose record takes its fields from the config, under the config's `names`."""
+    """Return what makes a layer whose record takes its fields from the config, under the config's `names`."""
     return lambda call: [
         call.record(kind, **{ours: _frozen(call.config[theirs]) for ours, theirs in names.items()})
     ]

@@ -129,20 +129,20 @@ class _Reader:
 
 
 def _output_tensors(config: Config) -> list[Tensor]:
-    """What a Functional model returns, with calls numbered as in the arguments of its layers."""
+    """Return what a Functional model returns, with calls numbered as in the arguments of its layers."""
     # Keras counts the calls of a nested Functional from 1 here, and from 0 there.
     nested = {entry["name"] for entry in config["layers"] if "input_layers" in entry["config"]}
     return [(name, call - (name in nested), index) for name, call, index in _tensors(config["output_layers"])]
 
 
 def _outputs(shapes: dict[Tensor, Shape], name: str, node: int) -> list[Shape]:
-    """The shapes of what one call returns, up to the last output that is used."""
+    """Return the shapes of what one call returns, up to the last output that is used."""
     used = {index: shape for (maker, call, index), shape in shapes.items() if (maker, call) == (name, node)}
     return [used.get(index) for index in range(max(used, default=0) + 1)]
 
 
 def _shapes_of(layer: Any) -> tuple[list[Shape], list[Shape]]:
-    """The shapes that a layer of a Sequential takes and gives, where Keras knows them."""
+    """Return the shapes that a layer of a Sequential takes and gives, where Keras knows them."""
     try:
         return [tuple(layer.input.shape)], [tuple(tensor.shape) for tensor in _flat(layer.output)]
     except (AttributeError, ValueError):  # not built, or called more than once
@@ -150,7 +150,7 @@ def _shapes_of(layer: Any) -> tuple[list[Shape], list[Shape]]:
 
 
 def _flat(value: Any) -> Iterator[Any]:
-    """The leaves of nested lists and dictionaries, in Keras's order."""
+    """Yield the leaves of nested lists and dictionaries, in Keras's order."""
     if isinstance(value, dict):
         value = [value[name] for name in sorted(value)]
     if isinstance(value, list | tuple):
@@ -161,13 +161,13 @@ def _flat(value: Any) -> Iterator[Any]:
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """The tensors in a config's `input_layers` or `output_layers`."""
+    """Return the tensors in a config's `input_layers` or `output_layers`."""
     flat = list(_flat(value))
     return [(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
 
 
 def _arguments(value: Any) -> Iterator[tuple[Tensor, Shape]]:
-    """The tensors in the arguments of a call, with the shapes that Keras gave them."""
+    """Yield the tensors in the arguments of a call, with the shapes that Keras gave them."""
     if isinstance(value, dict) and value.get("class_name") == "__keras_tensor__":
         name, node, index = value["config"]["keras_history"]
         yield (name, node, index), tuple(value["config"]["shape"])

@@ -64,7 +64,7 @@ class Layer:
             positive(self.groups, f"groups of layer {self.name or self.kind!r}")
 
     def steps(self, axes: int) -> tuple[Step, ...]:
-        """What the layer does along each of `axes` spatial axes.
+        """Return what the layer does along each of `axes` spatial axes.
 
         Raises:
             VoxgapError: an argument is malformed or made for another number of axes.
@@ -97,7 +97,7 @@ class Layer:
         )
 
     def channels(self, inputs: list[int], voxels: int) -> int:
-        """Output channels for the channels of each input; `voxels` is the number of them in an input."""
+        """Return the output channels for the channels of each input; `voxels` is the number of them in an input."""
         if self.kind == "coverage":
             return 1
         if self.kind == "cut":

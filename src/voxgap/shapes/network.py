@@ -250,7 +250,7 @@ def _join(layer: Layer, inputs: list[_Line]) -> _Line:
 
 
 def _fitting_size(network: tuple[Layer, ...], axis: int, axes: int, at_least: int) -> int:
-    """The smallest size from `at_least` on that goes through the network along one axis."""
+    """Return the smallest size from `at_least` on that goes through the network along one axis."""
     need = dict.fromkeys((layer.name for layer in network), 1)
     period = 1
     for layer in reversed(network):

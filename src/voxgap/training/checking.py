@@ -88,7 +88,7 @@ def intended(training: Training, task: str) -> tuple[Schedule, Augment | None]:
 
 
 def own_rate(training: Training) -> float:
-    """The learning rate at the start: that of an optimizer which has its own."""
+    """Return the learning rate at the start: that of an optimizer which has its own."""
     optimizer = training.optimizer
     if not isinstance(optimizer, keras.optimizers.Optimizer):
         return training.learning_rate
@@ -110,7 +110,7 @@ def _augmentation(augment: Any, kind: str) -> Augment | None:
 
 
 def as_callbacks(given: Any) -> list[keras.callbacks.Callback]:
-    """Callbacks as Keras's `fit` takes them: one, several, or None."""
+    """Return callbacks as Keras's `fit` takes them: one, several, or None."""
     found = list(keras.tree.flatten(given)) if given is not None else []
     for one in found:
         if not isinstance(one, keras.callbacks.Callback):
@@ -120,7 +120,7 @@ def as_callbacks(given: Any) -> list[keras.callbacks.Callback]:
 
 
 def identity(value: Any) -> Any:
-    """What a loss, optimizer or augmentation is, in words that are the same in every process."""
+    """Return what a loss, optimizer or augmentation is, in words that are the same in every process."""
     if hasattr(value, "get_config"):
         # Keras numbers the names.
         return type(value).__name__, {k: v for k, v in value.get_config().items() if k != "name"}

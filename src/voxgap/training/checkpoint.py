@@ -40,7 +40,7 @@ class State:
 
 
 def fingerprint(settings: Any, *parts: Any) -> str:
-    """A digest of everything that a training depends on: arrays by their bytes, the rest by what it prints."""
+    """Return a digest of everything that a training depends on: arrays by their bytes, the rest by what it prints."""
     digest = hashlib.sha256(repr(settings).encode())
     for part in parts:
         if isinstance(part, np.ndarray):
@@ -147,7 +147,7 @@ class Checkpoint:
         write_bytes(self.folder / "state.json", json.dumps(said | {"ended": True}).encode())
 
     def foreign(self, there: Any, asked: Mapping[str, Any]) -> ForeignError:
-        """The error that says that the state is another training's.
+        """Return the error that says that the state is another training's.
 
         Args:
             there: settings by name that the state is of; nothing where it doesn't say.
@@ -182,7 +182,7 @@ class Checkpoint:
 
 
 def _variables(model: keras.Model) -> list[Any]:
-    """All that changes in training: weights, random states and the optimizer's moments."""
+    """Return all that changes in training: weights, random states and the optimizer's moments."""
     return [*model.variables, *model.optimizer.variables]
 
 

@@ -70,7 +70,7 @@ class Compiled:
 
 
 def structure(model: keras.Model) -> str:
-    """What a model is, in words that are the same in every process.
+    """Return what a model is, in words that are the same in every process.
 
     Keras numbers unnamed layers by what the process has built before, which says nothing of the model.
     """

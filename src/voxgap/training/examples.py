@@ -30,14 +30,14 @@ class Examples:
 
     @classmethod
     def of(cls, part: Any) -> Examples:
-        """Those of a part of a data set, or of anything else that has volumes, targets and a task."""
+        """Return those of a part of a data set, or of anything else that has volumes, targets and a task."""
         return cls(part.volumes, part.targets, part.task, getattr(part, "spacing", None))
 
     def __len__(self) -> int:
         return len(self.volumes)
 
     def tiles(self, size: Size) -> Examples:
-        """The patches that tile the volumes, each an example, read when they are asked for."""
+        """Return the patches that tile the volumes, each an example, read when they are asked for."""
         volumes = Patches(self.volumes, size)
         maps = self.task == "segmentation"
         targets = Patches(self.targets, size) if maps else np.repeat(self.targets, len(volumes.corners), 0)

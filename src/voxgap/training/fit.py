@@ -68,8 +68,10 @@ def train(
         loss: name or function; by default sparse categorical cross-entropy, mean squared error, or for
             segmentation cross-entropy plus soft Dice. A loss for classes without "sparse" in its name is given
             one-hot targets; one for segmentation label maps, -1 where unlabelled.
-        optimizer: name, given `learning_rate`, or a Keras optimizer, which keeps its own.
+        optimizer: name, or a Keras optimizer, which keeps its own rate.
+        learning_rate: that the named optimizer starts with.
         epochs: at most so many.
+        batch_size: volumes, or patches, of each step.
         patience, min_delta, lr_patience: see `Schedule`; `lr_patience` is by default under half of `patience`.
         monitor: `val_loss`, or `val_` and a metric: `val_accuracy`, `val_mae`, `val_dice`.
         class_weight: weight of each class in the loss; `balanced` weighs by 1 / frequency (of voxels, where

@@ -27,7 +27,8 @@ class Array(Protocol):
     """What can be trained on: it has a shape, and its items are volumes, read when they are asked for."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """The shape, `(volumes, ...)`."""
 
     def __len__(self) -> int: ...
 
@@ -47,7 +48,15 @@ class Augment(Protocol):
         *,
         spacing: tuple[float, float, float] | None = None,
         threads: int = 1,
-    ) -> Any: ...
+    ) -> Any:
+        """Return the volumes of one batch, changed.
+
+        Args:
+            volumes: `(batch, depth, height, width, channels)`; NaN is missing.
+            seed: what the change depends on: the same seed changes the same volumes alike.
+            spacing: size of a voxel along each axis.
+            threads: processors that it may use.
+        """
 
 
 class Loader(keras.utils.PyDataset):
@@ -148,7 +157,7 @@ class Loader(keras.utils.PyDataset):
         return (volumes, targets) if self.weights is None else (volumes, targets, self.weights[chosen])
 
     def _sample(self, index: int, rng: np.random.Generator) -> tuple[Any, Any]:
-        """One volume, or one patch of it, and its target."""
+        """Return one volume, or one patch of it, and its target."""
         if self.patch_size is None:
             return self.volumes[index], self.targets[index]
         maps = len(self.targets.shape) >= len(self.volumes.shape) - 1

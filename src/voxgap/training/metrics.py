@@ -25,6 +25,7 @@ class Counts(keras.metrics.Metric):
         self.counts = self.add_variable((classes, classes), "zeros", name="counts")
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> None:
+        """Count a batch: labels or one-hot vectors in `y_true`, probabilities in `y_pred`."""
         if len(y_true.shape) == len(y_pred.shape) and y_true.shape[-1] != 1:
             y_true = ops.argmax(y_true, axis=-1)
         labels = ops.cast(ops.reshape(y_true, (-1,)), "int32")
@@ -35,7 +36,7 @@ class Counts(keras.metrics.Metric):
         self.counts.assign_add(ops.cast(ops.reshape(counts, (self.classes, self.classes)), "float32"))
 
     def confusion(self) -> np.ndarray:
-        """The counts so far, `(classes, classes)`."""
+        """Return the counts so far, `(classes, classes)`."""
         return np.asarray(keras.ops.convert_to_numpy(self.counts))
 
 
@@ -46,6 +47,7 @@ class Accuracy(Counts):
         super().__init__(classes, name)
 
     def result(self) -> Any:
+        """Return the share that is named right."""
         return ops.sum(ops.diagonal(self.counts)) / ops.maximum(ops.sum(self.counts), 1.0)
 
 
@@ -56,6 +58,7 @@ class Dice(Counts):
         super().__init__(classes, name)
 
     def result(self) -> Any:
+        """Return the mean over the classes that truth or prediction has."""
         both = ops.sum(self.counts, axis=0) + ops.sum(self.counts, axis=1)
         each = 2.0 * ops.diagonal(self.counts) / ops.maximum(both, 1.0)
         has = ops.cast(both[1:] > 0, "float32")

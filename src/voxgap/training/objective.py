@@ -35,7 +35,7 @@ def check_monitor(monitor: str, task: str) -> None:
 
 
 def higher_is_better(monitor: str) -> bool:
-    """Whether the watched quantity is one that should grow."""
+    """Return whether the watched quantity is one that should grow."""
     return any(metrics.get(monitor.removeprefix("val_"), False) for metrics in METRICS.values())
 
 
@@ -178,7 +178,7 @@ def class_weights(targets: Any, class_weight: ClassWeight, task: str, classes: i
 
 
 def _counts(targets: Any, classes: int) -> np.ndarray:
-    """How many samples or labelled voxels each class has."""
+    """Return how many samples or labelled voxels each class has."""
     counts = np.zeros(classes, np.int64)
     for some in targets if len(targets.shape) > 1 else [targets]:  # maps one by one, for memory
         labels = np.asarray(some)

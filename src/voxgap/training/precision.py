@@ -60,12 +60,12 @@ def _set_policy(config: dict[str, Any], policy: str) -> None:
 
 
 def _flat_outputs(outputs: Any) -> list[Any]:
-    """Keras writes one output as `[name, 0, 0]` and several as a list of those."""
+    """List outputs alike: Keras writes one as `[name, 0, 0]` and several as a list of those."""
     return [outputs] if outputs and isinstance(outputs[0], str) else list(outputs)
 
 
 def choose(model: keras.Model, precision: Precision, batch_size: int = 16) -> str:
-    """The dtype policy to train a float32 model under.
+    """Return the dtype policy to train a float32 model under.
 
     Args:
         model: a built model that takes NaN volumes.
@@ -93,7 +93,7 @@ def choose(model: keras.Model, precision: Precision, batch_size: int = 16) -> st
 
 
 def has_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware, as far as the system tells."""
+    """Return whether the processor multiplies bfloat16 in hardware, as far as the system tells."""
     cpuinfo = Path("/proc/cpuinfo")
     if keras.backend.backend() != "tensorflow" or not cpuinfo.exists():
         return False
@@ -102,7 +102,7 @@ def has_bfloat16() -> bool:
 
 
 def agrees(model: keras.Model) -> bool:
-    """Whether the network computes the same in bfloat16 as in float32: its answer and its gradients.
+    """Return whether the network computes the same in bfloat16 as in float32: its answer and its gradients.
 
     Some oneDNN versions convolve wrong in bfloat16 at an output width of 1, so the network itself is tried, on
     two random volumes.
@@ -134,7 +134,7 @@ def agrees(model: keras.Model) -> bool:
 
 
 def faster(model: keras.Model, batch_size: int) -> bool:
-    """Whether this network trains faster in bfloat16: few filters gain nothing and pay for the conversions."""
+    """Return whether this network trains faster in bfloat16: few filters gain nothing and pay for the conversions."""
     import tensorflow as tf
 
     volumes = _trial_volumes(model, batch_size)
@@ -157,7 +157,7 @@ def faster(model: keras.Model, batch_size: int) -> bool:
 
 
 def _trial_volumes(model: keras.Model, count: int = 2) -> np.ndarray:
-    """Random volumes in the units that the model is adapted to; others saturate it and hide errors."""
+    """Draw random volumes in the units that the model is adapted to; others saturate it and hide errors."""
     volumes = np.random.default_rng(0).normal(size=(count, *model.input_shape[1:]))
     for layer in model._flatten_layers(include_self=False):
         if isinstance(layer, ObservedNormalization) and not layer.invert:

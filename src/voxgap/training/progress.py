@@ -72,7 +72,7 @@ def _tell(reports: list[Report], told: Progress) -> None:
 
 
 def _draws(console: Console) -> bool:
-    """Whether a line can be drawn again and again; in a notebook rich does it with ipywidgets only."""
+    """Tell whether a line can be drawn again and again; in a notebook rich does it with ipywidgets only."""
     if console.is_jupyter:
         return importlib.util.find_spec("ipywidgets") is not None
     return console.is_terminal

@@ -32,6 +32,7 @@ class DiceCrossEntropy(keras.losses.Loss):
         self.class_weights = None if class_weights is None else [float(w) for w in class_weights]
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of each volume, `(batch,)`, for labels `(batch, depth, height, width)` and probabilities."""
         classes = y_pred.shape[-1]
         probabilities = ops.reshape(ops.cast(y_pred, "float32"), (ops.shape(y_pred)[0], -1, classes))
         labels = ops.cast(ops.reshape(y_true, (ops.shape(y_true)[0], -1)), "int32")
@@ -52,4 +53,5 @@ class DiceCrossEntropy(keras.losses.Loss):
         return entropy + lost
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same loss, for Keras's saved files."""
         return {"name": self.name, "class_weights": self.class_weights}

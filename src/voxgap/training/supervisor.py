@@ -117,6 +117,7 @@ class Supervisor(keras.callbacks.Callback):
 
     @property
     def epoch(self) -> int:
+        """The number of epochs that have ended."""
         return len(self.state.records)
 
     @property
@@ -145,11 +146,11 @@ class Supervisor(keras.callbacks.Callback):
         return -value if higher_is_better(self.monitor) else value
 
     def _rank(self, record: dict[str, float]) -> tuple[float, float]:
-        """The monitored quantity, then the loss."""
+        """Return the monitored quantity, then the loss."""
         return self._value(record), _loss(record)
 
     def _better(self, state: State, epoch: int, kept: int) -> bool:
-        """Whether the network of an epoch is to be kept in the place of an earlier one's.
+        """Return whether the network of an epoch is to be kept in the place of an earlier one's.
 
         One that names one class for all has the accuracy of many a better one: it is not kept where another, which
         doesn't, has less loss.
@@ -164,6 +165,7 @@ class Supervisor(keras.callbacks.Callback):
 
     @property
     def best_epoch(self) -> int:
+        """The epoch whose network is kept, from 0."""
         kept = 0
         for epoch in range(1, self.epoch):
             if self._better(self.state, epoch, kept):
@@ -188,7 +190,7 @@ class Supervisor(keras.callbacks.Callback):
         self._decide(model)
 
     def _went_by_the_schedule(self) -> bool:
-        """Whether the epochs that ran would have been the same by this schedule: another patience need not matter."""
+        """Tell whether the epochs that ran would be the same by this schedule: another patience need not matter."""
         values = self.values
         for epoch, record in enumerate(self.state.records):
             stop, rate = self.schedule.after(values[:epoch])
@@ -197,12 +199,15 @@ class Supervisor(keras.callbacks.Callback):
         return True
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        """Show how far the epoch is."""
         self.progress(Progress(self.epoch, self.planned, batch + 1, self.steps))
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        """Note the time."""
         self._started = time.perf_counter()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+        """Record the epoch, keep its weights if they are the best, and do what the schedule decides."""
         record = {k: float(v) for k, v in (logs or {}).items()}
         record["learning_rate"] = _learning_rate(self.model)
         record["seconds"] = time.perf_counter() - self._started
@@ -259,7 +264,7 @@ def _loss(record: dict[str, float]) -> float:
 
 
 def _named(counts: Counts | None) -> tuple[int, list[int]]:
-    """How many classes were named in validation, which has just ended, and which of those that are there were not."""
+    """Count the classes named in validation, which has just ended, and say which of those that are there were not."""
     if counts is None:
         return 0, []
     confusion = counts.confusion()
