@@ -85,6 +85,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
     assert not folder.exists()
 
 
+@pytest.mark.full
 def test_more_epochs_go_on_as_if_there_had_been_no_end(
     tmp_path: Path, uninterrupted: tuple[list[np.ndarray], History]
 ) -> None:

@@ -45,6 +45,7 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.full
 def test_serving_does_what_training_was_told(scans: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     options = ("--size", "6,6,6", "--missing-values", "-3024,-1000", "--crop", "observed")

@@ -163,6 +163,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     return written(tmp_path, "classification", 2, 24)
 
 
+@pytest.mark.full
 def test_a_table_without_a_split_is_scored_whole_with_a_word(here: tuple[Path, Path], voxgap: Any) -> None:
     bundle, data = here
     done = voxgap("evaluate", bundle, data)
@@ -239,7 +240,9 @@ def remember(bundle: Path, data: Path, part: list[str]) -> None:
     (bundle / "manifest.json").write_text(json.dumps(manifest | {"cases": entry}))
 
 
-@pytest.mark.parametrize("gaps", [{}, {"pattern": "slices", "missing_rate": 0.4, "seed": 7}])
+@pytest.mark.parametrize(
+    "gaps", [pytest.param({}, marks=pytest.mark.full), {"pattern": "slices", "missing_rate": 0.4, "seed": 7}]
+)
 def test_a_part_of_a_table_without_a_split_is_what_the_bundle_knows(
     gaps: dict[str, Any], here: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -282,6 +285,7 @@ def test_a_part_that_nobody_knows_is_refused(here: tuple[Path, Path], tmp_path: 
         assert [note[:7] for note in found.notes] == ["Warning"]
 
 
+@pytest.mark.full
 def test_volumes_that_were_in_training_are_said_whatever_they_are_called(
     here: tuple[Path, Path], tmp_path: Path, voxgap: Any
 ) -> None:

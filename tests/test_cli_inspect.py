@@ -100,7 +100,8 @@ def test_gaps_at_random_are_called_so(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "written"), [("page.html", "page.html"), ("folder", "folder/inspect.html")]
+    ("given", "written"),
+    [("page.html", "page.html"), pytest.param("folder", "folder/inspect.html", marks=pytest.mark.full)],
 )
 def test_the_page_stands_alone(given: str, written: str, tmp_path: Path) -> None:
     output(str(informative(tmp_path)), "--out", str(tmp_path / given))
@@ -123,7 +124,9 @@ def test_the_page_stands_alone(given: str, written: str, tmp_path: Path) -> None
         assert elsewhere not in page
 
 
-@pytest.mark.parametrize("kind", ["complete", "one volume", "nothing observed"])
+@pytest.mark.parametrize(
+    "kind", ["complete", pytest.param("one volume", marks=pytest.mark.full), "nothing observed"]
+)
 def test_the_page_of_what_has_little_to_show(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "data.npz"
     if kind == "complete":

@@ -39,6 +39,7 @@ def pairs(folder: Path) -> None:
             np.save(folder / kind / f"c{index}.npy", held.astype(np.float32))
 
 
+@pytest.mark.full
 def test_a_folder_as_a_manifest_is_the_same_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs(tmp_path / "data")
     (tmp_path / "tables").mkdir()
@@ -72,7 +73,7 @@ LABELS = {"background": 0, "liver": 1, "ignore": 2}
 @pytest.mark.parametrize(
     ("about", "labels", "channels"),
     [
-        (NNUNET, {"background": 0, "liver": 1}, ("MR",)),
+        pytest.param(NNUNET, {"background": 0, "liver": 1}, ("MR",), marks=pytest.mark.full),
         (NNUNET, LABELS, ("MR",)),
         ({"modality": {"0": "MR", "1": "T2"}}, {"0": "background", "1": "liver"}, ("MR", "T2")),
     ],
@@ -151,7 +152,7 @@ def flat(folder: Path) -> None:
         shutil.move(file, folder / f"IM{number:04d}")
 
 
-@pytest.mark.parametrize("is_flat", [False, True])
+@pytest.mark.parametrize("is_flat", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_patients_in_one_dicom_folder_are_volumes_each(is_flat: bool, tmp_path: Path) -> None:
     root = tmp_path / "ward"
     for index, name in enumerate(("p1/T1", "p1/T2", "p2/T1")):
@@ -174,6 +175,7 @@ def test_patients_in_one_dicom_folder_are_volumes_each(is_flat: bool, tmp_path: 
         load_data(root)
 
 
+@pytest.mark.full
 def test_classes_of_dicom_patients_stay_classes_and_slices_are_no_volumes(tmp_path: Path) -> None:
     for index in range(6):
         folder = tmp_path / "data" / ("sick", "well")[index % 2]

@@ -82,6 +82,7 @@ def test_a_folder_becomes_a_table_and_what_fails_is_a_row(
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"], "no journal is left"
 
 
+@pytest.mark.full
 def test_tables_of_each_kind_say_the_same(bundle: Path, scans: Path, tmp_path: Path, voxgap) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     for suffix in ("csv", "json", "jsonl", "parquet"):

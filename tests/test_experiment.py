@@ -35,6 +35,7 @@ def test_scores_are_of_the_best_weights_on_each_part() -> None:
     assert result.seconds >= result.history.seconds
 
 
+@pytest.mark.full
 def test_data_without_a_test_part_is_scored_without_it() -> None:
     split = np.where(DATA.split == "test", "train", DATA.split)
     result = train_and_score(dataclasses.replace(DATA, split=split), Recipe(tiny.network, training=QUICK))
@@ -48,6 +49,7 @@ def test_outputs_follow_from_the_data() -> None:
     assert outputs(dataclasses.replace(one, targets=one.targets[:, 0])) == 1
 
 
+@pytest.mark.full
 def test_a_regression_with_one_value_a_volume(tmp_path: object) -> None:
     data = tiny.dataset("regression", outputs=1)
     data = dataclasses.replace(data, targets=data.targets[:, 0])

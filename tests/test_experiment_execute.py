@@ -107,6 +107,7 @@ def test_strategies_with_one_fill_share_it(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.full
 def test_the_network_alone_is_the_network(tmp_path: Path) -> None:
     model = build_model("cnn3d", tiny.SHAPE, 3, strategy="attention", filters=(4,))
     adapt_prepare(model, lambda: DATA.volumes, None, "")
@@ -148,6 +149,7 @@ def test_another_seed_is_another_network_on_the_same_gaps(tmp_path: Path) -> Non
     assert other.reconstruction == one.reconstruction
 
 
+@pytest.mark.full
 def test_the_reconstruction_is_that_of_the_hidden_voxels(tmp_path: Path) -> None:
     """Against NumPy: the training mean of each voxel, in standard deviations, on what was taken away only."""
     run = a_run(training=QUICK | {"epochs": 1})
@@ -237,6 +239,7 @@ def test_no_memory_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (outcome.status, outcome.reason) == ("failed", "out of memory: Unable to allocate 3 TiB")
 
 
+@pytest.mark.full
 def test_an_interrupted_training_is_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(now: Any) -> None:
         if now.epoch == 1:

@@ -89,6 +89,7 @@ def test_a_netcdf_file_says_it_beside_each_value(
         assert "sst_source_of_fill" not in found
 
 
+@pytest.mark.full
 def test_names_that_are_taken_stay(tmp_path: Path, sure: None) -> None:
     dims = ("time", "lat", "lon")
     data = xarray.Dataset({"sst": (dims, gappy()), "sst_source": (("lat", "lon"), np.ones((7, 8)))})
@@ -123,6 +124,7 @@ def test_other_formats_have_files_beside(name: str, sure: None, tmp_path: Path) 
         assert np.asarray(picture.convert("L")).std() > 10
 
 
+@pytest.mark.full
 def test_a_fill_without_deviations_says_only_where_values_come_from(tmp_path: Path) -> None:
     write(tmp_path / "scan.npy", Volume(gappy()))
     for strategy, kind in (("linear", INTERPOLATED), ("mean", STATISTIC), ("zero", CONSTANT)):
@@ -164,6 +166,7 @@ def test_what_no_fill_has_written_is_not_replaced(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "scan.npy").exists()
 
 
+@pytest.mark.full
 def test_what_another_fill_has_written_makes_no_file_of_a_user_its_own(tmp_path: Path) -> None:
     for name in ("one", "two", "three"):
         write(tmp_path / f"{name}.npy", Volume(gappy()))

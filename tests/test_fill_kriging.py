@@ -88,6 +88,7 @@ def test_kriging_equals_a_numpy_loop_keeps_what_is_observed_and_says_how_sure_it
         assert deviation[0][here] == pytest.approx(wanted, rel=1e-3)
 
 
+@pytest.mark.full
 def test_files_are_filled_from_the_nearest_voxels_in_the_learnt_metric() -> None:
     complete = field((6, 12, 14), (1.0, 2.0, 3.0))
     x = holed(complete)

@@ -100,8 +100,8 @@ def test_the_manifest_part_is_plain_json() -> None:
     "h",
     [
         history(),
-        history("epochs", epochs=1, planned=1),
-        history("interrupted", metric="mae"),
+        pytest.param(history("epochs", epochs=1, planned=1), marks=pytest.mark.full),
+        pytest.param(history("interrupted", metric="mae"), marks=pytest.mark.full),
         History(({"loss": 1.0, "val_loss": float("nan"), "seconds": 1.0},) * 2, "val_loss", 0, 5, "diverged"),
     ],
     ids=["patience", "one epoch", "regression", "diverged"],
@@ -115,6 +115,7 @@ def test_the_picture_is_a_png_with_something_on_it(h: History, tmp_path: Path) -
     assert len(np.unique(image.reshape(-1, image.shape[-1]), axis=0)) > 5
 
 
+@pytest.mark.full
 def test_the_picture_marks_the_best_epoch_and_what_was_saved(tmp_path: Path) -> None:
     from matplotlib.colors import to_rgb
     from matplotlib.image import imread

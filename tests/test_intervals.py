@@ -94,6 +94,7 @@ def test_what_has_no_interval_says_why() -> None:
     assert right.to_json()["reasons"] == right.reasons
 
 
+@pytest.mark.full
 def test_what_is_the_same_in_all_draws_has_no_interval_but_that_of_answers_that_all_agree() -> None:
     y = np.tile([0, 1], 6)
     wrong = metrics.scored("classification", y, np.eye(2)[1 - y]).intervals["accuracy"]

@@ -52,6 +52,7 @@ def test_a_crash_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert read(path).shape == (2, 3, 4, 1)
 
 
+@pytest.mark.full
 def test_a_file_that_never_ends_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = example(tmp_path)
     read(path)

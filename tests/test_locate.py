@@ -46,7 +46,7 @@ def network_with(layer: keras.layers.Layer) -> Any:
 
 
 @pytest.mark.parametrize("kind", [pytest.param("savedmodel", marks=pytest.mark.full), "onnx"])
-@pytest.mark.parametrize("layer", [OtherWhenConverted, NotConvertible])
+@pytest.mark.parametrize("layer", [OtherWhenConverted, pytest.param(NotConvertible, marks=pytest.mark.full)])
 def test_the_layer_where_they_part_is_named(kind: str, layer: Any, tmp_path: Path) -> None:
     model = tiny.model(network_with(layer(name="culprit")), "mask_channel")
     adapt_model(model, tiny.dataset().part("train"))
@@ -56,6 +56,7 @@ def test_the_layer_where_they_part_is_named(kind: str, layer: Any, tmp_path: Pat
     assert part == "network/culprit"
 
 
+@pytest.mark.full
 def test_where_nothing_parts_no_layer_is_named(tmp_path: Path) -> None:
     model = tiny.model("cnn3d", "mean", filters=(2,))
     adapt_model(model, tiny.dataset().part("train"))

@@ -148,7 +148,7 @@ LAYERS: dict[str, Callable[[], Any]] = {
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[] if name in ("mean", "knn") else pytest.mark.full) for name in LAYERS],
+    [pytest.param(name, marks=[] if name == "mean" else pytest.mark.full) for name in LAYERS],
 )
 def test_layers_adapt_to_what_is_on_disk_in_little_memory(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

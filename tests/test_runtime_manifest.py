@@ -68,6 +68,7 @@ def one_line(error: BaseException) -> bool:
     return str(error).isprintable() and len(str(error)) < 2000
 
 
+@pytest.mark.full
 def test_any_wrong_value_is_one_line_or_of_no_consequence(folder: Path) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
     refused = 0

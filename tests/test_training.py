@@ -78,6 +78,7 @@ def test_best_weights_are_restored_when_patience_ends() -> None:
     assert_best_weights(model, history)
 
 
+@pytest.mark.full
 def test_best_weights_are_restored_when_the_epochs_run_out() -> None:
     # As many epochs as patience allows: the last is not the best, whatever rounding makes of the curve.
     _, stopped = fit(epochs=40, patience=2, **OVERFITS)
@@ -248,6 +249,7 @@ def test_a_regression_answers_in_units_learnt_from_training_targets() -> None:
 # --- augmentation ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_augmentation_is_given_seeds_and_spacing_and_only_training_volumes() -> None:
     seen: dict[tuple[int, ...], np.ndarray] = {}
 
@@ -328,6 +330,7 @@ def test_losses_and_optimizers_of_keras(arguments: dict) -> None:
     assert history.epochs[0]["learning_rate"] == pytest.approx(0.03)
 
 
+@pytest.mark.full
 def test_an_optimizer_of_ones_own_keeps_its_rate_and_serves_again() -> None:
     optimizer = keras.optimizers.SGD(0.05, momentum=0.9)
     for _ in range(2):  # as `compare` does, with the same arguments for every strategy

@@ -136,6 +136,7 @@ def test_everything_can_be_done_with_the_keyboard(
     assert page.inner_text("#value").startswith("At depth 3, height 6, width 7:")
 
 
+@pytest.mark.full
 def test_the_page_fits_a_phone(browser: Any, serve: Callable[[Path], str], answers: tuple[Path, Any]) -> None:
     narrow = browser.new_page(viewport={"width": 400, "height": 800}, color_scheme="dark")
     url = serve(answers[0])
@@ -148,6 +149,7 @@ def test_the_page_fits_a_phone(browser: Any, serve: Callable[[Path], str], answe
     narrow.close()
 
 
+@pytest.mark.full
 def test_a_label_map_is_downloaded_where_the_scan_lies(
     page: Any, serve: Callable[[Path], str], labels: Path, tmp_path: Path
 ) -> None:
@@ -177,6 +179,7 @@ def test_a_label_map_is_downloaded_where_the_scan_lies(
     np.testing.assert_allclose(made.affine, known.affine, atol=1e-6)
 
 
+@pytest.mark.full
 def test_a_page_without_samples_works(
     page: Any, serve: Callable[[Path], str], labels: Path, tmp_path: Path
 ) -> None:
@@ -249,6 +252,7 @@ def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
 # --- with the server --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_the_page_of_the_server_says_what_its_api_says(page: Any, tmp_path: Path) -> None:
     import httpx
 
@@ -274,6 +278,7 @@ def test_the_page_of_the_server_says_what_its_api_says(page: Any, tmp_path: Path
         page.close()
 
 
+@pytest.mark.full
 def test_the_page_of_the_server_saves_a_label_map_where_the_file_lies(page: Any, tmp_path: Path) -> None:
     import server_cases
 

@@ -80,6 +80,7 @@ def test_values_that_stand_for_missing_become_gaps(reader: Any, tmp_path: Path) 
     np.testing.assert_array_equal(np.isnan(values), [False, True, True, False])
 
 
+@pytest.mark.full
 def test_what_is_not_on_the_grid_is_refused_with_the_command_that_brings_it_there(
     reader: Any, tmp_path: Path
 ) -> None:

@@ -102,6 +102,7 @@ def test_files_that_no_name_tells_apart_are_asked_for_and_one_may_hold_all(
     assert answered(page, tmp_path)["file"] == "T1.npy"
 
 
+@pytest.mark.full
 def test_files_that_lie_apart_are_refused_with_the_command_that_brings_them_together(
     page: Any, serve: Callable[[Path], str], site: Path, tmp_path: Path
 ) -> None:
@@ -117,6 +118,7 @@ def test_files_that_lie_apart_are_refused_with_the_command_that_brings_them_toge
     assert 'vg.load("BUNDLE").read(["T1.nii", "T2 flair.nii"])' in page.inner_text("#command")
 
 
+@pytest.mark.full
 def test_names_tell_channels_apart_as_far_as_they_do(
     page: Any, serve: Callable[[Path], str], labels: Path
 ) -> None:
@@ -180,6 +182,7 @@ def test_windows_are_those_of_python(page: Any, serve: Callable[[Path], str], la
             assert windows == {4: 1, 5: 2, 7: 3, 8: 3, 13: 6}[depth]
 
 
+@pytest.mark.full
 def test_a_deeper_volume_is_predicted_in_windows_and_the_page_says_so(
     page: Any, serve: Callable[[Path], str], site: Path, tmp_path: Path
 ) -> None:
@@ -194,6 +197,7 @@ def test_a_deeper_volume_is_predicted_in_windows_and_the_page_says_so(
     assert "the mean over 3 overlapping windows" in page.inner_text("#windows")
 
 
+@pytest.mark.full
 def test_the_page_of_the_server_takes_the_same_patients(page: Any, tmp_path: Path) -> None:
     import httpx
 
