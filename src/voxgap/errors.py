@@ -12,6 +12,12 @@ class VoxgapError(ValueError):
 
     The command line prints it without a traceback and exits with code 2. What a file name, a cell or a header brings
     of control bytes is made visible, so that it moves no terminal and forges no line of a log.
+
+    Example:
+        >>> import voxgap as vg
+        >>> vg.read("scan.nii")
+        Traceback (most recent call last):
+        voxgap.errors.VoxgapError: scan.nii: no such file; check the path
     """
 
     # Keras adds what a layer was called with to each error that passes it, unless that was done already.

@@ -36,6 +36,12 @@ class History:
         never: classes, as numbers, that are in the validation data and that the kept network never names.
         chance: validation loss of a guess that knows only how frequent the classes, or how large the targets, are.
         steps: training steps of an epoch.
+
+    Example:
+        >>> from voxgap import History
+        >>> epochs = [{"loss": 1.1, "val_loss": loss, "seconds": 2.0} for loss in (0.9, 0.7, 0.8)]
+        >>> History(tuple(epochs), "val_loss", best_epoch=1, planned=10, reason="patience").summary()
+        'best epoch 2 (val_loss 0.7), patience ran out after epoch 3; 7 of 10 epochs (about 14 s) saved'
     """
 
     epochs: tuple[dict[str, float], ...]

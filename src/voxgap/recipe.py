@@ -106,6 +106,12 @@ class Strategy(Plain):
 
     Raises:
         VoxgapError: a value is not one of those above.
+
+    Example:
+        >>> import voxgap as vg
+        >>> strategy = vg.Strategy(fill="knn", fill_options={"n_neighbors": 3}, mask_channel=True)
+        >>> strategy.unusual()
+        {'fill': 'knn', 'fill_options': {'n_neighbors': 3}, 'mask_channel': True}
     """
 
     fill: str = "mean"

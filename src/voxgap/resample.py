@@ -5,6 +5,16 @@ observed voxel leaves an observed one behind, so that no gap swallows it. Whatev
 steps, `Crop`, `Rescale` and `Align`, each of which knows its own way back. Every function returns, beside the volume,
 the record of its step in plain numbers (JSON), with which `replay` takes a label map the same way, and `inverse` maps
 a prediction back to the grid it came from.
+
+Example:
+    >>> import numpy as np
+    >>> from voxgap import Volume, resample
+    >>> volume = Volume(np.arange(64.0).reshape(4, 4, 4), spacing=(2, 1, 1))
+    >>> finer, record = resample.resample(volume, spacing=(1, 1, 1))
+    >>> finer.shape
+    (8, 4, 4, 1)
+    >>> resample.inverse(finer, record).shape
+    (4, 4, 4, 1)
 """
 
 from __future__ import annotations

@@ -40,6 +40,13 @@ class Volume:
     Raises:
         VoxgapError: The rank is neither 3 nor 4, a value is infinite or not a real number, there is no
             voxel at all, or the geometry or the names don't fit the values.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> values = np.arange(24.0).reshape(2, 3, 4)
+        >>> values[0, 0] = np.nan
+        >>> vg.Volume(values, spacing=(3, 1, 1), channels=["t1"])
+        Volume(2×3×4×1 float32; spacing 3 × 1 × 1; 16.7% missing; channels t1)
     """
 
     values: Values

@@ -7,6 +7,13 @@ is first resampled.
 
     augment = Compose([Flip(("width",)), Rotate(15), Scale((0.9, 1.1)), Noise((0, 0.1))])
     batch = augment(volumes, (seed, epoch, index), threads=2)
+
+Example:
+    >>> import numpy as np
+    >>> from voxgap.augment import Compose, Flip, Translate
+    >>> volume = np.arange(4, dtype="float32").reshape(1, 1, 4, 1)
+    >>> augment = Compose([Flip(("width",), p=1)])
+    >>> record = augment.sample(np.random.default_rng(1), volume.shape)
 """
 
 from voxgap.augment.compose import Compose, OneOf, from_text, preset

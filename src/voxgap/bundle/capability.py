@@ -54,6 +54,13 @@ def check_exportable(
     Raises:
         VoxgapError: a format is unknown or lacks a Python package, or which one the strategy can't be exported to,
             and why.
+
+    Example:
+        >>> import voxgap as vg
+        >>> vg.check_exportable("linear", "cnn3d", ["onnx"], filters=(4,))  # silent: it can be exported
+        >>> vg.check_exportable("linear", "cnn3d", ["tensorrt"])
+        Traceback (most recent call last):
+        voxgap.errors.VoxgapError: no format 'tensorrt': choose among ...
     """
     from voxgap.models import build_model
     from voxgap.recipe import strategy_of

@@ -50,6 +50,15 @@ def export_model(
     Raises:
         VoxgapError: a format is unknown or needs a Python package, the model is another one, was not adapted or can't
             be converted, or the answers differ by more than the tolerance.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> volumes = np.random.default_rng(0).normal(size=(8, 4, 4, 4, 1)).astype("float32")
+        >>> model = vg.models.keras.Sequential([vg.fill.Zero(), vg.models.keras.layers.Conv3D(2, 3)])
+        >>> model.build((None, 4, 4, 4, 1))
+        >>> entries = vg.export_model(model, "exported", ["onnx"], volumes=volumes)
+        >>> entries["onnx"]["path"]
+        'exported/model.onnx'
     """
     from voxgap.training.precision import with_policy
 

@@ -115,6 +115,15 @@ def save_bundle(
 
     Raises:
         VoxgapError: a file is in the way, or `units` names a channel that is not there.
+
+    Example:
+        >>> import voxgap as vg
+        >>> data = vg.load_data("sample:brain")
+        >>> data = data.take(range(0, len(data), 12))  # a few will do here
+        >>> model = vg.build_model("cnn3d", data.volumes.shape[1:], len(data.classes), filters=(4,))
+        >>> history = vg.train(model, data, epochs=1, verbose=False)
+        >>> vg.save_bundle("bundle", model, data, strategy="mean", history=history).name
+        'bundle'
     """
     if (strategy is None) == (recipe is None):
         raise VoxgapError("save_bundle takes a strategy, or the recipe that holds it")

@@ -104,11 +104,12 @@ def evaluate(
 
     Example:
         >>> import voxgap as vg
-        >>> data = vg.load_data("sample:motion")
-        >>> model = vg.build_model("cnn3d", data.volumes.shape[1:], len(data.classes), filters=(2,))
-        >>> _ = vg.train(model, data, epochs=1, verbose=False)
-        >>> vg.evaluate(model, data).scored.n
-        600
+        >>> evaluation = vg.evaluate("bundle", "sample:brain")
+        >>> evaluation.split, evaluation.scored.n
+        ('test', 900)
+        >>> low, high = evaluation.scored.intervals["accuracy"]
+        >>> low <= evaluation.scored.scores["accuracy"] <= high
+        True
     """
     if isinstance(model, str | os.PathLike):
         model = load(model)

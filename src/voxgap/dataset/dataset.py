@@ -54,6 +54,16 @@ class Dataset:
 
     Raises:
         VoxgapError: The parts don't fit each other.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> volumes = np.arange(40 * 4 * 4 * 4.0).reshape(40, 4, 4, 4)
+        >>> volumes[:, 1] = np.nan
+        >>> data = vg.Dataset.from_arrays(volumes, labels=[0, 1] * 20, classes=["healthy", "ill"])
+        >>> data.missing_rate
+        0.25
+        >>> data.part("test").volumes.shape
+        (8, 4, 4, 4, 1)
     """
 
     volumes: Values

@@ -82,6 +82,14 @@ def load_data(
 
     Raises:
         VoxgapError: It isn't there, is damaged, or can't be trained on; all problems of a manifest at once.
+
+    Example:
+        >>> import voxgap as vg
+        >>> data = vg.load_data("sample:brain-tissue")
+        >>> data.task, data.classes
+        ('segmentation', ('outside', 'grey matter', 'white matter', 'fluid'))
+        >>> data.part("train").volumes.shape
+        (75, 20, 20, 20, 1)
     """
     wanted: Any = (size, spacing, crop, missing_values, reference, axes, at, rules)
     grid = Grid(*wanted)

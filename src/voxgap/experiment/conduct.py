@@ -125,6 +125,15 @@ def compare(
 
     Raises:
         VoxgapError: an argument is not possible, or the file can't be written to.
+
+    Example:
+        >>> import voxgap as vg
+        >>> data = vg.load_data("sample:brain")
+        >>> data = data.take(range(0, len(data), 12))  # a few will do here
+        >>> small = {"architecture": {"filters": [4]}, "epochs": 1}
+        >>> comparison = vg.compare(data, ["mean", "mask_channel"], models="cnn3d", folds=2, processes=1, **small)
+        >>> sorted(place.strategy for place in comparison.overall.places)
+        ['mask_channel', 'mean']
     """
     design = designed(
         strategies,

@@ -1,6 +1,14 @@
 """Fill layers: Keras layers that replace missing values (NaN) inside the graph.
 
 Each follows Keras's preprocessing convention: `layer.adapt(training volumes)`, then `layer(volumes)`.
+
+Example:
+    >>> import numpy as np, voxgap as vg
+    >>> volumes = np.float32([[1, np.nan, 3], [3, 5, np.nan]]).reshape(2, 1, 1, 3, 1)
+    >>> layer = vg.fill.Mean()
+    >>> layer.adapt(volumes)
+    >>> np.reshape(layer(volumes), (2, 3)).tolist()
+    [[1.0, 5.0, 3.0], [3.0, 5.0, 3.0]]
 """
 
 import sys
@@ -42,6 +50,12 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
 
     Raises:
         VoxgapError: the options do not fit the layer.
+
+    Example:
+        >>> import voxgap as vg
+        >>> layer = vg.fill.make("knn", {"n_neighbors": 3})
+        >>> type(layer).__name__, layer.n_neighbors
+        ('KNN', 3)
     """
     kind = FILLS[name]
     layer = getattr(sys.modules[__name__], kind) if isinstance(kind, str) else kind

@@ -27,6 +27,25 @@ class FillLayer(Adapts, RawLayer):
 
     Args:
         **kwargs: `name` and the other arguments of `keras.layers.Layer`; `dtype` is always float32.
+
+    Example:
+        >>> import numpy as np
+        >>> from voxgap.fill import FillLayer
+        >>> class Highest(FillLayer):
+        ...     def _fit(self, volumes):
+        ...         self.highest.assign(np.nanmax(volumes))
+        ...
+        ...     def build(self, input_shape):
+        ...         super().build(input_shape)
+        ...         self.highest = self._statistic("highest", ())
+        ...
+        ...     def _estimate(self, values, observed, training):
+        ...         return values * 0 + self.highest
+        >>> layer = Highest()
+        >>> line = np.float32([1, np.nan, 4]).reshape(1, 1, 1, 3, 1)
+        >>> layer.adapt(line)
+        >>> np.ravel(layer(line)).tolist()
+        [1.0, 4.0, 4.0]
     """
 
     def __init__(self, **kwargs: Any) -> None:

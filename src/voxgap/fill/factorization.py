@@ -35,6 +35,15 @@ class MatrixFactorization(FillLayer):
         VoxgapError: a number that isn't positive.
 
     Source: Zhou et al., Large-scale parallel collaborative filtering for the Netflix prize, AAIM 2008.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> volumes = np.float32(np.outer(range(1, 9), [1, 3, 5])).reshape(8, 1, 1, 3, 1)
+        >>> volumes[2, ..., 2, 0] = np.nan  # it was 15; the mean of the others is 23.6
+        >>> layer = vg.fill.MatrixFactorization(rank=1, ridge=0.01)
+        >>> layer.adapt(volumes)
+        >>> round(float(layer(volumes)[2, 0, 0, 2, 0]), 1)
+        16.2
     """
 
     def __init__(

@@ -47,6 +47,14 @@ class KNN(FillLayer):
         VoxgapError: not `1 <= n_neighbors <= max_rank`, or no donors.
 
     Source: Troyanskaya et al., Missing value estimation methods for DNA microarrays, Bioinformatics 2001.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> volumes = np.float32([[1, 2, 3], [1, 4, np.nan], [5, np.nan, 5]]).reshape(3, 1, 1, 3, 1)
+        >>> layer = vg.fill.KNN(n_neighbors=1)
+        >>> layer.adapt(volumes)
+        >>> np.reshape(layer(volumes), (3, 3)).round(2).tolist()
+        [[1.0, 2.0, 3.0], [1.0, 4.0, 3.0], [5.0, 2.0, 5.0]]
     """
 
     def __init__(

@@ -36,6 +36,16 @@ class Kriging(FillLayer):
         VoxgapError: `max_gap` isn't positive.
 
     Source: Matheron, Principles of geostatistics, Economic Geology 1963.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> _, height, width = np.indices((1, 16, 16))
+        >>> volume = np.float32(np.sin(height / 4) + np.cos(width / 5))[None, ..., None]
+        >>> volume[0, 0, 8, 8, 0] = np.nan  # it was 0.88
+        >>> layer = vg.fill.Kriging()
+        >>> layer.adapt(volume)
+        >>> round(float(layer(volume)[0, 0, 8, 8, 0]), 2)
+        0.88
     """
 
     def __init__(self, max_gap: float | None = None, **kwargs: Any) -> None:

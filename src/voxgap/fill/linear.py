@@ -38,6 +38,14 @@ class LinearInterpolation(FillLayer):
 
     Raises:
         VoxgapError: `axis` is something else.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> line = np.float32([1, np.nan, np.nan, 4]).reshape(1, 1, 1, 4, 1)
+        >>> layer = vg.fill.LinearInterpolation("width")
+        >>> layer.adapt(line)
+        >>> np.reshape(layer(line), 4).round(2).tolist()
+        [1.0, 2.0, 3.0, 4.0]
     """
 
     def __init__(

@@ -29,6 +29,14 @@ class Nearest(FillLayer):
 
     Raises:
         VoxgapError: `max_gap` isn't positive.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> line = np.float32([1, np.nan, np.nan, 4]).reshape(1, 1, 1, 4, 1)
+        >>> layer = vg.fill.Nearest()
+        >>> layer.adapt(line)
+        >>> np.reshape(layer(line), 4).round(2).tolist()
+        [1.0, 1.0, 4.0, 4.0]
     """
 
     def __init__(self, max_gap: float | None = None, **kwargs: Any) -> None:

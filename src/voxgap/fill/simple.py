@@ -15,7 +15,14 @@ from voxgap.fill.base import FillLayer
 
 @keras.saving.register_keras_serializable(package="voxgap")
 class Zero(FillLayer):
-    """Fills missing voxels with 0; there is nothing to adapt."""
+    """Fills missing voxels with 0; there is nothing to adapt.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> line = np.float32([1, np.nan, np.nan, 4]).reshape(1, 1, 1, 4, 1)
+        >>> np.ravel(vg.fill.Zero()(line)).tolist()
+        [1.0, 0.0, 0.0, 4.0]
+    """
 
     learns = False
 
@@ -55,6 +62,14 @@ class Mean(_Constant):
 
     Raises:
         VoxgapError: `per` is something else.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> volumes = np.float32([[1, 2, 3], [1, 4, np.nan], [5, np.nan, 5]]).reshape(3, 1, 1, 3, 1)
+        >>> layer = vg.fill.Mean()
+        >>> layer.adapt(volumes)
+        >>> np.reshape(layer(volumes), (3, 3)).round(2).tolist()
+        [[1.0, 2.0, 3.0], [1.0, 4.0, 4.0], [5.0, 3.0, 5.0]]
     """
 
     def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
@@ -72,6 +87,14 @@ class Median(_Constant):
 
     Raises:
         VoxgapError: `per` is something else.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> volumes = np.float32([[1, 2, 3], [1, 4, np.nan], [5, np.nan, 5]]).reshape(3, 1, 1, 3, 1)
+        >>> layer = vg.fill.Median(per="channel")
+        >>> layer.adapt(volumes)
+        >>> np.reshape(layer(volumes), (3, 3)).round(2).tolist()
+        [[1.0, 2.0, 3.0], [1.0, 4.0, 3.0], [5.0, 3.0, 5.0]]
     """
 
     def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
@@ -91,6 +114,14 @@ class Mode(_Constant):
 
     Raises:
         VoxgapError: `per` is something else.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> volumes = np.float32([[1, 2, 3], [1, 4, np.nan], [5, np.nan, 5]]).reshape(3, 1, 1, 3, 1)
+        >>> layer = vg.fill.Mode(per="channel")
+        >>> layer.adapt(volumes)
+        >>> np.reshape(layer(volumes), (3, 3)).round(2).tolist()
+        [[1.0, 2.0, 3.0], [1.0, 4.0, 1.0], [5.0, 1.0, 5.0]]
     """
 
     def _fit(self, volumes: npt.NDArray[np.floating]) -> None:

@@ -203,6 +203,14 @@ def check_fills(
 
     Raises:
         VoxgapError: The data can't be read, or too little of it is observed.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> depth, height, width = np.indices((12, 12, 12))
+        >>> values = np.sin(depth / 3) + np.cos(height / 4) + width / 12
+        >>> vg.write("gaps.nii.gz", vg.Volume(vg.simulate(values[..., None], "voxels", 0.2)))
+        >>> checked = vg.check_fills("gaps.nii.gz", seeds=1)
+        >>> checked.best.name
     """
     if seeds < 1:
         raise VoxgapError(f"seeds must be at least 1, got {seeds}")

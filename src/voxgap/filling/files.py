@@ -76,9 +76,14 @@ def fill_files(
         VoxgapError: The data can't be read or filled so, or files would be written over.
 
     Example:
-        >>> import voxgap as vg
-        >>> vg.fill_files("sea.nc", "filled", "linear", options={"axis": "time"}, say=print)  # doctest: +SKIP
+        >>> import numpy as np, voxgap as vg
+        >>> values = np.arange(64.0).reshape(4, 4, 4)
+        >>> values[1:3] = np.nan
+        >>> vg.write("gaps.nii.gz", vg.Volume(values))
+        >>> vg.fill_files("gaps.nii.gz", "filled", "linear", options={"axis": "depth"}, everywhere=True)
         '1 volume filled: filled'
+        >>> vg.read("filled/gaps.nii.gz").values[:, 0, 0, 0].round(3).tolist()
+        [0.0, 16.0, 32.0, 48.0]
     """
     how = (strategy, dict(options or {}), fit_on, mask, everywhere, as_files_are(**reading), overwrite)
     return _fill(Job(str(data), Path(out), *how, say, progress, evidence))

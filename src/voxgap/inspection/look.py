@@ -50,9 +50,11 @@ def inspect(
         VoxgapError: it isn't there, or can't be read.
 
     Example:
-        >>> import voxgap as vg
-        >>> vg.inspect("sample:nodules").found.pattern
-        'channels'
+        >>> import numpy as np, voxgap as vg
+        >>> gapped = vg.simulate(np.arange(20 * 512.0).reshape(20, 8, 8, 8, 1), "slices", 0.25)
+        >>> found = vg.inspect(vg.Dataset.from_arrays(gapped, labels=[0, 1] * 10))
+        >>> found.found.pattern
+        'slices along depth'
     """
     given = (size, spacing, crop, tuple(missing_values), reference, tuple(axes), dict(at or {}))
     grid: dict[str, Any] = dict(zip(_OPTIONS, given, strict=True))

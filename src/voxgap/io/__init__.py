@@ -3,6 +3,11 @@
 A scanner takes `(path, options)` and returns a `Source`, from which all or a region is read; a writer takes
 `(stream, volume)`, or the path of a new folder, so that every format is written whole or not at all by the
 same few lines. Whatever a damaged or hostile file does to a parser ends as one `VoxgapError`.
+
+Example:
+    >>> import voxgap as vg
+    >>> [suffix for suffix, form in vg.io.FORMATS.items() if form.tell]
+    ['.nc', '.nc4']
 """
 
 from __future__ import annotations
@@ -153,6 +158,14 @@ def read(
 
     Raises:
         VoxgapError: As for `scan`, or the values are damaged.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> vg.write("scan.nii.gz", vg.Volume(np.ones((4, 5, 6)), spacing=(3, 1, 1)))
+        >>> vg.read("scan.nii.gz", missing_values=[1]).missing_rate
+        1.0
+        >>> vg.read("scan.nii.gz", region=[(0, 2)]).shape
+        (2, 5, 6, 1)
     """
     source = scan(path, item=item, axes=axes, at=at, missing_values=missing_values, max_bytes=max_bytes)
     return source.read(region)
@@ -188,6 +201,15 @@ def scan(
 
     Raises:
         VoxgapError: There is no such file, its format is unknown, or it is damaged or too large.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> vg.write("scan.npy", vg.Volume(np.ones((4, 5, 6))))
+        >>> source = vg.scan("scan.npy")
+        >>> source.shape, str(source.dtype)
+        ((4, 5, 6, 1), 'float32')
+        >>> source.read([(0, 1)]).shape
+        (1, 5, 6, 1)
     """
     path, named = split_item(Path(path))
     options = Options(item or named, tuple(axes), dict(at or {}), tuple(missing_values), max_bytes, rules)
@@ -262,6 +284,14 @@ def write(
     Raises:
         VoxgapError: The format is unknown or can't hold this volume, `like` is of another format or shape,
             a label map holds something else than whole numbers, or the place can't be written to.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> vg.write("scan.nii.gz", vg.Volume(np.ones((4, 5, 6)), spacing=(3, 1, 1)))
+        >>> filled = vg.Volume(np.zeros((4, 5, 6)))
+        >>> vg.write("filled.nii.gz", filled, like="scan.nii.gz")
+        >>> vg.read("filled.nii.gz").spacing
+        (3.0, 1.0, 1.0)
     """
     path = Path(path)
     source = like if like is None or isinstance(like, Source) else scan(like)

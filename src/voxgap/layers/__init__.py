@@ -1,4 +1,12 @@
-"""Keras layers for volumes with gaps; they know arrays and tensors, no Volume."""
+"""Keras layers for volumes with gaps; they know arrays and tensors, no Volume.
+
+Example:
+    >>> import keras, voxgap as vg
+    >>> volumes = keras.Input((16, 16, 16, 1))
+    >>> x = vg.layers.MaskedConv3D(8, 3)(vg.layers.SplitMissing()(volumes))[0]
+    >>> keras.Model(volumes, x).output_shape
+    (None, 14, 14, 14, 8)
+"""
 
 import voxgap.backend  # noqa: F401  (first, so that Keras comes quietly)
 from voxgap.layers.attention import SpatialAttention3D, SqueezeExcitation3D

@@ -19,6 +19,13 @@ class SqueezeExcitation3D(keras.layers.Layer):
         kernel_initializer: of both its dense layers.
 
     Input and output: `(batch, depth, height, width, channels)`.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> features = np.ones((2, 4, 4, 4, 8), "float32")
+        >>> weighed = np.asarray(vg.layers.SqueezeExcitation3D(ratio=4)(features))
+        >>> bool((weighed > 0).all() and (weighed < 1).all())
+        True
     """
 
     def __init__(self, ratio: int = 8, kernel_initializer: Any = "glorot_uniform", **kwargs: Any) -> None:
@@ -63,6 +70,12 @@ class SpatialAttention3D(keras.layers.Layer):
 
     Called on `[features, observed]`: `(batch, depth, height, width, channels)` and 0/1 of any channels; returns
     features of the same shape.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> features, observed = np.ones((2, 4, 4, 4, 8), "float32"), np.ones((2, 4, 4, 4, 1), "float32")
+        >>> tuple(vg.layers.SpatialAttention3D()([features, observed]).shape)
+        (2, 4, 4, 4, 8)
     """
 
     def __init__(

@@ -135,6 +135,15 @@ class MaskedConv3D(_ObservedConvolution3D):
     Called on `[values, observed]`: values `(batch, depth, height, width, channels)`, finite; observed 0/1, of
     that shape or with one channel. Returns `(features, observed)`: features `(batch, ..., filters)` in the
     compute dtype, observed float32 `(batch, ..., 1)`, 1 where at least one input was observed.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> line = np.float32([1, np.nan, np.nan, 4]).reshape(1, 1, 1, 4, 1)
+        >>> values, observed = vg.layers.split_missing(line)
+        >>> layer = vg.layers.MaskedConv3D(1, (1, 1, 3), padding="same", kernel_initializer="ones")
+        >>> features, seen = layer([values, observed])
+        >>> np.ravel(features).tolist(), np.ravel(seen).tolist()
+        ([2.0, 3.0, 12.0, 8.0], [1.0, 1.0, 1.0, 1.0])
     """
 
     def build(self, input_shape: list[Shape]) -> None:
@@ -179,6 +188,14 @@ class GatedConv3D(_ObservedConvolution3D):
     Args: as `keras.layers.Conv3D`, channels last, one group.
 
     Called on `[values, observed]` and returning `(features, observed)`, as `MaskedConv3D`.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> line = np.float32([1, np.nan, np.nan, 4]).reshape(1, 1, 1, 4, 1)
+        >>> values, observed = vg.layers.split_missing(line)
+        >>> features, seen = vg.layers.GatedConv3D(8, 1)([values, observed])
+        >>> features.shape[-1], np.ravel(seen).tolist()
+        (8, [1.0, 0.0, 0.0, 1.0])
     """
 
     _per_filter = 2

@@ -42,6 +42,13 @@ class VolumeNormalization(RawLayer):
 
     Raises:
         ValueError: a window whose `low` is not below its `high`.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> line = np.float32([1, np.nan, np.nan, 4]).reshape(1, 1, 1, 4, 1)
+        >>> values, shift, scale = vg.layers.VolumeNormalization("volume")(line)
+        >>> np.ravel(values).tolist(), np.ravel(shift).tolist(), np.ravel(scale).tolist()
+        ([-1.0, nan, nan, 1.0], [2.5], [1.5])
     """
 
     def __init__(self, method: Method = "volume", low: float = 0.0, high: float = 1.0, **kwargs: Any) -> None:

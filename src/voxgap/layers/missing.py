@@ -21,6 +21,12 @@ def split_missing(x: Any) -> tuple[Any, Any]:
 
     Returns:
         `(values, observed)`, both float32 of the shape of `x`: values are 0 where missing, observed is 1 or 0.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> values, observed = vg.layers.split_missing(np.float32([1, np.nan, 3]))
+        >>> np.asarray(values).tolist(), np.asarray(observed).tolist()
+        ([1.0, 0.0, 3.0], [1.0, 0.0, 1.0])
     """
     # Exactly this `where`: ONNX converters lower any other to multiply-add, and NaN * 0 is NaN.
     missing = ops.isnan(x)
@@ -53,6 +59,13 @@ class SplitMissing(RawLayer):
     Input: float32 `(batch, depth, height, width, channels)` with NaN.
     Output: two float32 tensors of that shape, under every dtype policy: the values with 0 where missing, and
     1 where observed, 0 where missing.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> line = np.float32([1, np.nan, np.nan, 4]).reshape(1, 1, 1, 4, 1)
+        >>> values, observed = vg.layers.SplitMissing()(line)
+        >>> np.ravel(values).tolist(), np.ravel(observed).tolist()
+        ([1.0, 0.0, 0.0, 4.0], [1.0, 0.0, 0.0, 1.0])
     """
 
     def call(self, x: Any) -> list[Any]:
@@ -80,6 +93,13 @@ class GapDropout(RawLayer):
         seed: integer; the sequence of gaps follows from it.
 
     Input and output: float32 `(batch, depth, height, width, channels)` with NaN.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> volumes = np.zeros((1, 8, 4, 4, 1), "float32")
+        >>> gapped = vg.layers.GapDropout(0.5, "slices", seed=0)(volumes, training=True)
+        >>> np.isnan(gapped)[0, :, 0, 0, 0].astype(int).tolist()
+        [1, 0, 0, 0, 1, 0, 0, 1]
     """
 
     def __init__(

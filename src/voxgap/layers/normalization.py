@@ -26,6 +26,14 @@ class ObservedNormalization(Adapts, keras.layers.Layer):
         learns: without it, `adapt` does nothing, and values stay as they are.
 
     Input: finite float32 `(batch, ..., channels)`; output: the same shape, float32 always.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> line = np.float32([1, 0, 0, 3]).reshape(1, 1, 1, 4, 1)
+        >>> layer = vg.layers.ObservedNormalization()
+        >>> layer.adapt(np.where(line == 0, np.nan, line))  # NaN does not count
+        >>> np.ravel(layer(line)).tolist()
+        [-1.0, -2.0, -2.0, 1.0]
     """
 
     def __init__(self, invert: bool = False, learns: bool = True, **kwargs: Any) -> None:
@@ -97,6 +105,13 @@ class FastBatchNormalization(keras.layers.BatchNormalization):
     networks trained for a few hundred steps at chance when they are evaluated. In training on TensorFlow, its
     fused kernel works on a 4D view, in the compute dtype with float32 statistics; at inference it is one
     multiply-add, which runtimes fold into the convolution before it. Ioffe and Szegedy 2015.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> x = np.random.default_rng(0).normal(5, 2, (4, 4, 4, 4, 1)).astype("float32")
+        >>> y = np.asarray(vg.layers.FastBatchNormalization()(x, training=True))
+        >>> bool(abs(y.mean()) < 1e-3), bool(abs(y.std() - 1) < 1e-3)
+        (True, True)
     """
 
     def __init__(self, momentum: float = 0.9, epsilon: float = 1e-3, **kwargs: Any) -> None:

@@ -23,6 +23,12 @@ class UpsampleLike3D(keras.layers.Layer):
         size: how often a voxel is repeated, one number for all axes or three.
 
     Called on `[x, like]`, both `(batch, depth, height, width, channels)`: returns `x` on the grid of `like`.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> coarse, fine = np.ones((1, 3, 3, 3, 4)), np.ones((1, 5, 5, 6, 2))
+        >>> tuple(vg.layers.UpsampleLike3D(2)([coarse, fine]).shape)
+        (1, 5, 5, 6, 4)
     """
 
     def __init__(self, size: int | tuple[int, int, int] = 2, **kwargs: Any) -> None:

@@ -120,6 +120,14 @@ def describe(
 
     Raises:
         VoxgapError: The volumes are not such a batch, or the targets are not one per volume.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> volumes = np.arange(6 * 8 * 8 * 8.0).reshape(6, 8, 8, 8, 1)
+        >>> volumes[:3, 2:4] = np.nan
+        >>> found = vg.describe(volumes)
+        >>> found.pattern, found.missing_rate, found.with_gaps
+        ('slices along depth', 0.125, 3)
     """
     batch = as_batch(volumes)
     names = channel_names(channels, batch.shape[-1], "channels")

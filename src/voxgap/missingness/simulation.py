@@ -127,6 +127,12 @@ def simulate(
 
     Raises:
         VoxgapError: As for `sample_gaps`.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> gapped = vg.simulate(np.zeros((2, 10, 8, 8, 1)), "slices", missing_rate=0.3)
+        >>> np.isnan(gapped).all(axis=(2, 3, 4)).sum(axis=1)
+        array([3, 3])
     """
     gaps = sample_gaps(
         volumes,

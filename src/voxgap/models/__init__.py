@@ -1,4 +1,10 @@
-"""`build_model`: a Keras model that takes volumes with NaN, by name or around a user's own network."""
+"""`build_model`: a Keras model that takes volumes with NaN, by name or around a user's own network.
+
+Example:
+    >>> import voxgap as vg
+    >>> sorted(vg.models.NETWORKS)
+    ['cnn3d', 'resnet2d', 'resnet2plus1d', 'resnet3d', 'unet3d']
+"""
 
 from __future__ import annotations
 
@@ -60,6 +66,14 @@ def build_model(
 
     Raises:
         VoxgapError: an argument is not possible, or the volume is too small for the network.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> model = vg.build_model("cnn3d", (8, 8, 8, 1), 3, strategy="mask_channel", filters=(4, 8))
+        >>> model.output_shape
+        (None, 3)
+        >>> model.get_layer("network").count_params()
+        1155
     """
     strategy = strategy_of(strategy)
     _check(input_shape, outputs, task)

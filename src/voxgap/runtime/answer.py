@@ -31,6 +31,13 @@ class Answer:
         engine: that computed it.
         version: SHA-256 of the trained model's file, its first 12 digits.
         seconds: that it took.
+
+    Example:
+        >>> import voxgap as vg
+        >>> volume = vg.load_data("sample:brain").part("test").volumes[0]
+        >>> answer = vg.load("bundle").answer(volume)
+        >>> answer.label == answer.top[0][0], answer.missing_rate
+        (True, 0.0)
     """
 
     values: Values

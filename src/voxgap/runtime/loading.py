@@ -53,6 +53,12 @@ def load(
 
     Raises:
         VoxgapError: it is not a bundle, is damaged, was made by a newer voxgap, or has no file for such an engine.
+
+    Example:
+        >>> import voxgap as vg
+        >>> predictor = vg.load("bundle")
+        >>> predictor.input_shape, predictor.classes
+        ((16, 16, 16, 1), ('grey matter', 'white matter', 'fluid'))
     """
     opened = Bundle.open(bundle)
     manifest = decided(opened.manifest, threshold)

@@ -57,6 +57,13 @@ class Predictor:
         manifest: what the bundle says of itself.
         running: how it computes.
         folder: of the bundle, where it has one.
+
+    Example:
+        >>> import voxgap as vg
+        >>> predictor = vg.load("bundle")
+        >>> volumes = vg.load_data("sample:brain").part("test").volumes[:4]
+        >>> predictor.predict(volumes).shape
+        (4, 3)
     """
 
     def __init__(

@@ -1,4 +1,12 @@
-"""Real data inside the package, ready for `voxgap.dataset.Dataset`; licences and sources are in NOTICE.md."""
+"""Real data inside the package, ready for `voxgap.dataset.Dataset`; licences and sources are in NOTICE.md.
+
+Example:
+    >>> import voxgap as vg
+    >>> vg.samples.NAMES
+    ('motion', 'brain', 'nodules', 'brain-tissue')
+    >>> vg.samples.load("brain-tissue")["volumes"].shape
+    (195, 20, 20, 20, 1)
+"""
 
 from __future__ import annotations
 

@@ -232,6 +232,11 @@ def output_shape(
 
     Raises:
         VoxgapError: an argument is malformed, or the input is smaller than the kernel.
+
+    Example:
+        >>> import voxgap as vg
+        >>> vg.output_shape((28, 28, 28), kernel_size=3, strides=2, padding="same")
+        (14, 14, 14)
     """
     sizes = tuple(input_shape) if isinstance(input_shape, Iterable) else (input_shape,)
     axes = len(sizes)

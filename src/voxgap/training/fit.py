@@ -105,6 +105,15 @@ def train(
         VoxgapError: the data, a name or a number is not possible, another training holds the checkpoint, or the
             first epoch ended in NaN.
         KeyboardInterrupt: Ctrl-C before the first epoch ended: there is nothing to keep yet.
+
+    Example:
+        >>> import voxgap as vg
+        >>> data = vg.load_data("sample:brain")
+        >>> data = data.take(range(0, len(data), 12))  # a few will do here
+        >>> model = vg.build_model("cnn3d", data.volumes.shape[1:], len(data.classes), filters=(4,))
+        >>> history = vg.train(model, data, epochs=1, verbose=False)
+        >>> len(history.epochs), history.reason
+        (1, 'epochs')
     """
     asked = Training(
         loss,
