@@ -11,6 +11,7 @@ import pytest
 from voxgap import metrics
 from voxgap.errors import VoxgapError
 from voxgap.metrics.comparison import LOWER_IS_BETTER, Paired, compare_pair, rank, verdict
+from voxgap.metrics.pairs import judged, pairs_of
 from voxgap.metrics.significance import bayesian_t_test, corrected_t_test, estimate, holm
 
 NOISE = np.array([0.010, -0.008, 0.004, -0.012, 0.006])
@@ -208,18 +209,22 @@ def test_a_ranking_finds_what_was_planted(seed: int) -> None:
 def test_a_ranking_corrects_for_its_pairs() -> None:
     scores = planted()
     names = list(scores)
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    p_values = [corrected_t_test(scores[a] - scores[b], 80, 20).p_value for a, b in pairs]
-    adjusted = {frozenset(p): value for p, value in zip(pairs, holm(p_values), strict=True)}
+    found = judged(np.stack([*scores.values()]), 20 / 80)
+    keys = [frozenset((names[a], names[b])) for a, b in pairs_of(3)]
+    adjusted = dict(zip(keys, holm(found.p_value), strict=True))
     for place in rank(scores, 80, 20)[1:]:
         assert place.against is not None
+        assert place.against.first == place.strategy
         key = frozenset((place.against.first, place.against.second))
         assert place.against.p_adjusted == pytest.approx(adjusted[key])
         assert place.against.comparisons == 3
     against = {place.strategy: place.against for place in rank(scores, 80, 20, reference="mean")}
     assert against["mean"] is None
-    expected = holm([corrected_t_test(scores[n] - scores["mean"], 80, 20).p_value for n in ("knn", "linear")])
-    assert [against[n].p_adjusted for n in ("knn", "linear")] == pytest.approx(expected)
+    # Its own pairs alone count, but the spreads of all three are known.
+    alone = [p for p, key in zip(found.p_value, keys, strict=True) if "mean" in key]
+    expected = dict(zip([key for key in keys if "mean" in key], holm(alone), strict=True))
+    for name in ("knn", "linear"):
+        assert against[name].p_adjusted == pytest.approx(expected[frozenset((name, "mean"))])
     assert against["knn"].comparisons == 2
 
 

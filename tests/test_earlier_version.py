@@ -43,8 +43,13 @@ def layout(path: Path) -> int:
         return int(store._read("PRAGMA user_version")[0][0])
 
 
+PAIR = ("first", "second", "difference", "splits", "failed", "ratio", "rope", "comparisons")
+
+
 def numbers(told: Any) -> Any:
-    """What was found, without the words that say it, which may have become better ones."""
+    """What was found, without the words that say it, and without the analysis of pairs: both became better ones."""
+    if isinstance(told, dict) and "p_value" in told:
+        return {name: told[name] for name in PAIR}
     if isinstance(told, dict):
         return {name: numbers(one) for name, one in told.items() if name not in ("words", "verdict")}
     return [numbers(one) for one in told] if isinstance(told, list) else told

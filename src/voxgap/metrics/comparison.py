@@ -6,25 +6,23 @@ Scores come as `(splits, seeds)`, NaN where a run failed; `voxgap.metrics.signif
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
 
 from voxgap.errors import VoxgapError
+from voxgap.metrics.pairs import BETTER, SAME, UNDECIDED, UNKNOWN, WORSE, Judged, decided, judged, pairs_of
 from voxgap.metrics.significance import (
     ALPHA,
     MOST_FURTHER,
     POWER,
     ROPE,
+    Estimate,
     Floats,
-    bayesian_t_test,
-    corrected_t_test,
     estimate,
     further_splits,
-    holm,
     least_shown,
     run_table,
     size_ratio,
@@ -35,7 +33,17 @@ LOWER_IS_BETTER = frozenset({"log_loss", "brier", "calibration_error", "mae", "r
 
 
 ENOUGH = 5
-"""Folds from which on it is the spread that decides, and not that there are so few."""
+"""Folds from which on it is the spread that decides, and not that there are so few.
+
+So do as many degrees of freedom, where pairs borrow from each other."""
+Decision = Literal["better", "worse", "same", "undecided", "unknown"]
+DECISIONS: dict[int, Decision] = {
+    BETTER: "better",
+    WORSE: "worse",
+    SAME: "same",
+    UNDECIDED: "undecided",
+    UNKNOWN: "unknown",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,14 +54,18 @@ class Paired:
         first, second: their names.
         difference: by how much the first is better, in the metric's unit; negative where it is worse.
         low, high: 95 % confidence interval of the difference.
-        spread: standard deviation of the difference between splits.
+        spread: standard deviation of the difference between splits; where several pairs were judged together it is
+            moderated, see `voxgap.metrics.moderation`.
+        degrees: of freedom of the spread.
         splits: that both have a score for.
         failed: pairs of runs that are left out, because one of the two has no score.
         ratio: test samples for each training sample.
         rope: differences up to this one don't matter, in the metric's unit.
         p_value: two-sided, of the corrected t-test.
-        p_adjusted: the same by Holm over all `comparisons`.
+        p_adjusted: the same by Holm over all `comparisons`, and for all looks.
         worse, same, better: probabilities, for the first, of the Bayesian correlated t-test.
+        level: share of the level at which it is judged; below 1 where there are several looks, see
+            `voxgap.metrics.racing`.
     """
 
     first: str
@@ -62,6 +74,7 @@ class Paired:
     low: float
     high: float
     spread: float
+    degrees: float
     splits: int
     failed: int
     ratio: float
@@ -72,6 +85,12 @@ class Paired:
     worse: float
     same: float
     better: float
+    level: float = 1.0
+
+    @property
+    def borrowed(self) -> float:
+        """Degrees of freedom of the spread that come from other pairs."""
+        return self.degrees - (self.splits - 1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +103,7 @@ class Verdict:
         further: about how many further splits would decide; None if none are needed, or too many.
     """
 
-    decision: Literal["better", "worse", "same", "undecided", "unknown"]
+    decision: Decision
     words: str
     further: int | None = None
 
@@ -150,25 +169,81 @@ def compare_pair(
             f"scores of {first} are {ours.shape}, of {second} {theirs.shape}; "
             "give (splits, seeds) of the same runs"
         )
-    gains = theirs - ours if lower_is_better else ours - theirs
-    gain = estimate(gains, n_train, n_test)
-    low, high = gain.interval()
-    p_value = corrected_t_test(gains, n_train, n_test).p_value
+    (found,) = _pairs({first: ours, second: theirs}, size_ratio(n_train, n_test), rope, lower_is_better)
+    return found
+
+
+def _pairs(
+    tables: Mapping[str, Floats],
+    ratio: float,
+    rope: float,
+    lower_is_better: bool,
+    reference: str | None = None,
+    levels: Callable[[Floats, int], Floats] | None = None,
+) -> list[Paired]:
+    """Judge all pairs, each strategy with those that come after it; `rank` says what the arguments are."""
+    if not 0 <= rope < math.inf:
+        raise VoxgapError(f"rope {rope:g} is no width; give 0 or more, in the unit of the metric")
+    names = [*tables]
+    scores = np.stack([*tables.values()]) * (-1 if lower_is_better else 1)
+    family = len(names) - 1 if reference is not None else math.comb(len(names), 2)
+    both = [int((~np.isnan(scores[a] - scores[b])).any(axis=-1).sum()) for a, b in pairs_of(len(names))]
+    share = np.ones(len(both)) if levels is None else levels(np.array(both), family)
+    place = None if reference is None else names.index(reference)
+    found = judged(scores, ratio, rope=rope, reference=place, levels=share)
+    comparisons = max(1, int(np.isfinite(found.p_adjusted).sum()))
+    return [
+        _paired(
+            (names[a], names[b]),
+            Judged(*(values[place] for values in found)),
+            ratio,
+            rope,
+            comparisons,
+            float(share[place]),
+        )
+        for place, (a, b) in enumerate(pairs_of(len(names)))
+    ]
+
+
+def _paired(
+    names: tuple[str, str], found: Judged, ratio: float, rope: float, comparisons: int, level: float
+) -> Paired:
+    difference, spread, degrees = float(found.difference), float(found.spread), float(found.degrees)
+    gain = Estimate(difference, spread, float(found.error), int(found.splits))
+    low, high = gain.interval(degrees=degrees)
     return Paired(
-        first=first,
-        second=second,
-        difference=gain.mean,
+        first=names[0],
+        second=names[1],
+        difference=difference,
         low=low,
         high=high,
-        spread=gain.spread,
-        splits=gain.splits,
-        failed=int(np.isnan(gains).sum()),
-        ratio=size_ratio(n_train, n_test),
+        spread=spread,
+        degrees=degrees,
+        splits=int(found.splits),
+        failed=int(found.failed),
+        ratio=ratio,
         rope=rope,
-        p_value=p_value,
-        p_adjusted=p_value,
-        comparisons=1,
-        **bayesian_t_test(gains, n_train, n_test, rope)._asdict(),
+        p_value=float(found.p_value),
+        p_adjusted=float(found.p_adjusted),
+        comparisons=comparisons,
+        worse=float(found.worse),
+        same=float(found.same),
+        better=float(found.better),
+        level=level,
+    )
+
+
+def _turned(pair: Paired) -> Paired:
+    """Return the same for the other of the two."""
+    return dataclasses.replace(
+        pair,
+        first=pair.second,
+        second=pair.first,
+        difference=-pair.difference,
+        low=-pair.high,
+        high=-pair.low,
+        worse=pair.better,
+        better=pair.worse,
     )
 
 
@@ -185,31 +260,30 @@ def verdict(pair: Paired, *, alpha: float = ALPHA, power: float = POWER, most: i
         power, most: for the number of further splits, see `voxgap.metrics.significance.further_splits`.
     """
     both, note = f"{pair.first} and {pair.second}", _failed_note(pair.failed)
-    if pair.splits < 2:
-        return Verdict(
-            "unknown", f"{both} can't be compared: {_folds(pair.splits)} with both, 2 needed{note}"
-        )
+    decision = DECISIONS[int(decided(pair, pair.rope, alpha=alpha, levels=pair.level))]
+    if decision == "unknown":
+        return Verdict(decision, f"{both} can't be compared: {_folds(pair.splits)} with both, 2 needed{note}")
     if pair.spread == 0:
-        return _without_spread(pair, note)
-    shown = pair.p_adjusted <= alpha
-    if shown and pair.better >= 1 - alpha:
-        return Verdict("better", f"{pair.first} is better than {pair.second} ({_p(pair.better)}){note}")
-    if shown and pair.worse >= 1 - alpha:
-        return Verdict("worse", f"{pair.second} is better than {pair.first} ({_p(pair.worse)}){note}")
-    if pair.same >= 1 - alpha:
-        return Verdict("same", f"{both} are practically the same ({_p(pair.same)}){note}")
-    kind = f"difference of more than {pair.rope:g}" if shown else "difference"
+        return Verdict(decision, _without_spread(pair) + note)
+    if decision == "better":
+        return Verdict(decision, f"{pair.first} is better than {pair.second} ({_p(pair.better)}){note}")
+    if decision == "worse":
+        return Verdict(decision, f"{pair.second} is better than {pair.first} ({_p(pair.worse)}){note}")
+    if decision == "same":
+        return Verdict(decision, f"{both} are practically the same ({_p(pair.same)}){note}")
+    kind = f"difference of more than {pair.rope:g}" if pair.p_adjusted <= alpha else "difference"
     words = f"no {kind} between {both} can be shown with these {_folds(pair.splits)}"
     seen = abs(pair.difference)
     if seen <= pair.rope:
         return Verdict("undecided", f"{words}; the one seen, {seen:.2g}, is too small to matter{note}")
-    if pair.splits < ENOUGH:
+    if pair.degrees < ENOUGH - 1:
         return Verdict("undecided", f"{words}; {_more_folds(pair, alpha)}{note}")
     further = further_splits(
         *(seen, pair.spread, pair.splits, pair.ratio),
         rope=pair.rope,
         comparisons=pair.comparisons,
-        alpha=alpha,
+        alpha=alpha * pair.level,
+        borrowed=pair.borrowed,
         power=power,
         most=most,
     )
@@ -226,17 +300,23 @@ def rank(
     lower_is_better: bool = False,
     reference: str | None = None,
     alpha: float = ALPHA,
+    left: Collection[str] = (),
+    levels: Callable[[Floats, int], Floats] | None = None,
 ) -> tuple[Place, ...]:
     """Order strategies from the best, and compare each with the best or with a reference.
 
-    The best is only known from the scores, so Holm's correction then counts all pairs. A reference that was
-    chosen beforehand costs less: only its own pairs count. Leave baselines such as `complete` out.
+    All pairs are judged together, so that their spreads borrow from each other. The best is only known from the
+    scores, so Holm's correction then counts all pairs. A reference that was chosen beforehand costs less: only
+    its own pairs count. Leave baselines such as `complete` out.
 
     Args:
         scores: by strategy, `(splits,)` or `(splits, seeds)` of the same runs, NaN where a run failed.
         n_train, n_test, rope, lower_is_better: as for `compare_pair`.
         reference: strategy to compare with, instead of the best.
         alpha: level of all comparisons together.
+        left: strategies that were given up before the others, and so come after them.
+        levels: gives the share of the level at which pairs are judged, from the splits that they have and how many
+            pairs there are; by default all of it.
 
     Returns:
         Strategies without any score come last. The mean of one with failed runs is what it would be over all
@@ -254,22 +334,14 @@ def rank(
         raise VoxgapError(f"reference {reference!r} has no scores; use one of {', '.join(tables)}")
     means = dict(zip(tables, _adjusted_means(np.stack(list(tables.values()))), strict=True))
     direction = 1 if lower_is_better else -1
-    order = sorted(means, key=lambda name: (math.isnan(means[name]), direction * means[name]))
+    order = sorted(means, key=lambda name: (math.isnan(means[name]), name in left, direction * means[name]))
     target = order[0] if reference is None else reference
-    others = [name for name in order if name != target]
-
-    family = [(name, target) for name in others]
-    # Pairs without the best only count in Holm's correction: any strategy could have come out best.
-    family += itertools.combinations(others, 2) if reference is None else ()
-    pairs = [
-        compare_pair(a, tables[a], b, tables[b], n_train, n_test, rope=rope, lower_is_better=lower_is_better)
-        for a, b in family
-    ]
-    adjusted = holm([pair.p_value for pair in pairs])
-    comparisons = max(1, int(np.isfinite(adjusted).sum()))
+    found = _pairs(tables, size_ratio(n_train, n_test), rope, lower_is_better, reference, levels)
     against = {
-        pair.first: dataclasses.replace(pair, p_adjusted=float(p_value), comparisons=comparisons)
-        for pair, p_value in list(zip(pairs, adjusted, strict=True))[: len(others)]
+        pair.first: pair
+        for given in found
+        if target in (given.first, given.second)
+        for pair in [given if given.second == target else _turned(given)]
     }
     return tuple(
         _place(name, tables[name], means[name], n_train, n_test, against.get(name), alpha) for name in order
@@ -306,19 +378,24 @@ def _adjusted_means(scores: Floats) -> Floats:
     return np.where(np.isnan(values).all(axis=1), np.nan, means)
 
 
-def _without_spread(pair: Paired, note: str) -> Verdict:
+def _without_spread(pair: Paired) -> str:
     both, folds = f"{pair.first} and {pair.second}", f"in all {_folds(pair.splits)}"
     seen = abs(pair.difference)
     if seen <= pair.rope:
-        return Verdict("same", f"{both} score practically the same {folds}{note}")
-    words = f"{both} differ by {seen:.2g} {folds}, so chance can't be judged; more or larger folds are needed"
-    return Verdict("undecided", words + note)
+        return f"{both} score practically the same {folds}"
+    return f"{both} differ by {seen:.2g} {folds}, so chance can't be judged; more or larger folds are needed"
 
 
 def _more_folds(pair: Paired, alpha: float) -> str:
     """Warn where Student's distribution has so few degrees of freedom that hardly anything can be shown."""
     ratio = min(pair.ratio, 1 / (ENOUGH - 1))  # more folds leave more to train on
-    least = least_shown(pair.spread, ENOUGH, ratio, rope=pair.rope, comparisons=pair.comparisons, alpha=alpha)
+    least = least_shown(
+        *(pair.spread, ENOUGH, ratio),
+        rope=pair.rope,
+        comparisons=pair.comparisons,
+        alpha=alpha * pair.level,
+        borrowed=pair.borrowed,
+    )
     advice = f"so few show hardly any: give --folds {ENOUGH} or more"
     if abs(pair.difference) >= least:
         return f"{advice}, which would show one from {least:.2g} on (seen: {abs(pair.difference):.2g})"

@@ -44,10 +44,14 @@ class Estimate(NamedTuple):
     error: float
     splits: int
 
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+    def interval(self, confidence: float = 0.95, degrees: float | None = None) -> tuple[float, float]:
         """Return the confidence interval of the mean, by Student's distribution; NaN where the splits agree.
 
         From values that are all the same nothing is known of how far they spread.
+
+        Args:
+            confidence: between 0 and 1.
+            degrees: of freedom of the spread; by default one less than there are splits.
         """
         from scipy import stats
 
@@ -55,7 +59,8 @@ class Estimate(NamedTuple):
             raise VoxgapError(f"confidence {confidence:g} is not between 0 and 1; 0.95 is usual")
         if self.splits < 2 or not self.error:
             return math.nan, math.nan
-        reach = float(stats.t.isf((1 - confidence) / 2, self.splits - 1)) * self.error
+        free = self.splits - 1 if degrees is None else degrees
+        reach = float(stats.t.isf((1 - confidence) / 2, free)) * self.error
         return self.mean - reach, self.mean + reach
 
 
@@ -161,13 +166,16 @@ def bayesian_t_test(differences: Any, n_train: Any, n_test: Any, rope: float = R
 def holm(p_values: Any) -> Floats:
     """Adjust p-values so that the chance of any false alarm among them stays at the level; NaN don't count.
 
+    Args:
+        p_values: `(..., several)`; those of the last axis are adjusted together.
+
     Source: Holm, Scandinavian Journal of Statistics 6, 1979.
     """
     values = np.array(p_values, dtype=np.float64)
-    known = np.flatnonzero(~np.isnan(values))
-    order = known[np.argsort(values[known], kind="stable")]
-    scaled = values[order] * np.arange(len(order), 0, -1)
-    values[order] = np.minimum(np.maximum.accumulate(scaled), 1)
+    order = np.argsort(values, axis=-1, kind="stable")  # NaN come last
+    left = (~np.isnan(values)).sum(axis=-1, keepdims=True) - np.arange(values.shape[-1])
+    scaled = np.take_along_axis(values, order, axis=-1) * left
+    np.put_along_axis(values, order, np.minimum(np.maximum.accumulate(scaled, axis=-1), 1), axis=-1)
     return values
 
 
@@ -180,6 +188,7 @@ def power_to_show(
     rope: float = 0.0,
     comparisons: int = 1,
     alpha: float = ALPHA,
+    borrowed: float = 0.0,
 ) -> float:
     """Return the chance that so many splits show a true difference, by Student's noncentral distribution.
 
@@ -193,10 +202,11 @@ def power_to_show(
         rope: what the difference must exceed, in the metric's unit.
         comparisons: that share the level.
         alpha: the level.
+        borrowed: degrees of freedom of the spread beyond those of the splits, see `voxgap.metrics.moderation`.
     """
     from scipy import stats
 
-    degrees, error = splits - 1, spread * math.sqrt(1 / splits + ratio)
+    degrees, error = splits - 1 + borrowed, spread * math.sqrt(1 / splits + ratio)
     conditions = ((alpha / (2 * comparisons), abs(difference)), (alpha, abs(difference) - rope))
     chances = [
         stats.nct.sf(stats.t.isf(level, degrees), degrees, _quotient(excess, error))
@@ -214,6 +224,7 @@ def further_splits(
     rope: float = 0.0,
     comparisons: int = 1,
     alpha: float = ALPHA,
+    borrowed: float = 0.0,
     power: float = POWER,
     most: int = MOST_FURTHER,
 ) -> int | None:
@@ -222,7 +233,7 @@ def further_splits(
     What was seen is seldom exactly the truth: the number is a rough guide.
 
     Args:
-        difference, spread, ratio, rope, comparisons, alpha: as for `power_to_show`.
+        difference, spread, ratio, rope, comparisons, alpha, borrowed: as for `power_to_show`.
         splits: so far.
         power: wanted chance of showing it.
         most: the largest answer.
@@ -233,7 +244,11 @@ def further_splits(
 
     def chance(count: int) -> float:
         return power_to_show(
-            difference, spread, count, ratio, rope=rope, comparisons=comparisons, alpha=alpha
+            *(difference, spread, count, ratio),
+            rope=rope,
+            comparisons=comparisons,
+            alpha=alpha,
+            borrowed=borrowed,
         )
 
     counts = range(splits + 1, splits + most + 1)
@@ -249,15 +264,16 @@ def least_shown(
     rope: float = 0.0,
     comparisons: int = 1,
     alpha: float = ALPHA,
+    borrowed: float = 0.0,
 ) -> float:
     """Return the smallest difference that so many splits show, by the quantiles of Student's distribution.
 
     Args:
-        spread, splits, ratio, rope, comparisons, alpha: as for `power_to_show`.
+        spread, splits, ratio, rope, comparisons, alpha, borrowed: as for `power_to_show`.
     """
     from scipy import stats
 
-    degrees, error = splits - 1, spread * math.sqrt(1 / splits + ratio)
+    degrees, error = splits - 1 + borrowed, spread * math.sqrt(1 / splits + ratio)
     levels = ((alpha / (2 * comparisons), 0.0), (alpha, rope))
     return max(beyond + float(stats.t.isf(level, degrees)) * error for level, beyond in levels)
 
