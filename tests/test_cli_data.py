@@ -68,11 +68,6 @@ def test_serving_does_what_training_was_told(scans: Path, tmp_path: Path) -> Non
         assert float(row["missing_rate"]) == 0
 
 
-def test_volumes_that_differ_in_shape_name_the_option(scans: Path, tmp_path: Path) -> None:
-    with pytest.raises(VoxgapError, match=r"scans\.csv: volumes differ in shape: .*--size 32,32,32"):
-        voxgap("train", scans / "scans.csv", "--out", tmp_path / "b")
-
-
 def test_options_that_are_no_numbers() -> None:
     assert grid_arguments("3,4,5", "1,0.5,2", "observed", "-3024") == {
         "size": (3, 4, 5),

@@ -50,9 +50,9 @@ def as_real(values: Any, where: str, *, allow_empty: bool = False) -> NDArray[An
     return array
 
 
-def times(shape: tuple[int, ...]) -> str:
-    """Write a shape as people do: 28×28×28×1."""
-    return "×".join(map(str, shape)) or "()"
+def times(shape: tuple[int | None, ...]) -> str:
+    """Write a shape as people do: 28×28×28×1, with ? along an axis on which items differ."""
+    return "×".join("?" if length is None else str(length) for length in shape) or "()"
 
 
 def as_array(values: Any, where: str) -> NDArray[Any]:

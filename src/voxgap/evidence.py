@@ -15,6 +15,7 @@ from voxgap.dataset.gaps import own_values
 from voxgap.dataset.names import case_names
 from voxgap.decision import named
 from voxgap.metrics.metrics import counted, dice_of
+from voxgap.ragged import as_items
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -196,14 +197,18 @@ def collect(data: Dataset, predict: Predict, threshold: float | None = None) -> 
 
 def _answered(part: Dataset, predict: Predict, threshold: float | None) -> tuple[Floats, Counts, Floats]:
     """Return answers, voxels and sureness of a few cases."""
-    answers = np.asarray(predict(part.volumes), np.float64)
+    given = predict(part.volumes)
+    answers = as_items(given) if part.task == "segmentation" else np.asarray(given, np.float64)
     count, bare = len(part), np.zeros((len(part), 0))
     if part.task == "regression":
         return answers.reshape(count, -1), bare.astype(np.int64), bare
     if part.task == "classification":
         return answers, bare.astype(np.int64), sureness(answers, part.targets)
     found = [named(probabilities, threshold) for probabilities in answers]
-    sure = [_binned(p[truth >= 0], truth[truth >= 0]) for p, truth in zip(answers, part.targets, strict=True)]
+    sure = [
+        _binned(p[truth >= 0].astype(np.float64), truth[truth >= 0])
+        for p, truth in zip(answers, part.targets, strict=True)
+    ]
     tables = [counted(truth, classes, answers.shape[-1]) for truth, classes in part.on_own_grids(found)]
     return bare, np.stack(tables), np.stack(sure)
 

@@ -170,11 +170,12 @@ class Grid:
             records.append(record)
         return volume, records
 
-    def met(self, shape: tuple[int, ...]) -> Grid:
-        """Return this grid once volumes of this shape are on it: a spacing now has a size as well."""
-        return (
-            self if self.spacing is None or self.size else replace(self, size=(shape[0], shape[1], shape[2]))
-        )
+    def met(self, shape: Sequence[int | None]) -> Grid:
+        """Return this grid once volumes of this shape are on it: a spacing now has a size as well, if all have one."""
+        size = tuple(length for length in shape[:3] if length is not None)
+        if self.spacing is None or self.size or len(size) < 3:
+            return self
+        return replace(self, size=(size[0], size[1], size[2]))
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain values, under the names of its arguments."""

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.arrays import as_real
+from voxgap.ragged import differ
 
 Floats = NDArray[np.float64]
 
@@ -79,7 +80,16 @@ def voxel_means(volumes: Any) -> Floats:
 
 
 def blocks(volumes: Any) -> Iterator[NDArray[np.float32]]:
-    """Yield consecutive volumes as float32 `(some, depth, height, width, channels)`, about `BLOCK_VOXELS` at a time."""
+    """Yield consecutive volumes as float32 `(some, depth, height, width, channels)`, about `BLOCK_VOXELS` at a time.
+
+    Of several shapes, one at a time.
+    """
+    if differ(volumes):
+        yield from (
+            as_real(volumes[i], "volumes").astype(np.float32, copy=False)[np.newaxis]
+            for i in range(len(volumes))
+        )
+        return
     step = max(1, BLOCK_VOXELS // max(1, math.prod(volumes.shape[1:])))
     for start in range(0, len(volumes), step):
         # A float64 value beyond float32 becomes infinite here, and whoever must not have it looks for that.

@@ -5,19 +5,23 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap.arrays import as_real
+from voxgap.arrays import as_real, times
 from voxgap.errors import VoxgapError
+from voxgap.ragged import shape_of, shapes_of, together
 
 Corner = tuple[int, int, int]
 Size = tuple[int, int, int]
 Floats = NDArray[np.float32]
 
 OVERLAP = 0.5
+MULTIPLE = 8
+LARGEST, LARGEST_WHOLE = 64**3, 128**3
+"""Voxels of a patch that is suggested, and of one that has to hold whole volumes."""
 # At the border of a patch a weight may be small, but never so small that float32 loses it.
 _LEAST_WEIGHT = 1e-3
 
@@ -64,6 +68,35 @@ def corners(shape: Sequence[int], size: Size, overlap: float = 0.0) -> list[Corn
     return list(itertools.product(depths, heights, widths))
 
 
+def suggested(shapes: Sequence[Sequence[int]], whole: bool, name: str) -> Size:
+    """Choose the size of patches for volumes of several shapes.
+
+    One that holds each volume, its axes multiples of 8, so that networks can halve them: what is around a smaller one
+    is missing, and a network sees all of it at once. Where that is too large to train on, and each voxel has an
+    answer of its own, the longest axes are shortened. Padding is what every way of handling gaps knows, what exports
+    need (a graph of one shape) and what fills of a value for each voxel need; batches grouped by shape give neither.
+
+    Args:
+        shapes: `(depth, height, width)` of the volumes, and any channels.
+        whole: whether an answer is one for the volume, which a part of it may not show.
+        name: of the data, for messages.
+
+    Raises:
+        VoxgapError: no patch of a size to train on holds each volume, and one has to.
+    """
+    largest = np.array([shape[:3] for shape in shapes]).max(axis=0)
+    edges = [1 if length == 1 else MULTIPLE * math.ceil(length / MULTIPLE) for length in largest.tolist()]
+    if whole and math.prod(edges) > LARGEST_WHOLE:
+        raise VoxgapError(
+            f"{name}: volumes differ in shape, up to {times(tuple(largest.tolist()))}, and what is to be predicted is "
+            "of a whole one; make them smaller with --spacing or --size, or learn from parts with --patch-size"
+        )
+    while not whole and math.prod(edges) > LARGEST:
+        longest = edges.index(max(edges))
+        edges[longest] -= MULTIPLE
+    return patch_size(tuple(edges))
+
+
 def random_corner(shape: Sequence[int], size: Size, rng: np.random.Generator) -> Corner:
     """Draw a patch of a volume; along an axis on which the volume is smaller, it lies around it."""
     depth, height, width = (
@@ -89,7 +122,7 @@ def read_patch(volumes: Any, index: int, corner: Corner, size: Size) -> NDArray[
     inside = [
         # Where the patch lies wholly outside, an empty slice.
         slice(min(length, max(0, start)), max(0, min(length, start + edge)))
-        for start, edge, length in zip(corner, size, volumes.shape[1:4], strict=True)
+        for start, edge, length in zip(corner, size, shape_of(volumes, index)[:3], strict=True)
     ]
     found = as_real(volumes[(index, *inside)], "volumes", allow_empty=True)
     if found.shape[:3] == size:
@@ -116,7 +149,14 @@ class Patches:
     def __init__(self, volumes: Any, size: Size, overlap: float = 0.0) -> None:
         self.volumes = volumes
         self.size = size
-        self.corners = corners(volumes.shape[1:4], size, overlap)
+        shapes = [shape[:3] for shape in shapes_of(volumes)]
+        self._corners = {shape: corners(shape, size, overlap) for shape in set(shapes)}
+        self._ends = np.cumsum([len(self._corners[shape]) for shape in shapes], dtype=np.intp)
+
+    @property
+    def owners(self) -> NDArray[np.intp]:
+        """The volume that each patch is of."""
+        return np.repeat(np.arange(len(self._ends)), np.diff(self._ends, prepend=0))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -134,15 +174,17 @@ class Patches:
         return len(self.volumes.shape)
 
     def __len__(self) -> int:
-        return len(self.volumes) * len(self.corners)
+        return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, key: Any) -> NDArray[Any]:
         """Return one patch, a slice of them, or a part of one: `[i]`, `[i:j]`, `[i, plane, a:b]`."""
         if isinstance(key, slice):
             return np.stack([self[i] for i in range(*key.indices(len(self)))])
         index, *parts = key if isinstance(key, tuple) else (key,)
-        volume, place = divmod(range(len(self))[int(index)], len(self.corners))
-        corner, size, planes = list(self.corners[place]), list(self.size), []
+        number = range(len(self))[int(index)]
+        volume = int(np.searchsorted(self._ends, number, side="right"))
+        places = self._corners[shape_of(self.volumes, volume)[:3]]
+        corner, size, planes = list(places[number - int(self._ends[volume])]), list(self.size), []
         for axis, part in enumerate(parts):
             whole = isinstance(part, slice)
             start, stop, _ = part.indices(size[axis]) if whole else (part, part + 1, 1)
@@ -185,9 +227,10 @@ def predict_patches(
 
     Returns:
         `(n, depth, height, width, classes)`: where patches overlap, their mean weighed by `importance`. Or
-        `(n, outputs)`: the mean over the patches that have an observed voxel.
+        `(n, outputs)`: the mean over the patches that have an observed voxel. Answers for the voxels of volumes of
+        several shapes are a `Ragged`.
     """
-    return np.stack(list(each_volume(predict, volumes, size, overlap, batch_size=batch_size)))
+    return cast("Floats", together(each_volume(predict, volumes, size, overlap, batch_size=batch_size)))
 
 
 def each_volume(
@@ -199,10 +242,10 @@ def each_volume(
     batch_size: int = 16,
 ) -> Iterator[Floats]:
     """Predict as `predict_patches` does, one volume at a time, so that not all answers are held at once."""
-    shape = tuple(volumes.shape[1:4])
-    places = corners(shape, size, overlap)
     weights = importance(size)[..., np.newaxis]
     for index in range(len(volumes)):
+        shape = shape_of(volumes, index)[:3]
+        places = corners(shape, size, overlap)
         answers = _answers(predict, volumes, index, size, places, batch_size)
         first = next(answers)
         answers = itertools.chain([first], answers)

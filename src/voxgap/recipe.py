@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from voxgap import intensity, names
 from voxgap.errors import VoxgapError
+from voxgap.ragged import inside
 
 Axes = tuple[int, int, int]
 Convolution = Literal["plain", "masked", "gated"]
@@ -297,6 +298,11 @@ COMPARED = Training(epochs=40, batch_size=32, patience=8)
 """How the networks of an experiment are trained: many of them, each a little quicker."""
 
 
+def network_of(task: str) -> str:
+    """The network that a task gets where nobody names one: of answers for each voxel the one that keeps the grid."""
+    return "unet3d" if task == "segmentation" else "resnet3d"
+
+
 @dataclass(frozen=True)
 class Recipe(Plain):
     """All that a trained network depends on, beside its data and its seed.
@@ -327,7 +333,8 @@ class Recipe(Plain):
         Raises:
             VoxgapError: its normalisation needs whole volumes, and it trains on patches.
         """
-        wanted, patches = self.architecture.normalize, self.training.patch_size is not None
+        wanted, size = self.architecture.normalize, self.training.patch_size
+        patches = size is not None and not inside(volumes, size)
         method = intensity.resolve(wanted, volumes, channels, patches).method
         return dataclasses.replace(
             self, architecture=dataclasses.replace(self.architecture, normalize=method)

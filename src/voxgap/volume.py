@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from voxgap.arrays import as_real as as_real  # they belong to a volume's words, too
 from voxgap.arrays import times as times
 from voxgap.errors import VoxgapError
+from voxgap.ragged import Ragged
 
 Values = NDArray[np.float32]
 
@@ -141,10 +142,10 @@ def as_values(values: Any, where: str = "volume") -> Values:
 
 
 def as_batch(volumes: Any, where: str = "volumes", *, allow_empty: bool = False) -> Values:
-    """Check a batch of volumes of one shape and return it as float32.
+    """Check a batch of volumes and return it as float32.
 
     Args:
-        volumes: `(batch, depth, height, width, channels)`, any real dtype.
+        volumes: `(batch, depth, height, width, channels)`, any real dtype; a `Ragged` where shapes differ.
         where: What an error message calls them: a file or an argument.
         allow_empty: Whether a batch of no volume is fine.
 
@@ -157,6 +158,8 @@ def as_batch(volumes: Any, where: str = "volumes", *, allow_empty: bool = False)
     """
     if getattr(volumes, "checked", False) and volumes.ndim == 5 and volumes.dtype == np.float32:
         return volumes
+    if isinstance(volumes, Ragged) and volumes.ndim == 5:
+        return cast("Values", Ragged((as_values(one, where) for one in volumes), volumes.shape[1:]))
     array = as_real(volumes, where, allow_empty=allow_empty)
     if array.ndim != 5:
         raise VoxgapError(

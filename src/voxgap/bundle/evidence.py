@@ -76,7 +76,7 @@ def _write_page(
     seen = data.take(worst.index)
     maps: list[dict[str, Any]] = [{} for _ in range(len(worst))]
     if data.task == "segmentation":
-        answered = named(predict(seen.volumes), cases.threshold)
+        answered = [named(answer, cases.threshold) for answer in predict(seen.volumes)]
         for index, drawn in enumerate(answered):
             scanned = np.zeros(drawn.shape, bool)
             scanned[own_box(seen, index)] = True

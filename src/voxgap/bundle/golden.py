@@ -14,6 +14,7 @@ from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.missingness import simulate
 from voxgap.patches import Size, random_corner, read_patch
+from voxgap.ragged import shape_of
 from voxgap.runtime.golden import Golden
 from voxgap.volume import Values, as_batch
 
@@ -37,7 +38,10 @@ def draw(volumes: Values, size: Size, count: int = _KEPT, seed: int = 0) -> tupl
     """
     rng = np.random.default_rng(seed)
     chosen = np.sort(rng.permutation(len(volumes))[:count])
-    cut = [read_patch(volumes, int(i), random_corner(volumes.shape[1:4], size, rng), size) for i in chosen]
+    cut = [
+        read_patch(volumes, int(i), random_corner(shape_of(volumes, int(i))[:3], size, rng), size)
+        for i in chosen
+    ]
     recorded = np.stack(cut).astype(np.float32)
     complete = np.where(np.isnan(recorded), _channel_means(recorded), recorded)
     block = (min(4, size[0]), min(4, size[1]), min(4, size[2]))

@@ -20,6 +20,8 @@ from voxgap.errors import VoxgapError
 from voxgap.metrics import Scored, scored, without_interval
 from voxgap.metrics.overlap import digests, in_part, overlap, read_cases
 from voxgap.names import metric_words
+from voxgap.patches import patch_size, predict_patches
+from voxgap.ragged import differ, each
 from voxgap.runtime import Bundle, Predictor, load
 from voxgap.volume import Values, times
 
@@ -119,6 +121,8 @@ def evaluate(
     else:
         given, decided = _as_it_is(model, data, split, reading), Decision()
         predict = partial(model.predict, verbose=0)
+        if differ(given.data.volumes):
+            predict = partial(predict_patches, predict, size=patch_size(model.input_shape[1:4]))
     if threshold is not None:
         chosen = asked(threshold, given.data.task, len(given.data.classes))
         if chosen is None:
@@ -259,6 +263,8 @@ def _as_it_is(
     task: Task = "segmentation" if len(model.output_shape) == 5 else None
     found = _part(load_data(data, task=task, scoring=True, **reading), split)
     data, shape = found.data, model.input_shape[1:]
+    if differ(data.volumes) and shape[3] == data.volumes.shape[4]:
+        return found
     if any(wanted not in (None, size) for wanted, size in zip(shape, data.volumes.shape[1:], strict=True)):
         raise VoxgapError(
             f"{data.name}: volumes of {times(data.volumes.shape[1:])}, the model takes {times(shape)}; give "
@@ -278,7 +284,7 @@ def _score(given: Labelled, answers: Values, volumes: Values, decided: Decision,
         data.task,
         data.targets,
         answers,
-        observed=~np.isnan(volumes) if data.task == "segmentation" else None,
+        observed=each(lambda v: ~np.isnan(v), volumes) if data.task == "segmentation" else None,
         threshold=decided.threshold,
         own_grids=data.on_own_grids,
         groups=data.groups,

@@ -98,13 +98,15 @@ def grid_arguments(
     }
 
 
-def choose_normalization(asked: str, dataset: Dataset, patches: bool = False) -> str:
+def choose_normalization(asked: str, dataset: Dataset, patch: tuple[int, int, int] | None = None) -> str:
     """Return the normalisation to train with, and say why where the training part decided."""
     from voxgap import intensity
+    from voxgap.ragged import inside
 
     intensity.check(asked)
     known = dataset.part("train").volumes if "train" in dataset.split else dataset.volumes
-    chosen = intensity.resolve(asked, known, dataset.channels, patches)
+    parts = patch is not None and not inside(known, patch)
+    chosen = intensity.resolve(asked, known, dataset.channels, parts)
     say_values(chosen, known, dataset, asked == "auto")
     return chosen.method
 

@@ -54,7 +54,7 @@ from voxgap.cli.network import (
 )
 from voxgap.errors import VoxgapError
 from voxgap.files import held, sweep
-from voxgap.recipe import Gaps, Recipe, Training, strategy_of
+from voxgap.recipe import Gaps, Recipe, Training, network_of, strategy_of
 
 if TYPE_CHECKING:
     from voxgap.experiment import Result
@@ -82,10 +82,16 @@ Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 def train(
     context: typer.Context,
     data: Data,
-    out_folder: Annotated[Path, typer.Option("--out", help="Folder for the bundle.")],
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the bundle; runs/ and the name of DATA without it."),
+    ] = None,
     model: Annotated[
-        str, typer.Option(help="cnn3d, resnet3d, resnet2d, resnet2plus1d or unet3d.")
-    ] = "resnet3d",
+        str | None,
+        typer.Option(
+            help="cnn3d, resnet3d, resnet2d, resnet2plus1d or unet3d. [default: resnet3d; unet3d for label maps]"
+        ),
+    ] = None,
     strategy: Annotated[str, typer.Option(help="How gaps are handled; see docs/missing-data.md.")] = "mean",
     epochs: Annotated[int, typer.Option(help="At most so many.")] = Training.epochs,
     batch_size: Annotated[int, typer.Option(help="Volumes a training step.")] = Training.batch_size,
@@ -159,7 +165,8 @@ def train(
     patch_size: Annotated[
         str | None,
         typer.Option(
-            help="Train on patches of DEPTH,HEIGHT,WIDTH voxels of larger volumes.", rich_help_panel="Volumes"
+            help="Train on patches of DEPTH,HEIGHT,WIDTH voxels; chosen where volumes differ in shape.",
+            rich_help_panel="Volumes",
         ),
     ] = None,
     cache: Annotated[
@@ -179,6 +186,8 @@ def train(
     --epochs, or more --patience, it goes on from the bundle that is there.
 
     [bold]Examples[/]
+
+      voxgap train scans.csv
 
       voxgap train patients.csv --model resnet3d --strategy masked_conv --out runs/patients
 
@@ -204,7 +213,7 @@ def train(
         outdated,
         save_bundle,
     )
-    from voxgap.bundle.evidence import EVIDENCE, REPORT
+    from voxgap.bundle.evidence import EVIDENCE, PREDICTIONS, REPORT
     from voxgap.cli.evaluate import print_scores, say_decision
     from voxgap.dataset.gaps import with_simulated
     from voxgap.decision import asked
@@ -218,12 +227,16 @@ def train(
         "attention": attention,
     }
     chosen = strategy_of(strategy, **overrides)
-    names.check("model", model, names.NETWORKS)
+    if model is not None:
+        names.check("model", model, names.NETWORKS)
     names.check("optimizer", optimizer, names.OPTIMIZERS)
     network = architecture(filters, kernel_size, strides, padding, activation, dropout)
     if loss is not None:
         names.check("loss", loss, names.LOSSES)
 
+    out_folder = (
+        Path("runs") / Path(data.partition(":")[2] or data).stem if out_folder is None else out_folder
+    )
     check_free(out_folder, overwrite=True)  # nothing but a folder can be held
     with (
         held(out_folder / ".training.lock", f"{out_folder}: a network is trained there"),
@@ -245,10 +258,12 @@ def train(
             else patches.patch_size(numbers(patch_size, "--patch-size"), "--patch-size")
         )
         raw = load(data, cache=cache, task=task, **grid)
+        model = model or network_of(raw.task)
         asked(threshold, raw.task, len(raw.classes))
         known = known_cases(digests(raw.volumes), raw.split)
         dataset = with_simulated(raw, pattern, missing_rate, mechanism, seed)
-        normalize = choose_normalization(normalize, dataset, patch is not None)
+        patch = patch or dataset.patch_size
+        normalize = choose_normalization(normalize, dataset, patch)
         trained = Training.of(
             {
                 "loss": loss,
@@ -270,6 +285,11 @@ def train(
         )
         recipe = Recipe(model, chosen, dataclasses.replace(network, normalize=normalize), trained, threshold)
         err.print(dataset.summary(), soft_wrap=True)
+        if patch_size is None and patch is not None:
+            err.print(
+                f"volumes differ in shape: patches of {','.join(map(str, patch))} (--patch-size)",
+                soft_wrap=True,
+            )
         import_keras()
         from voxgap.experiment import train_and_score
         from voxgap.training import ForeignError
@@ -323,6 +343,8 @@ def train(
         if dataset.task == "classification" and (why := too_few(dataset.part("validation").targets)):
             out.print(why, soft_wrap=True)
         out.print(f"bundle: {out_folder}   report: {out_folder / EVIDENCE / REPORT}", soft_wrap=True)
+        if dataset.task == "segmentation":
+            out.print(f"dice of each case: {out_folder / EVIDENCE / PREDICTIONS}", soft_wrap=True)
         for line in gone:
             err.print(line, soft_wrap=True, markup=False)
         if result.history.reason == "interrupted":

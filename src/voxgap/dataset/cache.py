@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from voxgap import __version__, io
-from voxgap.dataset.lazy import OnDisk, Writer
+from voxgap.dataset.lazy import Appended, OnDisk, Writer
 from voxgap.dataset.listing import Listing
 from voxgap.dataset.reading import Samples, read_samples
 from voxgap.errors import VoxgapError
@@ -88,8 +88,10 @@ def _files(path: Path) -> list[Path]:
 
 def _load(folder: Path, key: str) -> Samples:
     about = json.loads((folder / f"{key}.json").read_bytes())
-    volumes = OnDisk.npy(folder / f"{key}.npy")
-    maps = OnDisk.npy(folder / f"{key}.maps.npy") if about["maps"] else None
+    shapes = about["shapes"] and [tuple(shape) for shape in about["shapes"]]
+    volumes = OnDisk.npy(folder / f"{key}.npy", shapes)
+    drawn = shapes and [shape[:3] for shape in shapes]
+    maps = OnDisk.npy(folder / f"{key}.maps.npy", drawn) if about["maps"] else None
     if volumes.ndim != 5 or volumes.dtype != np.float32 or (maps is not None and maps.dtype != np.int16):
         raise ValueError(f"{key}: is no entry of this cache")
     # The file system's own clock may stand still for some milliseconds.
@@ -104,12 +106,16 @@ def _make(folder: Path, key: str, listing: Listing, name: str, grid: Grid, max_b
     paths = {"volumes": folder / f"{key}.npy", "maps": folder / f"{key}.maps.npy"}
     with contextlib.ExitStack() as files:
 
-        def allocate(what: str, shape: tuple[int, ...], dtype: Any) -> Writer:
-            beside = files.enter_context(replacing(paths[what]))
-            return Writer(files.enter_context(beside.open("wb")), shape, dtype)
+        def allocate(what: str, shape: tuple[int, ...] | None, dtype: Any) -> Writer | Appended:
+            stream = files.enter_context(files.enter_context(replacing(paths[what])).open("wb"))
+            return Appended(stream, dtype) if shape is None else Writer(stream, shape, dtype)
 
         found = read_samples(listing, name, grid, max_bytes, allocate)
+        for array in (found.volumes, found.label_maps):
+            if isinstance(array, Appended):
+                array.end()
     about = {
+        "shapes": found.volumes.shapes if isinstance(found.volumes, Appended) else None,
         "channels": found.first.channels,
         "spacing": found.first.spacing,
         "records": found.records,

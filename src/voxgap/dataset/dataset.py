@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,8 @@ from voxgap.dataset.splits import split_names
 from voxgap.dataset.targets import learnable, unstratified_split, voxel_classes
 from voxgap.errors import VoxgapError
 from voxgap.grid import AS_IT_IS, Grid, LabelMap, as_label_map
-from voxgap.patches import Patches, Size, corners
+from voxgap.patches import Patches, Size, suggested
+from voxgap.ragged import Ragged, differ, each, is_by_item, shapes_of
 from voxgap.resample import Record
 from voxgap.volume import Values, as_batch, as_real, as_values, channel_names, times
 
@@ -27,11 +28,12 @@ Task = Literal["classification", "regression", "segmentation"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
-    """Volumes of one shape, with their targets and their split.
+    """Volumes with their targets and their split.
 
     Args:
-        volumes: `(samples, depth, height, width, channels)`, float32, NaN = missing. From a cache, or an array
-            that is mapped from a file, they stay on disk and are read when asked for: see `voxgap.dataset.lazy`.
+        volumes: `(samples, depth, height, width, channels)`, float32, NaN = missing; a `voxgap.ragged.Ragged` where
+            they are of several shapes. From a cache, or an array that is mapped from a file, they stay on disk and
+            are read when asked for: see `voxgap.dataset.lazy`.
         targets: Class indices `(samples,)` int64, for regression float32 `(samples,)` or `(samples, outputs)`, or
             for segmentation the label maps.
         task: `classification`, `regression` or `segmentation`.
@@ -89,7 +91,7 @@ class Dataset:
         fields: dict[str, Any] = {
             "volumes": volumes,
             "channels": channel_names(self.channels, volumes.shape[-1], self.name),
-            **self._checked_wanted(volumes.shape[:4]),
+            **self._checked_wanted(volumes),
             "classes": tuple(self.classes),
             "split": split_names(self._one_each("split", self.split, len(volumes)), self.name),
         }
@@ -113,31 +115,33 @@ class Dataset:
             raise VoxgapError(f"{self.name}: {held} {field} for {count} volumes; give one for each volume")
         return array
 
-    def _checked_wanted(self, shape: tuple[int, ...]) -> dict[str, Any]:
+    def _checked_wanted(self, volumes: Any) -> dict[str, Any]:
         """Check targets and label maps: in a segmentation one array under both names."""
         if self.task == "segmentation":
             maps = self._checked_label_maps(
-                self.targets if self.label_maps is None else self.label_maps, shape
+                self.targets if self.label_maps is None else self.label_maps, volumes
             )
             return {"targets": maps, "label_maps": maps}
-        wanted: dict[str, Any] = {"targets": self._checked_targets(shape[0])}
+        wanted: dict[str, Any] = {"targets": self._checked_targets(len(volumes))}
         if self.label_maps is not None:
-            wanted["label_maps"] = self._checked_label_maps(self.label_maps, shape)
+            wanted["label_maps"] = self._checked_label_maps(self.label_maps, volumes)
         return wanted
 
-    def _checked_label_maps(self, maps: Any, wanted: tuple[int, ...]) -> LabelMap:
-        label_maps: Any = maps if isinstance(maps, OnDisk) else as_real(maps, self.name, allow_empty=True)
-        if label_maps.shape != wanted:
+    def _checked_label_maps(self, maps: Any, volumes: Any) -> LabelMap:
+        label_maps: Any = maps if is_by_item(maps) else as_real(maps, self.name, allow_empty=True)
+        sizes = [shape[:3] for shape in shapes_of(volumes)]
+        if label_maps.ndim != 4 or shapes_of(label_maps) != sizes:
             raise VoxgapError(
-                f"{self.name}: label maps of {times(label_maps.shape)} for volumes of {times(wanted)}; give one "
-                "for each, without channels"
+                f"{self.name}: label maps of {times(label_maps.shape)} for volumes of {times(volumes.shape[:4])}; "
+                "give one for each, without channels"
             )
-        label_maps = label_maps if label_maps.dtype == np.int16 else as_label_map(label_maps, self.name)
+        if label_maps.dtype != np.int16:
+            label_maps = each(lambda one: as_label_map(one, self.name), label_maps)
         if self.task == "segmentation" and not isinstance(label_maps, OnDisk):
-            highest = label_maps.max(initial=0)
+            highest = max((int(one.max(initial=0)) for one in label_maps), default=0)
             if highest >= len(self.classes):
                 raise VoxgapError(f"{self.name}: label maps reach class {highest}; name all classes")
-        return label_maps
+        return cast("LabelMap", label_maps)
 
     def _checked_targets(self, count: int) -> NDArray[Any]:
         targets = self._one_each("targets", self.targets, count)
@@ -204,6 +208,22 @@ class Dataset:
             return zip(self.targets, found, strict=True)
         return self.drawn.each(self.classes, self.records, found)
 
+    @cached_property
+    def patch_size(self) -> Size | None:
+        """`(depth, height, width)` of the patches that a network takes where volumes are of several shapes, else None.
+
+        See `voxgap.patches.suggested`.
+        """
+        if not differ(self.volumes):
+            return None
+        return suggested(shapes_of(self.volumes), self.task != "segmentation", self.name)
+
+    @property
+    def input_shape(self) -> tuple[int, int, int, int]:
+        """`(depth, height, width, channels)` of what a network takes: of the volumes, or of the patches of them."""
+        depth, height, width = self.patch_size or self.volumes.shape[1:4]
+        return depth, height, width, self.volumes.shape[4]
+
     def tiled(self, size: Size, most: int) -> Dataset:
         """Return the patches that tile the volumes, each a sample of its own, with what is said of its volume.
 
@@ -211,10 +231,10 @@ class Dataset:
             size: `(depth, height, width)` of a patch; see `voxgap.patches.corners`.
             most: patches; no more volumes are read than they need.
         """
-        each = len(corners(self.volumes.shape[1:4], size))
-        volumes = np.repeat(np.arange(len(self)), each)[:most]
+        patches = Patches(self.volumes, size)
+        volumes = patches.owners[:most]
         whole, tiles = self.take(volumes), slice(0, len(volumes))
-        cut = Patches(self.volumes, size)[tiles]
+        cut = patches[tiles]
         maps = None if self.label_maps is None else Patches(self.label_maps, size)[tiles]
         targets: Any = maps if self.task == "segmentation" else whole.targets
         return replace(whole, volumes=cut, targets=targets, label_maps=maps, records=None, drawn=None)
@@ -264,7 +284,8 @@ class Dataset:
         """Build a data set that can be trained on, and split it where it isn't.
 
         Args:
-            volumes: `(samples, depth, height, width, channels)`, or without channels; NaN = missing.
+            volumes: `(samples, depth, height, width, channels)`, or without channels; NaN = missing. A list of
+                arrays may be of several shapes.
             labels: A class per volume: whole numbers or text, `(samples,)` or `(samples, 1)`.
             targets: Instead of labels, numbers to predict: `(samples,)` or `(samples, outputs)`.
             classes: Names of the classes: what the labels say, or, for whole numbers, what each stands for. Without
@@ -288,7 +309,7 @@ class Dataset:
         if all(np.isnan(volume).all() for volume in batch):
             raise VoxgapError(f"{name}: no observed voxel in the whole set; check what was read as missing")
         if label_maps is not None and not isinstance(label_maps, OnDisk):
-            label_maps = as_label_map(label_maps, name)
+            label_maps = each(lambda one: as_label_map(one, name), _gathered(label_maps))
         task: Task = "regression" if labels is None else "classification"
         values: tuple[int, ...] | None = None
         unsplit = scoring and split is None
@@ -328,12 +349,23 @@ def _checked_batch(volumes: Any, name: str) -> Values:
             as_values(volume, name)
     if isinstance(volumes, OnDisk):
         return as_batch(volumes, name)
-    values = as_real(volumes, name)
+    values = _gathered(volumes)
+    if isinstance(values, Ragged):
+        return as_batch(values if values.ndim == 5 else Ragged(v[..., np.newaxis] for v in values), name)
+    values = as_real(values, name)
     return as_batch(values[..., np.newaxis] if values.ndim == 4 else values, name)
 
 
+def _gathered(given: Any) -> Any:
+    """Return a list of arrays that differ in shape as one that knows it; anything else as it is."""
+    if not isinstance(given, list | tuple) or len({np.shape(one) for one in given}) < 2:
+        return given
+    held = [as_real(one, "volumes") for one in given]
+    return Ragged(held) if len({one.ndim for one in held}) == 1 else given
+
+
 def _taken(array: Any, indices: Any) -> Any:
-    return array.take(indices) if isinstance(array, OnDisk) else array[indices]
+    return array.take(indices) if is_by_item(array) else array[indices]
 
 
 def _tuple_of(held: tuple[Any, ...] | None, indices: Any) -> tuple[Any, ...] | None:

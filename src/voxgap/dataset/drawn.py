@@ -140,14 +140,17 @@ class Drawn:
 
 
 def say_what_is_cut(
-    drawn: Drawn, name: str, classes: Sequence[str], records: Sequence[list[Record]], size: Sequence[int]
+    drawn: Drawn, name: str, classes: Sequence[str], records: Sequence[list[Record]], grid: Grid
 ) -> None:
     """Warn of labelled voxels that lie outside of what a network sees, if there are any."""
     counts = drawn.cut(classes, records)
+    beyond, remedy = "what is observed", "leave out --crop"
+    if grid.size is not None:
+        beyond, remedy = f"--size {','.join(map(str, grid.size))}", "give a larger --size"
     if some := sum(count > 0 for count in counts):
         warnings.warn(
             f"{name}: {sum(counts)} labelled voxels in {some} of {len(counts)} volumes lie outside of "
-            f"--size {','.join(map(str, size))} and are cut off; scores count them as missed: give a larger --size",
+            f"{beyond} and are cut off; scores count them as missed: {remedy}",
             stacklevel=3,
         )
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.missingness.diagnosis import Description, shares_of
+from voxgap.ragged import shape_of
 from voxgap.resample import Box, extent
 from voxgap.volume import Values
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def own_box(data: Dataset, index: int) -> Box:
     """Return which box of its grid a scan covers: around it, the grid added missing voxels."""
-    return extent(data.records[index] if data.records else (), data.volumes.shape[1:4])
+    return extent(data.records[index] if data.records else (), shape_of(data.volumes, index))
 
 
 def own_values(data: Dataset) -> Iterator[Values]:
@@ -34,7 +35,7 @@ def own_gaps(data: Dataset, index: int) -> NDArray[np.bool_]:
     A scan on a larger grid is missing around its edges, and has no gap for that.
     """
     box = own_box(data, index)
-    gaps = np.zeros(data.volumes.shape[1:], bool)
+    gaps = np.zeros(shape_of(data.volumes, index), bool)
     gaps[box] = np.isnan(data.volumes[index][box])
     return gaps
 

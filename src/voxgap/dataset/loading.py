@@ -19,13 +19,14 @@ from voxgap.dataset.folders import is_folder, list_folder
 from voxgap.dataset.listing import Listing, refuse
 from voxgap.dataset.manifest import read_manifest
 from voxgap.dataset.names import of_files
-from voxgap.dataset.reading import check_shapes, read_samples, rises
+from voxgap.dataset.reading import read_samples, rises, scan_samples, to_one_spacing
 from voxgap.dataset.targets import class_name, learnable, unstratified_split, voxel_classes, without_value
 from voxgap.dataset.twins import say_twins
 from voxgap.errors import VoxgapError
 from voxgap.grid import AS_IT_IS, Grid, place_label_map
 from voxgap.io.arrays import npz_names, read_npz_arrays
 from voxgap.io.source import with_gaps
+from voxgap.ragged import each, together
 from voxgap.resample import Record
 from voxgap.volume import Volume
 
@@ -171,8 +172,11 @@ def _read_listing(
             name=name,
             scoring=scoring,
         )[2]
+    samples = None if grid.size is not None or scoring else scan_samples(listing, name, grid, max_bytes)
+    if samples is not None:
+        grid = to_one_spacing(samples, grid)
     if cache is None:
-        found = read_samples(listing, name, grid, max_bytes)
+        found = read_samples(listing, name, grid, max_bytes, scanned=samples)
     else:
         found = cached_samples(Path(cache), listing, name, grid, max_bytes)
     data = Dataset.from_arrays(
@@ -185,7 +189,7 @@ def _read_listing(
         name=name,
         label_maps=_said(found.label_maps, listing.unsaid),
         classes=(listing.classes or None) if segmented else None,
-        grid=grid.met(found.volumes.shape),
+        grid=grid.met(found.volumes.shape[1:4]),
         records=found.records if grid.moves else None,
         seed=seed,
         scoring=scoring,
@@ -209,7 +213,7 @@ def _drawn(listing: Listing, classes: tuple[str, ...], grid: Grid) -> Drawn:
 def _with_drawn(data: Dataset, drawn: Drawn) -> Dataset:
     """Return data that keeps its label maps as they were drawn, and warn of what is cut off them."""
     assert data.records is not None
-    say_what_is_cut(drawn, data.name, data.classes, data.records, data.volumes.shape[1:4])
+    say_what_is_cut(drawn, data.name, data.classes, data.records, data.grid)
     return replace(data, drawn=drawn)
 
 
@@ -240,13 +244,13 @@ def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:
     if data.grid != AS_IT_IS:
         raise VoxgapError(f"{data.name}: its volumes are on a grid already; load them from their files again")
     if grid.missing_values:
-        data = replace(data, volumes=with_gaps(np.asarray(data.volumes), grid.missing_values))
+        data = replace(data, volumes=each(lambda v: with_gaps(v, grid.missing_values), data.volumes))
     data = replace(data, grid=grid)
     if not grid.moves:
         return data
     placed: list[Volume] = []
     records: list[list[Record]] = []
-    problems, shapes, size = [], dict[tuple[int, ...], list[str]](), 0
+    problems, size = [], 0
     for index, values in enumerate(data.volumes):
         where = f"volume {index}"
         try:
@@ -257,21 +261,20 @@ def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:
         size += volume.values.nbytes
         if size > max_bytes:
             raise VoxgapError(f"{data.name}: would take more than {max_bytes} bytes; give a smaller --size")
-        shapes.setdefault(volume.shape, []).append(where)
         placed.append(volume)
         records.append(steps)
     refuse(data.name, problems)
-    check_shapes(data.name, shapes, grid)
     spacings = {volume.spacing for volume in placed}
     label_maps = data.label_maps
     if label_maps is not None:
-        label_maps = np.stack([place_label_map(*both) for both in zip(label_maps, records, strict=True)])
+        label_maps = together(place_label_map(*both) for both in zip(label_maps, records, strict=True))
+    volumes = together(volume.values for volume in placed)
     moved = replace(
         data,
-        volumes=np.stack([volume.values for volume in placed]),
+        volumes=volumes,
         label_maps=label_maps,
         spacing=spacings.pop() if len(spacings) == 1 else None,
-        grid=grid.met(placed[0].shape),
+        grid=grid.met(volumes.shape[1:4]),
         records=tuple(records),
     )
     if data.task != "segmentation" or data.label_maps is None:

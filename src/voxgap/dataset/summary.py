@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from voxgap.arrays import short
 from voxgap.dataset.splits import SPLITS
-from voxgap.volume import times
+from voxgap.ragged import shapes_of, spanned
 
 if TYPE_CHECKING:
     from voxgap.dataset.dataset import Dataset
@@ -18,7 +19,10 @@ def in_a_line(data: Dataset) -> str:
     parts = ", ".join(f"{name} {int((data.split == name).sum())}" for name in SPLITS)
     kind = "regression" if data.task == "regression" else f"{len(data.classes)} classes"
     kind += " of voxels" if data.task == "segmentation" else ""
-    shape = times(data.volumes.shape[1:])
+    shape = spanned(shapes_of(data.volumes))
+    shape += (
+        f" at {' × '.join(map(short, data.grid.spacing))}" if data.grid.spacing and data.patch_size else ""
+    )
     outside = f", {data.outside_rate:.1%} outside of the scans" if data.outside_rate else ""
     return f"{data.name}: {len(data)} volumes of {shape}, {kind}, {parts}, {data.missing_rate:.1%} missing{outside}"
 

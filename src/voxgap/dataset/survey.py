@@ -15,7 +15,7 @@ from voxgap import io, table
 from voxgap.dataset.folders import is_folder, list_folder
 from voxgap.dataset.listing import Listing
 from voxgap.dataset.manifest import read_manifest
-from voxgap.dataset.reading import read_samples, scan_samples
+from voxgap.dataset.reading import read_samples, scan_samples, spacing_of
 from voxgap.grid import Grid, read_sample
 from voxgap.volume import Values, times
 
@@ -122,7 +122,7 @@ def survey(listing: Listing, name: str, grid: Grid) -> Survey:
         name,
         listing,
         shapes,
-        tuple(_spacing(sample.first) for sample in samples),
+        tuple(spacing_of(sample.first) for sample in samples),
         rate,
         samples[0].first.rises,
     )
@@ -148,13 +148,6 @@ def as_they_are(data: str, grid: Grid, most: int = 8) -> list[Values]:
 
 def _unmoved(grid: Grid) -> Grid:
     return replace(grid, size=None, spacing=None, crop=None)
-
-
-def _spacing(source: io.Source) -> tuple[float, float, float] | None:
-    if source.spacing is not None or source.affine is None:
-        return source.spacing
-    depth, height, width = np.linalg.norm(source.affine[:3, :3], axis=0).tolist()
-    return depth, height, width
 
 
 def _spread(values: Sequence[Iterable[float]], text: Callable[[Any], str]) -> str:

@@ -17,6 +17,7 @@ from voxgap.dataset.lazy import OnDisk
 from voxgap.dataset.splits import completed_split, given_split, make_split
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED
+from voxgap.ragged import each
 from voxgap.table import is_number
 from voxgap.volume import times
 
@@ -267,7 +268,8 @@ def _looked_up(indices: Any, lookup: NDArray[Any]) -> Any:
     """Return other whole numbers for each, in the same type; the last one of the lookup stands for -1."""
     if isinstance(indices, OnDisk):
         return indices.coded(lookup)
-    return lookup.astype(indices.dtype)[indices]
+    codes = lookup.astype(indices.dtype)
+    return each(lambda one: codes[one], indices)
 
 
 def unstratified_split(

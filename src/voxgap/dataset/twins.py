@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from voxgap.ragged import shape_of
+
 if TYPE_CHECKING:
     from voxgap.dataset.dataset import Dataset
 
@@ -30,9 +32,13 @@ def say_twins(data: Dataset, is_split: bool, wheres: Sequence[str] = ()) -> None
     """
     volumes: Any = data.volumes
     units: Any = data.split if is_split else range(len(data)) if data.groups is None else data.groups
-    middle = volumes.shape[1] // 2
+
+    def slice_of(index: int) -> Any:
+        middle = shape_of(volumes, index)[0] // 2
+        return volumes[index, middle : middle + 1]
+
     # One slice tells nearly all volumes apart, so that few are read as a whole.
-    alike = _equal(range(len(volumes)), lambda index: volumes[index, middle : middle + 1])
+    alike = _equal(range(len(volumes)), slice_of)
     found = [
         (one, other)
         for some in alike
@@ -56,5 +62,6 @@ def _equal(indices: Iterable[int], values: Callable[[int], Any]) -> list[list[in
     """Return those of which the values are the same, two or more each."""
     by_digest: dict[bytes, list[int]] = defaultdict(list)
     for index in indices:
-        by_digest[hashlib.sha256(np.ascontiguousarray(values(index)).data).digest()].append(index)
+        held = np.ascontiguousarray(values(index))
+        by_digest[hashlib.sha256(held.data).digest() + repr(held.shape).encode()].append(index)
     return [same for same in by_digest.values() if len(same) > 1]

@@ -59,7 +59,7 @@ def _regressed(part: Dataset, index: int, said: NDArray[Any], _: float | None) -
 
 def _segmented(part: Dataset, index: int, said: NDArray[Any], threshold: float | None) -> Row:
     case, found = part.take([index]), {}
-    if (case.targets >= 0).any():
+    if (part.targets[index] >= 0).any():
         found = metrics.scores(
             "segmentation", case.targets, said[np.newaxis], threshold=threshold, own_grids=case.on_own_grids
         )

@@ -16,6 +16,7 @@ from voxgap.experiment.plan import Experiment, Run
 from voxgap.experiment.prepared import network_alone
 from voxgap.experiment.single import outputs
 from voxgap.models import build_model
+from voxgap.patches import Patches
 from voxgap.training import Examples, adapt_model, precision
 
 # A forward pass takes about a third of a training step.
@@ -51,7 +52,8 @@ def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:
     """
     training = experiment.training
     batch, epochs, patience = training.batch_size, training.epochs, training.patience
-    count = len(dataset)
+    size = training.patch_size
+    count = len(dataset) if size is None else len(Patches(dataset.volumes, size))
     train_share, validation_share, test_share = _shares(experiment, dataset)
     steps = math.ceil(count * train_share / batch)
     least = most = 0.0
@@ -93,14 +95,17 @@ def _model(run: Run, dataset: Dataset) -> keras.Model:
     """Build a run's network, adapted to volumes that are no one's: only its arithmetic matters."""
     model = build_model(
         run.recipe.network,
-        input_shape=dataset.volumes.shape[1:],
+        input_shape=(
+            *(run.recipe.training.patch_size or dataset.volumes.shape[1:4]),
+            dataset.volumes.shape[4],
+        ),
         outputs=outputs(dataset),
         task=dataset.task,
         strategy=run.recipe.strategy,
         **run.recipe.architecture.arguments(),
     )
     rng = np.random.default_rng(0)
-    noise = rng.normal(size=(4, *dataset.volumes.shape[1:])).astype(np.float32)
+    noise = rng.normal(size=(4, *model.input_shape[1:])).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adapt_model(model, Examples(noise, rng.normal(size=(4, outputs(dataset))), dataset.task))

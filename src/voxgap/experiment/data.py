@@ -18,6 +18,7 @@ from voxgap.errors import VoxgapError
 from voxgap.experiment.cache import cached
 from voxgap.experiment.plan import Run, key_of
 from voxgap.missingness import sample_gaps
+from voxgap.ragged import differ, each, is_by_item
 from voxgap.recipe import Gaps
 
 Indices = NDArray[np.intp]
@@ -45,7 +46,9 @@ def content_key(dataset: Dataset) -> str:
     for volume in dataset.volumes:  # one at a time: they may be on disk
         digest.update(np.ascontiguousarray(volume).data)
     for array in (dataset.targets, dataset.split, dataset.groups, dataset.label_maps):
-        digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        parts = [b"-"] if array is None else array if is_by_item(array) else [array]
+        for part in parts:
+            digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part).tobytes())
     digest.update(repr((dataset.volumes.shape, dataset.task, dataset.classes)).encode())
     if dataset.drawn is not None:
         digest.update(b"scored on own grids")  # as it once was not: such results are others
@@ -104,14 +107,13 @@ def _strata(dataset: Dataset) -> NDArray[Any]:
     targets = dataset.targets
     if targets.dtype.kind == "f" or targets.ndim == 1:
         return targets
-    maps = targets.reshape(len(targets), -1)
-    return np.array([np.bincount(m[m > 0], minlength=1).argmax() for m in maps])
+    return np.array([np.bincount(m[m > 0], minlength=1).argmax() for m in targets])
 
 
 def _complete(run: Run, dataset: Dataset, indices: Indices, cache: Path | None) -> Indices:
     """Return those of the samples that have no gap of their own and get none."""
     gaps = missing_units(run, dataset, run.train_rate, cache)
-    hit = np.zeros(len(dataset), bool) if gaps is None else np.asarray(gaps.any(axis=(1, 2, 3, 4)))
+    hit = np.zeros(len(dataset), bool) if gaps is None else np.array([bool(one.any()) for one in gaps])
     spared = [i for i in indices if not hit[i] and not own_gaps(dataset, i).any()]
     return np.array(spared, dtype=np.intp)
 
@@ -155,7 +157,8 @@ def missing_units(
         stream = np.random.default_rng(np.random.SeedSequence(run.split_seed, spawn_key=_anew(run)))
         return sample_gaps(dataset.volumes, **_at(run, rate).arguments(), seed=stream).missing
 
-    return cached(cache, f"gaps-{gaps_key(run, rate)}", draw)
+    # Of several shapes they are no one array that could be kept.
+    return cached(None if differ(dataset.volumes) else cache, f"gaps-{gaps_key(run, rate)}", draw)
 
 
 def gaps_key(run: Run, rate: float) -> str:
@@ -178,7 +181,9 @@ def with_gaps(
     """Return these samples with the gaps of their own and the simulated ones."""
     part = dataset.take(indices)
     missing = missing_units(run, dataset, rate, cache)
-    volumes = np.asarray(part.volumes)
-    return part.with_volumes(
-        volumes if missing is None else np.where(missing[indices], np.float32(np.nan), volumes)
+    if missing is None:
+        return part if differ(part.volumes) else part.with_volumes(np.asarray(part.volumes))
+    gapped = each(
+        lambda gone, values: np.where(gone, np.float32(np.nan), values), missing[indices], part.volumes
     )
+    return part.with_volumes(gapped)

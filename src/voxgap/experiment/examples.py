@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,8 @@ from voxgap.dataset import Dataset
 from voxgap.dataset.names import case_names
 from voxgap.experiment.data import divide, with_gaps
 from voxgap.experiment.plan import BASELINES, Experiment
+from voxgap.patches import Size, read_patch
+from voxgap.ragged import shapes_of
 from voxgap.recipe import Strategy
 from voxgap.volume import Values, upright
 
@@ -49,13 +51,14 @@ def fill_examples(experiment: Experiment, dataset: Dataset) -> tuple[Example, ..
         return ()
     parts = divide(run, dataset)
     rate = max(run.test_rates)
-    gapped = with_gaps(run, dataset, parts.test, rate).volumes
+    size = run.recipe.training.patch_size
+    gapped = _middles(with_gaps(run, dataset, parts.test, rate).volumes, size)
     chosen = _volumes(gapped)
     if not chosen:
         return ()
-    train = with_gaps(run, dataset, parts.train[:MOST_TRAINED], run.train_rate).volumes
+    train = _middles(with_gaps(run, dataset, parts.train[:MOST_TRAINED], run.train_rate).volumes, size)
     shown = sorted(set(chosen.values()))
-    whole = dataset.volumes[parts.test[shown]]
+    whole = _middles(dataset.volumes[parts.test[shown]], size)
     versions = {} if rate == 0 else {"complete": whole}
     versions["with gaps"] = gapped[shown]
     normalize = run.recipe.architecture.normalize
@@ -70,6 +73,15 @@ def fill_examples(experiment: Experiment, dataset: Dataset) -> tuple[Example, ..
         seen = {label: held[at][..., channel] for label, held in turned.items()}
         examples.append(Example(names[channel], seen, cases[at]))
     return tuple(examples)
+
+
+def _middles(volumes: Any, size: Size | None) -> Values:
+    """Return volumes, or of a network of patches the patch in the middle of each."""
+    if size is None:
+        return np.asarray(volumes)
+    shapes = [shape[:3] for shape in shapes_of(volumes)]
+    corners = [[(length - edge) // 2 for length, edge in zip(s, size, strict=True)] for s in shapes]
+    return np.stack([read_patch(volumes, i, (a, b, c), size) for i, (a, b, c) in enumerate(corners)])
 
 
 def _volumes(gapped: Values) -> dict[int, int]:

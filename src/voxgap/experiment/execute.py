@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import voxgap
 from voxgap import decision, metrics
@@ -27,15 +28,15 @@ from voxgap.experiment.prepared import (
     network_alone,
     prepared,
 )
-from voxgap.experiment.single import outputs
+from voxgap.experiment.single import outputs, predictions_of
 from voxgap.history import History
 from voxgap.models import build_model
+from voxgap.patches import Patches, Size
+from voxgap.ragged import each
 from voxgap.training import Compiled, Examples, Progress, fit
 from voxgap.volume import Values
 
 __all__ = ["Outcome", "execute"]
-
-PREDICT_BATCH = 16
 
 
 def execute(
@@ -101,17 +102,18 @@ def _done(
 ) -> Outcome:
     parts = divide(run, dataset, cache)
     recipe = run.recipe
+    size = recipe.training.patch_size
     model = build_model(
         recipe.network,
-        input_shape=dataset.volumes.shape[1:],
+        input_shape=(*(size or dataset.volumes.shape[1:4]), dataset.volumes.shape[4]),
         outputs=outputs(dataset),
         task=dataset.task,
         strategy=recipe.strategy,
         seed=run.seed,
         **recipe.architecture.arguments(),
     )
-    # Where something random precedes the fill, each epoch fills anew.
-    steady = not recipe.strategy.gap_dropout and recipe.training.augment is None
+    # Where something random precedes the fill, each epoch fills anew: patches are drawn.
+    steady = not recipe.strategy.gap_dropout and recipe.training.augment is None and size is None
     running: dict[str, Any] = {"seed": run.seed, "verbose": False, "progress": progress}
     if cache is not None and steady:
         history, seconds = _train_network(run, dataset, parts, model, cache, compiled=compiled, **running)
@@ -126,8 +128,8 @@ def _done(
     inference = []
     for rate in run.test_rates:
         test = with_gaps(run, dataset, parts.test, rate, cache)
-        predictions, each = _predict(model, test.volumes)
-        shown = ~np.isnan(test.volumes) if dataset.task == "segmentation" else None
+        predictions, seconds_each = _predict(model, test.volumes, size)
+        shown = each(lambda v: ~np.isnan(v), test.volumes) if dataset.task == "segmentation" else None
         scores[rate] = metrics.scores(
             dataset.task,
             test.targets,
@@ -137,7 +139,7 @@ def _done(
             own_grids=test.on_own_grids,
         )
         cases[rate] = case_rows(dataset.take(parts.test), test.volumes, predictions, threshold)
-        inference.append(each)
+        inference.append(seconds_each)
         reconstruction[rate] = _reconstruction(run, dataset, parts, model, rate, test.volumes, cache)
     return Outcome(
         run.key,
@@ -167,7 +169,7 @@ def _threshold(
     found = decision.asked(rule, dataset.task, len(dataset.classes))
     if found is None:
         part = with_gaps(run, dataset, parts.validation, run.train_rate, cache)
-        said = model.predict(part.volumes, batch_size=PREDICT_BATCH, verbose=0)
+        said = predictions_of(model, part.volumes, run.recipe.training.patch_size)
         found = decision.chosen(rule, said[:, 1], part.targets)
     return found.threshold
 
@@ -229,14 +231,15 @@ def _fill_key(run: Run) -> str:
     strategy = run.recipe.strategy
     return key_of(
         [_part_key(run), strategy.fill, dict(strategy.fill_options), run.recipe.architecture.normalize]
+        + ([] if run.recipe.training.patch_size is None else [run.recipe.training.patch_size])
     )
 
 
-def _predict(model: keras.Model, volumes: Values) -> tuple[Values, float]:
+def _predict(model: keras.Model, volumes: Values, size: Size | None) -> tuple[Values, float]:
     """Return the predictions of the whole model, and the seconds that one volume takes."""
-    model.predict(volumes[:1], verbose=0)  # compiles
+    predictions_of(model, volumes[:1], size)  # compiles
     started = time.perf_counter()
-    predictions = model.predict(volumes, batch_size=PREDICT_BATCH, verbose=0)
+    predictions = predictions_of(model, volumes, size)
     return predictions, (time.perf_counter() - started) / len(volumes)
 
 
@@ -253,5 +256,11 @@ def _reconstruction(
     if rate == 0 or run.strategy in BASELINES:
         return None
     name = f"error-{_fill_key(run)}-{key_of(rate)}"
-    mae, rmse = cached(cache, name, lambda: fill_error(model, dataset.volumes[parts.test], gapped))
+
+    def error() -> NDArray[np.float64]:
+        truth, size = dataset.take(parts.test).volumes, run.recipe.training.patch_size
+        both = (truth, gapped) if size is None else (Patches(truth, size), Patches(gapped, size))
+        return fill_error(model, *both)
+
+    mae, rmse = cached(cache, name, error)
     return None if np.isnan(mae) else {"mae": float(mae), "rmse": float(rmse)}

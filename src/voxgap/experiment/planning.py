@@ -16,10 +16,8 @@ from voxgap.experiment.asked import DEFAULT_STRATEGIES, Asked, Design, Strategie
 from voxgap.experiment.data import content_key
 from voxgap.experiment.plan import BASELINES, Experiment
 from voxgap.intensity import Choice
+from voxgap.ragged import inside
 from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, Strategy, Training, strategy_of
-
-# Networks of patches are scored in another way.
-_NOT_COMPARED = ("patch_size", "patches_per_volume")
 
 
 def plan_experiment(
@@ -58,7 +56,8 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
     rule = str(asked.threshold).strip()
     if decision.asked(rule, dataset.task, len(dataset.classes)) == decision.Decision():
         rule = Recipe.threshold
-    architecture, chosen = _architecture(asked.architecture, dataset)
+    training = _training(asked.training, dataset)
+    architecture, chosen = _architecture(asked.architecture, dataset, training)
     experiment = Experiment(
         data=dataset.name,
         data_key=content_key(dataset),
@@ -74,7 +73,7 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
         seeds=design.seeds,
         split_seed=design.split_seed,
         architecture=architecture,
-        training=_training(asked.training, dataset),
+        training=training,
         threshold=rule,
     )
     return experiment, chosen
@@ -111,20 +110,24 @@ def _strategies(
     return tuple((called, strategy_of(strategy)) for called, strategy in fills.items())
 
 
-def _architecture(arguments: Mapping[str, Any], dataset: Dataset) -> tuple[Architecture, Choice]:
+def _architecture(
+    arguments: Mapping[str, Any], dataset: Dataset, training: Training
+) -> tuple[Architecture, Choice]:
     asked = plain(Architecture.of({"normalize": "auto", **arguments}), "architecture", arguments)
     # By all volumes, without a label: each fold sees the same, and none its test classes.
-    chosen = intensity.resolve(asked.normalize, dataset.volumes, dataset.channels)
+    parts = training.patch_size is not None and not inside(dataset.volumes, training.patch_size)
+    chosen = intensity.resolve(asked.normalize, dataset.volumes, dataset.channels, parts)
     return dataclasses.replace(asked, normalize=chosen.method), chosen
 
 
 def _training(arguments: Mapping[str, Any], dataset: Dataset) -> Training:
     from voxgap.training import intended
 
-    allowed = [field.name for field in dataclasses.fields(Training) if field.name not in _NOT_COMPARED]
+    allowed = [field.name for field in dataclasses.fields(Training)]
     unknown = sorted(set(arguments) - set(allowed))
     if unknown:
         raise VoxgapError(f"no argument {unknown[0]!r}: for training, choose from {', '.join(allowed)}")
-    training = plain(dataclasses.replace(COMPARED, **arguments), "training", arguments)
+    own = {"patch_size": dataset.patch_size} if dataset.patch_size else {}
+    training = plain(dataclasses.replace(COMPARED, **own | dict(arguments)), "training", arguments)
     intended(training, dataset.task)  # what every run would be refused for
     return training

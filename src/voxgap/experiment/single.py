@@ -17,6 +17,7 @@ from voxgap.fill.base import filling
 from voxgap.history import History
 from voxgap.models import build_model
 from voxgap.patches import Size, predict_patches
+from voxgap.ragged import each
 from voxgap.recipe import Recipe
 from voxgap.training import train
 from voxgap.training.progress import reporting
@@ -71,6 +72,10 @@ def train_and_score(
     """
     started = time.perf_counter()
     recipe = recipe or Recipe()
+    if recipe.training.patch_size is None:
+        recipe = dataclasses.replace(
+            recipe, training=dataclasses.replace(recipe.training, patch_size=dataset.patch_size)
+        )
     threshold, size = recipe.threshold, recipe.training.patch_size
     decision = asked(threshold, dataset.task, len(dataset.classes))
     if decision is None:
@@ -93,13 +98,13 @@ def train_and_score(
     for split in ("validation", "test"):
         if split in dataset.split:
             part = dataset.part(split)
-            predictions = _predictions(model, part.volumes, size)
+            predictions = predictions_of(model, part.volumes, size)
             decision = decision or chosen(threshold, predictions[:, 1], part.targets)
             if split == "validation" and dataset.task != "regression":
                 history = dataclasses.replace(
                     history, never=never_named(part.targets, predictions, decision.threshold)
                 )
-            shown = ~np.isnan(part.volumes) if dataset.task == "segmentation" else None
+            shown = each(lambda v: ~np.isnan(v), part.volumes) if dataset.task == "segmentation" else None
             scored[split] = metrics.scored(
                 dataset.task,
                 part.targets,
@@ -124,13 +129,15 @@ def never_named(targets: Any, predictions: Any, threshold: float | None) -> tupl
         predictions: probabilities, with the classes last.
         threshold: see `voxgap.decision.named`.
     """
-    there = set(np.unique(targets).tolist()) - {-1}
+    there = {one for some in targets for one in np.unique(some).tolist()} - {-1}
     for answer in predictions:
         there -= set(np.unique(named(answer, threshold)).tolist())
     return tuple(sorted(there))
 
 
-def _predictions(model: keras.Model, volumes: np.ndarray, size: Size | None) -> np.ndarray:
+def predictions_of(model: keras.Model, volumes: Any, size: Size | None) -> Any:
+    """What a model answers for whole volumes, of patches of this size where it is one of patches."""
+
     def predict(batch: np.ndarray) -> np.ndarray:
         return np.asarray(model.predict(batch, batch_size=16, verbose=0))
 

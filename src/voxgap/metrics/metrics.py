@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from voxgap.decision import named
 from voxgap.errors import VoxgapError
+from voxgap.ragged import as_items, shapes_of
 from voxgap.volume import times
 
 Floats = NDArray[np.float64]
@@ -251,14 +252,14 @@ def _tables_of(
     targets: Any, predictions: Any, observed: Any, threshold: float | None, own_grids: OwnGrids | None = None
 ) -> tuple[NDArray[np.int64], NDArray[np.int64] | None]:
     """Count the confusion of each volume's labelled voxels; and of those that no channel shows, where that is known."""
-    maps, answers = np.asarray(targets), np.asarray(predictions)
-    if maps.ndim != 4 or not len(maps) or answers.shape[:-1] != maps.shape:
+    maps, answers = as_items(targets), as_items(predictions)
+    if maps.ndim != 4 or not len(maps) or [shape[:-1] for shape in shapes_of(answers)] != shapes_of(maps):
         raise VoxgapError(
             f"label maps of shape {times(maps.shape)}, predictions of shape {times(answers.shape)}; "
             "give (samples, depth, height, width), and the same with the probabilities of the classes last"
         )
     classes = answers.shape[-1]
-    if maps.dtype.kind not in "biu" or maps.min() < -1 or maps.max() >= classes:
+    if maps.dtype.kind not in "biu" or any(one.min() < -1 or one.max() >= classes for one in maps):
         raise VoxgapError(f"label maps don't hold class indices from 0 to {classes - 1}, or -1")
     # Beside the class whether it is hidden, in one number, so that both go through the same resampling.
     numbers = []

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.observed import blocks, moments
+from voxgap.ragged import differ, shapes_of
 from voxgap.volume import AXES, Values, as_batch, channel_names, times
 
 QUANTILE_VOXELS = 2**20
@@ -27,12 +28,13 @@ class Description:
 
     Args:
         volumes: How many.
-        shape: Of each, `(depth, height, width, channels)`.
+        shape: Of each, `(depth, height, width, channels)`; None along axes on which they differ.
         missing_rate: Share of all values that is missing, in [0, 1].
         with_gaps: Volumes that miss something.
         wholly_missing: Volumes without any observed value.
         never_observed: Voxels (of one volume, per channel) that are missing in every volume.
-        per_axis: Axis name to the missing rate at each position along it.
+        per_axis: Axis name to the missing rate at each position along it; of volumes of several sizes, each is
+            stretched to the largest.
         per_axis_channel: The same for each channel, one list each.
         per_channel: Channel name to missing rate.
         per_class: Class name to missing rate; empty without targets.
@@ -46,7 +48,7 @@ class Description:
     """
 
     volumes: int
-    shape: tuple[int, ...]
+    shape: tuple[int | None, ...]
     missing_rate: float
     with_gaps: int
     wholly_missing: int
@@ -131,6 +133,8 @@ def describe(
     """
     batch = as_batch(volumes)
     names = channel_names(channels, batch.shape[-1], "channels")
+    if differ(batch):
+        return _of_several_shapes(batch, targets, names, classes)
     by_axis = _axis_counts(batch)
     by_channel = by_axis[0].sum(axis=1)  # (batch, channels)
     per_volume = by_channel.sum(axis=1)
@@ -157,6 +161,54 @@ def describe(
         per_class=_per_class(per_volume / (batch.size / len(batch)), targets, classes),
         missing_channels=dict(zip(names, absent.sum(axis=0).tolist(), strict=True)),
         missing_slices=planes,
+        shares=shares,
+        pattern=next(iter(shares), "none"),
+        intensity=_intensity(batch),
+    )
+
+
+def _of_several_shapes(
+    batch: Any, targets: Any, names: tuple[str, ...], classes: Sequence[str]
+) -> Description:
+    """Describe each volume by itself, and sum up: what is said of places, by where along the volume they are."""
+    found = [describe(volume[np.newaxis], channels=names) for volume in batch]
+    sizes = np.array([math.prod(shape) for shape in shapes_of(batch)], np.float64)
+    rates = np.array([one.missing_rate for one in found])
+
+    def mean(values: Any) -> Any:
+        return np.average(np.array(values, np.float64), axis=0, weights=sizes)
+
+    def stretched(profiles: Sequence[Sequence[float]]) -> list[float]:
+        most = max(map(len, profiles))
+        places = np.linspace(0, 1, most)
+        held = [np.interp(places, np.linspace(0, 1, len(profile)), profile) for profile in profiles]
+        return list(map(float, mean(held)))
+
+    def total(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+        summed: Counter[str] = Counter()
+        for one in counts:
+            summed.update(one)
+        return dict(summed)
+
+    shares = shares_of(batch)
+    return Description(
+        volumes=len(found),
+        shape=batch.shape[1:],
+        missing_rate=float(mean(rates)),
+        with_gaps=sum(one.with_gaps for one in found),
+        wholly_missing=sum(one.wholly_missing for one in found),
+        never_observed=0,  # a voxel of one is none of another
+        per_axis={axis: stretched([one.per_axis[axis] for one in found]) for axis in AXES},
+        per_axis_channel={
+            axis: [
+                stretched([one.per_axis_channel[axis][index] for one in found]) for index in range(len(names))
+            ]
+            for axis in AXES
+        },
+        per_channel={name: float(mean([one.per_channel[name] for one in found])) for name in names},
+        per_class=_per_class(rates, targets, classes),
+        missing_channels=total(one.missing_channels for one in found),
+        missing_slices=total(one.missing_slices for one in found),
         shares=shares,
         pattern=next(iter(shares), "none"),
         intensity=_intensity(batch),

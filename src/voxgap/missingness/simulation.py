@@ -13,12 +13,13 @@ import json
 import math
 import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
+from voxgap.ragged import each, is_by_item, shapes_of, together
 from voxgap.volume import AXES, Values, as_batch, as_real, times
 
 Grid = tuple[int, int, int, int]
@@ -35,7 +36,7 @@ class Gaps:
 
     Args:
         missing: `(batch, d, h, w, c)` bool, True = goes missing; each of d, h, w, c is the volumes' own
-            size, or 1 where a gap spans the whole axis.
+            size, or 1 where a gap spans the whole axis. A `Ragged` where volumes of several shapes need it.
         shape: Shape of the volumes, `(batch, depth, height, width, channels)`.
         pattern: What went missing together.
         mechanism: What it depended on.
@@ -66,8 +67,10 @@ class Gaps:
                 f"gaps drawn for volumes of {times(self.shape)} can't be applied to {times(batch.shape)}; "
                 "draw them anew"
             )
-        gapped = np.where(self.missing, np.float32(np.nan), batch)
-        return gapped[0] if single else gapped
+        gapped = each(
+            lambda missing, values: np.where(missing, np.float32(np.nan), values), self.missing, batch
+        )
+        return cast("Values", gapped[0] if single else gapped)
 
     def to_json(self) -> str:
         """Return the plan as one line of JSON: parameters, and the gaps as compressed bits."""
@@ -202,30 +205,30 @@ def sample_gaps(
     batch, single = _batch(volumes)
     _check_request(pattern, missing_rate, mechanism, axis, given, strength)
     along = 0 if pattern == "frames" else AXES.index(axis)
-    grid = _grid(batch.shape[1:], pattern, along, per_channel)
-    window = _window(grid, pattern, along, block_size)
+    grids = [_grid(shape, pattern, along, per_channel) for shape in shapes_of(batch)]
+    windows = [_window(grid, pattern, along, block_size) for grid in grids]
     rng = np.random.default_rng(seed)
     covariate = None if mechanism != "mar" or given is None else _covariate(given, batch.shape, single)
-    available = np.stack([_any_observed(volume, grid) for volume in batch])
-    units = available.reshape(len(batch), -1).sum(axis=1)
+    available = [_any_observed(volume, grid) for volume, grid in zip(batch, grids, strict=True)]
+    units = np.array([one.sum() for one in available])
     by_volume = covariate is not None and covariate.ndim == 1
     rates = _rates(missing_rate, units, strength * _score(covariate) if by_volume else None)
     counts = _counts(units, rates, rng)
     scaled = _channel_scale(batch) if mechanism == "mnar" else None
-    missing = np.zeros((len(batch), *grid), bool)
-    for index, stream in enumerate(rng.spawn(len(batch))):
+    missing = []
+    for index, (grid, stream) in enumerate(zip(grids, rng.spawn(len(batch)), strict=True)):
         tilt: NDArray[np.float64] | float = 0.0
         if mechanism == "mnar" and scaled is not None:
             tilt = _unit_means((batch[index] - scaled[0]) / scaled[1], grid)
         elif mechanism == "mar" and not by_volume:
             tilt = _position(grid, along) if covariate is None else _unit_means(covariate[index], grid)
         weights = strength * _score(tilt, available[index])
-        missing[index] = _draw(weights, available[index], int(counts[index]), window, stream)
-    return Gaps(missing, batch.shape, pattern, mechanism, float(missing_rate))
+        missing.append(_draw(weights, available[index], int(counts[index]), windows[index], stream))
+    return Gaps(together(missing), batch.shape, pattern, mechanism, float(missing_rate))
 
 
 def _batch(volumes: Any) -> tuple[Values, bool]:
-    array = as_real(volumes, "volumes")
+    array = volumes if is_by_item(volumes) else as_real(volumes, "volumes")
     single = array.ndim == 4
     return as_batch(array[np.newaxis] if single else array), single
 
@@ -312,12 +315,19 @@ def _unit_means(values: NDArray[Any], grid: Grid) -> NDArray[np.float64]:
 
 
 def _channel_scale(batch: Values) -> tuple[Values, Values]:
-    observed = ~np.isnan(batch)
-    counts = np.maximum(observed.sum(axis=(0, 1, 2, 3)), 1)
-    mean = np.where(observed, batch, 0).sum(axis=(0, 1, 2, 3), dtype=np.float64) / counts
-    squares = np.where(observed, batch - mean.astype(np.float32), 0) ** 2
-    deviation = np.sqrt(squares.sum(axis=(0, 1, 2, 3), dtype=np.float64) / counts)
-    return mean.astype(np.float32), np.where(deviation > 0, deviation, 1).astype(np.float32)
+    sums = [_channel_sums(volume, np.float32(0), 1) for volume in batch]
+    counts = np.maximum(sum(count for count, _ in sums), 1)
+    mean = np.asarray(sum(total for _, total in sums) / counts, np.float32)
+    squares = sum(_channel_sums(volume, mean, 2)[1] for volume in batch)
+    deviation = np.sqrt(squares / counts)
+    return mean, np.where(deviation > 0, deviation, 1).astype(np.float32)
+
+
+def _channel_sums(volume: Values, mean: Any, power: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return how many values each channel of a volume has, and the sum of a power of their distances from a mean."""
+    observed = ~np.isnan(volume)
+    distances = np.where(observed, volume - mean, 0) ** power
+    return observed.sum(axis=(0, 1, 2)), distances.sum(axis=(0, 1, 2), dtype=np.float64)
 
 
 def _position(grid: Grid, along: int) -> NDArray[np.float64]:

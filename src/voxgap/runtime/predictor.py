@@ -16,7 +16,8 @@ import numpy as np
 from voxgap.decision import Decision, named
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid, LabelMap, Sample, back_on_file, read_sample, scan_sample
-from voxgap.patches import OVERLAP, each_volume, patch_size
+from voxgap.patches import OVERLAP, patch_size, predict_patches
+from voxgap.ragged import is_by_item, together
 from voxgap.resample import Record, own_missing_rate
 from voxgap.runtime import answer as answers
 from voxgap.runtime.answer import Answer
@@ -122,8 +123,8 @@ class Predictor:
 
         Returns:
             float32 `(batch, outputs)`: probabilities of the classes, or values; for a segmentation
-            `(batch, depth, height, width, classes)`. They are the network's own, the same in every engine:
-            what calibration and thresholds make of them is in `answer`.
+            `(batch, depth, height, width, classes)`, a `Ragged` for volumes of several shapes. They are the
+            network's own, the same in every engine: what calibration and thresholds make of them is in `answer`.
 
         Raises:
             VoxgapError: the shape is not the network's, values are infinite, or so large that the answer is not
@@ -319,7 +320,7 @@ class Predictor:
         patches = self.manifest.input.patches
         if patches is not None or batch.shape[1:] != self.input_shape:
             edges, overlap = patches or (patch_size(self.input_shape[:3]), OVERLAP)
-            return np.stack(list(each_volume(self._engine, batch, edges, overlap, batch_size=size)))
+            return predict_patches(self._engine, batch, edges, overlap, batch_size=size)
         return np.concatenate([self._engine(batch[i : i + size]) for i in range(0, len(batch), size)])
 
     def _answer_all(
@@ -370,8 +371,8 @@ class Predictor:
         if isinstance(volumes, Sequence) and volumes and all(isinstance(v, Volume) for v in volumes):
             for i, volume in enumerate(volumes):
                 self._check(volume.shape, f"volume {i}")
-            volumes = np.stack([v.values for v in volumes])
-        array = volumes if getattr(volumes, "checked", False) else as_real(volumes, "volumes")
+            volumes = together(v.values for v in volumes)
+        array = volumes if is_by_item(volumes) else as_real(volumes, "volumes")
         batch = as_batch(array[np.newaxis] if array.ndim == 4 else array)
         self._check(batch.shape[1:], "volumes")
         return batch

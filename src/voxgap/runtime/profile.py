@@ -13,6 +13,7 @@ from voxgap.errors import VoxgapError
 from voxgap.missingness import describe
 from voxgap.missingness.diagnosis import pattern_of, shares_of
 from voxgap.observed import moments
+from voxgap.ragged import shapes_of
 from voxgap.resample import Box, Record, crop_to_observed, extent
 from voxgap.volume import Values, Volume
 
@@ -107,7 +108,7 @@ def profile(
         boxes: which box of its volume each scan covers, see `voxgap.resample.extent`; by default all of it.
     """
     each = moments(volumes)
-    voxels = np.full(len(volumes), math.prod(volumes.shape[1:-1]))
+    voxels = np.array([math.prod(shape[:3]) for shape in shapes_of(volumes)])
     if boxes is None:
         shares = describe(volumes).shares
     else:
@@ -170,7 +171,10 @@ def far_outside(batch: Values, known: Profile | None) -> tuple[str, ...]:
     """
     if known is None:
         return ()
-    least, most = (extreme.reduce(batch, axis=(0, 1, 2, 3)) for extreme in (np.fmin, np.fmax))
+    least, most = (
+        extreme.reduce([extreme.reduce(volume, axis=(0, 1, 2)) for volume in batch])
+        for extreme in (np.fmin, np.fmax)
+    )
     return tuple(
         f"channel {name} holds values far outside of the training data's, {channel.values[0]:.4g} to "
         f"{channel.values[1]:.4g}; check the units"

@@ -11,6 +11,7 @@ import numpy as np
 from voxgap import patches
 from voxgap.augment import Compose, from_text
 from voxgap.errors import VoxgapError
+from voxgap.ragged import shapes_of
 from voxgap.recipe import Training
 from voxgap.training import objective
 from voxgap.training.examples import Examples
@@ -55,11 +56,13 @@ def check_parts(
 
 
 def _check_label_maps(model: keras.Model, part: Examples, name: str) -> None:
-    outputs, wanted = model.output_shape, tuple(part.volumes.shape[:4])
+    outputs, sizes = model.output_shape, [shape[:3] for shape in shapes_of(part.volumes)]
     if len(outputs) != 5:
         raise VoxgapError("the model answers for whole volumes: build it with task='segmentation'")
-    if tuple(part.targets.shape) != wanted:
-        raise VoxgapError(f"{name} label maps have shape {tuple(part.targets.shape)}, the volumes {wanted}")
+    if shapes_of(part.targets) != sizes:
+        raise VoxgapError(
+            f"{name} label maps have shape {tuple(part.targets.shape)}, the volumes {tuple(part.volumes.shape[:4])}"
+        )
     highest = max(int(np.max(label_map)) for label_map in part.targets)
     if highest >= outputs[-1]:
         raise VoxgapError(

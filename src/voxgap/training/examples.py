@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import numpy as np
-
 from voxgap.patches import Patches, Size
 
 
@@ -16,7 +14,7 @@ class Examples:
 
     Args:
         volumes: `(n, depth, height, width, channels)`, NaN = missing; an array, or anything that is indexed like one:
-            it is read item by item, or by the patch.
+            it is read item by item, or by the patch. A `Ragged` where they are of several shapes.
         targets: class indices `(n,)`, numbers `(n,)` or `(n, outputs)`, or label maps `(n, depth, height, width)` with
             -1 where nobody said, which may be lazy too.
         task: `classification`, `regression` or `segmentation`.
@@ -40,5 +38,5 @@ class Examples:
         """Return the patches that tile the volumes, each an example, read when they are asked for."""
         volumes = Patches(self.volumes, size)
         maps = self.task == "segmentation"
-        targets = Patches(self.targets, size) if maps else np.repeat(self.targets, len(volumes.corners), 0)
+        targets = Patches(self.targets, size) if maps else self.targets[volumes.owners]
         return dataclasses.replace(self, volumes=volumes, targets=targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from voxgap import patches
 from voxgap.history import History
 from voxgap.layers import VolumeNormalization
 from voxgap.layers.intensity import Normalized
+from voxgap.ragged import differ
 from voxgap.recipe import ClassWeight, Precision, Training
 from voxgap.training import objective
 from voxgap.training import precision as precisions
@@ -83,7 +85,8 @@ def train(
         precision: `auto`, `float32` or `bfloat16`.
         patch_size: `(depth, height, width)`: train on random patches of that size, which the model was built for,
             and validate on those that tile the validation volumes. See `Loader` for how they are drawn; only
-            they are read. Predict with `voxgap.patches.predict_patches`.
+            they are read. Predict with `voxgap.patches.predict_patches`. By default, where volumes are of several
+            shapes, what the model takes; see `Dataset.input_shape`.
         patches_per_volume: patches of each volume in an epoch; by default as many as tile it.
         distribute: share each batch among all GPUs (True) or the named devices, such as `["GPU:0", "GPU:1"]`.
         seed: of the order of the batches, of patches and of augmentation.
@@ -165,6 +168,8 @@ def fit(
     progress: Report | None = None,
 ) -> History:
     """Train on one part and watch another; see `train`, which says what went wrong besides."""
+    if asked.patch_size is None and differ(training.volumes):
+        asked = dataclasses.replace(asked, patch_size=tuple(model.input_shape[1:4]))
     schedule, transform = intended(asked, training.task)
     watching = as_callbacks(callbacks)
     check_parts(model, training, validation, asked.patch_size)

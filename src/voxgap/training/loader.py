@@ -12,7 +12,8 @@ import numpy as np
 
 from voxgap.arrays import as_real
 from voxgap.errors import VoxgapError
-from voxgap.patches import Size, corners, random_corner, read_patch
+from voxgap.patches import Patches, Size, random_corner, read_patch
+from voxgap.ragged import shape_of
 
 Batch = tuple[np.ndarray, ...]
 
@@ -23,11 +24,18 @@ TRIES = 8
 FOREGROUND = 1 / 3
 
 
+def _owners(volumes: Array, size: Size | None, per_volume: int | None) -> np.ndarray:
+    """The volume that each sample of an epoch is of: one of its own, or so many patches, by default as tile it."""
+    if size is not None and per_volume is None:
+        return Patches(volumes, size).owners
+    return np.repeat(np.arange(len(volumes)), per_volume or 1)
+
+
 class Array(Protocol):
     """What can be trained on: it has a shape, and its items are volumes, read when they are asked for."""
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> tuple[Any, ...]:
         """The shape, `(volumes, ...)`."""
 
     def __len__(self) -> int: ...
@@ -107,7 +115,7 @@ class Loader(keras.utils.PyDataset):
         self.spacing = spacing
         self.threads = threads or os.cpu_count() or 1
         self.patch_size = patch_size
-        self.per_volume = per_volume or (len(corners(volumes.shape[1:4], patch_size)) if patch_size else 1)
+        self._owners = _owners(volumes, patch_size, per_volume)
         self.devices = devices
         if 0 < self._count < devices:
             raise VoxgapError(
@@ -130,7 +138,12 @@ class Loader(keras.utils.PyDataset):
     @property
     def _count(self) -> int:
         """Samples an epoch: volumes, or their patches."""
-        return len(self.volumes) * self.per_volume
+        return len(self._owners)
+
+    @property
+    def per_volume(self) -> int:
+        """Patches of a volume in an epoch, on average."""
+        return self._count // max(1, len(self.volumes))
 
     def __len__(self) -> int:
         batches, rest = divmod(self._count, self.batch_size)
@@ -146,7 +159,7 @@ class Loader(keras.utils.PyDataset):
 
     def _batch(self, epoch: int, order: np.ndarray, index: int) -> Batch:
         stop = None if index == len(self) - 1 else (index + 1) * self.batch_size
-        chosen = order[index * self.batch_size : stop] // self.per_volume
+        chosen = self._owners[order[index * self.batch_size : stop]]
         rng = np.random.default_rng((self.seed or 0, epoch, index, 1))
         # One by one: lazy arrays differ in what they allow between brackets, but all have single items.
         pairs = [self._sample(int(i), rng) for i in chosen]
@@ -163,7 +176,7 @@ class Loader(keras.utils.PyDataset):
         maps = len(self.targets.shape) >= len(self.volumes.shape) - 1
         least = 1 if maps and rng.random() < FOREGROUND else 0
         for _ in range(TRIES):
-            corner = random_corner(self.volumes.shape[1:4], self.patch_size, rng)
+            corner = random_corner(shape_of(self.volumes, index)[:3], self.patch_size, rng)
             target = read_patch(self.targets, index, corner, self.patch_size) if maps else self.targets[index]
             if maps and (target < least).all():
                 continue
