@@ -21,8 +21,8 @@ from voxgap.missingness import simulate
 from voxgap.recipe import FILLS as LAYERS
 from voxgap.volume import Volume
 
-# Kriging compiles its kernel; tests/test_fill_kriging.py holds it to its own contract by default.
-EACH = [pytest.param(name, marks=[pytest.mark.full] * (name == "kriging")) for name in FILLS]
+# Kriging compiles its kernel, and a network is trained; both have tests of their own by default.
+EACH = [pytest.param(name, marks=[pytest.mark.full] * (name in ("kriging", "learned"))) for name in FILLS]
 APP = typer.Typer()
 APP.command()(fill)
 AFFINE = np.array([[0, 0, 1.5, -20], [0, -2, 0, 30], [3, 0, 0, -5], [0, 0, 0, 1.0]])

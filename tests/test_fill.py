@@ -21,6 +21,7 @@ from voxgap.errors import VoxgapError
 from voxgap.fill import (
     KNN,
     Kriging,
+    Learned,
     LinearInterpolation,
     MatrixFactorization,
     Mean,
@@ -44,11 +45,12 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "nearest": lambda: Nearest(max_gap=3),
     "kriging": Kriging,
     "kriging_max_gap": lambda: Kriging(max_gap=2),
+    "learned": lambda: Learned(filters=(2, 3), steps=3, seed=1),
     "knn": lambda: KNN(n_neighbors=3, max_rank=8, max_donors=20, seed=1),
     "matrix_factorization": lambda: MatrixFactorization(rank=3, ridge=0.1, sweeps=3, seed=1),
 }
 # Their graphs are large; tests/test_fill_kriging.py holds one representative to all of this.
-LARGE = {"nearest", "kriging", "kriging_max_gap"}
+LARGE = {"nearest", "kriging", "kriging_max_gap", "learned"}
 each_layer = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.full] * (name in LARGE)) for name in LAYERS]
 )

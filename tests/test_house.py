@@ -144,6 +144,11 @@ MEETING = {
         "recipe",
         "fill",
         "backend",
+        # A filler is trained here, and becomes a bundle.
+        "patches",
+        "history",
+        "runtime",
+        "bundle",
         *BASE,
     },
     "web": {"runtime", *BASE},

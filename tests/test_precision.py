@@ -58,7 +58,7 @@ def test_the_twin_computes_in_bfloat16_between_float32_ends(strategy: str, task:
     np.testing.assert_allclose(answer, exact, rtol=0, atol=0.05 * scale)
 
 
-@pytest.mark.parametrize("strategy", PRESETS)
+@pytest.mark.parametrize("strategy", [name for name in PRESETS if name != "learned"])
 def test_there_and_back_is_the_same_model(strategy: str) -> None:
     model = built(strategy=strategy)
     back = with_policy(with_policy(model, "mixed_bfloat16"), "float32")

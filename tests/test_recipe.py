@@ -15,6 +15,7 @@ from voxgap.recipe import PRESETS, Strategy, strategy_of
 # The interface that DESIGN fixes: scripts and manifests hold these words.
 NAMES = (
     *("zero", "mean", "median", "mode", "nearest", "linear", "kriging", "knn", "matrix_factorization"),
+    "learned",
     *("mask_channel", "masked_conv", "gated_conv", "gap_dropout", "attention"),
 )
 
@@ -30,7 +31,7 @@ def made(strategy: Strategy) -> keras.layers.Layer:
 @pytest.mark.parametrize(
     ("name", "needs_observed", "conv", "gap_dropout"),
     [
-        *((name, False, "plain", False) for name in NAMES[:9]),
+        *((name, False, "plain", False) for name in NAMES[:10]),
         ("mask_channel", True, "plain", False),
         ("masked_conv", True, "masked", False),
         ("gated_conv", True, "gated", False),

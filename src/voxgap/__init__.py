@@ -37,6 +37,7 @@ _HOMES = {
     "save_bundle": "bundle",
     "simulate": "missingness",
     "train": "training",
+    "train_filler": "filling.train",
     "write": "io",
 }
 _MODULES = ("augment", "fill", "io", "layers", "models", "resample", "samples", "shapes")
@@ -75,6 +76,7 @@ __all__ = [
     "shapes",
     "simulate",
     "train",
+    "train_filler",
     "write",
 ]
 

@@ -30,6 +30,7 @@ FILLS: dict[str, Any] = {
     "kriging": "Kriging",
     "knn": "KNN",
     "matrix_factorization": "MatrixFactorization",
+    "learned": "Learned",
 }
 """What a fill is called -> its layer in `voxgap.fill`, by name: Keras is not needed before it is made. A fill layer of
 your own joins as a class: `FILLS["mine"] = Mine`."""

@@ -136,7 +136,9 @@ def _export_files(
     with workspace(folder) as temporary:
         work = _Work(temporary, model, proof, inputs, labelled, precision, tolerance, report)
         _convert(work, kinds)
-        proofs = {kind: _prove(work, kind, manifest.task != "regression") for kind in kinds}
+        proofs = {
+            kind: _prove(work, kind, manifest.task in ("classification", "segmentation")) for kind in kinds
+        }
         with writing(folder):
             # Read anew: another export may have finished meanwhile.
             current = Bundle.open(folder).manifest

@@ -27,10 +27,20 @@ def fill(
             metavar="DATA",
         ),
     ],
+    filled: Annotated[
+        str | None,
+        typer.Argument(
+            help="With a bundle of voxgap train --task fill for DATA: what it fills.",
+            metavar="[DATA]",
+            show_default=False,
+        ),
+    ] = None,
     folder: Annotated[
         Path | None, typer.Option("--out", help="Folder for the filled files; not needed with --check.")
     ] = None,
-    strategy: Annotated[str, typer.Option(help=f"{', '.join(FILLS[:-1])} or {FILLS[-1]}.")] = STRATEGY,
+    strategy: Annotated[
+        str, typer.Option(help=f"{', '.join(FILLS)}, or a bundle of voxgap train --task fill.")
+    ] = STRATEGY,
     option: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,8 +101,15 @@ def fill(
       voxgap fill sea.nc --strategy linear --option axis=time --mask landmask --out filled
 
       voxgap fill sea.nc --check
+
+      voxgap fill runs/sea new_sea.nc --out filled
     """
     import voxgap
+
+    if filled is not None:
+        if strategy != STRATEGY:
+            raise VoxgapError(f"{data} and --strategy {strategy} both say how to fill: give one of them")
+        data, strategy = filled, data
 
     said = grid_arguments(None, None, None, missing_values, None, axes, at)
     how: dict[str, Any] = {

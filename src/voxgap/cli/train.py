@@ -73,7 +73,9 @@ Bundle = Annotated[Path, typer.Argument(help="Folder made by voxgap train.", met
 Task = Annotated[
     str | None,
     typer.Option(
-        help="segmentation: predict the label maps of data that has labels too.", rich_help_panel="Volumes"
+        help="segmentation: predict the label maps of data that has labels too. fill: learn to fill from data with "
+        "gaps, labelled or not.",
+        rich_help_panel="Volumes",
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
@@ -202,7 +204,14 @@ def train(
       voxgap train sample:brain-tissue --model unet3d --filters 8,16,32 --out runs/tissue
 
       voxgap train patients.csv --export onnx,litert --out runs/patients
+
+      voxgap train sea.nc --task fill --out runs/sea
     """
+    if task == "fill":
+        from voxgap.cli.filler import train_fill
+
+        train_fill(context, data, out_folder)
+        return
     from voxgap import names, patches
     from voxgap.bundle import (  # runtime only: no Keras yet
         STATE,

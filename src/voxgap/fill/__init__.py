@@ -21,6 +21,7 @@ from voxgap.fill.base import FillLayer
 from voxgap.fill.factorization import MatrixFactorization
 from voxgap.fill.knn import KNN
 from voxgap.fill.kriging import Kriging
+from voxgap.fill.learned import Deviating, Learned
 from voxgap.fill.linear import LinearInterpolation
 from voxgap.fill.nearest import Nearest
 from voxgap.fill.simple import Mean, Median, Mode, Zero
@@ -28,8 +29,10 @@ from voxgap.recipe import FILLS
 
 __all__ = [
     "KNN",
+    "Deviating",
     "FillLayer",
     "Kriging",
+    "Learned",
     "LinearInterpolation",
     "MatrixFactorization",
     "Mean",

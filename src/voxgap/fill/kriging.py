@@ -102,10 +102,14 @@ class Kriging(FillLayer):
         """
         self.refuse_unless_adapted()
         finite, observed = split_missing(ops.cast(as_input(x), "float32"))
-        value, variance = self._predict(ops.clip(finite, -statistics.LARGEST, statistics.LARGEST), observed)
-        deviation = self.calibration[0] * ops.power(variance, 0.5 * self.calibration[1]) * self.spread
+        value, deviation = self.predict(ops.clip(finite, -statistics.LARGEST, statistics.LARGEST), observed)
         known = ops.cast(observed, "bool")
         return ops.where(known, finite, value), ops.where(known, 0.0, deviation)
+
+    def predict(self, values: Any, observed: Any) -> tuple[Any, Any]:
+        """Values and standard deviations of all voxels as if they were missing, from finite values and what counts."""
+        value, variance = self._predict(values, observed)
+        return value, self.calibration[0] * ops.power(variance, 0.5 * self.calibration[1]) * self.spread
 
     def _predict(self, values: Any, observed: Any) -> tuple[Any, Any]:
         """Return the value in raw units, and variance in those of the spread."""

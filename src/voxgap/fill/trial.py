@@ -20,6 +20,9 @@ SINGLE = 0.05
 INSIDE = 0.6827
 """The share of a normal distribution within one standard deviation."""
 BINS = 8
+SHARES = (0.01, 0.6)
+"""The least and the largest share of what is observed that is hidden to learn from."""
+TRIES = 6
 ASKED = 2**13
 """Hidden voxels of a trial that are looked at, at most."""
 
@@ -90,6 +93,43 @@ def borrowed(
         if len(found) == count:
             break
     return found
+
+
+def punched(volumes: Array, generator: np.random.Generator) -> tuple[Array, Array]:
+    """Hide observed voxels of volumes in the shapes of their own gaps, as many different ones as there are.
+
+    Gaps of another volume are laid where they lie there, else moved; every other time only what two of them share, so
+    that little is hidden, too. Where that leaves nothing or all of it, a block is hidden.
+
+    Args:
+        volumes: of one shape, `(N, D, H, W, C)`, NaN = missing.
+        generator: draws them.
+
+    Returns:
+        The volumes without what is hidden, and that alone: NaN elsewhere.
+    """
+    known = ~np.isnan(volumes)
+    hidden = np.stack([_further(one, known, index, generator) for index, one in enumerate(known)])
+    nothing = np.float32(np.nan)
+    return np.where(hidden, nothing, volumes), np.where(hidden, volumes, nothing)
+
+
+def _further(one: Known, known: Known, index: int, generator: np.random.Generator) -> Known:
+    least, most = (share * np.count_nonzero(one) for share in SHARES)
+    for tried in range(TRIES):
+        hidden = one
+        for _ in range(int(generator.integers(1, 3))):
+            other = int(generator.integers(len(known)))
+            by = [int(generator.integers(size)) for size in one.shape[:3]]
+            stays = tried < TRIES // 2 and other != index
+            hidden = moved(hidden, ~known[other], (0, 0, 0) if stays else by)
+        if 0 < least <= np.count_nonzero(hidden) <= most:
+            return hidden
+    block = np.zeros(one.shape, bool)
+    edges = [int(generator.integers(-(-size // 4), -(-size // 2) + 1)) for size in one.shape[:3]]
+    starts = [int(generator.integers(size - edge + 1)) for size, edge in zip(one.shape, edges, strict=False)]
+    block[tuple(slice(start, start + edge) for start, edge in zip(starts, edges, strict=True))] = True
+    return one & block
 
 
 def _block(shape: Sequence[int]) -> Known:

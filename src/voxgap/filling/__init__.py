@@ -9,3 +9,5 @@ FILLS = tuple(recipe.FILLS)
 STRATEGY = "linear"
 FIT_ON = "train"
 SEEDS = 3
+EPOCHS = 12
+"""Of the training of a filler, at most, 50 steps each."""

@@ -221,7 +221,8 @@ def check_fills(
     by_place = with_axes(job)
     layer(strategy, by_place.options)
     known = of_job(job)
-    asked: list[tuple[str, Mapping[str, Any]]] = [(name, {}) for name in FILLS]
+    # A network is trained for minutes, and only where that is asked for.
+    asked: list[tuple[str, Mapping[str, Any]]] = [(name, {}) for name in FILLS if name != "learned"]
     if (strategy, job.options) not in asked:
         asked.insert(0, (strategy, job.options))
     possible = [one for one in asked if not known.refuses(one[0])]

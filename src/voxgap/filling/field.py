@@ -64,7 +64,7 @@ class Field:
         """Say why a fill is not possible here; nothing where it is."""
         if strategy in files.FROM_OTHERS and self.single and self.time is None:
             return "fills from other volumes or from steps in time"
-        if strategy not in files.ANY_SIZE and not self.single and not self._one_shape:
+        if not learn.any_size(strategy) and not self.single and not self._one_shape:
             return "needs volumes of one shape"
         return ""
 

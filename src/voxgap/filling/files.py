@@ -31,7 +31,6 @@ from voxgap.names import EMBEDDED
 from voxgap.volume import Values, Volume, times
 
 FROM_OTHERS = ("knn", "matrix_factorization")
-ANY_SIZE = ("zero", *learn.FROM_NEIGHBOURS)
 
 
 def fill_files(
@@ -204,9 +203,9 @@ def _fill_one(job: Job, path: Path) -> str:
         volumes = _read(job, sample)
         values = _joined(volumes)
         time = source.time if (steps or 1) > 1 else None
-        if job.strategy != "zero":
+        if job.learns:
             learnt = "this volume alone; give a data set to learn from others"
-            if time is not None and job.strategy not in ANY_SIZE:
+            if time is not None and not learn.any_size(job.strategy):
                 learnt = f"the {steps} steps along {source.axes[time]} of this file"
             job.say(f"{job.strategy}: learnt from {learnt}")
         seen = ever(~np.isnan(values), time)
@@ -266,7 +265,7 @@ def _fill_todo(
 def _learnt(job: Job, samples: Sequence[Sample], known: Sequence[Sample]) -> tuple[Fill, Where | None]:
     """Return how to fill, and which positions any of several samples of one shape observes."""
     one_shape = _of_one_shape(job, samples)
-    if job.strategy in ANY_SIZE and not one_shape:
+    if learn.any_size(job.strategy) and not one_shape:
         return _of_any_size(job, known), None
     stack = _stack(job, known)
     fill = learn.from_samples(job.strategy, job.options, stack)
@@ -401,7 +400,7 @@ def _stack(job: Job, samples: Sequence[Sample]) -> Values:
     """Read the volumes to learn from, which must have one shape."""
     if not samples:
         raise VoxgapError(f"{job.data}: no volume in split 'train' to learn from; use --fit-on all")
-    if job.strategy == "zero":
+    if not job.learns:
         return np.empty((0, 1, 1, 1, 1), np.float32)
     stack: Values | None = None
     for index, sample in enumerate(job.progress(samples, "reading")):
@@ -425,12 +424,12 @@ def _of_one_shape(job: Job, samples: Sequence[Sample]) -> bool:
 
 def _of_any_size(job: Job, samples: Sequence[Sample]) -> Fill:
     """Return what fills one volume of any size; what has no neighbours gets its channel's mean."""
-    todo = () if job.strategy == "zero" else job.progress(samples, "reading")
+    todo = job.progress(samples, "reading") if job.learns else ()
     return learn.from_any_sizes(job.strategy, job.options, (_joined(_read(job, one)) for one in todo))
 
 
 def _say_what_was_learnt(job: Job, has_split: bool, count: int) -> None:
-    if job.strategy == "zero":
+    if not job.learns:
         return
     part = (
         f"{_volumes(count)} of the training part"

@@ -13,6 +13,7 @@ from voxgap.files import write_bytes
 from voxgap.filling import FILLS, FIT_ON, STRATEGY
 from voxgap.grid import Grid
 from voxgap.io import Source
+from voxgap.runtime import MANIFEST
 from voxgap.volume import AXES
 
 RECORD = "fill.json"
@@ -46,7 +47,7 @@ class Job:
     Args:
         data: As for `voxgap.load_data`, or one volume.
         folder: Where the filled files go.
-        strategy: One of `FILLS`.
+        strategy: One of `FILLS`, or the folder of a bundle that fills.
         options: Arguments of that fill layer; of `axis`, an axis as the file calls it, too.
         fit_on: What statistics are learnt from: `train` or `all`.
         mask: `VARIABLE` or `VARIABLE=VALUE,...`: where gaps are filled; see `voxgap.io.masks`.
@@ -76,10 +77,10 @@ class Job:
     evidence: bool | None = None
 
     def __post_init__(self) -> None:
-        if self.strategy not in FILLS:
+        if self.strategy not in FILLS and not (Path(self.strategy) / MANIFEST).is_file():
             raise VoxgapError(
-                f"--strategy {self.strategy!r} is no fill; choose one of {', '.join(FILLS)} (other strategies "
-                "are handled inside a network: voxgap train)"
+                f"--strategy {self.strategy!r} is no fill; choose one of {', '.join(FILLS)}, or a bundle of voxgap "
+                "train --task fill (other strategies are handled inside a network: voxgap train)"
             )
         if self.fit_on not in ("train", "all"):
             raise VoxgapError(f"--fit-on must be train or all, got {self.fit_on!r}")
@@ -87,6 +88,11 @@ class Job:
             raise VoxgapError(
                 "--mask says where gaps are filled, --everywhere that all are; give one of them"
             )
+
+    @property
+    def learns(self) -> bool:
+        """Whether the fill learns from the data that it fills."""
+        return self.strategy in FILLS and self.strategy != "zero"
 
     def record(self) -> dict[str, Any]:
         """Return what the values of a filled file depend on, as plain data."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.fill import statistics, structure
+from voxgap.filling import FILLS
 from voxgap.volume import Values
 
 Where = NDArray[np.bool_]
@@ -50,11 +51,33 @@ def layer(strategy: str, options: Mapping[str, Any]) -> Any:
     """
     from voxgap import fill
 
+    if strategy not in FILLS:
+        from voxgap.filling import filler
+
+        return filler.check(strategy, options)
     return fill.make(strategy, options)
+
+
+def from_network(
+    strategy: str, options: Mapping[str, Any], volumes: Callable[[], Sequence[Values]]
+) -> Fill | None:
+    """Return what fills with a bundle, or with a network that is trained on volumes; None for any other fill."""
+    if strategy in FILLS and strategy != "learned":
+        return None
+    from voxgap.filling import filler
+
+    return filler.from_training(options, volumes()) if strategy in FILLS else filler.from_bundle(strategy)
+
+
+def any_size(strategy: str) -> bool:
+    """Tell whether a fill takes volumes of any size."""
+    return strategy in (*FROM_NEIGHBOURS, "zero", "learned") or strategy not in FILLS
 
 
 def from_samples(strategy: str, options: Mapping[str, Any], volumes: Values) -> Fill:
     """Return what fills one volume with statistics of others of its shape."""
+    if network := from_network(strategy, options, lambda: list(volumes)):
+        return network
     if strategy == "zero":
         return _saying(strategy, _put_zero)
     if strategy in FROM_NEIGHBOURS:
@@ -71,6 +94,8 @@ def from_any_sizes(strategy: str, options: Mapping[str, Any], volumes: Iterable[
 
     What has no neighbours gets its channel's mean.
     """
+    if network := from_network(strategy, options, lambda: list(volumes)):
+        return network
     if strategy == "zero":
         return _saying(strategy, _put_zero)
     total: Any = 0.0
@@ -94,6 +119,8 @@ def from_steps(strategy: str, options: Mapping[str, Any], values: Values, time: 
         values: `(depth, height, width, channels)`.
         time: Which of the three axes runs through time.
     """
+    if network := from_network(strategy, options, lambda: [values]):
+        return network
     if strategy == "zero":
         return _saying(strategy, _put_zero)
     # At each position the statistics of a single step are its own values: its channel's are of use.

@@ -138,7 +138,7 @@ def _kind(files: Mapping[str, Entry], engine: str, exact: bool) -> str | None:
 
 def _check_outputs(said: Values, bundle: Bundle) -> None:
     manifest = bundle.manifest
-    size = manifest.input.shape[:3] if manifest.task == "segmentation" else ()
+    size = manifest.input.shape[:3] if manifest.task in ("segmentation", "fill") else ()
     expected = (*size, manifest.outputs)
     if said.shape[1:] != expected:
         raise VoxgapError(

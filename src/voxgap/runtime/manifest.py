@@ -15,7 +15,7 @@ from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.profile import Profile
 from voxgap.volume import times
 
-TASKS = ("classification", "regression", "segmentation")
+TASKS = ("classification", "regression", "segmentation", "fill")
 _MAX_PARTS = 1000
 _MAX_VALUES = 2**36  # of a network's input, beyond what any machine holds
 _MAX_OUTPUTS = 2**20
@@ -154,8 +154,8 @@ class Manifest:
     """What a bundle says of itself.
 
     Args:
-        task: `classification`, `regression` or `segmentation`.
-        classes: their names, in the order of the probabilities; empty for a regression.
+        task: `classification`, `regression`, `segmentation` or `fill`.
+        classes: their names, in the order of the probabilities; empty for a regression or a fill.
         label_values: what stands for each class in a label map: the value it was learnt from.
         input: what the network takes.
         outputs: how many values it answers, for a volume or for each voxel.
@@ -223,7 +223,12 @@ class Manifest:
         if task not in TASKS:
             raise VoxgapError(f"{where}: field task must be {', '.join(TASKS[:-1])} or {TASKS[-1]}")
         taken = _input(known["input"], outputs, where)
-        classes = _names(known["classes"], 0 if task == "regression" else outputs, f"{where}: field classes")
+        if task == "fill" and outputs != 2 * taken.shape[-1]:
+            raise VoxgapError(
+                f"{where}: field outputs of a fill must be a value and a deviation for each channel"
+            )
+        named = 0 if task in ("regression", "fill") else outputs
+        classes = _names(known["classes"], named, f"{where}: field classes")
         # Where it was made with backslashes, another system takes the whole path for a name.
         place = str(objects.pop("data").get("name", "")).replace("\\", "/")
         return cls(

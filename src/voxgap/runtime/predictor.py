@@ -84,7 +84,7 @@ class Predictor:
 
     @property
     def task(self) -> str:
-        """`classification`, `regression` or `segmentation`."""
+        """`classification`, `regression`, `segmentation` or `fill`."""
         return self.manifest.task
 
     @property
@@ -123,8 +123,9 @@ class Predictor:
 
         Returns:
             float32 `(batch, outputs)`: probabilities of the classes, or values; for a segmentation
-            `(batch, depth, height, width, classes)`, a `Ragged` for volumes of several shapes. They are the
-            network's own, the same in every engine: what calibration and thresholds make of them is in `answer`.
+            `(batch, depth, height, width, classes)`, a `Ragged` for volumes of several shapes; for a fill of that shape
+            the filled values of all channels, and behind them their standard deviations, 0 where observed. They are
+            the network's own, the same in every engine: what calibration and thresholds make of them is in `answer`.
 
         Raises:
             VoxgapError: the shape is not the network's, values are infinite, or so large that the answer is not
@@ -320,7 +321,11 @@ class Predictor:
         patches = self.manifest.input.patches
         if patches is not None or batch.shape[1:] != self.input_shape:
             edges, overlap = patches or (patch_size(self.input_shape[:3]), OVERLAP)
-            return predict_patches(self._engine, batch, edges, overlap, batch_size=size)
+            found = predict_patches(self._engine, batch, edges, overlap, batch_size=size)
+            if self.task == "fill":  # a mean over patches that overlap is off by its rounding
+                for one, known in zip(found, batch, strict=True):
+                    np.copyto(one[..., : batch.shape[-1]], known, where=~np.isnan(known))
+            return found
         return np.concatenate([self._engine(batch[i : i + size]) for i in range(0, len(batch), size)])
 
     def _answer_all(

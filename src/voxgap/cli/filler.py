@@ -1,0 +1,93 @@
+"""`voxgap train --task fill`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from voxgap.cli.console import err, import_keras, numbers, out
+from voxgap.cli.data import grid_arguments
+from voxgap.cli.export import export_bundle
+from voxgap.cli.fill import _progress, _say
+from voxgap.errors import VoxgapError
+
+OWN = (
+    "filters",
+    "epochs",
+    "learning_rate",
+    "patience",
+    "seed",
+    "pattern",
+    "missing_rate",
+    "mechanism",
+    "overwrite",
+)
+READING = ("missing_values", "axes", "at")
+OTHERS = ("data", "out_folder", "task", "patch_size", "export", "config")
+
+
+def train_fill(context: typer.Context, data: str, folder: Path) -> None:
+    """Train a network that fills, and print how near it comes beside kriging.
+
+    Raises:
+        VoxgapError: an option was given that such a training doesn't have.
+    """
+    import voxgap
+    from voxgap import patches
+
+    given = {
+        param.name: context.params[param.name]
+        for param in context.command.params
+        if param.name in context.params and context.params[param.name] != param.default
+    }
+    if foreign := sorted(set(given) - {*OWN, *READING, *OTHERS}):
+        raise VoxgapError(
+            f"--{foreign[0].replace('_', '-')} is not for --task fill, which fills files as they are: leave it out"
+        )
+    how: dict[str, Any] = {name: given[name] for name in OWN if name in given}
+    if "filters" in how:
+        how["filters"] = numbers(how["filters"], "--filters")
+    if "patch_size" in given:
+        how["patch_size"] = patches.patch_size(numbers(given["patch_size"], "--patch-size"), "--patch-size")
+    said = grid_arguments(
+        None, None, None, given.get("missing_values"), None, given.get("axes"), given.get("at")
+    )
+    import_keras()
+    started = folder.exists()
+    try:
+        scores = voxgap.train_filler(
+            data,
+            folder,
+            **how,
+            **{name: said[name] for name in READING},
+            say=_say,
+            progress=_progress,
+            look=_Looks(),
+        )
+    except KeyboardInterrupt:
+        err.print("Interrupted: nothing is kept.")
+        raise typer.Exit(130) from None
+    finally:
+        if not started and not (folder / "manifest.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+    for name, found in scores.items():
+        said_of = "  ".join(f"{metric.replace('_', ' ')} {value:.4g}" for metric, value in found.items())
+        out.print(f"{name:<8} {said_of}", soft_wrap=True, markup=False)
+    out.print(f"bundle: {folder}   voxgap fill {folder} FILE --out FOLDER fills with it", soft_wrap=True)
+    if given.get("export"):
+        export_bundle(folder, given["export"])
+
+
+class _Looks:
+    """Prints a line for each epoch."""
+
+    def __init__(self) -> None:
+        self.count = -1
+
+    def __call__(self, look: dict[str, float]) -> None:
+        self.count += 1
+        said = f"epoch {self.count}" if self.count else "kriging"
+        err.print(f"{said}: val_loss {look['val_loss']:.4f}, {look['seconds']:.0f} s", soft_wrap=True)

@@ -1,0 +1,200 @@
+"""A fill that learns what no closed form knows: a network upon kriging, trained on nothing but volumes with gaps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from voxgap.errors import VoxgapError
+from voxgap.fill import statistics
+from voxgap.fill.base import FillLayer
+from voxgap.fill.kriging import Kriging
+from voxgap.fill.restoring import STEPS, train
+from voxgap.fill.trial import INSIDE
+from voxgap.layers.missing import RawLayer, as_input, split_missing
+from voxgap.layers.upsampling import UpsampleLike3D
+
+Array = npt.NDArray[np.float32]
+
+FILTERS = (16, 32, 64)
+FAR = 30.0
+"""Spreads from the mean beyond which a network sees no further."""
+STEEP = 4.0
+"""The logarithm of the factor by which a network may change a deviation, at most."""
+
+
+@keras.saving.register_keras_serializable(package="voxgap")
+class Learned(FillLayer):
+    """Fills with kriging, and what a network learnt to add to it from voxels that were hidden in the shapes of gaps.
+
+    `adapt` learns kriging, hides further observed voxels of the training volumes, which may all have gaps, and trains a
+    U-Net to restore them: from kriging's values, its deviations and what is observed it tells how far kriging is off,
+    and how sure that is. It starts as kriging, ends at its best on volumes that were held out, and stays so: inside
+    another network it is frozen.
+
+    Args:
+        filters: features of each stage of the U-Net.
+        steps: of training in `adapt`, at most; with 0 it stays kriging until `voxgap.fill.restoring.train`.
+        seed: of weights, and of what is hidden.
+        **kwargs: `name` and the other arguments of `keras.layers.Layer`; `dtype` is that of the U-Net's features.
+
+    Raises:
+        VoxgapError: an argument isn't possible.
+
+    Source: Çiçek et al., 3D U-Net, MICCAI 2016; see `voxgap.fill.restoring.train` for its training.
+    """
+
+    def __init__(
+        self, filters: Sequence[int] = FILTERS, steps: int = STEPS, seed: int = 0, **kwargs: Any
+    ) -> None:
+        self.policy = keras.dtype_policies.get(kwargs.pop("dtype", None) or "float32")
+        super().__init__(**kwargs)
+        self.filters, self.steps, self.seed = tuple(int(one) for one in filters), int(steps), int(seed)
+        if not self.filters or min(self.filters) < 1 or self.steps < 0:
+            raise VoxgapError(
+                f"{self.name}: filters must be positive whole numbers and steps at least 0, got {filters}, {steps}"
+            )
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        super().build(input_shape)
+        self.closed = Kriging(name="closed")
+        self.closed.build(input_shape)
+        channels = self.volume_shape[-1]
+        self.network = _network(channels, self.filters, self.policy, self.seed)
+        self.calibration = self._statistic("calibration", (channels,), "ones")
+
+    def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
+        self.closed.adapt(volumes)
+        if self.steps:
+            train(self, volumes, steps=self.steps, seed=self.seed)
+
+    def scale(self, volumes: Array, hidden: Array) -> list[float]:
+        """How far kriging is off at hidden voxels, of each channel: the unit in which errors are learnt from."""
+        value = np.concatenate([ops.convert_to_numpy(self.closed(one[None])) for one in volumes])
+        spread = ops.convert_to_numpy(self.closed.spread)
+        found = []
+        for channel, other in enumerate(spread):
+            error = (value - hidden)[..., channel]
+            error = error[~np.isnan(error)]
+            own = float(np.sqrt(np.mean(np.square(error, dtype=float)))) if error.size else 0.0
+            found.append(own if 1e-6 * other < own < np.inf else float(other))
+        return found
+
+    def calibrate(self, volumes: Array, hidden: Array) -> None:
+        """Scale deviations of each channel so that 68 % of errors at hidden voxels are within them.
+
+        Args:
+            volumes: `(N, D, H, W, C)`, without what is hidden.
+            hidden: that alone, NaN elsewhere.
+        """
+        self.calibration.assign(np.ones(hidden.shape[-1], np.float32))
+        answers = [[ops.convert_to_numpy(part) for part in self.sure(one[None])] for one in volumes]
+        value, deviation = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        for channel in range(hidden.shape[-1]):
+            asked = ~np.isnan(hidden[..., channel])
+            error = np.abs(value - hidden)[..., channel][asked]
+            share = error / np.maximum(deviation[..., channel][asked], 1e-12)
+            factor = float(np.quantile(share, INSIDE)) if share.size else 1.0
+            each = ops.convert_to_numpy(self.calibration).copy()
+            each[channel] = factor if 1e-3 < factor < 1e3 else 1.0
+            self.calibration.assign(each)
+
+    def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
+        return self._answer(values, observed)[0]
+
+    def with_deviation(self, x: Any) -> tuple[Any, Any]:
+        """Fill, and say how sure that is.
+
+        Args:
+            x: float `(batch, depth, height, width, channels)`, NaN = missing.
+
+        Returns:
+            The filled volumes, as a call returns them, and the standard deviation of each voxel in the same units:
+            0 where observed.
+        """
+        self.refuse_unless_adapted()
+        return self.sure(as_input(x))
+
+    def sure(self, x: Any) -> tuple[Any, Any]:
+        """The same as `with_deviation`, of a layer that is still being trained."""
+        finite, observed = split_missing(ops.cast(x, "float32"))
+        value, deviation = self._answer(ops.clip(finite, -statistics.LARGEST, statistics.LARGEST), observed)
+        known = ops.cast(observed, "bool")
+        return ops.where(known, finite, value), ops.where(known, 0.0, deviation)
+
+    def _answer(self, values: Any, observed: Any) -> tuple[Any, Any]:
+        value, deviation = self.closed.predict(values, observed)
+        filled = observed * values + (1.0 - observed) * value
+        standard = ops.clip((filled - self.closed.center) / self.closed.spread, -FAR, FAR)
+        unsure = (1.0 - observed) * ops.clip(deviation / self.closed.spread, 0.0, FAR)
+        found = ops.cast(self.network(ops.concatenate([standard, observed, unsure], axis=-1)), "float32")
+        channels = self.volume_shape[-1]
+        # In deviations of kriging: where that is sure, little is added; to what is known of nothing, nothing.
+        seen = ops.max(observed, axis=(1, 2, 3, 4), keepdims=True)
+        value = value + seen * deviation * found[..., :channels]
+        factor = ops.exp(ops.clip(found[..., channels:], -STEEP, STEEP))
+        return value, self.calibration * factor * deviation
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"filters": self.filters, "steps": self.steps, "seed": self.seed}
+        return {**super().get_config(), **own, "dtype": keras.dtype_policies.serialize(self.policy)}
+
+
+def _network(channels: int, filters: Sequence[int], policy: Any, seed: int) -> keras.Model:
+    """The U-Net, without normalisation: gaps of another rate must not move its features."""
+    number = iter(range(1000 * seed, 1000 * seed + 1000))
+
+    def convolve(x: Any, count: int, size: int = 3, strides: int = 1) -> Any:
+        begin = keras.initializers.HeNormal(seed=next(number))
+        arguments: dict[str, Any] = {"padding": "same", "kernel_initializer": begin, "dtype": policy}
+        return keras.layers.Conv3D(count, size, strides, activation="relu", **arguments)(x)
+
+    inputs = keras.Input((None, None, None, 3 * channels), name="kriging")
+    x, skips = inputs, list[Any]()
+    for stage, count in enumerate(filters):
+        x = convolve(convolve(x, count, strides=2 if stage else 1), count)
+        skips.append(x)
+    for skip in reversed(skips[:-1]):
+        x = UpsampleLike3D(2, dtype=policy)([convolve(x, skip.shape[-1], 1), skip])
+        x = convolve(keras.layers.Concatenate(dtype=policy)([skip, x]), skip.shape[-1])
+    head = keras.layers.Conv3D(2 * channels, 1, kernel_initializer="zeros", dtype="float32", name="head")
+    return keras.Model(inputs, head(x), name="network")
+
+
+@keras.saving.register_keras_serializable(package="voxgap")
+class Deviating(RawLayer):
+    """Answers what a fill layer makes of volumes, and behind it how sure that is.
+
+    Args:
+        fill: a layer with `with_deviation`.
+        **kwargs: `name` and the other arguments of `keras.layers.Layer`.
+
+    Input: float32 `(batch, depth, height, width, channels)`, NaN = missing. Output: `(..., 2 * channels)`, values and
+    then standard deviations.
+    """
+
+    def __init__(self, fill: Any, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.fill = fill
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        if not self.fill.built:
+            self.fill.build(input_shape)
+
+    def call(self, x: Any) -> Any:
+        return ops.concatenate(self.fill.with_deviation(x), axis=-1)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        return (*input_shape[:-1], 2 * (input_shape[-1] or 0))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "fill": keras.saving.serialize_keras_object(self.fill)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Deviating:
+        return cls(**{**config, "fill": keras.saving.deserialize_keras_object(config["fill"])})
