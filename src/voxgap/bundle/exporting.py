@@ -99,6 +99,10 @@ def export(
     opened = Bundle.open(bundle)
     taken, have = opened.manifest.input, opened.manifest.files
     kinds, deployed = check_formats(formats, precision)
+    if deployed and opened.manifest.task == "fill":
+        raise VoxgapError(
+            f"{deployed[0]} shows answers, and {bundle} fills: choose model files, such as onnx"
+        )
     folders = packages.targets(opened.folder, deployed, out)
     packages.forewarn(deployed, taken.shape, taken.grid)
     done = {*kinds, *(kind for kind, entry in have.items() if entry.precision == precision)}

@@ -196,6 +196,10 @@ def labelled(
         else Bundle.open(bundle)
     )
     manifest = opened.manifest
+    if manifest.task == "fill":
+        raise VoxgapError(
+            f"{opened.folder}: fills; vg.check_fills(data, folder) says how well, or voxgap evaluate"
+        )
     on_grid = asdict(manifest.input.grid.told(reading.get("axes") or (), reading.get("at") or {}))
     task: Task = "segmentation" if manifest.task == "segmentation" else None
     _check_split(split)

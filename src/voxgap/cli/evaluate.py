@@ -11,7 +11,9 @@ from rich.text import Text
 
 from voxgap.cli.console import err, out
 from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, fetched, grid_arguments
+from voxgap.cli.fill import say, tell
 from voxgap.cli.predict import BundlePath, Engine, Precision, Threads, Threshold, open_bundle
+from voxgap.errors import VoxgapError
 from voxgap.files import finite
 
 if TYPE_CHECKING:
@@ -61,8 +63,19 @@ def evaluate(
       voxgap evaluate runs/patients new_patients.csv --threshold 0.3 --json
     """
     import voxgap
+    from voxgap.runtime import Bundle
 
     said = grid_arguments(None, None, None, None, None, axes, at)
+    if Bundle.open(bundle).manifest.task == "fill":
+        if pattern or split:
+            raise VoxgapError(
+                f"{bundle} fills: what is hidden has the shapes of the data's own gaps; leave out "
+                f"--{'pattern' if pattern else 'split'}"
+            )
+        reading = {name: said[name] for name in ("axes", "at")}
+        checked = voxgap.check_fills(fetched(data), str(bundle), fills=(), say=say, **reading)
+        tell(checked, None, as_json)
+        return
     predictor = open_bundle(bundle, precision, engine, threads, threshold)
     found = voxgap.evaluate(
         predictor,

@@ -117,12 +117,12 @@ def fill(
         "fit_on": fit_on,
         "mask": mask,
         "everywhere": everywhere,
-        "say": _say,
-        "progress": _progress,
+        "say": say,
+        "progress": progress,
         **{name: said[name] for name in ("missing_values", "axes", "at")},
     }
     if check:
-        _tell(voxgap.check_fills(data, strategy, seeds=seeds, out=folder, **how), folder, as_json)
+        tell(voxgap.check_fills(data, strategy, seeds=seeds, out=folder, **how), folder, as_json)
         return
     if folder is None:
         raise VoxgapError("--out names the folder for the filled files: give one, or --check to fill nothing")
@@ -130,7 +130,8 @@ def fill(
     out.print(done, soft_wrap=True, markup=False)
 
 
-def _tell(found: Check, folder: Path | None, as_json: bool) -> None:
+def tell(found: Check, folder: Path | None, as_json: bool) -> None:
+    """Print what a check found, and keep it in a folder where there is one."""
     if folder is not None:
         write_bytes(folder / "check.json", json.dumps(finite(found.to_json()), indent=2).encode())
     if as_json:
@@ -155,11 +156,13 @@ def _options(texts: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """Print a line that a user should read."""
     err.print(line, soft_wrap=True, markup=False)
 
 
-def _progress(items: Sequence[Any], title: str) -> Iterable[Any]:
+def progress(items: Sequence[Any], title: str) -> Iterable[Any]:
+    """Go through things behind a bar."""
     from rich.progress import track
 
     return track(items, title, console=err, transient=True, disable=len(items) < 2 or not err.is_terminal)

@@ -11,7 +11,7 @@ import typer
 from voxgap.cli.console import err, import_keras, numbers, out
 from voxgap.cli.data import grid_arguments
 from voxgap.cli.export import export_bundle
-from voxgap.cli.fill import _progress, _say
+from voxgap.cli.fill import progress, say
 from voxgap.errors import VoxgapError
 
 OWN = (
@@ -63,8 +63,8 @@ def train_fill(context: typer.Context, data: str, folder: Path) -> None:
             folder,
             **how,
             **{name: said[name] for name in READING},
-            say=_say,
-            progress=_progress,
+            say=say,
+            progress=progress,
             look=_Looks(),
         )
     except KeyboardInterrupt:

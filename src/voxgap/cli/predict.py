@@ -99,6 +99,8 @@ def predict(
     from voxgap.runtime.inputs import list_items, same_file
 
     manifest = Bundle.open(bundle).manifest
+    if manifest.task == "fill":
+        raise VoxgapError(f"{bundle} fills files: voxgap fill {bundle} FILE --out FOLDER")
     taken = manifest.input
     names = [] if channels is None else [name.strip() for name in channels.split(",")]
     maps = manifest.task == "segmentation"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -14,7 +14,7 @@ from voxgap.errors import VoxgapError
 from voxgap.fill import statistics
 from voxgap.fill.base import FillLayer
 from voxgap.fill.kriging import Kriging
-from voxgap.fill.restoring import STEPS, train
+from voxgap.fill.restoring import BATCH, STEPS, train
 from voxgap.fill.trial import INSIDE
 from voxgap.layers.missing import RawLayer, as_input, split_missing
 from voxgap.layers.upsampling import UpsampleLike3D
@@ -75,7 +75,7 @@ class Learned(FillLayer):
 
     def scale(self, volumes: Array, hidden: Array) -> list[float]:
         """How far kriging is off at hidden voxels, of each channel: the unit in which errors are learnt from."""
-        value = np.concatenate([ops.convert_to_numpy(self.closed(one[None])) for one in volumes])
+        value, _ = _few(self.closed.with_deviation, volumes)
         spread = ops.convert_to_numpy(self.closed.spread)
         found = []
         for channel, other in enumerate(spread):
@@ -93,8 +93,7 @@ class Learned(FillLayer):
             hidden: that alone, NaN elsewhere.
         """
         self.calibration.assign(np.ones(hidden.shape[-1], np.float32))
-        answers = [[ops.convert_to_numpy(part) for part in self.sure(one[None])] for one in volumes]
-        value, deviation = (np.concatenate(parts) for parts in zip(*answers, strict=True))
+        value, deviation = _few(self.sure, volumes)
         for channel in range(hidden.shape[-1]):
             asked = ~np.isnan(hidden[..., channel])
             error = np.abs(value - hidden)[..., channel][asked]
@@ -143,6 +142,16 @@ class Learned(FillLayer):
     def get_config(self) -> dict[str, Any]:
         own = {"filters": self.filters, "steps": self.steps, "seed": self.seed}
         return {**super().get_config(), **own, "dtype": keras.dtype_policies.serialize(self.policy)}
+
+
+def _few(function: Callable[[Array], Any], volumes: Array) -> tuple[Array, Array]:
+    """Call a function that returns values and deviations on a few volumes at a time."""
+    step = max(1, BATCH // volumes[0].size)
+    found = [function(volumes[start : start + step]) for start in range(0, len(volumes), step)]
+    value, deviation = (
+        np.concatenate(list(map(ops.convert_to_numpy, parts))) for parts in zip(*found, strict=True)
+    )
+    return value, deviation
 
 
 def _network(channels: int, filters: Sequence[int], policy: Any, seed: int) -> keras.Model:

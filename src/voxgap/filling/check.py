@@ -179,6 +179,7 @@ def check_fills(
     mask: str | None = None,
     everywhere: bool = False,
     seeds: int = SEEDS,
+    fills: Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     say: Say = quiet,
     progress: Progress = each,
@@ -196,6 +197,7 @@ def check_fills(
         mask: `VARIABLE` or `VARIABLE=VALUE,...` of the file: where gaps are filled; by default it is looked for.
         everywhere: Gaps are filled where nothing was ever observed, too.
         seeds: How many draws of what is hidden.
+        fills: Those that are tried beside it; by default all but `learned`, which is trained for minutes.
         out: The folder in the command that is named.
         say: Called with each line that a user should read.
         progress: Wraps what is gone through one by one, with a title.
@@ -221,8 +223,8 @@ def check_fills(
     by_place = with_axes(job)
     layer(strategy, by_place.options)
     known = of_job(job)
-    # A network is trained for minutes, and only where that is asked for.
-    asked: list[tuple[str, Mapping[str, Any]]] = [(name, {}) for name in FILLS if name != "learned"]
+    tried_too = [name for name in FILLS if name != "learned"] if fills is None else fills
+    asked: list[tuple[str, Mapping[str, Any]]] = [(name, {}) for name in tried_too]
     if (strategy, job.options) not in asked:
         asked.insert(0, (strategy, job.options))
     possible = [one for one in asked if not known.refuses(one[0])]

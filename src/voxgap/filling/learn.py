@@ -50,10 +50,9 @@ def layer(strategy: str, options: Mapping[str, Any]) -> Any:
         VoxgapError: The options do not fit it.
     """
     from voxgap import fill
+    from voxgap.filling import filler
 
     if strategy not in FILLS:
-        from voxgap.filling import filler
-
         return filler.check(strategy, options)
     return fill.make(strategy, options)
 

@@ -185,6 +185,8 @@ def _simulated(pattern: str, missing_rate: float, mechanism: str) -> Any:
 
 def _scores(model: Any, tiles: Values, punch: Any, seed: int) -> dict[str, dict[str, float]]:
     """Errors of what was trained and of kriging, in standard deviations of each of several channels."""
+    from voxgap.backend import keras
+
     layer = model.get_layer("deviating").fill
     seen, hidden = punch(tiles, np.random.default_rng((seed, 1)))
     asked, channels = ~np.isnan(hidden), tiles.shape[-1]
@@ -192,8 +194,12 @@ def _scores(model: Any, tiles: Values, punch: Any, seed: int) -> dict[str, dict[
     unit = np.broadcast_to(np.where(spread > 0, spread, 1), tiles.shape)[asked]
     found = {}
     for name, fill in (("kriging", layer.closed), ("learned", layer)):
-        answers = [[np.asarray(part) for part in fill.with_deviation(one[np.newaxis])] for one in seen]
-        value, deviation = (np.concatenate(parts)[asked] for parts in zip(*answers, strict=True))
+        answers = [fill.with_deviation(seen[i : i + 4]) for i in range(0, len(seen), 4)]
+        parts = [
+            np.concatenate([keras.ops.convert_to_numpy(one) for one in each])
+            for each in zip(*answers, strict=True)
+        ]
+        value, deviation = (part[asked] for part in parts)
         error = (value.astype(float) - hidden[asked]) / unit
         found[name] = {k: v for k, v in asdict(scores_of(error, deviation / unit)).items() if v is not None}
     return found

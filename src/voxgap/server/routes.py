@@ -101,6 +101,8 @@ async def predict(request: Request) -> Response:
     started = time.perf_counter()
     async with service.admitted(request):
         loaded = service.live.current
+        if loaded.predictor.task == "fill":
+            raise RequestError(404, "no answer: this network fills; see /v1/fill")
         read = await read_volumes(request, loaded, service.parsers, service.settings)
         arrived = time.perf_counter()
         outcome = await service.batcher.predict(loaded, read.volumes)
@@ -153,11 +155,16 @@ async def view(request: Request) -> Response:
     tags=["look"],
 )
 async def fill(request: Request) -> Response:
-    """Return one volume with its gaps filled as the network fills them, in raw units."""
+    """Return one volume with its gaps filled as the network fills them, in raw units.
+
+    Of a bundle that fills, standard deviations of all channels come behind them.
+    """
     service = _service(request)
     async with service.admitted(request):
         loaded = service.live.current
         read = await _one(request, service, loaded)
+        if loaded.predictor.task == "fill":
+            return _array((await service.batcher.predict(loaded, read.volumes)).outputs[0])
         return _array(await filled(loaded, read.volumes[0]))
 
 
@@ -179,7 +186,7 @@ async def occlusion(
     service = _service(request)
     async with service.admitted(request):
         loaded = service.live.current
-        if loaded.predictor.task == "segmentation":
+        if loaded.predictor.task in ("segmentation", "fill"):
             raise RequestError(
                 404, "an occlusion map needs one answer a volume; this network answers for each voxel"
             )

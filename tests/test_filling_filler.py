@@ -1,0 +1,177 @@
+"""Fillers as bundles: which folder is one, how files are filled with it, and the way from gaps to a filled file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from numpy.testing import assert_array_equal
+from scipy.ndimage import gaussian_filter
+from typer.testing import CliRunner
+
+import voxgap as vg
+from voxgap.cli.fill import fill
+from voxgap.errors import VoxgapError
+from voxgap.filling import filler, learn
+from voxgap.filling.check import check_fills
+from voxgap.filling.train import patch_of, tiled
+from voxgap.runtime import Bundle, Manifest, Predictor
+from voxgap.volume import Volume
+
+APP = typer.Typer()
+APP.command()(fill)
+
+
+def manifest(task: str = "fill", outputs: int = 2, **changes: Any) -> dict[str, Any]:
+    patches = {"size": [2, 3, 4], "overlap": 0.5}
+    return {
+        "schema_version": 1,
+        "task": task,
+        "classes": [],
+        "input": {"shape": [2, 3, 4, 1], "channels": ["0"], "patches": patches, "spacing": None, "grid": {}},
+        "outputs": outputs,
+        "network": "learned",
+        "strategy": {},
+        "files": {},
+    } | changes
+
+
+def doubling(patches: np.ndarray) -> np.ndarray:
+    """A filler that knows one number, and is surer of it the fewer voxels there are."""
+    value = np.where(np.isnan(patches), np.float32(7), patches * np.float32(1.0000001))
+    return np.concatenate([value, np.isnan(patches) * np.float32(0.5)], axis=-1)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A bundle that fills."""
+    place = tmp_path / "filler"
+    place.mkdir()
+    (place / "manifest.json").write_text(json.dumps(manifest()))
+    monkeypatch.setattr(filler, "load", lambda where: Predictor(Bundle.open(where).manifest, doubling))
+    return place
+
+
+def gappy(shape: tuple[int, ...] = (5, 6, 7), seed: int = 0) -> np.ndarray:
+    generator = np.random.default_rng(seed)
+    values = gaussian_filter(generator.normal(size=shape), 1.5)
+    values = (5 + values / values.std()).astype(np.float32)
+    values[generator.random(shape) < 0.3] = np.nan
+    values[2] = np.nan
+    return values
+
+
+def test_a_file_is_filled_by_patches_with_deviations(folder: Path, tmp_path: Path) -> None:
+    before = gappy()
+    vg.write(tmp_path / "scan.nii.gz", Volume(before))
+    given = [str(folder), str(tmp_path / "scan.nii.gz"), "--everywhere", "--out", str(tmp_path / "filled")]
+    result = CliRunner().invoke(APP, given, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    assert "learnt from" not in result.output
+    after, deviation, source = (
+        vg.read(tmp_path / "filled" / f"scan{ending}.nii.gz").values[..., 0]
+        for ending in ("", "_deviation", "_source")
+    )
+    gaps = np.isnan(before)
+    assert before[~gaps].tobytes() == after[~gaps].tobytes()
+    np.testing.assert_allclose(after[gaps], 7, rtol=1e-6)
+    assert (deviation[~gaps] == 0).all()
+    np.testing.assert_allclose(deviation[gaps], 0.5, rtol=1e-6)
+    assert_array_equal(
+        source, np.where(gaps, learn.SOURCES.index("learned"), learn.SOURCES.index("observed"))
+    )
+    both = CliRunner().invoke(APP, [*given, "--strategy", "mean"])
+    assert "both say how to fill" in str(both.exception)
+
+
+def test_what_is_not_wanted_stays_missing(folder: Path) -> None:
+    values = gappy()[..., None]
+    gaps, where = np.isnan(values), np.zeros(values.shape, bool)
+    where[:3] = True
+    made = filler.from_bundle(str(folder))(values, where)
+    assert_array_equal(np.isnan(values), gaps & ~where)
+    assert made.deviation is not None
+    assert_array_equal(np.isnan(made.deviation), gaps & ~where)
+
+
+def test_a_filler_stands_beside_the_fills(folder: Path, tmp_path: Path) -> None:
+    vg.write(tmp_path / "scan.nii.gz", Volume(gappy((8, 8, 8))))
+    found = check_fills(tmp_path / "scan.nii.gz", str(folder), fills=("zero",), seeds=1)
+    assert {row.strategy for row in found.rows} == {str(folder), "zero"}
+    assert found.best.strategy == str(folder)
+    assert found.best.scores is not None
+    assert found.best.scores.crps is not None
+
+
+def test_what_is_no_filler_is_refused(folder: Path, tmp_path: Path) -> None:
+    vg.write(tmp_path / "scan.nii.gz", Volume(gappy()))
+    data, out = tmp_path / "scan.nii.gz", tmp_path / "filled"
+    with pytest.raises(VoxgapError, match="is no fill; choose one of"):
+        vg.fill_files(data, out, str(tmp_path / "nothing"))
+    with pytest.raises(VoxgapError, match=r"--option rank: .* is trained, and takes none"):
+        vg.fill_files(data, out, str(folder), options={"rank": 3})
+    (folder / "manifest.json").write_text(json.dumps(manifest("regression")))
+    with pytest.raises(VoxgapError, match="is for regression; train one that fills"):
+        vg.fill_files(data, out, str(folder))
+    with pytest.raises(VoxgapError, match="a value and a deviation for each channel"):
+        Manifest.from_json(manifest(outputs=3))
+    (folder / "manifest.json").write_text(json.dumps(manifest()))
+    with pytest.raises(VoxgapError, match=r"says how well, or voxgap evaluate"):
+        vg.evaluate(Predictor(Bundle.open(folder).manifest, doubling), "sample:brain")
+
+
+def test_volumes_are_cut_and_some_are_held_out() -> None:
+    volumes = [gappy((40, 6, 9), seed)[..., None] for seed in range(3)]
+    size = patch_of([*volumes, gappy((35, 7, 8))[..., None]])
+    assert size == (32, 6, 8)
+    tiles, apart = tiled(volumes, size, 0)
+    assert apart is not None
+    assert tiles.shape[1:] == apart.shape[1:] == (32, 6, 8, 1)
+    # Those of one volume are in one part.
+    assert (len(tiles), len(apart)) == (8, 4)
+    single, held = tiled(volumes[:1], (10, 6, 9), 0)
+    assert held is not None
+    assert (len(single), len(held)) == (3, 1)
+    assert tiled([volumes[0][:10]], (10, 6, 9), 0)[1] is None
+    with pytest.raises(VoxgapError, match="nothing is observed"):
+        tiled([np.full((3, 4, 5, 1), np.nan, np.float32)], (3, 4, 5), 0)
+
+
+@pytest.mark.full
+def test_from_gaps_to_a_filled_file_in_every_format(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    values = gaussian_filter(generator.normal(size=(8, 20, 20)), (1, 3, 3))
+    values = (15 + 4 * values / values.std()).astype(np.float32)
+    for day in values:
+        cloud = gaussian_filter(generator.normal(size=day.shape), 3)
+        day[cloud > np.quantile(cloud, 0.6)] = np.nan
+    data = tmp_path / "sea.nii.gz"
+    vg.write(data, Volume(values))
+    scores = vg.train_filler(data, tmp_path / "filler", filters=(4, 8), epochs=1, patch_size=(8, 16, 16))
+    assert scores["learned"]["rmse"] < 1.1 * scores["kriging"]["rmse"]
+    assert 0.3 < scores["learned"]["within_68"] < 0.95
+    with pytest.raises(VoxgapError, match="holds a bundle already"):
+        vg.train_filler(data, tmp_path / "filler")
+    entries = vg.export(tmp_path / "filler", ["onnx", "openvino", "litert", "savedmodel", "pt2", "h5"])
+    assert all(entry["parity"]["max_difference"] <= 1e-5 for entry in entries.values())
+    with pytest.raises(VoxgapError, match="choose model files"):
+        vg.export(tmp_path / "filler", ["web"])
+    found = [
+        vg.load(tmp_path / "filler", engine=engine).predict(values[..., None])[0]
+        for engine in ("onnx", "keras")
+    ]
+    observed = ~np.isnan(values)
+    for answer in found:
+        assert_array_equal(answer[..., 0][observed], values[observed])
+        assert (answer[..., 1][observed] == 0).all()
+        assert (answer[..., 1][~observed] > 0).all()
+    assert vg.fill_files(data, tmp_path / "filled", str(tmp_path / "filler"), everywhere=True).startswith(
+        "1 volume"
+    )
+    after = vg.read(tmp_path / "filled" / "sea.nii.gz").values[..., 0]
+    assert np.isfinite(after).all()
+    np.testing.assert_allclose(after, found[1][..., 0], atol=1e-4)
