@@ -31,6 +31,7 @@ NUMPY_SIDE = {
     "shapes": BASE,
     "volume": BASE,
     "decision": BASE,
+    "promises": BASE,
     "io": {"volume", *BASE},
     "table": {"io", *BASE},
     "paths": {"io", *BASE},
@@ -56,6 +57,7 @@ NUMPY_SIDE = {
         "io",
         *BASE,
     },
+    "trust": {"dataset", "decision", "promises", "metrics", "missingness", "volume", *BASE},
     "intensity": BASE,
     "recipe": {"intensity", *BASE},
     "metrics": {"decision", "volume", *BASE},
@@ -87,6 +89,7 @@ MEETING = {
     "runtime": {
         "backend",
         "decision",
+        "promises",
         "cluster",
         "patches",
         "table",
@@ -128,6 +131,8 @@ MEETING = {
         "missingness",
         "metrics",
         "evidence",
+        "promises",
+        "trust",
         "report",
         "web",
         "volume",
@@ -154,7 +159,7 @@ MEETING = {
     "web": {"runtime", *BASE},
     "server": {"runtime", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
     "pictures": {"history", "volume", *BASE},
-    "report": {"pictures", "history", "metrics", "evidence", "missingness", "volume", *BASE},
+    "report": {"trust", "pictures", "history", "metrics", "evidence", "missingness", "volume", *BASE},
 }
 ALLOWED = NUMPY_SIDE | KERAS_SIDE | MEETING
 HEAVY = {"keras", "tensorflow", "torch", "jax"}
@@ -435,7 +440,7 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Pa
 
 
 def test_a_manifest_is_parsed_where_a_bundle_is_opened_or_written() -> None:
-    parsing = re.compile(r"\b(Decision|Calibration|Profile)\.of\(|\bManifest\.from_json\(")
+    parsing = re.compile(r"\b(Decision|Calibration|Guarantee|Profile)\.of\(|\bManifest\.from_json\(")
     found = {file.relative_to(ROOT).as_posix() for file in FILES if parsing.search(file.read_text())}
     inside = {f"runtime/{name}.py" for name in ("manifest", "bundle", "loading")}
     assert found == {*inside, "bundle/placing.py"}

@@ -3,6 +3,7 @@
 from voxgap.bundle.capability import check_exportable
 from voxgap.bundle.continuing import STATE, forget, goes_on, outdated
 from voxgap.bundle.exporting import export
+from voxgap.bundle.guaranteeing import Guaranteed, guarantee, set_aside
 from voxgap.bundle.own_model import export_model
 from voxgap.bundle.saving import Origin, check_free, save_bundle
 from voxgap.bundle.scoring import Evaluation, evaluate
@@ -10,6 +11,7 @@ from voxgap.bundle.scoring import Evaluation, evaluate
 __all__ = [
     "STATE",
     "Evaluation",
+    "Guaranteed",
     "Origin",
     "check_exportable",
     "check_free",
@@ -18,6 +20,8 @@ __all__ = [
     "export_model",
     "forget",
     "goes_on",
+    "guarantee",
     "outdated",
     "save_bundle",
+    "set_aside",
 ]

@@ -206,7 +206,7 @@ def labelled(
     dataset = load_data(data, task=task, scoring=True, **on_grid)
     if dataset.task != manifest.task:
         raise VoxgapError(f"{dataset.name}: the data is for {dataset.task}, the bundle for {manifest.task}")
-    found = _part(dataset, split, _cases(opened))
+    found = _part(dataset, split, known_to(opened))
     part = _with_classes(found.data, manifest.classes, manifest.label_values)
     return replace(found, data=part)
 
@@ -313,7 +313,8 @@ def _with_classes(part: Dataset, classes: Sequence[str], learnt: Sequence[int] |
     return replace(part, targets=targets, classes=tuple(classes), label_values=None, **maps)
 
 
-def _cases(bundle: Bundle) -> dict[str, list[str]] | None:
+def known_to(bundle: Bundle) -> dict[str, list[str]] | None:
+    """Return the cases that a network was trained and chosen on, by part; None where nobody knows."""
     entry = bundle.manifest.cases
     if entry is None or not (bundle.folder / entry.path).is_file():
         return None

@@ -17,6 +17,7 @@ from voxgap.cli.demo import demo
 from voxgap.cli.evaluate import evaluate
 from voxgap.cli.export import export
 from voxgap.cli.fill import fill
+from voxgap.cli.guarantee import guarantee
 from voxgap.cli.inspect import inspect
 from voxgap.cli.manifest import manifest
 from voxgap.cli.predict import predict
@@ -55,6 +56,7 @@ for command in (
     compare,
     report,
     evaluate,
+    guarantee,
     predict,
     export,
     serve,

@@ -15,7 +15,7 @@ from voxgap.cli.console import err, import_keras
 from voxgap.cli.data import At, Axes, grid_arguments
 from voxgap.doubts import gathered
 from voxgap.errors import VoxgapError
-from voxgap.files import held
+from voxgap.files import digest, held
 
 if TYPE_CHECKING:
     from voxgap.runtime import Predictor
@@ -132,6 +132,7 @@ def predict(
         **dataclasses.asdict(wanted),
         "bundle": str(bundle.resolve()),
         "threshold": predictor.decision.threshold,
+        "guarantee": digest(manifest.guarantee.to_json()) if manifest.guarantee else "",
     }
     if ray is None:
         source = job.local(predictor, wanted)

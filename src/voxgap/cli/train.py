@@ -117,6 +117,13 @@ def train(
             "specificity=0.9, for which it is chosen on validation data."
         ),
     ] = Recipe.threshold,
+    coverage: Annotated[
+        float | None,
+        typer.Option(
+            help="Guarantee answers for this share of scans, such as 0.9, for each pattern of gaps: calibrated on a "
+            "fifth of the training part, which is set aside."
+        ),
+    ] = None,
     monitor: Annotated[
         str, typer.Option(help="val_loss, val_accuracy, val_mae or val_dice.")
     ] = Training.monitor,
@@ -212,6 +219,8 @@ def train(
 
         train_fill(context, data, out_folder)
         return
+    import numpy as np
+
     from voxgap import names, patches
     from voxgap.bundle import (  # runtime only: no Keras yet
         STATE,
@@ -219,11 +228,14 @@ def train(
         check_free,
         forget,
         goes_on,
+        guarantee,
         outdated,
         save_bundle,
+        set_aside,
     )
     from voxgap.bundle.evidence import EVIDENCE, PREDICTIONS, REPORT
     from voxgap.cli.evaluate import print_scores, say_decision
+    from voxgap.cli.guarantee import print_claims
     from voxgap.dataset.gaps import with_simulated
     from voxgap.decision import asked
     from voxgap.metrics.overlap import digests, known_cases
@@ -269,8 +281,11 @@ def train(
         raw = load(data, cache=cache, task=task, **grid)
         model = model or network_of(raw.task)
         asked(threshold, raw.task, len(raw.classes))
-        known = known_cases(digests(raw.volumes), raw.split)
         dataset = with_simulated(raw, pattern, missing_rate, mechanism, seed)
+        aside = np.zeros(len(raw), bool) if coverage is None else set_aside(dataset, coverage, seed)
+        known = known_cases(digests(raw.volumes), np.where(aside, "calibration", raw.split))
+        kept = dataset.take(np.flatnonzero(aside))
+        dataset = dataset if coverage is None else dataset.take(np.flatnonzero(~aside))
         patch = patch or dataset.patch_size
         normalize = choose_normalization(normalize, dataset, patch)
         trained = Training.of(
@@ -341,9 +356,13 @@ def train(
         )
         write_recipe(context, out_folder)
         write_recipe(context, state)
+        promised = None if coverage is None else guarantee(out_folder, kept, coverage, "all", seed=seed)
         out.print(result.history.summary(), soft_wrap=True)
         print_scores(result.scored, dataset.classes)
         say_decision(result.decision, dataset.task, dataset.classes)
+        if promised is not None:
+            print_claims(promised.rows())
+            out.print(promised.guarantee.words(), soft_wrap=True, markup=False)
         by_class = [name for name in ("val_accuracy", "val_dice") if name in result.history.best]
         if result.decision.threshold is not None and by_class:
             out.print(

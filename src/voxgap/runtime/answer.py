@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.promises import Promise
 from voxgap.volume import Values
 
 
@@ -24,6 +25,7 @@ class Answer:
             has no calibration.
         missing_rate: share of the scan's own values that is missing, in [0, 1]; of the input's, where nobody knows how
             it came onto the network's grid.
+        promise: what is guaranteed of it for such gaps; None where the bundle guarantees nothing.
         windows: along depth, whose mean the answer is, where the input is deeper than the network's.
         drift: one sentence for each way in which the input differs from the training data.
         precision: `float32`, or what was computed in.
@@ -52,6 +54,7 @@ class Answer:
     version: str
     seconds: float
     windows: int = 1
+    promise: Promise | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values; of an answer for each voxel without the voxels."""
@@ -61,6 +64,7 @@ class Answer:
             "top": [{"class": name, "probability": p} for name, p in self.top],
             "values": self.values.tolist() if whole else None,
             "calibrated": self.calibrated.tolist() if whole and self.calibrated is not None else None,
+            "guarantee": self.promise and self.promise.to_json(),
             "missing_rate": self.missing_rate,
             "windows": self.windows,
             "drift": list(self.drift),

@@ -20,6 +20,7 @@ from voxgap.errors import VoxgapError
 from voxgap.files import check_new, replacing
 from voxgap.grid import same_grid
 from voxgap.io.optional import need
+from voxgap.promises import Promise
 from voxgap.resample import Record
 from voxgap.runtime.answer import Answer
 from voxgap.runtime.inputs import Item, same_file
@@ -179,6 +180,8 @@ def columns_of(predictor: Predictor, wanted: Wanted, items: Sequence[Item] = ())
         columns += ["label_map", *(f"voxels_{name}" for name in predictor.classes)]
     else:
         columns += _value_names(predictor.manifest.outputs)
+    if predictor.manifest.guarantee is not None:
+        columns += [*_promised_names(predictor), "guarantee"]
     columns += ["missing_rate", "windows"]
     columns += ["precision", "difference"] if predictor.running.precision != "float32" else []
     columns += ["case"] if any(item.case for item in items) else []
@@ -200,6 +203,8 @@ def row_of(predictor: Predictor, name: str, answer: Answer, wanted: Wanted) -> R
     elif predictor.task == "regression":
         names = _value_names(len(answer.values))
         row |= {name: float(value) for name, value in zip(names, answer.values, strict=True)}
+    if answer.promise is not None:
+        row |= _promised(predictor, answer.promise)
     row |= {
         "missing_rate": answer.missing_rate,
         "windows": answer.windows,
@@ -210,8 +215,33 @@ def row_of(predictor: Predictor, name: str, answer: Answer, wanted: Wanted) -> R
     return row
 
 
-def _value_names(count: int) -> list[str]:
-    return ["value"] if count == 1 else [f"value_{i}" for i in range(count)]
+def _value_names(count: int, name: str = "value") -> list[str]:
+    return [name] if count == 1 else [f"{name}_{i}" for i in range(count)]
+
+
+def _promised_names(predictor: Predictor) -> list[str]:
+    """The columns of what is guaranteed."""
+    if predictor.task == "classification":
+        return [f"set_{name}" for name in predictor.classes]
+    if predictor.task == "segmentation":
+        return [f"region_{name}" for name in predictor.classes[1:]]
+    outputs = predictor.manifest.outputs
+    return [
+        name
+        for pair in zip(*(_value_names(outputs, end) for end in ("low", "high")), strict=True)
+        for name in pair
+    ]
+
+
+def _promised(predictor: Predictor, promise: Promise) -> Row:
+    """What is guaranteed, in its columns: whether each class is in the set, bounds, or voxels of each region."""
+    row: Row = {"guarantee": promise.words}
+    if promise.classes is not None:
+        row |= {f"set_{name}": int(name in promise.classes) for name in predictor.classes}
+    if promise.intervals is not None:
+        bounds = [bound for interval in promise.intervals for bound in interval]
+        row |= dict(zip(_promised_names(predictor), bounds, strict=True))
+    return row | {f"region_{name}": count for name, count in (promise.voxels or {}).items()}
 
 
 class _Read(NamedTuple):
@@ -420,12 +450,12 @@ def _jsonl_file(file: Path, rows: Iterable[Row], _: Sequence[str]) -> None:
 
 def _parquet_file(file: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
     arrow, parquet = need("pyarrow", file), need("pyarrow.parquet", file)
-    texts = {"path", *_OF_TABLES, "class", "label_map", "warnings", "error", "precision"}
+    texts = {"path", *_OF_TABLES, "class", "label_map", "guarantee", "warnings", "error", "precision"}
     kinds = {
         name: arrow.string()
         if name in texts or name.startswith("top_")
         else arrow.int64()
-        if name.startswith("voxels_") or name == "windows"
+        if name.startswith(("voxels_", "set_", "region_")) or name == "windows"
         else arrow.float64()
         for name in columns
     }

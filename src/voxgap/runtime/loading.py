@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -83,6 +84,9 @@ def load(
         ) from None
     _check_outputs(said, opened)
     running = _running(name, manifest.files[kinds[name]], precision, run, opened)
+    if manifest.guarantee is not None:
+        strays = manifest.strays(kinds[name]) if precision != "fast" else running.difference
+        manifest = replace(manifest, guarantee=manifest.guarantee.within(strays))
     return Predictor(manifest, run, running, opened.folder)
 
 

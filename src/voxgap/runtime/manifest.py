@@ -11,6 +11,7 @@ from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid
 from voxgap.patches import OVERLAP, Size, corners
+from voxgap.promises import Guarantee
 from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.profile import Profile
 from voxgap.volume import times
@@ -166,6 +167,7 @@ class Manifest:
         profile: what that data is like; None where the bundle is too old to know.
         calibration: how to read the probabilities; None without one.
         decision: how classes are named.
+        guarantee: what holds of its answers for each pattern of gaps; None without one.
         trained: how its training ended.
         arguments: of the network and its training, as people read them.
         scores, intervals: of the trained network by split, and what they rest on.
@@ -188,6 +190,7 @@ class Manifest:
     profile: Profile | None
     calibration: Calibration | None
     decision: Decision
+    guarantee: Guarantee | None
     trained: Trained
     arguments: Mapping[str, Any]
     scores: Mapping[str, Mapping[str, Any]]
@@ -243,6 +246,7 @@ class Manifest:
             profile=Profile.of(known, where),
             calibration=Calibration.of(known, where),
             decision=Decision.of(known, where),
+            guarantee=Guarantee.of(known, where),
             trained=_trained(objects.pop("training"), objects["arguments"]),
             files={
                 kind: Entry.from_json(e, f"{where}: field files.{kind}") for kind, e in known["files"].items()
@@ -252,6 +256,19 @@ class Manifest:
             written=known,
             **objects,
         )
+
+    def strays(self, kind: str) -> float | None:
+        """How far answers of one of its models may lie from the trained network's; None where nobody knows.
+
+        In float32 as far as it was proven for; in another precision as far as its golden inputs showed.
+        """
+        exact, parity = self.files[kind].precision == "float32", self.written["files"][kind].get("parity")
+        if not isinstance(parity, dict):
+            return 0.0 if exact else None
+        found = parity.get("tolerance" if exact else "max_difference")
+        if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < math.inf:
+            return None
+        return float(found)
 
     def published(self) -> dict[str, Any]:
         """Return what may leave the house of a manifest, in every package and from every server, as JSON.

@@ -358,6 +358,7 @@ class Predictor:
                 said.
         """
         one_class, calibration = self.task == "classification", self.manifest.calibration
+        guarantee = self.manifest.guarantee
         return Answer(
             values=values,
             label=self.classes[int(named(values, self.decision.threshold))] if one_class else None,
@@ -366,6 +367,9 @@ class Predictor:
             missing_rate=own_missing_rate(volume, records or ()),
             drift=drift(volume, self.manifest.profile, records),
             windows=self.manifest.input.windows(volume.shape),
+            promise=None
+            if guarantee is None
+            else guarantee.of_answer(volume, values, self.task, self.classes),
             seconds=seconds,
             **vars(self.running),
         )

@@ -23,6 +23,7 @@ def in_lines(predictor: Predictor) -> str:
         "decision": predictor.decision.words(predictor.classes).removeprefix("decision: ")
         if predictor.classes
         else "",
+        "promises": manifest.guarantee.words().removeprefix("guarantee: ") if manifest.guarantee else "",
         "engine": f"{running.engine}, {running.precision}" if running.engine else "",
     }
     lines = [f"{name:<8}  {text}" for name, text in facts.items() if text]

@@ -7,6 +7,23 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class Guaranteed(BaseModel):
+    """What is guaranteed of an answer for scans with such gaps; see docs/trust.md."""
+
+    coverage: float = Field(
+        description="Share of such scans for which it holds; for regions the mean share of a class's volume."
+    )
+    pattern: str = Field(description="Of the gaps, in words.")
+    rests: Literal["pattern", "assumption"] | None = Field(
+        None, description="What it rests on; nothing is guaranteed without it."
+    )
+    classes: list[str] | None = Field(None, description="That the true one is among.")
+    intervals: list[tuple[float, float]] | None = Field(None, description="That each value lies in.")
+    voxels: dict[str, int] | None = Field(
+        None, description="How large the region of each class is, on the grid of the network."
+    )
+
+
 class Prediction(BaseModel):
     """What the network says of one volume."""
 
@@ -38,6 +55,9 @@ class Prediction(BaseModel):
         None,
         description="Whose grid they are counted on: that of the `file` sent, or that of the `network`, where the body "
         "held the values.",
+    )
+    guarantee: Guaranteed | None = Field(
+        None, description="For such gaps, where the bundle guarantees something."
     )
     missing_rate: float = Field(
         description="Share of values that are missing (NaN): of a file's own, or of all those that the body held."

@@ -15,7 +15,17 @@ from voxgap.io.medical import write_nifti_gz_labels
 from voxgap.resample import Record
 from voxgap.runtime import Predictor
 from voxgap.runtime.answer import Answer as Judged
-from voxgap.server.answers import Answer, Failure, JsonVolumes, Model, ModelCard, Prediction, Sample, Timing
+from voxgap.server.answers import (
+    Answer,
+    Failure,
+    Guaranteed,
+    JsonVolumes,
+    Model,
+    ModelCard,
+    Prediction,
+    Sample,
+    Timing,
+)
 from voxgap.server.batching import Outcome
 from voxgap.server.bodies import INLINE, SUFFIXES, Read, read_volumes
 from voxgap.server.filling import filled
@@ -338,6 +348,7 @@ def _predictions(predictor: Predictor, read: Read, outcome: Outcome) -> list[Pre
     return [
         Prediction(
             **_said(predictor, answer, read, index),
+            guarantee=None if answer.promise is None else Guaranteed(**answer.promise.to_json()),
             missing_rate=round(answer.missing_rate, 6),
             windows=answer.windows,
             warnings=list(answer.drift),

@@ -52,7 +52,13 @@ def write_web(folder: Path, bundle: Bundle, model: Path) -> Path:
     shutil.copyfile(model, folder / "model.onnx")
     published = {n: v for n, v in bundle.manifest.published().items() if n not in _STAYS_BEHIND}
     # The page has the bundle's name, which is no folder of this machine, and how it decides.
-    told = {"name": bundle.folder.resolve().name, "decision": bundle.manifest.decision.to_json()}
+    told: dict[str, Any] = {
+        "name": bundle.folder.resolve().name,
+        "decision": bundle.manifest.decision.to_json(),
+    }
+    if (guarantee := bundle.manifest.guarantee) is not None:
+        sure = guarantee.within(bundle.manifest.strays("onnx"))
+        told["guarantee"] = None if sure is None else sure.to_json()
     _write_json(folder / "manifest.json", published | told)
     (folder / "samples").mkdir(exist_ok=True)
     _write_samples(folder / "samples", bundle)

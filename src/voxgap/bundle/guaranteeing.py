@@ -1,0 +1,205 @@
+"""Calibrating what a bundle guarantees, on data that its network has never met, and keeping it in the manifest."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.bundle.placing import write_manifest, writing
+from voxgap.bundle.scoring import Labelled, Split, known_to, labelled
+from voxgap.dataset import Dataset
+from voxgap.dataset.gaps import with_simulated
+from voxgap.dataset.splits import make_split
+from voxgap.errors import VoxgapError
+from voxgap.metrics.overlap import digests, in_part
+from voxgap.promises import COVERAGE, Guarantee, Pattern, pattern_of
+from voxgap.runtime import Bundle, Predictor, load
+from voxgap.trust.conformal import calibrated, check_coverage, least_for
+
+SHARE = 0.2
+"""Of the training part, what is set aside to calibrate on."""
+
+
+@dataclass(frozen=True)
+class Guaranteed:
+    """What was calibrated, and on what.
+
+    Attributes:
+        guarantee: as it stands in the manifest.
+        counts: scans of each pattern of gaps that was seen.
+        notes: what to know before it is believed.
+    """
+
+    guarantee: Guarantee
+    counts: Mapping[Pattern, int]
+    notes: tuple[str, ...] = ()
+
+    def rows(self) -> list[list[str]]:
+        """Pattern, scans that have it, what is guaranteed for it, on how many that rests; the commonest first."""
+        claims, channels = self.guarantee.claims, self.guarantee.channels
+        rows = []
+        for pattern in sorted({*self.counts, *claims}, key=lambda one: (-self.counts.get(one, 0), one)):
+            claim = claims.get(pattern)
+            rests = {"pattern": "guaranteed", "assumption": "if gaps depend on nothing"}
+            said = rests[claim.rests] if claim else "nothing: too few"
+            rows.append(
+                [
+                    pattern.words(channels),
+                    str(self.counts.get(pattern, 0)),
+                    said,
+                    str(claim.samples) if claim else "",
+                ]
+            )
+        return rows
+
+    def __str__(self) -> str:
+        rows = [("pattern of gaps", "scans", "claim", "rests on"), *self.rows()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        ]
+        return "\n".join([*(line.rstrip() for line in lines), self.guarantee.words(), *self.notes])
+
+
+def guarantee(
+    bundle: str | os.PathLike[str] | Predictor,
+    data: str | os.PathLike[str] | Dataset,
+    coverage: float = COVERAGE,
+    split: Split = None,
+    *,
+    pattern: str | None = None,
+    missing_rate: float = 0.5,
+    mechanism: str = "mcar",
+    seed: int = 0,
+    axes: Sequence[str | int] = (),
+    at: Mapping[str, int] | None = None,
+) -> Guaranteed:
+    """Calibrate what a bundle guarantees for each pattern of gaps, and keep it in its manifest.
+
+    From then on every answer says a set of classes, an interval or a region, which holds for the share of scans that
+    was asked for, of each pattern of gaps by itself: see docs/trust.md.
+
+    Args:
+        bundle: its folder, or a `Predictor` of it that computes in float32.
+        data: labelled, see `voxgap.load_data`. What the network was trained or chosen on is left out, by its content.
+        coverage: share of scans for which the answer is to hold; of a segmentation, mean share of the volume of a
+            class that is to lie within its region.
+        split: the part to calibrate on, see `evaluate`.
+        pattern, missing_rate, mechanism: of gaps that are simulated besides the data's own; see `voxgap.simulate`.
+        seed: of the simulated gaps, and of the test whether gaps depend on anything.
+        axes, at: what is said of the axes of the files, where they are called otherwise; see `voxgap.load_data`.
+
+    Raises:
+        VoxgapError: the data can't be read, or is for another task or other classes; nothing of it is new to the
+            network; or no pattern of gaps has enough scans.
+    """
+    check_coverage(coverage)
+    predictor = bundle if isinstance(bundle, Predictor) else load(bundle)
+    if predictor.folder is None:
+        raise VoxgapError("a guarantee is kept in a bundle: give its folder, or a predictor from voxgap.load")
+    if predictor.running.precision != "float32":
+        raise VoxgapError(
+            f"{predictor.folder}: a guarantee is calibrated in float32, not in {predictor.running.precision}"
+        )
+    given = labelled(predictor, data, split, axes=axes, at=at)
+    part, told = unmet(Bundle(predictor.folder, predictor.manifest), given)
+    if pattern is not None:
+        gapped = with_simulated(given.source, pattern, missing_rate, mechanism, seed)
+        part = replace(part, data=part.data.with_volumes(gapped.volumes[part.places]))
+    made = calibrated(part.data, predictor.predict, coverage, seed)
+    counts = Counter(pattern_of(volume) for volume in part.data.volumes)
+    if not made.claims:
+        raise VoxgapError(_too_few(part.data, coverage))
+    _keep(predictor, made)
+    notes = [told] if told else []
+    if made.informative:
+        notes.append(f"nothing is borrowed between patterns: {made.informative}")
+    return Guaranteed(made, counts, tuple(notes))
+
+
+def unmet(bundle: Bundle, given: Labelled) -> tuple[Labelled, str]:
+    """Leave out what a network was trained or chosen on, and say in a line what was.
+
+    Raises:
+        VoxgapError: nothing is left.
+    """
+    known, count = known_to(bundle), len(given.data)
+    if known is None:
+        return (
+            given,
+            "nothing is known of what the network was trained on: that this data is new to it is up to you",
+        )
+    new = np.flatnonzero(in_part(digests(given.data.volumes), known, "test"))
+    if not len(new):
+        raise VoxgapError(
+            f"{given.data.name}: all {count} volumes are known to this network from its training; a guarantee takes "
+            "data that is new to it"
+        )
+    told = f"{count - len(new)} of {count} volumes left out: the network was trained or chosen on them"
+    left = replace(given, data=given.data.take(new), places=given.places[new])
+    return left, told if len(new) < count else ""
+
+
+def set_aside(data: Dataset, coverage: float, seed: int) -> NDArray[np.bool_]:
+    """Choose samples out of the training part, whole groups, to calibrate on: nothing of a training ever sees them.
+
+    Args:
+        data: to be trained on.
+        coverage: that is to be guaranteed.
+        seed: of the choice.
+
+    Returns:
+        Which samples they are, boolean `(samples,)`.
+
+    Raises:
+        VoxgapError: they would be too few for any claim.
+    """
+    check_coverage(coverage)
+    train = np.flatnonzero(data.split == "train")
+    groups = None if data.groups is None else data.groups[train]
+    parts = make_split(data.targets[train], groups, seed, (1 - SHARE, SHARE, 0.0), name=data.name)
+    held = np.zeros(len(data), bool)
+    held[train[parts == "validation"]] = True
+    aside = data.take(np.flatnonzero(held))
+    if max(_units(aside).values(), default=0) < least_for(coverage):
+        raise VoxgapError(_too_few(aside, coverage))
+    return held
+
+
+def _units(data: Dataset) -> Counter[Pattern]:
+    """Count the scans, or the groups of them, that have each pattern."""
+    names = range(len(data)) if data.groups is None else data.groups.tolist()
+    pairs = {(pattern_of(volume), name) for volume, name in zip(data.volumes, names, strict=True)}
+    return Counter(pattern for pattern, _ in pairs)
+
+
+def _too_few(data: Dataset, coverage: float) -> str:
+    ((most, count),) = _units(data).most_common(1)
+    unit = "scans" if data.groups is None else "groups"
+    return (
+        f"{data.name}: coverage {coverage:g} takes {least_for(coverage)} {unit} with one pattern of gaps to calibrate "
+        f"on, and the commonest of these {len(data)} scans ({most.words(data.channels)}) is in {count} {unit}; give "
+        "more data, or ask for less"
+    )
+
+
+def _keep(predictor: Predictor, made: Guarantee) -> None:
+    """Write a guarantee into the manifest of the network that it is of."""
+    folder = Path(predictor.folder or "")
+    with writing(folder):
+        # Read anew: an export may have finished meanwhile.
+        current = Bundle.open(folder).manifest
+        if _network(current.written) != _network(predictor.manifest.written):
+            raise VoxgapError(f"{folder}: the model was replaced while it was calibrated; do it again")
+        write_manifest(folder, {**current.written, "guarantee": made.to_json()})
+
+
+def _network(manifest: Mapping[str, Any]) -> Any:
+    return manifest["files"].get("keras", {}).get("path")

@@ -1,0 +1,85 @@
+"""`voxgap guarantee`: calibrate what a bundle guarantees for each pattern of gaps."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from voxgap.cli.console import err, out
+from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, fetched, grid_arguments
+from voxgap.cli.predict import BundlePath, Engine, Threads, open_bundle
+from voxgap.doubts import gathered
+from voxgap.promises import COVERAGE
+
+
+def guarantee(
+    bundle: BundlePath,
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="Labelled data that is new to the network: as for voxgap evaluate.", metavar="DATA"
+        ),
+    ],
+    coverage: Annotated[
+        float, typer.Option(help="Share of scans, of each pattern of gaps, for which answers are to hold.")
+    ] = COVERAGE,
+    split: Annotated[
+        str | None,
+        typer.Option(help="train, validation, test or all. [default: test; all where DATA has no split]"),
+    ] = None,
+    pattern: Pattern = None,
+    missing_rate: MissingRate = 0.5,
+    mechanism: Mechanism = "mcar",
+    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    axes: Axes = None,
+    at: At = None,
+    engine: Engine = "auto",
+    threads: Threads = None,
+) -> None:
+    """Calibrate what a bundle guarantees of its answers, for each pattern of gaps by itself.
+
+    From then on predict, the server and the page say for each scan a set of classes, an interval or a region that
+    holds for the share of such scans that was asked for. What the network was trained or chosen on is left out.
+
+    [bold]Examples[/]
+
+      voxgap guarantee runs/patients new_patients.csv --coverage 0.95
+
+      voxgap guarantee runs/brain sample:brain --pattern slices --missing-rate 0.5
+    """
+    import voxgap
+
+    said = grid_arguments(None, None, None, None, None, axes, at)
+    predictor = open_bundle(bundle, "float32", engine, threads)
+    with gathered():
+        found = voxgap.guarantee(
+            predictor,
+            fetched(data),
+            coverage,
+            split,
+            pattern=pattern,
+            missing_rate=missing_rate,
+            mechanism=mechanism,
+            seed=seed,
+            axes=said["axes"],
+            at=said["at"],
+        )
+    for note in found.notes:
+        err.print(Text(note), soft_wrap=True)
+    print_claims(found.rows())
+    out.print(found.guarantee.words(), soft_wrap=True, markup=False)
+
+
+def print_claims(rows: list[list[str]]) -> None:
+    """Print what is guaranteed for each pattern of gaps, a row each."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("pattern of gaps", "scans", "claim", "rests on"):
+        table.add_column(name, justify="right" if name in ("scans", "rests on") else "left")
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out.print(table)
