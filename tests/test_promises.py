@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,8 @@ from voxgap.errors import VoxgapError
 from voxgap.promises import TOLERANCE, Claim, Guarantee, Pattern, pattern_of, promised
 from voxgap.runtime import Predictor
 from voxgap.runtime.job import Wanted, columns_of, row_of
+from voxgap.server.answers import Guaranteed
+from voxgap.web import ASSETS
 
 SHAPE = (2, 3, 4, 3)
 CHANNELS = ("t1", "t2", "flair")
@@ -100,6 +105,7 @@ def test_an_answer_says_what_is_guaranteed_for_its_gaps_in_python_and_in_the_tab
     assert less.promise.words == "0.9 for t2 missing, and nothing of the rest, if gaps depend on nothing"
     assert unknown.promise is not None
     assert unknown.promise.classes is unknown.promise.rests is None
+    assert Guaranteed(**less.promise.to_json()).model_dump(exclude_none=True) == less.promise.to_json()
     rows = [row_of(predictor, "x", answer, Wanted()) for answer in (full, less, unknown)]
     columns = columns_of(predictor, Wanted())
     assert [[row.get(name) for name in columns if name.startswith("set_")] for row in rows] == [
@@ -172,3 +178,54 @@ def test_a_runtime_that_strays_further_widens_and_one_of_which_nobody_knows_clai
     }
     strays = stand_in.manifest(files=files).strays
     assert [strays(kind) for kind in files] == [0.0, 1e-3, 2e-3, None]
+
+
+def test_the_page_follows_the_same_rule(tmp_path: Path) -> None:
+    """In Node, which runs the page's own file: the same promises of the same answers, threshold by threshold."""
+    node = shutil.which("node")
+    if node is None:
+        pytest.skip("no node on PATH: the page's rule is run by it")
+    rng = np.random.default_rng(0)
+    cases = []
+    for task, thresholds in (
+        ("classification", [0.3]),
+        ("regression", [2.5, 0.125, 1e-7]),
+        ("segmentation", [0.25, None]),
+    ):
+        claims = [
+            {"missing": list(missing), "rate": rate, "thresholds": thresholds, "samples": 60, "rests": rests}
+            for missing, rate, rests in (([], 0, "pattern"), ([], 1, "pattern"), (["t2"], 2, "assumption"))
+        ]
+        manifest = told(task, claims)
+        grid = SHAPE[:3] if task == "segmentation" else ()
+        for volume in (scan(), scan((), 6), scan((), 7), scan((1,), 7), scan((1,), 12), scan((0, 1, 2))):
+            for edge in (0.3, 0.3 - 1e-5, 0.3 - 2e-5, 0.25, 0.25 - 9e-6):
+                answer = (
+                    rng.normal(size=(*grid, 3)) * 100
+                    if task == "regression"
+                    else rng.dirichlet([1, 1, 1], grid)
+                )
+                answer = answer.astype(np.float32)
+                answer[..., 1] = edge
+                assert manifest.guarantee is not None
+                promise = manifest.guarantee.of_answer(volume, answer, task, manifest.classes)
+                values = [None if math.isnan(v) else float(v) for v in volume.ravel()]
+                cases.append((dict(manifest.written), values, answer.ravel().tolist(), promise.to_json()))
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    (tmp_path / "run.mjs").write_text(f"""
+        import {{ readFileSync }} from "node:fs";
+        import {{ guaranteed }} from {json.dumps((ASSETS / "static" / "guarantee.js").as_uri())};
+        const cases = JSON.parse(readFileSync(process.argv[2]));
+        const floats = (values) => Float32Array.from(values, (value) => value ?? NaN);
+        console.log(JSON.stringify(cases.map(([manifest, values, output]) =>
+            guaranteed({{ values: floats(values), shape: manifest.input.shape }}, floats(output), manifest))));
+    """)
+    done = subprocess.run(
+        [node, str(tmp_path / "run.mjs"), str(tmp_path / "cases.json")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(done.stdout)
+    assert found == json.loads(json.dumps([case[-1] for case in cases]))
+    assert {said["rests"] for said in found} == {"pattern", "assumption", None}

@@ -1,5 +1,6 @@
 /** The answer, as text and bars. */
 import { decided } from "./decision.js";
+import { inWords } from "./guarantee.js";
 import { LABELS } from "./viewer.js";
 import { product, times } from "./readers/numbers.js";
 import { ratesAlong } from "./volume.js";
@@ -18,6 +19,8 @@ export function showAnswer(answer, volume, manifest) {
   showMissing(answer, volume, manifest.input.channels);
   at("decided").textContent = decided(answer.threshold, manifest.classes);
   at("decided").hidden = !at("decided").textContent;
+  at("guarantee").textContent = inWords(answer.guarantee);
+  at("guarantee").hidden = !at("guarantee").textContent;
   at("windows").hidden = answer.windows === 1;
   at("windows").textContent = `Deeper than the network's input of ${manifest.input.shape[0]}: the mean over ${answer.windows} overlapping windows along depth.`;
   at("run").textContent = `${answer.model}, ${answer.seconds.toFixed(2)} s`;

@@ -1,6 +1,7 @@
 /** Reads and predicts in this browser, from the files of the folder; nothing leaves the machine. */
 import { VoxgapError } from "./errors.js";
 import { calibrated, labelValues, named } from "./decision.js";
+import { guaranteed } from "./guarantee.js";
 import { doubts } from "./missingness.js";
 import { nifti } from "./nifti.js";
 import { product } from "./readers/numbers.js";
@@ -80,7 +81,7 @@ export class BrowserEngine {
   #answer(volume, output, shape, seconds) {
     const { task, classes, network, calibration, decision } = this.manifest;
     const threshold = decision?.threshold ?? undefined;
-    const answer = { threshold, missing_rate: missingRate(volume.values), warnings: doubts(volume, this.manifest), seconds, model: network, output };
+    const answer = { threshold, missing_rate: missingRate(volume.values), warnings: doubts(volume, this.manifest), guarantee: guaranteed(volume, output, this.manifest), seconds, model: network, output };
     if (task === "segmentation") return { ...answer, ...labelled(output, shape, classes, decision.threshold) };
     if (task === "regression") return { ...answer, values: Array.from(output), best: output.indexOf(Math.max(...output)) };
     const byName = (numbers) => numbers && new Map(classes.map((name, i) => [name, numbers[i]]));

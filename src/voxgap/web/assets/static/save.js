@@ -3,7 +3,7 @@
 import { nameOf } from "./patient.js";
 
 export function saveAnswer({ answer, patient }, manifest) {
-  const fields = ["class", "values", "missing_rate", "windows", "warnings", "seconds", "model", "voxels_of"];
+  const fields = ["class", "values", "missing_rate", "windows", "warnings", "seconds", "model", "voxels_of", "guarantee"];
   const kept = Object.fromEntries(fields.filter((name) => answer[name] !== undefined).map((name) => [name, answer[name]]));
   for (const name of ["probabilities", "calibrated", "voxels"]) {
     if (answer[name]) kept[name] = Object.fromEntries(answer[name]);

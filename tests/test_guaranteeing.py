@@ -1,0 +1,104 @@
+"""Calibrating what a bundle guarantees: on what is new to its network only, kept in its manifest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import stand_in
+import voxgap
+from voxgap.bundle import set_aside
+from voxgap.dataset import Dataset
+from voxgap.errors import VoxgapError
+from voxgap.files import sha256
+from voxgap.metrics.overlap import digests, known_cases
+from voxgap.promises import Pattern
+from voxgap.runtime import Bundle, Predictor
+from voxgap.runtime.predictor import Running
+
+CLASSES = ("no", "yes")
+
+
+def data(count: int = 120, groups: int | None = None) -> Dataset:
+    rng = np.random.default_rng(0)
+    labels = np.arange(count) % 2
+    volumes = (labels[:, None, None, None, None] + rng.normal(size=(count, 1, 2, 2, 1))).astype(np.float32)
+    named = None if groups is None else np.array([f"p{i % groups}" for i in range(count)])
+    split = np.full(count, "test")
+    return Dataset(volumes, labels, "classification", CLASSES, split, named, ("t1",), name="wards")
+
+
+def answer(volumes: Any) -> Any:
+    second = 1 / (1 + np.exp(-2 * (np.nanmean(volumes, axis=(1, 2, 3, 4)) - 0.5)))
+    return np.stack([1 - second, second], axis=1).astype(np.float32)
+
+
+def bundle(folder: Path, met: Dataset | None = None) -> Predictor:
+    """A bundle that knows these samples from its training, and computes by a formula."""
+    fields: dict[str, Any] = {"schema_version": 1}
+    if met is not None:
+        cases = folder / "cases.json"
+        cases.write_text(json.dumps(known_cases(digests(met.volumes), ["train"] * len(met))))
+        fields["cases"] = {"path": cases.name, "sha256": sha256(cases), "bytes": cases.stat().st_size}
+    entry = {"shape": [1, 2, 2, 1], "channels": ["t1"]}
+    manifest = stand_in.manifest(CLASSES, input=entry, **fields)
+    (folder / "manifest.json").write_text(json.dumps(manifest.written))
+    return Predictor(manifest, answer, folder=folder)
+
+
+def test_a_guarantee_is_kept_in_the_manifest_and_rests_on_what_is_new_to_the_network(tmp_path: Path) -> None:
+    given = data()
+    predictor = bundle(tmp_path, given.take(np.arange(20)))
+    found = voxgap.guarantee(predictor, given, coverage=0.8)
+    assert found.notes == ("20 of 120 volumes left out: the network was trained or chosen on them",)
+    kept = Bundle.open(tmp_path).manifest.guarantee
+    assert kept is not None
+    assert kept.to_json() == found.guarantee.to_json()
+    claim = kept.claims[Pattern((), 0)]
+    own = answer(given.volumes[20:])[np.arange(100), given.targets[20:]]
+    assert claim.thresholds == (float(np.sort(own)[100 - 81]),), "the 81st of 100 from above"
+    assert claim.samples == 100
+    lines = str(found).splitlines()
+    assert lines[1].split() == ["nothing", "missing", "100", "guaranteed", "100"]
+    asked = voxgap.guarantee(reopened(predictor), given, coverage=0.8, pattern="voxels", missing_rate=0.25)
+    assert list(asked.guarantee.claims) == [Pattern((), 1)]
+
+
+def reopened(predictor: Predictor) -> Predictor:
+    """The same, opened anew."""
+    assert predictor.folder is not None
+    return Predictor(Bundle.open(predictor.folder).manifest, answer, folder=predictor.folder)
+
+
+def test_what_can_not_be_guaranteed_is_refused(tmp_path: Path) -> None:
+    given = data()
+    with pytest.raises(VoxgapError, match="all 120 volumes are known to this network from its training"):
+        voxgap.guarantee(bundle(tmp_path, given), given)
+    with pytest.raises(
+        VoxgapError, match=r"takes 50 scans .*commonest of these 49 scans \(nothing missing\) is in 49"
+    ):
+        voxgap.guarantee(bundle(tmp_path), given.take(np.arange(49)))
+    with pytest.raises(VoxgapError, match=r"takes 50 groups .* is in 40 groups"):
+        voxgap.guarantee(bundle(tmp_path), data(120, groups=40))
+    with pytest.raises(VoxgapError, match="coverage must be a number between 0 and 1"):
+        voxgap.guarantee(bundle(tmp_path), given, coverage=90)
+    half = Predictor(bundle(tmp_path).manifest, answer, Running(precision="bf16"), tmp_path)
+    with pytest.raises(VoxgapError, match="calibrated in float32, not in bf16"):
+        voxgap.guarantee(half, given)
+
+
+def test_whole_groups_of_the_training_part_are_set_aside() -> None:
+    given = replace(data(800, groups=400), split=np.array(["train"] * 600 + ["test"] * 200))
+    assert given.groups is not None
+    aside = set_aside(given, 0.9, seed=0)
+    assert set(given.split[aside]) == {"train"}
+    assert 100 < aside.sum() < 140
+    train = given.split == "train"
+    assert not set(given.groups[aside]) & set(given.groups[train & ~aside])
+    with pytest.raises(VoxgapError, match=r"takes 99 groups .* is in \d\d groups"):
+        set_aside(given, 0.99, seed=0)
