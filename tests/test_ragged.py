@@ -1,4 +1,4 @@
-"""Volumes of several shapes in one data set: indexed as an array, brought to one spacing, kept on disk, cut and scored."""
+"""Volumes of several shapes in one data set: as an array, at one spacing, on disk, in patches, scored."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def scans(folder: Path, spacings: list[tuple[float, float, float]]) -> Path:
     """Balls of one radius in mm, in voxels of these sizes, with the label map of each."""
     rows = ["path,label_map"]
     for index, spacing in enumerate(spacings):
-        shape = tuple(int(round(12 / size)) + index % 2 for size in spacing)
+        shape = tuple(round(12 / size) + index % 2 for size in spacing)
         at = np.stack(np.meshgrid(*[np.arange(n) + 0.5 for n in shape], indexing="ij"), -1) * spacing
         ball = np.linalg.norm(at - 6, axis=-1) < 4
         values = ball + np.random.default_rng(index).normal(0, 0.1, shape)
@@ -180,7 +180,7 @@ def test_files_come_to_their_median_spacing_and_answers_go_back(tmp_path: Path) 
     assert data.input_shape == (16, 16, 16, 1)
     assert "12×12×12×1 to 14×13×13×1 at 1 × 1 × 1" in data.summary()
     for index, spacing in enumerate(SPACINGS):
-        shape = tuple(int(round(12 / size)) + index % 2 for size in spacing)
+        shape = tuple(round(12 / size) + index % 2 for size in spacing)
         alone, record = resample(Volume(np.zeros(shape), spacing=spacing), spacing=(1, 1, 1))
         assert data.volumes[index].shape == alone.shape
         assert data.records is not None

@@ -20,11 +20,13 @@ from voxgap.cli.data import (
     Crop,
     MissingValues,
     Normalize,
+    PatchSize,
     Reference,
     Size,
     Spacing,
     fetched,
     grid_arguments,
+    patch_argument,
     say_values,
 )
 from voxgap.cli.network import FILTERS, KERNEL_SIZE, Filters, KernelSize
@@ -64,8 +66,13 @@ def compare(
         ),
     ] = None,
     models: Annotated[
-        str, typer.Option("--models", "--model", help="Networks: cnn3d, resnet3d, resnet2d ...")
-    ] = "resnet3d",
+        str | None,
+        typer.Option(
+            "--models",
+            "--model",
+            help="Networks: cnn3d, resnet3d, resnet2d ... [default: resnet3d; unet3d for label maps]",
+        ),
+    ] = None,
     patterns: Annotated[
         str | None,
         typer.Option(
@@ -173,6 +180,7 @@ def compare(
     axes: Axes = None,
     at: At = None,
     normalize: Normalize = "auto",
+    patch_size: PatchSize = None,
     config: Config = None,
 ) -> None:
     """Find out which way of handling gaps works best: train with each, on the same splits with the same gaps.
@@ -196,7 +204,7 @@ def compare(
 
     design = designed(
         _names(strategies) if strategies else None,
-        models=_names(models),
+        models=None if models is None else _names(models),
         pattern=None if patterns is None else _names(patterns),
         mechanism=_names(mechanisms),
         train_rates=None if rates is None else decimals(rates, "--rates"),
@@ -206,6 +214,7 @@ def compare(
         seeds=seeds,
         split_seed=seed,
     )
+    patch = patch_argument(patch_size)
     if class_weight not in ("none", "balanced"):
         raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
     asked = Asked(
@@ -224,6 +233,7 @@ def compare(
             "augment": augment,
             "augment_kind": augment_kind,
             "precision": precision,
+            **({} if patch is None else {"patch_size": patch}),
         },
         threshold=threshold or decision.DEFAULT,
         verdict=Verdict(metric, rope, against, ("--metric", "--rope", "--against")),

@@ -51,6 +51,13 @@ Normalize = Annotated[
         rich_help_panel=PANEL,
     ),
 ]
+PatchSize = Annotated[
+    str | None,
+    typer.Option(
+        help="Train on patches of DEPTH,HEIGHT,WIDTH voxels; chosen where volumes differ in shape.",
+        rich_help_panel=PANEL,
+    ),
+]
 Reference = Annotated[
     str | None,
     typer.Option(
@@ -96,6 +103,19 @@ def grid_arguments(
         "axes": () if axes is None else tuple(axis.strip() for axis in axes.split(",")),
         "at": {} if at is None else indices(at, "--at"),
     }
+
+
+def patch_argument(patch_size: str | None) -> tuple[int, int, int] | None:
+    """Parse the option of that name.
+
+    Raises:
+        VoxgapError: it is no size.
+    """
+    from voxgap import patches
+
+    if patch_size is None:
+        return None
+    return patches.patch_size(numbers(patch_size, "--patch-size"), "--patch-size")
 
 
 def choose_normalization(asked: str, dataset: Dataset, patch: tuple[int, int, int] | None = None) -> str:

@@ -15,7 +15,7 @@ import typer
 
 from voxgap.cli.config import NAME as RECIPE
 from voxgap.cli.config import Config, changes, settings, write_recipe
-from voxgap.cli.console import err, import_keras, numbers, out, training_progress
+from voxgap.cli.console import err, import_keras, out, training_progress
 from voxgap.cli.data import (
     At,
     Axes,
@@ -24,6 +24,7 @@ from voxgap.cli.data import (
     MissingRate,
     MissingValues,
     Normalize,
+    PatchSize,
     Pattern,
     Reference,
     Size,
@@ -31,6 +32,7 @@ from voxgap.cli.data import (
     choose_normalization,
     grid_arguments,
     load,
+    patch_argument,
 )
 from voxgap.cli.export import check_export, export_bundle
 from voxgap.cli.network import (
@@ -171,13 +173,7 @@ def train(
     at: At = None,
     normalize: Normalize = "auto",
     task: Task = None,
-    patch_size: Annotated[
-        str | None,
-        typer.Option(
-            help="Train on patches of DEPTH,HEIGHT,WIDTH voxels; chosen where volumes differ in shape.",
-            rich_help_panel="Volumes",
-        ),
-    ] = None,
+    patch_size: PatchSize = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -221,7 +217,7 @@ def train(
         return
     import numpy as np
 
-    from voxgap import names, patches
+    from voxgap import names
     from voxgap.bundle import (  # runtime only: no Keras yet
         STATE,
         Origin,
@@ -273,11 +269,7 @@ def train(
         if class_weight not in ("none", "balanced"):
             raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
         grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at)
-        patch = (
-            None
-            if patch_size is None
-            else patches.patch_size(numbers(patch_size, "--patch-size"), "--patch-size")
-        )
+        patch = patch_argument(patch_size)
         raw = load(data, cache=cache, task=task, **grid)
         model = model or network_of(raw.task)
         asked(threshold, raw.task, len(raw.classes))

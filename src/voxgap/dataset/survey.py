@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from voxgap import io, table
+from voxgap.dataset.dataset import Dataset
 from voxgap.dataset.folders import is_folder, list_folder
 from voxgap.dataset.listing import Listing
 from voxgap.dataset.manifest import read_manifest
 from voxgap.dataset.reading import read_samples, scan_samples, spacing_of
-from voxgap.grid import Grid, read_sample
-from voxgap.volume import Values, times
+from voxgap.grid import Grid, place_label_map, read_sample
+from voxgap.ragged import differ, shapes_of
+from voxgap.volume import Values, Volume, times
 
 MULTIPLE = 8
 """Networks that halve three times take sizes that can be halved so."""
@@ -144,6 +146,21 @@ def as_they_are(data: str, grid: Grid, most: int = 8) -> list[Values]:
     as_it_is = _unmoved(grid)
     samples = scan_samples(listing._replace(rows=rows), data, as_it_is)
     return [read_sample(sample, as_it_is).volume.values for sample in samples]
+
+
+def at_one_size(data: Dataset) -> Dataset:
+    """Return data whose volumes are resampled to their median size, where they are of several: to see patterns in."""
+    if not differ(data.volumes):
+        return data
+    size = np.median([shape[:3] for shape in shapes_of(data.volumes)], axis=0)
+    grid = Grid(size=tuple(max(1, round(length)) for length in size.tolist()))
+    placed = [grid.place(Volume(values)) for values in data.volumes]
+    maps: Any = data.label_maps
+    if maps is not None:
+        maps = np.stack([place_label_map(one, steps) for one, (_, steps) in zip(maps, placed, strict=True)])
+    volumes = np.stack([volume.values for volume, _ in placed])
+    targets = maps if data.task == "segmentation" else data.targets
+    return replace(data, volumes=volumes, targets=targets, label_maps=maps, records=None, drawn=None)
 
 
 def _unmoved(grid: Grid) -> Grid:

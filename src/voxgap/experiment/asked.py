@@ -38,7 +38,7 @@ class Design:
     """
 
     strategies: Mapping[str, str | Strategy] | None
-    models: tuple[str, ...]
+    models: tuple[str, ...] | None
     patterns: tuple[str, ...] | None
     mechanisms: tuple[str, ...]
     gaps: Gaps
@@ -58,7 +58,7 @@ class Design:
 def designed(
     strategies: Strategies | None = None,
     *,
-    models: str | Sequence[str] = ("resnet3d",),
+    models: str | Sequence[str] | None = None,
     pattern: str | Sequence[str] | None = None,
     mechanism: str | Sequence[str] = "mcar",
     train_rates: float | Sequence[float] | None = None,
@@ -82,7 +82,7 @@ def designed(
         raise VoxgapError(f"repeats {repeats}: the data's own split (folds=1) is always the same; give folds")
     return Design(
         strategies=None if strategies is None else _strategies(strategies),
-        models=_known("models", models, NETWORKS),
+        models=None if models is None else _known("models", models, NETWORKS),
         patterns=None if pattern is None else _known("pattern", pattern, PATTERNS),
         mechanisms=_known("mechanism", mechanism, MECHANISMS),
         gaps=_gaps(gap_options or {}),

@@ -64,7 +64,7 @@ def compare(
     dataset: str | os.PathLike[str] | Dataset,
     strategies: Strategies | None = None,
     *,
-    models: str | Sequence[str] = ("resnet3d",),
+    models: str | Sequence[str] | None = None,
     pattern: str | Sequence[str] | None = None,
     mechanism: str | Sequence[str] = "mcar",
     train_rates: float | Sequence[float] | None = None,
@@ -96,7 +96,7 @@ def compare(
         strategies: names of presets and of the baselines `complete` and `drop`; or names of your own for
             `Strategy` values, as a mapping. By default mean, linear, mask_channel and masked_conv, and `complete`
             where only simulated gaps are missing.
-        models: names of networks.
+        models: names of networks; by default see `voxgap.recipe.network_of`.
         pattern, mechanism: of the simulated gaps, one or several; see `simulate`. By default slices, mcar.
         train_rates: share of the units that is taken from training and validation volumes, in [0, 1]. By default
             half of them; where the data has gaps of its own and no pattern is named, none.
@@ -117,8 +117,8 @@ def compare(
         command: what a person types to do this again; kept in the file.
         architecture: further arguments of `build_model`; `normalize` is `auto` by default.
         gap_options: further arguments of `simulate`: axis, block_size, per_channel, strength.
-        **training: further arguments of `train`: epochs (by default 40), patience (8), batch_size (32), precision and
-            others.
+        **training: further arguments of `train`: epochs (by default 40), patience (8), batch_size (32), precision,
+            patch_size and others.
 
     Returns:
         The `Comparison`.

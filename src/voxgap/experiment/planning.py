@@ -17,7 +17,7 @@ from voxgap.experiment.data import content_key
 from voxgap.experiment.plan import BASELINES, Experiment
 from voxgap.intensity import Choice
 from voxgap.ragged import inside
-from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, Strategy, Training, strategy_of
+from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, Strategy, Training, network_of, strategy_of
 
 
 def plan_experiment(
@@ -62,7 +62,7 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
         data=dataset.name,
         data_key=content_key(dataset),
         strategies=_strategies(design, dataset.name, own, simulated=any(rates)),
-        models=design.models,
+        models=design.models or (network_of(dataset.task),),
         gaps=tuple(
             dataclasses.replace(design.gaps, pattern=pattern, mechanism=mechanism, missing_rate=rate)
             for pattern, mechanism, rate in crossed

@@ -132,7 +132,8 @@ class Inspection:
         rows += [tuple(pair) for pair in self.facts.get("files", ())]
         suggested = self.facts.get("suggested")
         if suggested:
-            rows.append(("for training", " ".join(as_options(suggested))))
+            one_size = " ".join(as_options(suggested))
+            rows.append(("for training", f"{one_size}; without, in patches of the volumes as they are"))
         elif self.facts["spacing"] is not None:
             rows.append(("spacing", " × ".join(f"{size:.4g}" for size in self.facts["spacing"])))
         rows += [("values", said) for said in self.facts["intensity"]]

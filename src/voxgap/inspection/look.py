@@ -13,7 +13,7 @@ from voxgap.arrays import short
 from voxgap.dataset import SPLITS, Dataset, load_data
 from voxgap.dataset.door import is_one_volume
 from voxgap.dataset.gaps import described
-from voxgap.dataset.survey import Survey, as_they_are, listing_of, survey
+from voxgap.dataset.survey import Survey, as_they_are, at_one_size, listing_of, survey
 from voxgap.grid import Grid
 from voxgap.inspection.found import Inspection
 from voxgap.inspection.masked import within_mask
@@ -42,7 +42,7 @@ def inspect(
 
     Args:
         data: as for `voxgap.load_data`, labelled or not; or one volume.
-        size, spacing, crop, missing_values, reference, axes, at: see `voxgap.load_data`. Files of several sizes are
+        size, spacing, crop, missing_values, reference, axes, at: see `voxgap.load_data`. Volumes of several sizes are
             described as they are, and their patterns measured on a common grid.
         seed: of the permutation tests.
 
@@ -61,12 +61,15 @@ def inspect(
     raw: Sequence[Values] = ()
     if isinstance(data, Dataset):
         dataset = load_data(data, **grid)
-        seen = _labelled(dataset, {key: asdict(dataset.grid)[key] for key in _OPTIONS}, seed)
+        one_size = at_one_size(dataset)
+        seen = _labelled(one_size, {key: asdict(dataset.grid)[key] for key in _OPTIONS}, seed)
+        if one_size is not dataset:
+            seen = replace(seen, found=replace(seen.found, missing_rate=dataset.missing_rate))
     elif is_one_volume(str(data)):
         seen, raw = _one_volume(Path(data), grid)
     else:
         seen = _several(str(data), grid, seed)
-        raw = as_they_are(seen.name, Grid(**seen.grid))
+        raw = as_they_are(seen.name, Grid(**seen.grid | seen.facts.get("suggested", {})))
     said, marks = _intensity(seen.volumes, seen.channels, raw or seen.volumes)
     advice = advise(seen.found, seen.evidence)
     if marks and not seen.found.missing_rate:
@@ -103,7 +106,7 @@ def _several(name: str, options: dict[str, Any], seed: int) -> Inspection:
         seen = Inspection(name, volumes, channels, facts, found, evidence, options, rises=there.rises)
     if there is None:
         return seen
-    seen = replace(seen, facts=seen.facts | there.facts, grid=options | there.suggested)
+    seen = replace(seen, facts=seen.facts | there.facts)
     # A rate is that of the volumes as they are; what a common grid is for, patterns, it hardly changes.
     differ = bool(there.suggested)
     return replace(seen, found=replace(seen.found, missing_rate=there.missing_rate)) if differ else seen
