@@ -11,6 +11,9 @@ EMBEDDED = ("sample:", "medmnist:")
 """How DATA begins that lies in no file of the user's."""
 NETWORKS = ("cnn3d", "resnet3d", "resnet2d", "resnet2plus1d", "unet3d")
 GAP_PATTERNS = ("voxels", "slices", "blocks", "channels")
+CERTIFIED_PATTERNS = ("slices", "frames", "blocks")
+CERTIFIED_RATES = (0.25, 0.5, 0.75)
+"""Gaps that a certificate makes where nobody asks for others."""
 # Of Keras, with its abbreviations; classes go by their names in capitals, too. The last is voxgap's own.
 LOSSES = (
     *("binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"),

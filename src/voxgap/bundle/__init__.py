@@ -1,6 +1,7 @@
 """The bundle: a folder with manifest.json, the model in each format that was asked for, and the proof of each."""
 
 from voxgap.bundle.capability import check_exportable
+from voxgap.bundle.certifying import Certified, certify
 from voxgap.bundle.continuing import STATE, forget, goes_on, outdated
 from voxgap.bundle.exporting import export
 from voxgap.bundle.guaranteeing import Guaranteed, guarantee, set_aside
@@ -10,9 +11,11 @@ from voxgap.bundle.scoring import Evaluation, evaluate
 
 __all__ = [
     "STATE",
+    "Certified",
     "Evaluation",
     "Guaranteed",
     "Origin",
+    "certify",
     "check_exportable",
     "check_free",
     "evaluate",

@@ -182,11 +182,12 @@ def _units(data: Dataset) -> Counter[Pattern]:
 
 def _too_few(data: Dataset, coverage: float) -> str:
     ((most, count),) = _units(data).most_common(1)
-    unit = "scans" if data.groups is None else "groups"
+    unit = "scan" if data.groups is None else "group"
+    held = f"{count} {unit}" + "s" * (count != 1)
     return (
-        f"{data.name}: coverage {coverage:g} takes {least_for(coverage)} {unit} with one pattern of gaps to calibrate "
-        f"on, and the commonest of these {len(data)} scans ({most.words(data.channels)}) is in {count} {unit}; give "
-        "more data, or ask for less"
+        f"{data.name}: coverage {coverage:g} takes {least_for(coverage)} {unit}s with one pattern of gaps to calibrate "
+        f"on, and the commonest of these {len(data)} scans ({most.words(data.channels)}) is in {held}; "
+        "give more data, or ask for less"
     )
 
 

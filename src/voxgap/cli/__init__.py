@@ -11,6 +11,7 @@ import typer
 
 from voxgap import __version__
 from voxgap.cli.augment import augment
+from voxgap.cli.certify import certify
 from voxgap.cli.compare import compare
 from voxgap.cli.console import err
 from voxgap.cli.demo import demo
@@ -56,6 +57,7 @@ for command in (
     compare,
     report,
     evaluate,
+    certify,
     guarantee,
     predict,
     export,

@@ -88,14 +88,22 @@ def scorer(
         return lambda some: _regression_scores(truth[some], numbers[some]), len(truth)
     if task == "segmentation":
         tables, hidden = _tables_of(targets, predictions, observed, threshold, own_grids)
-        return lambda some: _segmentation_scores(tables[some], None if hidden is None else hidden[some]), len(
-            tables
-        )
+        return tables_scorer(tables, hidden), len(tables)
     if task != "classification":
         raise VoxgapError(f"task {task!r} is unknown; use classification, regression or segmentation")
     classes, probabilities = _probabilities(targets, predictions)
     found = named(probabilities, threshold)
     return lambda some: _class_scores(classes[some], probabilities[some], found[some]), len(classes)
+
+
+def tables_scorer(tables: NDArray[np.int64], hidden: NDArray[np.int64] | None = None) -> Scorer:
+    """Return what scores a segmentation from the confusion of each volume's voxels, see `counted`.
+
+    Args:
+        tables: `(samples, classes, classes)`.
+        hidden: the same of the voxels that no channel shows.
+    """
+    return lambda some: _segmentation_scores(tables[some], None if hidden is None else hidden[some])
 
 
 def _regression_scores(truth: Floats, numbers: Floats) -> dict[str, float]:

@@ -1,0 +1,136 @@
+"""Certifying a bundle: its scores for every pattern of gaps, and what they owe to the gaps, kept beside it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from voxgap.bundle.evidence import EVIDENCE
+from voxgap.bundle.placing import write_manifest, writing
+from voxgap.bundle.scoring import Split, labelled
+from voxgap.dataset import Dataset
+from voxgap.errors import VoxgapError
+from voxgap.files import finite, write_bytes
+from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES
+from voxgap.runtime import Bundle, Predictor, load
+from voxgap.trust.audit import Audit, audited
+from voxgap.trust.certificate import Certificate, certified
+
+PAGE, TABLE, PLAIN = "certificate.html", "certificate.csv", "certificate.json"
+
+
+@dataclass(frozen=True)
+class Certified:
+    """What a bundle is worth for each pattern of gaps.
+
+    Attributes:
+        name: of the data.
+        split: the part of it that was scored.
+        certificate: scores by subset of channels and by gaps, and what each further channel is worth.
+        audit: what of the score comes from the gaps themselves; None where all scans miss the same.
+        notes: what to know before the scores are believed.
+        page: that was written.
+    """
+
+    name: str
+    split: str
+    certificate: Certificate
+    audit: Audit | None
+    notes: tuple[str, ...] = ()
+    page: Path | None = None
+
+    def __str__(self) -> str:
+        rows = [
+            (row.name, str(row.scans), row.score.words(), row.loss.words()) for row in self.certificate.rows
+        ]
+        rows = [("what is there", "scans", self.certificate.metric.replace("_", " "), "worse by"), *rows]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
+        ]
+        audit = [] if self.audit is None else [self.audit.conclusion]
+        return "\n".join(
+            [*(line.rstrip() for line in lines), self.certificate.conclusion, *audit, *self.notes]
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values, for a manifest's field `certificate`."""
+        audit = None if self.audit is None else self.audit.to_json()
+        return {"data": self.name, "split": self.split, **self.certificate.to_json(), "audit": audit}
+
+
+def certify(
+    bundle: str | os.PathLike[str] | Predictor,
+    data: str | os.PathLike[str] | Dataset,
+    split: Split = None,
+    *,
+    metric: str | None = None,
+    patterns: Sequence[str] = CERTIFIED_PATTERNS,
+    rates: Sequence[float] = CERTIFIED_RATES,
+    out: str | os.PathLike[str] | None = None,
+    seed: int = 0,
+    axes: Sequence[str | int] = (),
+    at: Mapping[str, int] | None = None,
+) -> Certified:
+    """Score a bundle for every subset of its channels and for gaps of several patterns; write the page of it.
+
+    Args:
+        bundle: its folder, or a `Predictor` of it.
+        data: labelled, see `voxgap.load_data`.
+        split: the part to score, see `evaluate`.
+        metric: that is shown: by default accuracy, mae or dice, by the task.
+        patterns, rates: of gaps that are made besides the data's own, see `voxgap.simulate`.
+        out: folder for page, table and JSON; the bundle's own evidence by default.
+        seed: of those gaps, and of the intervals.
+        axes, at: what is said of the axes of the files, where they are called otherwise; see `voxgap.load_data`.
+
+    Raises:
+        VoxgapError: the data can't be read, is for another task or other classes, or is too little.
+    """
+    predictor = bundle if isinstance(bundle, Predictor) else load(bundle)
+    if predictor.folder is None:
+        raise VoxgapError(
+            "a certificate is kept in a bundle: give its folder, or a predictor from voxgap.load"
+        )
+    given = labelled(predictor, data, split, axes=axes, at=at)
+    how: dict[str, Any] = {"threshold": predictor.decision.threshold, "seed": seed}
+    certificate = certified(given.data, predictor.predict, metric, patterns=patterns, rates=rates, **how)
+    audit = audited(given.data, predictor.predict, metric, **how)
+    made = Certified(predictor.manifest.dataset, given.split, certificate, audit, given.notes)
+    made = replace(made, name=given.data.name.replace("\\", "/").rstrip("/").rpartition("/")[2])
+    folder = Path(out) if out is not None else predictor.folder / EVIDENCE
+    made = replace(made, page=folder / PAGE)
+    _write(folder, predictor, made)
+    with writing(predictor.folder):
+        current = Bundle.open(predictor.folder).manifest
+        write_manifest(predictor.folder, {**current.written, "certificate": made.to_json()})
+    return made
+
+
+def _write(folder: Path, predictor: Predictor, made: Certified) -> None:
+    from voxgap.report.certificate import write_certificate
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_certificate(
+        folder / PAGE, predictor.manifest.network, made.name, made.certificate, made.audit, made.notes
+    )
+    write_bytes(
+        folder / PLAIN, json.dumps(finite(made.to_json()), indent=2, allow_nan=False).encode() + b"\n"
+    )
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["what", "channels", "scans", "score", "low", "high", "loss", "loss_low", "loss_high"])
+    for row in made.certificate.rows:
+        bounds = [
+            value
+            for measure in (row.score, row.loss)
+            for value in (measure.value, *(measure.interval or ("", "")))
+        ]
+        table.writerow([row.name, " ".join(row.kept or ()), row.scans, *bounds])
+    write_bytes(folder / TABLE, text.getvalue().encode())

@@ -1,0 +1,112 @@
+"""The page of a certificate: scores for every subset of channels, what the next one is worth, and the audit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from voxgap.report.figures import LEADING, WIDTH
+from voxgap.report.page import Section, Table, write_page
+from voxgap.trust.audit import Audit
+from voxgap.trust.certificate import Certificate, Row
+
+AUDITED_HOW = (
+    "Blanked: each observed value is its channel's mean, and the gaps stay. Gaps of another scan: the values stay "
+    "where they were observed, the rest of what is now shown is that mean. The share is the mean of what the gaps add alone "
+    "and of what they add to the values (Shapley, 1953)."
+)
+
+
+def write_certificate(
+    path: str | Path,
+    network: str,
+    data: str,
+    certificate: Certificate,
+    audit: Audit | None,
+    notes: Sequence[str] = (),
+) -> None:
+    """Write the page; it needs no other file and appears whole.
+
+    Args:
+        path: of the page.
+        network, data: their names.
+        certificate: scores.
+        audit: what of them comes from the gaps; None where all scans miss the same.
+        notes: what to know before they are believed.
+    """
+    first, *others = certificate.rows
+    subsets = [row for row in others if row.kept is not None]
+    gaps = [row for row in others if row.kept is None]
+    sections = []
+    if subsets:
+        rows = [first, *sorted(subsets, key=lambda row: (-len(row.kept or ()), row.loss.value))]
+        words = [
+            "Each line is of the scans that have these channels; the loss is against the same scans as recorded."
+        ]
+        figures = [
+            (_dots(rows), f"{_unit(certificate)} and its 95 % interval, a line a subset of the channels.")
+        ]
+        sections.append(Section("Which channels it takes", words, _table(certificate, rows), figures))
+        sections += _next(certificate)
+    if gaps:
+        words = ["Made in the scans besides the gaps that they have, completely at random."]
+        sections.append(Section("How much may be missing", words, _table(certificate, [first, *gaps])))
+    if audit is not None:
+        lines = {
+            "as recorded": audit.recorded,
+            "observed values blanked, gaps as they are": audit.gaps_alone,
+            "values as they are, gaps of another scan": audit.values_alone,
+            "both: chance": audit.neither,
+        }
+        table = Table(["", _unit(certificate)], [[name, one.words()] for name, one in lines.items()])
+        sections.append(Section("Does it look at what is missing?", [audit.conclusion, AUDITED_HOW], table))
+    sections.append(Section("How", [*notes, _how(certificate)]))
+    write_page(
+        path, f"What {network} is worth for each pattern of gaps, on {data}", certificate.conclusion, sections
+    )
+
+
+def _unit(certificate: Certificate) -> str:
+    return certificate.metric.replace("_", " ")
+
+
+def _table(certificate: Certificate, rows: Sequence[Row]) -> Table:
+    header = ["what is there", "scans", _unit(certificate), "worse than as recorded by"]
+    return Table(header, [[r.name, str(r.scans), r.score.words(), r.loss.words(signed=True)] for r in rows])
+
+
+def _next(certificate: Certificate) -> list[Section]:
+    """For each subset the channel that is worth most beside it."""
+    best = [
+        step
+        for row in certificate.rows
+        if row.kept is not None and (step := certificate.next_of(row.kept)) is not None
+    ]
+    if not best:
+        return []
+    rows = [[" + ".join(s.had), s.channel, str(s.scans), s.worth.words(signed=True)] for s in best]
+    header = ["where there is", "acquire next", "scans", f"{_unit(certificate)} better by"]
+    return [Section("What to acquire next", table=Table(header, rows))]
+
+
+def _dots(rows: Sequence[Row]) -> Figure:
+    figure = Figure(figsize=(WIDTH, 0.28 * len(rows) + 0.6), layout="constrained")
+    axes = figure.subplots()
+    for place, row in enumerate(reversed(rows)):
+        if row.score.interval:
+            axes.plot(row.score.interval, (place, place), color=LEADING, linewidth=1.5)
+        axes.plot(row.score.value, place, "o", color=LEADING, markersize=4)
+    axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)], fontsize=8)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _how(certificate: Certificate) -> str:
+    drawn = "scans" if certificate.groups is None else f"{certificate.groups} groups"
+    return (
+        f"{certificate.predictions} predictions of {certificate.scans} scans at most, read once. Intervals are 95 %, "
+        f"by a bootstrap over {drawn}; differences are paired: of the same scans in the same draws."
+    )

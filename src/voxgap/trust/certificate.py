@@ -1,0 +1,284 @@
+"""What a network is worth for each subset of channels and each kind of gap, on the same scans throughout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.errors import VoxgapError
+from voxgap.missingness.simulation import simulate
+from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES
+from voxgap.trust.conformal import subsets, without
+from voxgap.trust.scoring import (
+    Change,
+    Measure,
+    Predict,
+    Score,
+    answered,
+    better,
+    check_metric,
+    measured,
+    members_of,
+    score_of,
+)
+from voxgap.volume import Values
+
+if TYPE_CHECKING:
+    from voxgap.dataset import Dataset
+
+_FEWEST = 10  # scans: a score of fewer says nothing
+
+
+@dataclass(frozen=True)
+class Row:
+    """A score.
+
+    Args:
+        name: what is there, or missing, in words.
+        kept: the channels that are left; None for gaps.
+        scans: that it is of: all that had what is kept.
+        score: of the metric.
+        loss: by how much it is worse than as recorded, on the same scans.
+    """
+
+    name: str
+    kept: tuple[str, ...] | None
+    scans: int
+    score: Measure
+    loss: Measure
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one more channel is worth.
+
+    Args:
+        had: channels that are there.
+        channel: that is added.
+        scans: that have all of them.
+        worth: by how much the score gets better, on the same scans.
+    """
+
+    had: tuple[str, ...]
+    channel: str
+    scans: int
+    worth: Measure
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Scores for every pattern of gaps.
+
+    Args:
+        metric: that they are of.
+        scans: in all.
+        groups: that they come from; None where each is its own.
+        rows: as recorded first, then subsets of channels, then gaps.
+        steps: what each further channel is worth.
+        predictions: how often the network answered: for each scan, at most.
+    """
+
+    metric: str
+    scans: int
+    groups: int | None
+    rows: tuple[Row, ...]
+    steps: tuple[Step, ...]
+    predictions: int
+
+    @property
+    def worst(self) -> Row:
+        """The row with the worst score."""
+        return min(self.rows, key=lambda row: better(self.metric) * row.score.value)
+
+    def next_of(self, had: Sequence[str]) -> Step | None:
+        """The channel that is worth most where these are there; None where nobody knows."""
+        able = [step for step in self.steps if set(step.had) == set(had)]
+        return max(able, key=lambda step: step.worth.value, default=None)
+
+    @property
+    def conclusion(self) -> str:
+        """The worst row, and the channel that is missed most, in a sentence or two."""
+        first, worst = self.rows[0], self.worst
+        unit = self.metric.replace("_", " ")
+        said = (
+            f"As recorded its {unit} is {first.score.words()}; worst is {worst.name}: {worst.score.words()}."
+        )
+        single = [row for row in self.rows if row.kept is not None and len(row.kept) == self._most - 1]
+        if single and self._most > 1:
+            missed = max(single, key=lambda row: row.loss.value)
+            lacking = next(iter(set(self._channels) - set(missed.kept or ())))
+            said += f" Of single channels {lacking} is missed most: {missed.loss.words()} worse without it."
+        return said
+
+    @property
+    def _channels(self) -> tuple[str, ...]:
+        return self.rows[0].kept or ()
+
+    @property
+    def _most(self) -> int:
+        return len(self._channels)
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as plain values, for a manifest's field `certificate`."""
+        rows = [
+            {
+                "name": row.name,
+                "kept": None if row.kept is None else list(row.kept),
+                "scans": row.scans,
+                "score": row.score.to_json(),
+                "loss": row.loss.to_json(),
+            }
+            for row in self.rows
+        ]
+        steps = [
+            {
+                "had": list(step.had),
+                "channel": step.channel,
+                "scans": step.scans,
+                "worth": step.worth.to_json(),
+            }
+            for step in self.steps
+        ]
+        facts = {
+            name: getattr(self, name) for name in ("metric", "scans", "groups", "predictions", "conclusion")
+        }
+        return facts | {"rows": rows, "steps": steps}
+
+
+def certified(
+    data: Dataset,
+    predict: Predict,
+    metric: str | None = None,
+    *,
+    threshold: float | None = None,
+    patterns: Sequence[str] = CERTIFIED_PATTERNS,
+    rates: Sequence[float] = CERTIFIED_RATES,
+    seed: int = 0,
+) -> Certificate:
+    """Score a network for every subset of channels, and for gaps of some patterns and rates.
+
+    Each subset costs one prediction of the scans that have it, at most 15 for four channels; the data is read once.
+
+    Args:
+        data: labelled, with its own gaps, which stay; targets count among the network's classes.
+        predict: answers volumes.
+        metric: that is shown: by default accuracy, mae or dice, by the task.
+        threshold: by which classes are named.
+        patterns, rates: of gaps that are made besides, see `voxgap.simulate`.
+        seed: of those gaps, and of the intervals.
+
+    Raises:
+        VoxgapError: too few scans, or no such metric.
+    """
+    if len(data) < _FEWEST:
+        raise VoxgapError(
+            f"{data.name}: {len(data)} volumes are too few for a certificate; it takes {_FEWEST}"
+        )
+    metric = check_metric(metric, data.task)
+    changes, kept = _subsets(data)
+    changes |= {
+        _gap_words(pattern, rate): partial(_with_gaps, pattern, rate, seed)
+        for pattern in patterns
+        for rate in rates
+    }
+    answers = {
+        name: given
+        for name, given in answered(data, predict, changes, threshold).items()
+        if len(given.places) >= _FEWEST
+    }
+    scores = {name: score_of(data, given, metric, threshold) for name, given in answers.items()}
+    places = {name: given.places for name, given in answers.items()}
+    sign, whole = better(metric), next(iter(scores))
+    wanted: dict[str, Score] = dict(scores)
+    for name in scores:
+        wanted[f"loss {name}"] = _difference(scores[whole], scores[name], places[name], len(data), sign)
+    pairs = [
+        (few, more)
+        for few in kept
+        for more in kept
+        if few in scores and more in scores and kept[few] < kept[more] and len(kept[more] - kept[few]) == 1
+    ]
+    for few, more in pairs:
+        shared = np.intersect1d(places[few], places[more])
+        wanted[f"{few} > {more}"] = _difference(scores[more], scores[few], shared, len(data), sign)
+    found = measured(wanted, members_of(data), seed)
+    names = data.channels
+    rows = tuple(
+        Row(
+            name,
+            tuple(names[i] for i in sorted(kept[name])) if name in kept else None,
+            len(places[name]),
+            found[name],
+            found[f"loss {name}"],
+        )
+        for name in scores
+    )
+    steps = tuple(
+        Step(
+            tuple(names[i] for i in sorted(kept[few])),
+            names[next(iter(kept[more] - kept[few]))],
+            len(np.intersect1d(places[few], places[more])),
+            found[f"{few} > {more}"],
+        )
+        for few, more in pairs
+    )
+    groups = None if data.groups is None else len(np.unique(data.groups))
+    return Certificate(metric, len(data), groups, rows, steps, len(answers))
+
+
+def _subsets(data: Dataset) -> tuple[dict[str, Change], dict[str, frozenset[int]]]:
+    """Ways to take channels away, by name, and which channels each leaves; as recorded first."""
+    channels = data.volumes.shape[-1]
+    # Of many channels those sets that occur, for which the data is looked at once more.
+    seen = (
+        [] if channels <= 4 else [tuple(np.flatnonzero(~_there(v[None])[0]).tolist()) for v in data.volumes]
+    )
+    changes: dict[str, Change] = {}
+    kept: dict[str, frozenset[int]] = {}
+    for missing in subsets(channels, seen):
+        left = [i for i in range(channels) if i not in missing]
+        if left:
+            name = " + ".join(data.channels[i] for i in left) if missing else "as recorded"
+            changes[name], kept[name] = partial(_take_away, missing, left), frozenset(left)
+    return changes, kept
+
+
+def _there(volumes: Values) -> NDArray[np.bool_]:
+    """Which channels hold something, `(n, channels)`."""
+    return np.asarray(~np.isnan(volumes).all(axis=(1, 2, 3)))
+
+
+def _take_away(
+    missing: Sequence[int], left: Sequence[int], volumes: Values, _: NDArray[np.intp]
+) -> tuple[NDArray[np.bool_], Values]:
+    # As recorded is of all scans, whatever they lack; a subset is of those that have all of it.
+    able = _there(volumes)[:, list(left)].all(axis=1) if missing else np.ones(len(volumes), bool)
+    return able, without(volumes[able], missing)
+
+
+def _with_gaps(
+    pattern: str, rate: float, seed: int, volumes: Values, places: NDArray[np.intp]
+) -> tuple[NDArray[np.bool_], Values]:
+    rng = np.random.default_rng([seed, int(places[0])])
+    return np.ones(len(volumes), bool), simulate(volumes, pattern, rate, seed=rng)
+
+
+def _gap_words(pattern: str, rate: float) -> str:
+    return f"{rate:.0%} of {pattern} missing"
+
+
+def _difference(first: Score, second: Score, places: NDArray[np.intp], count: int, sign: int) -> Score:
+    """By how much the first is better than the second, on the samples that both have an answer for."""
+    shared = np.zeros(count, bool)
+    shared[places] = True
+
+    def score(some: NDArray[np.intp]) -> float:
+        both = some if shared.all() else some[shared[some]]
+        return sign * (first(both) - second(both))
+
+    return score

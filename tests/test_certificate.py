@@ -1,0 +1,229 @@
+"""Certificates of subsets and audits of shortcuts, on data whose truth is known, with networks that are formulas."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import stand_in
+import voxgap
+from voxgap.dataset import Dataset
+from voxgap.errors import VoxgapError
+from voxgap.metrics import scores
+from voxgap.runtime import Predictor
+from voxgap.trust.audit import audited
+from voxgap.trust.certificate import certified
+from voxgap.trust.scoring import Answers, check_metric, of_metric
+
+CHANNELS = ("t1", "t2", "flair", "dwi")
+
+
+def data(count: int = 200, seed: int = 0, lacking: float = 0.0) -> Dataset:
+    """Scans of four channels, of which the second says most of the class and the fourth nothing."""
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 2, count)
+    signal = (2 * labels - 1)[:, None] * np.array([0.4, 1.2, 0.3, 0.0]) + rng.normal(size=(count, 4))
+    volumes = np.broadcast_to(signal[:, None, None, None], (count, 2, 2, 2, 4)).astype(np.float32)
+    volumes[rng.random(count) < lacking, ..., 0] = np.nan
+    split = np.full(count, "test")
+    return Dataset(volumes, labels, "classification", ("no", "yes"), split, channels=CHANNELS, name="wards")
+
+
+class Network:
+    """Answers from the weighted means of what is observed, and counts how often each scan is predicted."""
+
+    def __init__(self) -> None:
+        self.volumes = 0
+
+    def __call__(self, volumes: Any) -> Any:
+        self.volumes += len(volumes)
+        there = ~np.isnan(volumes)
+        means = np.where(there, volumes, 0).sum(axis=(1, 2, 3)) / np.maximum(there.sum(axis=(1, 2, 3)), 1)
+        second = 1 / (1 + np.exp(-means @ [1.0, 3.0, 0.7, 0.0]))
+        return np.stack([1 - second, second], axis=1)
+
+
+class Once:
+    """Volumes on disk that say how often each was read."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        self.values, self.read = values, np.zeros(len(values), int)
+        self.shape = values.shape
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        self.read[key] += 1
+        return self.values[key]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+def test_every_subset_of_four_channels_costs_one_prediction_and_all_one_pass_of_reading() -> None:
+    given, network = data(), Network()
+    volumes = Once(np.asarray(given.volumes))
+    object.__setattr__(given, "volumes", volumes)
+    found = certified(given, network, patterns=())
+    assert found.predictions == 15
+    assert network.volumes == 15 * len(given)
+    assert (volumes.read == 1).all()
+    assert len({row.kept for row in found.rows}) == 15
+    assert len(found.steps) == 28, "each of 14 subsets, and each channel that it lacks"
+
+
+def test_scores_and_losses_are_those_of_the_scans_that_have_the_channels() -> None:
+    given, network = data(lacking=0.3), Network()
+    found = certified(given, network, patterns=("blocks",), rates=(0.5,))
+    rows = {row.name: row for row in found.rows}
+    there = ~np.isnan(given.volumes[..., 0]).all(axis=(1, 2, 3))
+    assert rows["as recorded"].scans == rows["t2 + dwi"].scans == len(given)
+    assert rows["t1 + dwi"].scans == there.sum() < len(given)
+    left = np.array(given.volumes[there])
+    left[..., [1, 2]] = np.nan
+    less, full = (
+        scores("classification", given.targets[there], network(volumes))["accuracy"]
+        for volumes in (left, given.volumes[there])
+    )
+    assert rows["t1 + dwi"].score.value == pytest.approx(less)
+    assert rows["t1 + dwi"].loss.value == pytest.approx(full - less)
+    low, high = rows["t1 + dwi"].loss.interval or (0, 0)
+    assert 0 < low < rows["t1 + dwi"].loss.value < high
+    assert found.worst.name == "dwi"
+    step = found.next_of(["t1"])
+    assert step is not None
+    assert step.channel == "t2"
+    assert step.worth.value == pytest.approx(rows["t1 + t2"].score.value - rows["t1"].score.value)
+    assert "Of single channels t2 is missed most" in found.conclusion
+    assert rows["50% of blocks missing"].kept is None
+    with pytest.raises(VoxgapError, match="for classification choose one of accuracy"):
+        certified(given, network, "mae")
+    with pytest.raises(VoxgapError, match="5 volumes are too few for a certificate; it takes 10"):
+        certified(given.take(np.arange(5)), network)
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"),
+    [("classification", m) for m in ("accuracy", "balanced_accuracy", "auc", "macro_f1", "log_loss", "brier")]
+    + [("regression", m) for m in ("mae", "rmse", "r2")],
+)
+def test_one_metric_alone_is_what_all_of_them_say(task: Any, metric: str) -> None:
+    given = data(60)
+    places = np.arange(10, 60)
+    values = Network()(np.asarray(given.volumes[places]))
+    if task == "regression":
+        given = Dataset(given.volumes, given.targets + 0.5, task, (), given.split, channels=CHANNELS)
+        values = values[:, :1]
+    some = np.random.default_rng(1).integers(0, 50, 70)
+    found = of_metric(given, Answers(places, values), metric)(some)
+    targets = given.targets[places][some]
+    assert found == pytest.approx(scores(task, targets, values[some])[metric])
+    assert check_metric(metric, task) == metric
+
+
+@pytest.mark.parametrize("task", ["regression", "segmentation"])
+def test_other_tasks_are_scored_by_their_own_metrics(task: Any) -> None:
+    rng = np.random.default_rng(3)
+    volumes = rng.normal(size=(40, 2, 4, 4, 2)).astype(np.float32)
+    targets = (
+        volumes[..., 0].mean(axis=(1, 2, 3))
+        if task == "regression"
+        else (volumes[..., 0] > 0).astype(np.int16)
+    )
+
+    def predict(batch: Any) -> Any:
+        filled = np.nan_to_num(batch[..., 0])
+        if task == "regression":
+            return filled.mean(axis=(1, 2, 3))[:, None]
+        return np.stack([0.5 - filled, 0.5 + filled], axis=-1)
+
+    classes = () if task == "regression" else ("none", "there")
+    given = Dataset(volumes, targets, task, classes, np.full(40, "test"), channels=("a", "b"))
+    found = certified(given, predict, patterns=("frames",), rates=(0.5,))
+    rows = {row.name: row for row in found.rows}
+    assert rows["as recorded"].score.value == pytest.approx(0 if task == "regression" else 1, abs=1e-6)
+    assert rows["a"].loss.value == pytest.approx(0, abs=1e-6)
+    assert rows["b"].loss.value > 0.1
+    assert found.worst.name == "b"
+
+
+def planted(gap: float, value: float, count: int = 400, seed: int = 0) -> tuple[Dataset, Any]:
+    """Scans whose gaps, and whose values, say the label so often; and a network that goes by both alike."""
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.arange(count) % 2)
+    many = np.where(rng.random(count) < gap, labels, 1 - labels) == 1
+    level = 2 * np.where(rng.random(count) < value, labels, 1 - labels) - 1
+    volumes = (level[:, None, None, None, None] + 0.1 * rng.normal(size=(count, 4, 4, 4, 1))).astype(
+        np.float32
+    )
+    volumes[rng.random(volumes.shape) < np.where(many, 0.3, 0.1)[:, None, None, None, None]] = np.nan
+
+    def predict(batch: Any) -> Any:
+        rate = np.isnan(batch).mean(axis=(1, 2, 3, 4))
+        logit = np.where(rate > 0.2, 2.0, -2.0) * (gap != 0.5)
+        logit = logit + 4.2 * np.sign(np.nanmean(batch, axis=(1, 2, 3, 4)).round(1)) * (value != 0.5)
+        second = 1 / (1 + np.exp(-logit))
+        return np.stack([1 - second, second], axis=1)
+
+    split = np.full(count, "test")
+    return Dataset(volumes, labels, "classification", ("no", "yes"), split, channels=("t1",)), predict
+
+
+def test_an_audit_tells_gaps_from_values() -> None:
+    shares = {}
+    for name, (gap, value) in {"gaps": (0.9, 0.5), "values": (0.5, 0.9)}.items():
+        found = audited(*planted(gap, value))
+        assert found is not None
+        assert found.share is not None
+        shares[name] = found.share.value
+        assert found.neither.value == pytest.approx(0.5, abs=0.05)
+    assert shares["gaps"] == pytest.approx(1, abs=0.05)
+    assert shares["values"] == pytest.approx(0, abs=0.05)
+    both = audited(*planted(0.8, 0.9))
+    assert both is not None
+    assert both.share is not None
+    # Alone the gaps give 0.8; the values decide whatever the gaps say, so that they give 0.9 with any gaps.
+    assert both.share.value == pytest.approx(0.5 * (0.3 + 0.0) / 0.4, abs=0.05)
+    assert both.changed < 0.05
+    assert "comes from what is missing alone: a network" in both.conclusion
+
+
+def test_an_audit_says_where_there_is_nothing_to_share_out() -> None:
+    given, predict = planted(0.5, 0.5)
+    found = audited(given, lambda x: np.full((len(x), 2), 0.5))
+    assert found is not None
+    assert found.share is None
+    assert "not above chance" in found.conclusion
+    assert audited(given.with_volumes(np.nan_to_num(given.volumes)), predict) is None
+
+
+def test_a_bundle_keeps_its_certificate_and_a_page_beside_it(tmp_path: Path) -> None:
+    entry = {"shape": [2, 2, 2, 4], "channels": list(CHANNELS)}
+    manifest = stand_in.manifest(("no", "yes"), schema_version=1, network="formula", input=entry)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.written))
+    given = data(60, lacking=0.3)
+    found = voxgap.certify(
+        Predictor(manifest, Network(), folder=tmp_path), given, patterns=(), metric="accuracy"
+    )
+    kept = stand_in.written(tmp_path)["certificate"]
+    assert kept == json.loads((tmp_path / "evidence" / "certificate.json").read_text())
+    assert kept["data"] == "wards"
+    assert kept["split"] == "test"
+    assert kept["audit"]["share"]["value"] == pytest.approx(0, abs=0.1)
+    with (tmp_path / "evidence" / "certificate.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [row["what"] for row in rows] == [row.name for row in found.certificate.rows]
+    assert float(rows[-1]["score"]) == found.certificate.rows[-1].score.value
+    page = found.page.read_text() if found.page else ""
+    for said in (
+        "Which channels it takes",
+        "What to acquire next",
+        "t2 + flair",
+        found.certificate.conclusion,
+    ):
+        assert said in page
+    assert "How much may be missing" not in page
+    assert str(found).splitlines()[1].startswith("as recorded")
