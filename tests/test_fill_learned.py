@@ -173,3 +173,21 @@ def test_inside_a_network_it_is_frozen() -> None:
     vg.train(model, data, epochs=1, verbose=False)
     layer = model.get_layer("prepare").get_layer("fill")
     assert not layer.trainable_weights
+
+
+def test_it_takes_over_what_another_has_learnt() -> None:
+    volumes = simulate(smooth(2, (3, 4, 5, 1)), "voxels", 0.4, seed=1)
+    one, other, foreign = (
+        Learned(filters=filters, steps=0, seed=seed) for filters, seed in (((2,), 0), ((2,), 1), ((3,), 1))
+    )
+    for layer in (one, other, foreign):
+        layer.build((None, 3, 4, 5, 1))
+    one.calibration.assign([1.5])
+    one.network.layers[-1].kernel.assign(np.ones((1, 1, 1, 2, 2), np.float32))
+    other.take(one)
+    other.adapt(volumes)
+    for mine, learnt in zip(other.network.get_weights(), one.network.get_weights(), strict=True):
+        assert_array_equal(mine, learnt)
+    assert float(other.calibration[0]) == 1.5
+    with pytest.raises(VoxgapError, match=r"1 channels with filters \(2,\), the network for 1 with \(3,\)"):
+        foreign.take(one)

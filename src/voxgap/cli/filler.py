@@ -13,6 +13,7 @@ from voxgap.cli.data import grid_arguments
 from voxgap.cli.export import export_bundle
 from voxgap.cli.fill import progress, say
 from voxgap.errors import VoxgapError
+from voxgap.recipe import Strategy
 
 OWN = (
     "filters",
@@ -79,6 +80,22 @@ def train_fill(context: typer.Context, data: str, folder: Path) -> None:
     out.print(f"bundle: {folder}   voxgap fill {folder} FILE --out FOLDER fills with it", soft_wrap=True)
     if given.get("export"):
         export_bundle(folder, given["export"])
+
+
+def as_strategy(strategy: str) -> tuple[str | Strategy, Any]:
+    """Return the strategy of a name, or that of a trained filler, and its layer.
+
+    Raises:
+        VoxgapError: a bundle can't be opened, or is for another task.
+    """
+    if not (Path(strategy) / "manifest.json").is_file():
+        return strategy, None
+    from voxgap.filling.filler import check
+    from voxgap.runtime import Bundle
+
+    check(strategy, {})
+    layer = Bundle.open(strategy).keras_model().get_layer("deviating").fill
+    return Strategy(fill="learned", fill_options={"filters": list(layer.filters), "steps": 0}), layer
 
 
 class _Looks:

@@ -96,7 +96,12 @@ def train(
             help="cnn3d, resnet3d, resnet2d, resnet2plus1d or unet3d. [default: resnet3d; unet3d for label maps]"
         ),
     ] = None,
-    strategy: Annotated[str, typer.Option(help="How gaps are handled; see docs/missing-data.md.")] = "mean",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            help="How gaps are handled; see docs/missing-data.md. Or a bundle of --task fill, which fills them."
+        ),
+    ] = "mean",
     epochs: Annotated[int, typer.Option(help="At most so many.")] = Training.epochs,
     batch_size: Annotated[int, typer.Option(help="Volumes a training step.")] = Training.batch_size,
     learning_rate: Annotated[float, typer.Option(help="At the start.")] = Training.learning_rate,
@@ -231,6 +236,7 @@ def train(
     )
     from voxgap.bundle.evidence import EVIDENCE, PREDICTIONS, REPORT
     from voxgap.cli.evaluate import print_scores, say_decision
+    from voxgap.cli.filler import as_strategy
     from voxgap.cli.guarantee import print_claims
     from voxgap.dataset.gaps import with_simulated
     from voxgap.decision import asked
@@ -243,7 +249,8 @@ def train(
         "gap_dropout": gap_dropout,
         "attention": attention,
     }
-    chosen = strategy_of(strategy, **overrides)
+    named, filler = as_strategy(strategy)
+    chosen = strategy_of(named, **overrides)
     if model is not None:
         names.check("model", model, names.NETWORKS)
     names.check("optimizer", optimizer, names.OPTIMIZERS)
@@ -323,7 +330,7 @@ def train(
                 write_recipe(context, state)
             with training_progress(f"{model} {strategy}") as progress:
                 live: dict[str, Any] = {"progress": progress, "checkpoint": state, "keep_checkpoint": True}
-                return train_and_score(dataset, recipe, seed=seed, **live)
+                return train_and_score(dataset, recipe, seed=seed, filler=filler, **live)
 
         try:
             result = result_of_training()

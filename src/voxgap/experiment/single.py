@@ -55,6 +55,7 @@ def train_and_score(
     *,
     seed: int = 0,
     verbose: bool | None = None,
+    filler: Any = None,
     **running: Any,
 ) -> Result:
     """Build, train and score one network on a data set.
@@ -65,6 +66,7 @@ def train_and_score(
             on the validation part.
         seed: of weights, dropout and the order of batches.
         verbose: see `train`.
+        filler: a trained `voxgap.fill.Learned`, where the strategy's fill is one that takes over what it has learnt.
         **running: what `train` is told beside the recipe: `progress`, `checkpoint`, `keep_checkpoint`, `callbacks`.
 
     Raises:
@@ -91,6 +93,8 @@ def train_and_score(
         seed=seed,
         **recipe.architecture.arguments(),
     )
+    if filler is not None:
+        model.get_layer("prepare").get_layer("fill").take(filler)
     training = recipe.training.arguments() | running
     with reporting(verbose, training.pop("progress", None), model.name) as report:
         history = train(model, dataset, seed=seed, **training | {"verbose": False, "progress": report})

@@ -73,6 +73,24 @@ class Learned(FillLayer):
         if self.steps:
             train(self, volumes, steps=self.steps, seed=self.seed)
 
+    def take(self, trained: Learned) -> None:
+        """Begin with what another layer has learnt, on whatever data; with `steps=0` it stays that.
+
+        Raises:
+            VoxgapError: The other one is for other channels, or has other filters.
+        """
+        mine, others = (
+            [weight.shape for weight in (*layer.network.weights, layer.calibration)]
+            for layer in (self, trained)
+        )
+        if mine != others:
+            raise VoxgapError(
+                f"the filler is for {trained.volume_shape[-1]} channels with filters {trained.filters}, the network "
+                f"for {self.volume_shape[-1]} with {self.filters}"
+            )
+        self.network.set_weights(trained.network.get_weights())
+        self.calibration.assign(trained.calibration)
+
     def scale(self, volumes: Array, hidden: Array) -> list[float]:
         """How far kriging is off at hidden voxels, of each channel: the unit in which errors are learnt from."""
         value, _ = _few(self.closed.with_deviation, volumes)
