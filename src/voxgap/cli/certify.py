@@ -32,7 +32,7 @@ def certify(
         str, typer.Option(help="Of gaps that are made: slices, frames, blocks, voxels, channels; or none.")
     ] = ",".join(CERTIFIED_PATTERNS),
     rates: Annotated[str, typer.Option(help="Shares of them that go missing.")] = ",".join(
-        f"{rate:g}" for rate in CERTIFIED_RATES
+        map(str, CERTIFIED_RATES)
     ),
     threshold: Threshold = None,
     out_folder: Annotated[

@@ -14,8 +14,8 @@ from voxgap.trust.certificate import Certificate, Row
 
 AUDITED_HOW = (
     "Blanked: each observed value is its channel's mean, and the gaps stay. Gaps of another scan: the values stay "
-    "where they were observed, the rest of what is now shown is that mean. The share is the mean of what the gaps add alone "
-    "and of what they add to the values (Shapley, 1953)."
+    "where they were observed, what else is now shown is the mean of what the scan has. The share is the mean of "
+    "what the gaps add alone and of what they add to the values (Shapley, 1953)."
 )
 
 

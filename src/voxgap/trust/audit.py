@@ -120,8 +120,10 @@ def audited(
     def swapped(donor: NDArray[np.intp]) -> Change:
         def change(volumes: Values, places: NDArray[np.intp]) -> Changed:
             gaps = np.isnan(np.stack([data.volumes[int(i)] for i in donor[places]]))
-            # What a scan lacks and its new gaps would show is blank: nobody knows what was there.
-            shown = np.where(gaps, np.float32(np.nan), np.where(np.isnan(volumes), blank, volumes))
+            # What a scan lacks and its new gaps would show nobody knows: the mean of what it has says the least new.
+            shown = np.where(
+                gaps, np.float32(np.nan), np.where(np.isnan(volumes), own_means(volumes, blank), volumes)
+            )
             return np.ones(len(volumes), bool), shown
 
         return change
@@ -180,6 +182,14 @@ def _means(data: Dataset) -> NDArray[np.float32]:
         total += np.where(there, volume, 0).sum(axis=(0, 1, 2), dtype=np.float64)
         count += there.sum(axis=(0, 1, 2))
     return np.asarray(total / np.maximum(count, 1), np.float32)
+
+
+def own_means(volumes: Values, blank: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The mean of what each volume has in each channel, `(n, 1, 1, 1, channels)`; `blank` where it has nothing."""
+    there = ~np.isnan(volumes)
+    count = there.sum(axis=(1, 2, 3), keepdims=True)
+    total = np.where(there, volumes, 0).sum(axis=(1, 2, 3), keepdims=True, dtype=np.float64)
+    return np.asarray(np.where(count > 0, total / np.maximum(count, 1), blank), np.float32)
 
 
 def _others(count: int, rng: np.random.Generator) -> NDArray[np.intp]:

@@ -257,7 +257,9 @@ def _take_away(
     missing: Sequence[int], left: Sequence[int], volumes: Values, _: NDArray[np.intp]
 ) -> tuple[NDArray[np.bool_], Values]:
     # As recorded is of all scans, whatever they lack; a subset is of those that have all of it.
-    able = _there(volumes)[:, list(left)].all(axis=1) if missing else np.ones(len(volumes), bool)
+    able = np.ones(len(volumes), bool)
+    if missing:
+        able = np.asarray(_there(volumes)[:, list(left)].all(axis=1))
     return able, without(volumes[able], missing)
 
 
