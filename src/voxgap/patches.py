@@ -240,13 +240,17 @@ def each_volume(
     overlap: float = OVERLAP,
     *,
     batch_size: int = 16,
+    channels: int | None = None,
 ) -> Iterator[Floats]:
-    """Predict as `predict_patches` does, one volume at a time, so that not all answers are held at once."""
+    """Predict as `predict_patches` does, one volume at a time, so that not all answers are held at once.
+
+    Of `channels`, the first so many say what is observed, where they are not all of the volumes' own.
+    """
     weights = importance(size)[..., np.newaxis]
     for index in range(len(volumes)):
         shape = shape_of(volumes, index)[:3]
         places = corners(shape, size, overlap)
-        answers = _answers(predict, volumes, index, size, places, batch_size)
+        answers = _answers(predict, volumes, index, size, places, batch_size, channels)
         first = next(answers)
         answers = itertools.chain([first], answers)
         yield _blended(answers, shape, weights) if first.answer.ndim > 1 else _averaged(answers)
@@ -259,13 +263,19 @@ class _Answer(NamedTuple):
 
 
 def _answers(
-    predict: Callable[[Floats], Any], volumes: Any, index: int, size: Size, places: list[Corner], count: int
+    predict: Callable[[Floats], Any],
+    volumes: Any,
+    index: int,
+    size: Size,
+    places: list[Corner],
+    count: int,
+    channels: int | None,
 ) -> Iterator[_Answer]:
     for start in range(0, len(places), count):
         some = places[start : start + count]
         patches = np.stack([read_patch(volumes, index, corner, size) for corner in some])
         for corner, patch, answer in zip(some, patches, np.asarray(predict(patches)), strict=True):
-            yield _Answer(corner, not np.isnan(patch).all(), answer)
+            yield _Answer(corner, not np.isnan(patch[..., :channels]).all(), answer)
 
 
 def _averaged(answers: Iterator[_Answer]) -> Floats:

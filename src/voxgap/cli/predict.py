@@ -64,6 +64,14 @@ def predict(
     top_k: Annotated[int, typer.Option(help="Name so many of the most probable classes.")] = 0,
     calibrated: Annotated[bool, typer.Option(help="Calibrated probabilities as well.")] = False,
     threshold: Threshold = None,
+    draws: Annotated[
+        int | None,
+        typer.Option(
+            help="Pool the answers for so many draws of what the gaps may hide, and say what the fill leaves open: "
+            "columns fill_sd_... For bundles that fill by kriging; 20 say enough."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
     outside: Annotated[
         int | None,
         typer.Option(help="In label maps: what stands outside of what the network saw; 0 without it."),
@@ -112,8 +120,13 @@ def predict(
     if table is not None and any(same_file(path, table) for path in paths or []):
         raise VoxgapError(f"{table}: names what is to be predicted; choose another --out")
     said = grid_arguments(None, None, None, None, None, axes, at)
-    wanted = job.Wanted(top_k, calibrated, overwrite=overwrite, axes=said["axes"], at=said["at"])
+    wanted = job.Wanted(
+        top_k, calibrated, overwrite=overwrite, axes=said["axes"], at=said["at"], draws=draws, seed=seed
+    )
     predictor = open_bundle(bundle, precision, engine, threads, threshold)
+    if draws is not None:
+        import_keras()
+        predictor.check_draws(draws)
     if predictor.decision.threshold is not None:
         err.print(predictor.decision.words(predictor.classes), soft_wrap=True, markup=False)
     if maps:

@@ -215,6 +215,8 @@ def train(
 
       voxgap train sea.nc --task fill --out runs/sea
     """
+    if out_folder is None:
+        out_folder = Path("runs") / Path(data.partition(":")[2] or data).stem
     if task == "fill":
         from voxgap.cli.filler import train_fill
 
@@ -258,9 +260,6 @@ def train(
     if loss is not None:
         names.check("loss", loss, names.LOSSES)
 
-    out_folder = (
-        Path("runs") / Path(data.partition(":")[2] or data).stem if out_folder is None else out_folder
-    )
     check_free(out_folder, overwrite=True)  # nothing but a folder can be held
     with (
         held(out_folder / ".training.lock", f"{out_folder}: a network is trained there"),

@@ -85,6 +85,17 @@ class Surroundings:
             deviation[~np.isnan(values[inner])] = 0
             yield inner, value[own] * self.structure.spread + self.structure.mean, deviation
 
+    def standard(self, values: Array, gaps: Known) -> tuple[Array, Array]:
+        """Predict gaps in units of the spread from the mean, `(D, H, W, C)`: values and standard deviations.
+
+        Of what is further off than `max_gap` there is no value, NaN, and the deviation is that of the channel.
+        """
+        standard = np.clip((values - self.structure.mean) / self.structure.spread, -FARTHEST, FARTHEST)
+        value, variance = self._predict(standard, gaps)
+        factor, exponent = self.calibration
+        deviation = np.float32(factor) * np.nan_to_num(variance, nan=1.0) ** np.float32(exponent / 2)
+        return value, np.where(gaps, deviation, 0)
+
     @property
     def unknown(self) -> Array:
         """The deviation of each channel where nothing is observed."""

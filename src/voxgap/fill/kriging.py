@@ -9,6 +9,7 @@ import numpy.typing as npt
 from keras import ops
 
 from voxgap.fill import statistics, structure
+from voxgap.fill.around import Surroundings
 from voxgap.fill.base import FARTHEST, FillLayer
 from voxgap.fill.lines import NOWHERE, check_gap, closest, nearest_along, within
 from voxgap.fill.trial import calibrated, trials
@@ -110,6 +111,16 @@ class Kriging(FillLayer):
         """Values and standard deviations of all voxels as if they were missing, from finite values and what counts."""
         value, variance = self._predict(values, observed)
         return value, self.calibration[0] * ops.power(variance, 0.5 * self.calibration[1]) * self.spread
+
+    def surroundings(self) -> Surroundings:
+        """Return what was learnt, for volumes of any size outside of the graph."""
+        self.refuse_unless_adapted()
+        names = ("center", "spread", "reach", "lengths", "variances", "nugget", "calibration")
+        center, spread, reach, lengths, variances, nugget, calibration = (
+            ops.convert_to_numpy(getattr(self, name)) for name in names
+        )
+        learnt = structure.Structure(center, spread, reach, lengths, variances, float(nugget))
+        return Surroundings(learnt, (float(calibration[0]), float(calibration[1])), self.max_gap)
 
     def _predict(self, values: Any, observed: Any) -> tuple[Any, Any]:
         """Return the value in raw units, and variance in those of the spread."""

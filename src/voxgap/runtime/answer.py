@@ -33,6 +33,8 @@ class Answer:
         engine: that computed it.
         version: SHA-256 of the trained model's file, its first 12 digits.
         seconds: that it took.
+        fill_deviation: standard deviation that the fill leaves in each of `values`, which are then the mean over draws
+            of it; None without draws.
 
     Example:
         >>> import voxgap as vg
@@ -55,6 +57,7 @@ class Answer:
     seconds: float
     windows: int = 1
     promise: Promise | None = None
+    fill_deviation: Values | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values; of an answer for each voxel without the voxels."""
@@ -65,6 +68,9 @@ class Answer:
             "values": self.values.tolist() if whole else None,
             "calibrated": self.calibrated.tolist() if whole and self.calibrated is not None else None,
             "guarantee": self.promise and self.promise.to_json(),
+            "fill_deviation": self.fill_deviation.tolist()
+            if whole and self.fill_deviation is not None
+            else None,
             "missing_rate": self.missing_rate,
             "windows": self.windows,
             "drift": list(self.drift),

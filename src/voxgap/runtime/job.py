@@ -48,6 +48,7 @@ class Wanted:
         outside: what stands in them where the network saw nothing.
         overwrite: whether label maps that are there already are replaced.
         axes, at: what is said of the axes of the files; see `Predictor.read`.
+        draws, seed: of the fill, see `Predictor.predict`.
     """
 
     top_k: int = 0
@@ -57,6 +58,8 @@ class Wanted:
     overwrite: bool = False
     axes: tuple[str | int, ...] = ()
     at: dict[str, int] = field(default_factory=dict)
+    draws: int | None = None
+    seed: int = 0
 
 
 class Doubt(NamedTuple):
@@ -180,7 +183,9 @@ def columns_of(predictor: Predictor, wanted: Wanted, items: Sequence[Item] = ())
         columns += ["label_map", *(f"voxels_{name}" for name in predictor.classes)]
     else:
         columns += _value_names(predictor.manifest.outputs)
-    if predictor.manifest.guarantee is not None:
+    if wanted.draws is not None:
+        columns += _deviations(predictor)
+    elif predictor.manifest.guarantee is not None:
         columns += [*_promised_names(predictor), "guarantee"]
     columns += ["missing_rate", "windows"]
     columns += ["precision", "difference"] if predictor.running.precision != "float32" else []
@@ -205,6 +210,8 @@ def row_of(predictor: Predictor, name: str, answer: Answer, wanted: Wanted) -> R
         row |= {name: float(value) for name, value in zip(names, answer.values, strict=True)}
     if answer.promise is not None:
         row |= _promised(predictor, answer.promise)
+    if answer.fill_deviation is not None and predictor.task != "segmentation":
+        row |= dict(zip(_deviations(predictor), map(float, answer.fill_deviation), strict=True))
     row |= {
         "missing_rate": answer.missing_rate,
         "windows": answer.windows,
@@ -242,6 +249,14 @@ def _promised(predictor: Predictor, promise: Promise) -> Row:
         bounds = [bound for interval in promise.intervals for bound in interval]
         row |= dict(zip(_promised_names(predictor), bounds, strict=True))
     return row | {f"region_{name}": count for name, count in (promise.voxels or {}).items()}
+
+
+def _deviations(predictor: Predictor) -> list[str]:
+    """The columns of what the fill leaves open; a label map has no room for it."""
+    if predictor.task == "segmentation":
+        return []
+    names = predictor.classes or _value_names(predictor.manifest.outputs)
+    return [f"fill_sd_{name}" for name in names]
 
 
 class _Read(NamedTuple):
@@ -310,11 +325,11 @@ def _answers(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> It
     top_k = max(1, wanted.top_k)
     try:
         volumes, records = ([getattr(read, name) for read in batch] for name in ("volume", "records"))
-        yield from list(predictor.answers(volumes, top_k, records))
+        yield from list(predictor.answers(volumes, top_k, records, wanted.draws, wanted.seed))
     except VoxgapError:
         for read in batch:
             try:
-                yield predictor.answer(read.volume, top_k, read.records)
+                yield predictor.answer(read.volume, top_k, read.records, wanted.draws, wanted.seed)
             except VoxgapError as error:
                 yield error
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import threading
 import time
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -21,7 +22,9 @@ from voxgap.ragged import is_by_item, together
 from voxgap.resample import Record, own_missing_rate
 from voxgap.runtime import answer as answers
 from voxgap.runtime.answer import Answer
+from voxgap.runtime.bundle import Bundle
 from voxgap.runtime.calibration import tempered
+from voxgap.runtime.draws import Drawing, Pooled, check_draws, pooled
 from voxgap.runtime.engines import Engine
 from voxgap.runtime.manifest import Manifest
 from voxgap.runtime.profile import drift, far_outside
@@ -78,6 +81,8 @@ class Predictor:
         self.folder = folder
         self.running = running or Running()
         self._engine = engine
+        self._drawing: Drawing | None = None
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return in_lines(self)
@@ -112,7 +117,17 @@ class Predictor:
         """How many volumes go through the network at once: enough to keep it busy, few enough to fit in memory."""
         return max(1, min(MAX_BATCH, BATCH_VOXELS // int(np.prod(self.input_shape))))
 
-    def predict(self, volumes: Any, batch_size: int | None = None) -> Values:
+    @overload
+    def predict(self, volumes: Any, batch_size: int | None = None) -> Values: ...
+
+    @overload
+    def predict(
+        self, volumes: Any, batch_size: int | None = None, *, draws: int, seed: int = 0
+    ) -> Pooled: ...
+
+    def predict(
+        self, volumes: Any, batch_size: int | None = None, *, draws: int | None = None, seed: int = 0
+    ) -> Values | Pooled:
         """Predict raw volumes.
 
         Args:
@@ -120,12 +135,16 @@ class Predictor:
                 of `Volume`s; NaN = missing, values in the units of the training data. Deeper ones than the
                 network's input go through it in overlapping windows along depth, and the answer is their mean.
             batch_size: how many go through the network at once; by default `Predictor.batch_size`.
+            draws: how many draws of what the gaps may hide are answered, where the bundle's fill says how sure it is
+                (`kriging`); None for the fill as it is.
+            seed: of the draws; a volume's are the same whatever it is predicted with.
 
         Returns:
             float32 `(batch, outputs)`: probabilities of the classes, or values; for a segmentation
             `(batch, depth, height, width, classes)`, a `Ragged` for volumes of several shapes; for a fill of that shape
             the filled values of all channels, and behind them their standard deviations, 0 where observed. They are
             the network's own, the same in every engine: what calibration and thresholds make of them is in `answer`.
+            With `draws`, a pair: their mean, and the standard deviation that the fill leaves in each.
 
         Raises:
             VoxgapError: the shape is not the network's, values are infinite, or so large that the answer is not
@@ -145,26 +164,39 @@ class Predictor:
             )
         for said in far_outside(batch, self.manifest.profile):
             warnings.warn(said, stacklevel=2)
-        return self._run(batch, batch_size)
+        if draws is None:
+            return self._run(batch, batch_size)
+        found = [self._over_draws(volume, draws, seed, index) for index, volume in enumerate(batch)]
+        return Pooled(*(np.stack(parts) for parts in zip(*found, strict=True)))
 
-    def answer(self, volume: Any, top_k: int = 5, records: Sequence[Record] | None = None) -> Answer:
+    def answer(
+        self,
+        volume: Any,
+        top_k: int = 5,
+        records: Sequence[Record] | None = None,
+        draws: int | None = None,
+        seed: int = 0,
+    ) -> Answer:
         """Predict one volume and say what a person needs to judge the answer.
 
         Args:
             volume: a `Volume`, or `(depth, height, width, channels)`; NaN = missing.
             top_k: how many of the most probable classes to name.
             records: that `read` gave with it, by which what it misses itself is told from what lies outside of it.
+            draws, seed: of the fill, see `predict`.
 
         Raises:
             VoxgapError: as for `predict`.
         """
-        return next(self.answers([volume], top_k, [records]))
+        return next(self.answers([volume], top_k, [records], draws, seed))
 
     def answers(
         self,
         volumes: Iterable[Any],
         top_k: int = 5,
         records: Iterable[Sequence[Record] | None] | None = None,
+        draws: int | None = None,
+        seed: int = 0,
     ) -> Iterator[Answer]:
         """Predict volumes, a batch at a time as they come, and say what a person needs to judge each answer.
 
@@ -172,6 +204,7 @@ class Predictor:
             volumes: as for `answer`; a generator is read no further than the batch at hand.
             top_k: how many of the most probable classes to name.
             records: as for `answer`, those of each volume.
+            draws, seed: as for `answer`.
 
         Raises:
             VoxgapError: as for `predict`.
@@ -182,12 +215,12 @@ class Predictor:
         for volume, moved in zip(volumes, steps, strict=False):
             (one,) = self._batch(volume)
             if waiting and (len(waiting) == self.batch_size or one.shape != waiting[0][0].shape):
-                yield from self._answer_all(waiting, top_k, done)
+                yield from self._answer_all(waiting, top_k, done, draws, seed)
                 done += len(waiting)
                 waiting = []
             waiting.append((one, moved))
         if waiting:
-            yield from self._answer_all(waiting, top_k, done)
+            yield from self._answer_all(waiting, top_k, done, draws, seed)
 
     @property
     def label_values(self) -> tuple[int, ...]:
@@ -328,15 +361,72 @@ class Predictor:
             return found
         return np.concatenate([self._engine(batch[i : i + size]) for i in range(0, len(batch), size)])
 
+    def check_draws(self, draws: int) -> Drawing:
+        """What draws for this bundle, loaded once, when it is first asked for.
+
+        Raises:
+            VoxgapError: so many draws say nothing, or the bundle's fill says no deviation.
+        """
+        check_draws(draws)
+        with self._lock:
+            if self._drawing is None:
+                if self.folder is None:
+                    raise VoxgapError("draws need the folder of a bundle: load it with vg.load")
+                self._drawing = Drawing(Bundle(self.folder, self.manifest))
+            return self._drawing
+
+    def _over_draws(self, volume: Values, draws: int, seed: int, first: int = 0) -> Pooled:
+        """Pool the answers for one volume, a batch of draws at a time."""
+        drawing, patches = self.check_draws(draws), self.manifest.input.patches
+        if not np.isnan(volume).any():
+            outputs = self._run(volume[None], first=first)[0]
+            return Pooled(outputs, np.zeros_like(outputs))
+        edges, overlap = patches or (patch_size(self.input_shape[:3]), OVERLAP)
+        size, channels = self.batch_size, volume.shape[-1]
+        whole = patches is None and volume.shape == self.input_shape
+
+        def answers() -> Iterator[Values]:
+            completed = drawing.completed(volume, draws, seed)
+            while some := list(itertools.islice(completed, size if whole else 1)):
+                both = np.stack(some)
+                if whole:
+                    yield from drawing.run(both)
+                else:
+                    yield from each_volume(
+                        drawing.run, both, edges, overlap, batch_size=size, channels=channels
+                    )
+
+        found = pooled(answers())
+        if not np.isfinite(found.values).all():
+            raise VoxgapError(f"volume {first}: {self._why_not_finite(volume)}")
+        return found
+
     def _answer_all(
-        self, waiting: list[tuple[Values, Sequence[Record] | None]], top_k: int, first: int
+        self,
+        waiting: list[tuple[Values, Sequence[Record] | None]],
+        top_k: int,
+        first: int,
+        draws: int | None,
+        seed: int,
     ) -> list[Answer]:
         started = time.perf_counter()
-        outputs = self._run(np.stack([volume for volume, _ in waiting]), first=first)
+        found: list[Pooled | tuple[Values, None]]
+        if draws is None:
+            outputs = self._run(np.stack([volume for volume, _ in waiting]), first=first)
+            found = [(values, None) for values in outputs]
+        else:
+            found = [
+                self._over_draws(volume, draws, seed, index)
+                for index, (volume, _) in enumerate(waiting, first)
+            ]
         seconds = (time.perf_counter() - started) / len(waiting)
         return [
-            self.judged(volume, values, top_k, seconds, records)
-            for (volume, records), values in zip(waiting, outputs, strict=True)
+            # What is guaranteed, is of the answer and not of a mean over draws.
+            answer if deviation is None else replace(answer, promise=None, fill_deviation=deviation)
+            for answer, deviation in (
+                (self.judged(volume, values, top_k, seconds, records), deviation)
+                for (volume, records), (values, deviation) in zip(waiting, found, strict=True)
+            )
         ]
 
     def judged(

@@ -46,6 +46,11 @@ class Prediction(BaseModel):
     values: list[float] | None = Field(
         None, description="Of a regression, in the units of its training data."
     )
+    fill_deviation: dict[str, float] | list[float] | None = Field(
+        None,
+        description="With `draws`: the standard deviation that the fill leaves in each probability or value, which are "
+        "then the mean over draws of what the gaps may hide.",
+    )
     voxels: dict[str, int] | None = Field(
         None,
         description="Of a segmentation: how many voxels each class has, outside of what the network saw those that a "

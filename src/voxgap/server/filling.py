@@ -1,14 +1,17 @@
-"""Gaps filled as the network fills them, for people to look at."""
+"""Gaps filled as the network fills them, for people to look at; and in several ways, for what that leaves open."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
+import time
 
 import numpy as np
 
 from voxgap.errors import VoxgapError
+from voxgap.runtime.draws import Pooled
+from voxgap.server.batching import Outcome
 from voxgap.server.limits import RequestError
 from voxgap.server.live import Loaded
 from voxgap.volume import Values
@@ -37,6 +40,37 @@ async def filled(loaded: Loaded, volume: Values) -> Values:
             501, "this bundle holds no Keras model, whose fill layer this needs; serve the original"
         )
     return await asyncio.to_thread(_fill, loaded, volume)
+
+
+async def drawn(loaded: Loaded, volumes: Values, draws: int, seed: int) -> tuple[Outcome, Values]:
+    """Pool the answers for volumes over draws of what their gaps may hide; one request at a time, beside the batches.
+
+    Args:
+        loaded: The version that the volumes were read for.
+        volumes: `(n, depth, height, width, channels)`, NaN = missing.
+        draws, seed: See `Predictor.predict`.
+
+    Returns:
+        What came out, and the standard deviations that the fill leaves.
+
+    Raises:
+        RequestError: 501, the bundle's fill says no deviation, or it holds no Keras model.
+    """
+    try:
+        await asyncio.to_thread(loaded.predictor.check_draws, draws)
+    except VoxgapError as error:
+        raise RequestError(501, str(error).replace(f"{loaded.folder}: ", "")) from None
+
+    arrived = time.perf_counter()
+
+    def run() -> tuple[Pooled, float]:
+        with _lock:
+            started = time.perf_counter()
+            return loaded.predictor.predict(volumes, draws=draws, seed=seed), started
+
+    found, started = await asyncio.to_thread(run)
+    seconds = time.perf_counter() - started
+    return Outcome(found.values, started - arrived, seconds, len(volumes)), found.fill_deviation
 
 
 def _fill(loaded: Loaded, volume: Values) -> Values:

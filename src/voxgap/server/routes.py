@@ -28,7 +28,7 @@ from voxgap.server.answers import (
 )
 from voxgap.server.batching import Outcome
 from voxgap.server.bodies import INLINE, SUFFIXES, Read, read_volumes
-from voxgap.server.filling import filled
+from voxgap.server.filling import drawn, filled
 from voxgap.server.limits import RequestError
 from voxgap.server.live import Loaded
 from voxgap.server.metrics import CONTENT_TYPE
@@ -37,6 +37,7 @@ from voxgap.server.samples import list_samples, sample
 from voxgap.server.service import Service
 from voxgap.volume import Values, Volume
 
+MOST_DRAWS = 100
 router = APIRouter()
 
 _SHAPE_HEADER = {
@@ -103,9 +104,21 @@ def _service(request: Request) -> Service:
 
 
 @router.post(
-    "/v1/predict", response_model=Answer, responses=_FAILURES, openapi_extra=_TAKES_VOLUMES, tags=["predict"]
+    "/v1/predict",
+    response_model=Answer,
+    responses=_FAILURES
+    | {501: {"model": Failure, "description": "`draws` of a bundle whose fill says no deviation."}},
+    openapi_extra=_TAKES_VOLUMES,
+    tags=["predict"],
 )
-async def predict(request: Request) -> Response:
+async def predict(
+    request: Request,
+    draws: Annotated[
+        int | None,
+        Query(ge=2, le=MOST_DRAWS, description="Of what the gaps may hide, whose answers are pooled."),
+    ] = None,
+    seed: Annotated[int, Query(ge=0, description="Of the draws.")] = 0,
+) -> Response:
     """Predict one volume or several: files of any format, raw float32, or JSON."""
     service = _service(request)
     started = time.perf_counter()
@@ -115,12 +128,21 @@ async def predict(request: Request) -> Response:
             raise RequestError(404, "no answer: this network fills; see /v1/fill")
         read = await read_volumes(request, loaded, service.parsers, service.settings)
         arrived = time.perf_counter()
-        outcome = await service.batcher.predict(loaded, read.volumes)
+        deviations: Values | None = None
+        if draws is None:
+            outcome = await service.batcher.predict(loaded, read.volumes)
+        else:
+            outcome, deviations = await drawn(loaded, read.volumes, draws, seed)
     # Label maps of files are large: nobody waits for their counts.
     if loaded.predictor.task == "segmentation" or read.volumes.nbytes > INLINE:
         predictions = await asyncio.to_thread(_predictions, loaded.predictor, read, outcome)
     else:
         predictions = _predictions(loaded.predictor, read, outcome)
+    if deviations is not None and loaded.predictor.task != "segmentation":
+        predictions = [
+            one.model_copy(update={"fill_deviation": _named(loaded.predictor, deviation)})
+            for one, deviation in zip(predictions, deviations, strict=True)
+        ]
     for prediction in predictions:
         service.metrics.missing.observe(prediction.missing_rate)
         service.metrics.warnings.inc(bool(prediction.warnings))
@@ -377,6 +399,11 @@ def _said(predictor: Predictor, answer: Judged, read: Read, index: int) -> dict[
 def _plain(output: Values) -> list[float]:
     """Return the shortest decimals that are these float32 numbers."""
     return [float(str(value)) for value in output]
+
+
+def _named(predictor: Predictor, deviation: Values) -> dict[str, float] | list[float]:
+    said = _plain(deviation)
+    return dict(zip(predictor.classes, said, strict=True)) if predictor.classes else said
 
 
 def _output(loaded: Loaded, name: str | None, output: Values) -> int:
