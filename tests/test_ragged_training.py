@@ -66,7 +66,17 @@ def test_from_two_folders_to_label_maps_without_an_option(
         scan, drawn = read(f"images/{index}.nii.gz"), read(tmp_path / "maps" / f"{index}.nii.gz")
         assert drawn.shape == scan.shape
         assert drawn.spacing == pytest.approx(scan.spacing)
-    voxgap("evaluate", "runs/data", "data.csv", "--split", "all")
+    voxgap("evaluate", "runs/data", "data.csv", "--split", "all", "--cases", tmp_path / "cases.csv")
+    cases = list(csv.DictReader((tmp_path / "cases.csv").open()))
+    assert [float(row["dice"] or 2) for row in cases] == sorted(float(row["dice"] or 2) for row in cases)
+    for row in cases:
+        truth = read(Path("labels") / Path(row["case"]).name)
+        size = np.prod(truth.spacing) / 1000
+        drawn = read(tmp_path / "maps" / Path(row["case"]).name).values
+        assert float(row["volume_1"]) == pytest.approx(truth.values.sum() * size, rel=1e-5)
+        assert float(row["volume_difference_1"]) == pytest.approx(
+            (drawn.sum() - truth.values.sum()) * size, rel=1e-4, abs=1e-6
+        )
 
 
 @pytest.mark.parametrize("network", ["resnet3d", "cnn3d"])

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.gaps import with_simulated
+from voxgap.dataset.names import case_names
 from voxgap.dataset.targets import as_classes, class_places
-from voxgap.decision import Decision, asked
+from voxgap.decision import Decision, asked, named
 from voxgap.errors import VoxgapError
 from voxgap.metrics import Scored, scored, without_interval
 from voxgap.metrics.overlap import digests, in_part, overlap, read_cases
+from voxgap.metrics.surfaces import case_scores
 from voxgap.names import metric_words
 from voxgap.patches import patch_size, predict_patches
 from voxgap.ragged import differ, each
@@ -28,6 +30,7 @@ from voxgap.volume import Values, times
 if TYPE_CHECKING:
     from voxgap.backend import keras
 
+Row = dict[str, Any]
 Split = str | None
 Task = Literal["segmentation"] | None
 SPLITS = ("train", "validation", "test", "all")
@@ -44,6 +47,8 @@ class Evaluation:
         known: how many of the volumes were among those that the network was trained on, and that it was chosen on
             (`train`, `validation`), by their content; None where nobody knows.
         classes: names of what the scores count: `dice_1` is of the second.
+        cases: a row for each case of label maps, the worst first, where they were asked for; see
+            `voxgap.metrics.surfaces.case_scores`.
         notes: what to know before the scores are believed.
     """
 
@@ -53,6 +58,7 @@ class Evaluation:
     known: dict[str, int] | None
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    cases: tuple[Row, ...] = ()
 
     def __str__(self) -> str:
         found = self.scored
@@ -85,6 +91,7 @@ def evaluate(
     seed: int = 0,
     axes: Sequence[str | int] = (),
     at: Mapping[str, int] | None = None,
+    cases: bool = False,
 ) -> Evaluation:
     """Score a network on labelled data, each score with its 95 % interval.
 
@@ -100,6 +107,7 @@ def evaluate(
             in a training, whatever part is scored; see `voxgap.simulate`.
         seed: of the simulated gaps and the intervals.
         axes, at: what is said of the axes of the files, where they are called otherwise; see `voxgap.load_data`.
+        cases: of label maps, score each case by itself too, its surfaces and volumes.
 
     Raises:
         VoxgapError: the data can't be read, is for another task or other classes, or has no such part.
@@ -133,7 +141,9 @@ def evaluate(
     gapped = given.data.volumes
     if pattern is not None:
         gapped = with_simulated(given.source, pattern, missing_rate, mechanism, seed).volumes[given.places]
-    return _score(given, predict(gapped), gapped, decided, seed)
+    answers = predict(gapped)
+    found = _score(given, answers, gapped, decided, seed)
+    return replace(found, cases=_cases_of(given.data, answers, decided)) if cases else found
 
 
 @dataclass(frozen=True)
@@ -295,6 +305,21 @@ def _score(given: Labelled, answers: Values, volumes: Values, decided: Decision,
         seed=seed,
     )
     return Evaluation(given.split, found, decided, given.known, data.classes, given.notes)
+
+
+def _cases_of(data: Dataset, answers: Any, decided: Decision) -> tuple[Row, ...]:
+    """Score each case on the grid that it was drawn on, the one with the least Dice first and those without last."""
+    if data.task != "segmentation":
+        raise VoxgapError(
+            f"{data.name}: cases are scored where label maps are; voxgap predict has a row for each answer"
+        )
+    found = [named(answer, decided.threshold) for answer in answers]
+    rows: list[Row] = []
+    about = zip(case_names(data), data.own_spacings(), data.on_own_grids(found), strict=True)
+    for index, (name, spacing, (truth, there)) in enumerate(about):
+        group = {} if data.groups is None else {"group": str(data.groups[index])}
+        rows.append({"case": name, **group, **case_scores(truth, there, data.classes, spacing)})
+    return tuple(sorted(rows, key=lambda row: (row["dice"] != row["dice"], row["dice"])))
 
 
 def _with_classes(part: Dataset, classes: Sequence[str], learnt: Sequence[int] | None = None) -> Dataset:

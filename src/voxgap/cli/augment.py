@@ -91,7 +91,7 @@ def _volume(file: str) -> Volume:
     if not file.startswith("sample:"):
         return read(file)
     dataset = load_data(file)
-    gapped = np.flatnonzero(np.isnan(dataset.volumes).any(axis=(1, 2, 3, 4)))
+    gapped = np.flatnonzero([np.isnan(volume).any() for volume in dataset.volumes])
     chosen = int(gapped[0]) if gapped.size else 0
     return Volume(dataset.volumes[chosen], spacing=dataset.spacing, channels=dataset.channels)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -14,7 +15,7 @@ from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, fetched, 
 from voxgap.cli.fill import say, tell
 from voxgap.cli.predict import BundlePath, Engine, Precision, Threads, Threshold, open_bundle
 from voxgap.errors import VoxgapError
-from voxgap.files import finite
+from voxgap.files import check_new, finite
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +50,14 @@ def evaluate(
     precision: Precision = "float32",
     engine: Engine = "auto",
     threads: Threads = None,
+    cases: Annotated[
+        Path | None,
+        typer.Option(
+            help="Of label maps: a CSV file with a row for each case, the worst first: Dice, Hausdorff 95, surface "
+            "Dice at 1 mm and volumes in ml, class by class."
+        ),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace the table in --cases.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a bundle on labelled data, read and resampled as its training data was.
@@ -61,10 +70,14 @@ def evaluate(
       voxgap evaluate runs/brain sample:brain --pattern slices --missing-rate 0.5
 
       voxgap evaluate runs/patients new_patients.csv --threshold 0.3 --json
+
+      voxgap evaluate runs/tissue data.csv --cases cases.csv
     """
     import voxgap
+    from voxgap import table
     from voxgap.runtime import Bundle
 
+    check_new([cases] if cases is not None else [], overwrite)
     said = grid_arguments(None, None, None, None, None, axes, at)
     if Bundle.open(bundle).manifest.task == "fill":
         if pattern or split:
@@ -87,7 +100,11 @@ def evaluate(
         seed=seed,
         axes=said["axes"],
         at=said["at"],
+        cases=cases is not None,
     )
+    if cases is not None:
+        table.write(cases, list(found.cases[0]), [_blank_where_none(row) for row in found.cases])
+        err.print(f"{len(found.cases)} cases, the worst first: {cases}", soft_wrap=True)
     for note in found.notes:
         err.print(Text(note), style="yellow" if note.startswith("Warning") else "", soft_wrap=True)
     if as_json:
@@ -95,6 +112,14 @@ def evaluate(
         return
     print_scores({found.split: found.scored}, predictor.classes)
     say_decision(found.decision, predictor.task, predictor.classes)
+
+
+def _blank_where_none(row: dict[str, Any]) -> dict[str, Any]:
+    """Write numbers short, and leave a score that a case does not have blank."""
+    return {
+        name: (None if value != value else f"{value:.6g}") if isinstance(value, float) else value
+        for name, value in row.items()
+    }
 
 
 def print_scores(scores: dict[str, Scored], classes: tuple[str, ...], console: Console = out) -> None:

@@ -224,6 +224,12 @@ class Dataset:
         depth, height, width = self.patch_size or self.volumes.shape[1:4]
         return depth, height, width, self.volumes.shape[4]
 
+    def own_spacings(self) -> list[tuple[float, float, float] | None]:
+        """Return the size of a voxel of each label map as it was drawn, None where nobody knows."""
+        if self.drawn is None:
+            return [self.spacing] * len(self)
+        return [held and held.spacing for held in self.drawn.maps]
+
     def tiled(self, size: Size, most: int) -> Dataset:
         """Return the patches that tile the volumes, each a sample of its own, with what is said of its volume.
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.dataset.reading import spacing_of
 from voxgap.dataset.targets import class_name
 from voxgap.grid import UNLABELLED, Grid, LabelMap, as_label_map, same_grid, scan_sample
 from voxgap.resample import Record, inverse, onto
@@ -28,6 +29,11 @@ class InFiles(NamedTuple):
     label_map: Path
     grid: Grid
 
+    @property
+    def spacing(self) -> tuple[float, float, float] | None:
+        """Size of a voxel of the label map, None where its file does not say it."""
+        return spacing_of(self.grid.scan_label_map(self.label_map))
+
     def read(self) -> tuple[LabelMap, list[Record]]:
         """Return the label map on its own grid, and how it gets onto that of the scan, if that is another."""
         sample = scan_sample(self.files, self.channels, self.label_map, grid=self.grid)
@@ -44,6 +50,7 @@ class InMemory(NamedTuple):
 
     label_map: LabelMap
     steps: Sequence[Record] = ()
+    spacing: tuple[float, float, float] | None = None
 
     def read(self) -> tuple[LabelMap, list[Record]]:
         """Return the label map, as `InFiles` does."""
@@ -56,6 +63,7 @@ class InArchive(NamedTuple):
     file: Path
     key: str
     steps: Sequence[Record] = ()
+    spacing: tuple[float, float, float] | None = None
 
     def read(self) -> tuple[LabelMap, list[Record]]:
         """Return the label map, as `InFiles` does."""
@@ -86,7 +94,7 @@ class Drawn:
 
     def in_memory(self) -> Drawn:
         """Return them without their files, for a machine that may not have those."""
-        return replace(self, maps=tuple(held and InMemory(*held.read()) for held in self.maps))
+        return replace(self, maps=tuple(held and InMemory(*held.read(), held.spacing) for held in self.maps))
 
     def renamed(self, old: Sequence[str], new: Sequence[str]) -> Drawn:
         """Return the same label maps, their classes called otherwise: each of `old` by the one of `new` beside it."""

@@ -280,7 +280,7 @@ def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:
     if data.task != "segmentation" or data.label_maps is None:
         return moved
     codes = {class_name(name): index for index, name in enumerate(data.classes)}
-    return _with_drawn(moved, Drawn(tuple(map(InMemory, data.label_maps)), codes))
+    return _with_drawn(moved, Drawn(tuple(InMemory(one, (), data.spacing) for one in data.label_maps), codes))
 
 
 def _npz_fields(path: Path, max_bytes: int, task: str | None) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from voxgap.decision import Decision, named
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid, LabelMap, Sample, back_on_file, read_sample, scan_sample
-from voxgap.patches import OVERLAP, patch_size, predict_patches
+from voxgap.patches import OVERLAP, each_volume, patch_size, predict_patches
 from voxgap.ragged import is_by_item, together
 from voxgap.resample import Record, own_missing_rate
 from voxgap.runtime import answer as answers
