@@ -18,7 +18,7 @@ from voxgap.bundle import export
 from voxgap.errors import VoxgapError
 from voxgap.files import cache_folder
 from voxgap.runtime import Bundle, choice
-from voxgap.runtime.engines import PACKAGES, _pieces, open_engine
+from voxgap.runtime.engines import RUNTIMES, Runtime, _pieces, open_engine
 from voxgap.training import adapt_model
 
 LIGHT = ("openvino", "onnx", "litert")
@@ -147,7 +147,7 @@ def test_the_quickest_engine_is_remembered(bundle: Path, monkeypatch: pytest.Mon
 
         return open_
 
-    monkeypatch.setattr(choice, "PACKAGES", dict.fromkeys(seconds, "numpy"))
+    monkeypatch.setattr(choice, "RUNTIMES", dict.fromkeys(seconds, Runtime("numpy", opener)))
     monkeypatch.setattr(choice, "_time", lambda engine, batch: seconds[engine])
     engines = {name: opener(name) for name in seconds}
     assert choice.fastest(engines, "model", X)[0] == "quick"
@@ -189,7 +189,7 @@ def test_what_cannot_be_loaded_so_is_one_line(arguments: dict, said: str, bundle
 
 
 def test_an_engine_that_is_not_installed_is_named(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(PACKAGES, "litert", "no_such_package")
+    monkeypatch.setitem(RUNTIMES, "litert", RUNTIMES["litert"]._replace(package="no_such_package"))
     assert vg.load(bundle).running.engine != "litert"
     with pytest.raises(VoxgapError, match="needs no_such_package"):
         vg.load(bundle, engine="litert")

@@ -14,26 +14,30 @@ from typing import Any, Literal, Self
 from voxgap import intensity, names
 from voxgap.errors import VoxgapError
 from voxgap.ragged import inside
+from voxgap.registry import Registry
 
 Axes = tuple[int, int, int]
 Convolution = Literal["plain", "masked", "gated"]
 ClassWeight = Literal["balanced"] | dict[int, float] | None
 Precision = Literal["auto", "float32", "bfloat16"]
 
-FILLS: dict[str, Any] = {
-    "zero": "Zero",
-    "mean": "Mean",
-    "median": "Median",
-    "mode": "Mode",
-    "nearest": "Nearest",
-    "linear": "LinearInterpolation",
-    "kriging": "Kriging",
-    "knn": "KNN",
-    "matrix_factorization": "MatrixFactorization",
-    "learned": "Learned",
-}
+FILLS: Registry[Any] = Registry(
+    "fills",
+    {
+        "zero": "Zero",
+        "mean": "Mean",
+        "median": "Median",
+        "mode": "Mode",
+        "nearest": "Nearest",
+        "linear": "LinearInterpolation",
+        "kriging": "Kriging",
+        "knn": "KNN",
+        "matrix_factorization": "MatrixFactorization",
+        "learned": "Learned",
+    },
+)
 """What a fill is called -> its layer in `voxgap.fill`, by name: Keras is not needed before it is made. A fill layer of
-your own joins as a class: `FILLS["mine"] = Mine`."""
+your own joins as a class, `FILLS["mine"] = Mine`, or from an installed package: see docs/design.md."""
 
 
 class Plain:
@@ -142,7 +146,7 @@ class Strategy(Plain):
 
 
 PRESETS: dict[str, Strategy] = {
-    **{name: Strategy(fill=name) for name in FILLS},
+    **{name: Strategy(fill=name) for name in FILLS.data},
     "mask_channel": Strategy(mask_channel=True),
     "masked_conv": Strategy(conv="masked"),
     "gated_conv": Strategy(conv="gated"),
@@ -159,7 +163,8 @@ def strategy_of(strategy: str | Strategy, **fields: Any) -> Strategy:
     """
     if not isinstance(strategy, Strategy):
         if strategy not in PRESETS and strategy not in FILLS:
-            raise VoxgapError(f"no strategy {strategy!r}: choose one of {', '.join(PRESETS)}")
+            known = dict.fromkeys([*PRESETS, *FILLS])
+            raise VoxgapError(f"no strategy {strategy!r}: choose one of {', '.join(known)}")
         strategy = PRESETS.get(strategy) or Strategy(fill=strategy)
     given = {name: value for name, value in fields.items() if value is not None}
     return dataclasses.replace(strategy, **given)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from voxgap.bundle.formats import FORMATS, Convert
+from voxgap.errors import VoxgapError
 from voxgap.volume import Values
-
-Convert = Callable[[Any, Path, str, Values], None]
 
 
 def convert(kind: str, model: Any, file: Path, precision: str, samples: Values) -> None:
@@ -25,10 +24,13 @@ def convert(kind: str, model: Any, file: Path, precision: str, samples: Values) 
         precision: of the weights: `float32`, `float16` or `int8`.
         samples: `(n, depth, height, width, channels)`, which int8 scales are measured on.
     """
+    write = _CONVERT.get(kind) or FORMATS[kind].convert
+    if write is None:
+        raise VoxgapError(f"nothing installed here converts to {kind}")
     file.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _CONVERT[kind](model, file, precision, samples)
+        write(model, file, precision, samples)
 
 
 def _keras(model: Any, file: Path, _: str, __: Values) -> None:

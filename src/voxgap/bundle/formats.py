@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from voxgap.errors import VoxgapError
+from voxgap.registry import Registry
+from voxgap.volume import Values
 
 Precision = Literal["float32", "float16", "int8"]
 PRECISIONS: tuple[Precision, ...] = ("float32", "float16", "int8")
+Convert = Callable[[Any, Path, str, Values], None]
+"""Takes a Keras model, the file to write, the precision of the weights, and volumes to measure scales on."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,7 @@ class Format:
         packages: that converting and proving it import.
         extra: of voxgap, which installs them.
         precisions: that its weights can have.
+        convert: writes it, for a format from outside: see `voxgap.bundle.convert`.
     """
 
     suffix: str
@@ -30,24 +36,29 @@ class Format:
     packages: tuple[str, ...] = ("keras", "tensorflow")
     extra: str = "train"
     precisions: tuple[Precision, ...] = ("float32",)
+    convert: Convert | None = None
 
 
 _ONNX = ("keras", "tensorflow", "tf2onnx", "onnx", "onnxruntime")
-FORMATS = {
-    "keras": Format(".keras"),
-    "h5": Format(".h5", packages=("keras", "tensorflow", "h5py")),
-    "savedmodel": Format(".savedmodel"),
-    "pt2": Format(".pt2", "torch", ("keras", "torch"), "torch"),
-    "onnx": Format(".onnx", packages=_ONNX, extra="export", precisions=PRECISIONS),
-    "openvino": Format(".xml", packages=(*_ONNX, "openvino"), extra="export", precisions=PRECISIONS),
-    # LiteRT has no int8 kernel of Conv3D.
-    "litert": Format(
-        ".tflite",
-        packages=("keras", "tensorflow", "ai_edge_litert"),
-        extra="export",
-        precisions=("float32", "float16"),
-    ),
-}
+FORMATS = Registry(
+    "exports",
+    {
+        "keras": Format(".keras"),
+        "h5": Format(".h5", packages=("keras", "tensorflow", "h5py")),
+        "savedmodel": Format(".savedmodel"),
+        "pt2": Format(".pt2", "torch", ("keras", "torch"), "torch"),
+        "onnx": Format(".onnx", packages=_ONNX, extra="export", precisions=PRECISIONS),
+        "openvino": Format(".xml", packages=(*_ONNX, "openvino"), extra="export", precisions=PRECISIONS),
+        # LiteRT has no int8 kernel of Conv3D.
+        "litert": Format(
+            ".tflite",
+            packages=("keras", "tensorflow", "ai_edge_litert"),
+            extra="export",
+            precisions=("float32", "float16"),
+        ),
+    },
+)
+"""What a model is exported to. An installed package adds its own, with an engine of that name: see docs/design.md."""
 # A folder to deploy, and the format that it carries.
 PACKAGES = {"web": "onnx", "container": "openvino", "edge": "litert"}
 

@@ -39,7 +39,7 @@ def fill(
         Path | None, typer.Option("--out", help="Folder for the filled files; not needed with --check.")
     ] = None,
     strategy: Annotated[
-        str, typer.Option(help=f"{', '.join(FILLS)}, or a bundle of voxgap train --task fill.")
+        str, typer.Option(help=f"{', '.join(FILLS.data)}, or a bundle of voxgap train --task fill.")
     ] = STRATEGY,
     option: Annotated[
         list[str] | None,

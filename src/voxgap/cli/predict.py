@@ -187,11 +187,11 @@ def open_bundle(
 def import_keras_for(bundle: Path, precision: str, engine: str) -> None:
     """Import Keras where an engine of a bundle runs on it: what is light is not to wait for it."""
     from voxgap.runtime import Bundle
-    from voxgap.runtime.engines import PACKAGES
+    from voxgap.runtime.engines import RUNTIMES
     from voxgap.runtime.loading import candidates
 
     chosen = candidates(Bundle.open(bundle), engine, precision)
-    if {PACKAGES[name] for name in chosen} & {"keras", "tensorflow"}:
+    if {RUNTIMES[name].package for name in chosen} & {"keras", "tensorflow"}:
         import_keras()
 
 

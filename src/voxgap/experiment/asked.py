@@ -12,7 +12,7 @@ from voxgap.errors import VoxgapError
 from voxgap.experiment.plan import BASELINES
 from voxgap.files import canonical
 from voxgap.names import NETWORKS, metric_called
-from voxgap.recipe import PRESETS, Gaps, Plain, Strategy
+from voxgap.recipe import FILLS, PRESETS, Gaps, Plain, Strategy
 
 if TYPE_CHECKING:
     from voxgap.experiment.comparison import Comparison
@@ -191,8 +191,8 @@ def _strategies(strategies: Strategies) -> dict[str, str | Strategy]:
     for name, strategy in pairs:
         if name in found:
             raise VoxgapError(f"strategies: {name!r} is there twice; give each name once")
-        if name not in BASELINES and isinstance(strategy, str) and strategy not in PRESETS:
-            choice = ", ".join([*PRESETS, *BASELINES])
+        if name not in BASELINES and isinstance(strategy, str) and strategy not in (*PRESETS, *FILLS):
+            choice = ", ".join(dict.fromkeys([*PRESETS, *FILLS, *BASELINES]))
             raise VoxgapError(f"no strategy {strategy!r}: choose from {choice}")
         found[name] = strategy
     if not found:

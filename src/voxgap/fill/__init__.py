@@ -25,7 +25,7 @@ from voxgap.fill.learned import Deviating, Learned
 from voxgap.fill.linear import LinearInterpolation
 from voxgap.fill.nearest import Nearest
 from voxgap.fill.simple import Mean, Median, Mode, Zero
-from voxgap.recipe import FILLS
+from voxgap.recipe import FILLS as FILLS
 
 __all__ = [
     "KNN",

@@ -3,9 +3,8 @@
 Here are the names and defaults that the command line shows; the work is in `voxgap.filling.files`.
 """
 
-from voxgap import recipe
+from voxgap.recipe import FILLS as FILLS
 
-FILLS = tuple(recipe.FILLS)
 STRATEGY = "linear"
 FIT_ON = "train"
 SEEDS = 3

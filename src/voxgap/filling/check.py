@@ -213,6 +213,7 @@ def check_fills(
         >>> vg.write("gaps.nii.gz", vg.Volume(vg.simulate(values[..., None], "voxels", 0.2)))
         >>> checked = vg.check_fills("gaps.nii.gz", seeds=1)
         >>> checked.best.name
+        'kriging'
     """
     if seeds < 1:
         raise VoxgapError(f"seeds must be at least 1, got {seeds}")

@@ -28,6 +28,7 @@ from voxgap.io.folders import replacing_folder
 from voxgap.io.labels import WriteLabels, along, as_it_is, whole_type
 from voxgap.io.rules import RULES
 from voxgap.io.source import MAX_BYTES, Options, Region, Source, UnknownAxisError, one_line
+from voxgap.registry import Registry
 from voxgap.volume import Volume, times
 
 __all__ = [
@@ -101,39 +102,47 @@ _NIFTI = Format(
 _CLIP = Format(video.scan_video)
 _DICOM = (".dcm", ".dicom")
 
-FORMATS = {
-    ".npy": Format(arrays.scan_npy, arrays.write_npy, None, arrays.write_npy_like, along(arrays.write_npy)),
-    ".npz": Format(arrays.scan_npz, arrays.write_npz, None, arrays.write_npz_like, along(arrays.write_npz)),
-    ".nii": _NIFTI,
-    ".nii.gz": _NIFTI._replace(
-        write=medical.write_nifti_gz,
-        like=medical.write_nifti_gz_like,
-        labels=medical.write_nifti_gz_labels,
-    ),
-    ".hdr": Format(medical.scan_nifti),
-    ".hdr.gz": Format(medical.scan_nifti),
-    ".nrrd": _NRRD,
-    ".nhdr": Format(nrrd.scan_nrrd),
-    ".mha": _META,
-    ".mhd": Format(metaimage.scan_metaimage),
-    ".dcm": Format(dicom.scan_dicom),
-    ".dicom": Format(
-        dicom.scan_dicom, None, dicom.write_dicom, dicom.write_dicom_like, as_it_is(dicom.write_dicom)
-    ),
-    ".tif": _TIFF,
-    ".tiff": _TIFF,
-    ".zarr": _ZARR,
-    ".h5": _HDF5,
-    ".hdf5": _HDF5,
-    ".mat": Format(matlab.scan_mat),
-    ".nc": _NETCDF,
-    ".nc4": _NETCDF,
-    ".mkv": Format(video.scan_video, video.write_video, labels=as_it_is(video.write_video)),
-    ".mp4": _CLIP,
-    ".mov": _CLIP,
-    ".avi": _CLIP,
-    ".webm": _CLIP,
-}
+FORMATS = Registry(
+    "formats",
+    {
+        ".npy": Format(
+            arrays.scan_npy, arrays.write_npy, None, arrays.write_npy_like, along(arrays.write_npy)
+        ),
+        ".npz": Format(
+            arrays.scan_npz, arrays.write_npz, None, arrays.write_npz_like, along(arrays.write_npz)
+        ),
+        ".nii": _NIFTI,
+        ".nii.gz": _NIFTI._replace(
+            write=medical.write_nifti_gz,
+            like=medical.write_nifti_gz_like,
+            labels=medical.write_nifti_gz_labels,
+        ),
+        ".hdr": Format(medical.scan_nifti),
+        ".hdr.gz": Format(medical.scan_nifti),
+        ".nrrd": _NRRD,
+        ".nhdr": Format(nrrd.scan_nrrd),
+        ".mha": _META,
+        ".mhd": Format(metaimage.scan_metaimage),
+        ".dcm": Format(dicom.scan_dicom),
+        ".dicom": Format(
+            dicom.scan_dicom, None, dicom.write_dicom, dicom.write_dicom_like, as_it_is(dicom.write_dicom)
+        ),
+        ".tif": _TIFF,
+        ".tiff": _TIFF,
+        ".zarr": _ZARR,
+        ".h5": _HDF5,
+        ".hdf5": _HDF5,
+        ".mat": Format(matlab.scan_mat),
+        ".nc": _NETCDF,
+        ".nc4": _NETCDF,
+        ".mkv": Format(video.scan_video, video.write_video, labels=as_it_is(video.write_video)),
+        ".mp4": _CLIP,
+        ".mov": _CLIP,
+        ".avi": _CLIP,
+        ".webm": _CLIP,
+    },
+)
+"""Suffix -> how files that end so are described and written. An installed package adds its own: see docs/design.md."""
 
 
 def read(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from voxgap.files import cache_folder, digest, write_bytes
-from voxgap.runtime.engines import PACKAGES, Engine
+from voxgap.runtime.engines import RUNTIMES, Engine
 from voxgap.volume import Values
 
 REPEATS = 3
@@ -57,7 +57,7 @@ def _time(engine: Engine, batch: Values) -> float:
 
 
 def _key(names: list[str], model: str, shape: tuple[int, ...]) -> str:
-    versions = [_version(PACKAGES[name]) for name in names]
+    versions = [_version(RUNTIMES[name].package) for name in names]
     machine = [platform.node(), platform.machine(), os.cpu_count()]
     facts: list[Any] = [names, versions, machine, model, shape]
     return digest(facts)[:32]

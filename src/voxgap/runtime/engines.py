@@ -15,11 +15,12 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from voxgap.errors import VoxgapError
+from voxgap.registry import Registry
 from voxgap.runtime import hostile
 from voxgap.volume import Values
 
@@ -49,8 +50,8 @@ def open_engine(
     Raises:
         VoxgapError: the kind is unknown, its package is not installed, or the file can't be loaded.
     """
-    if kind not in _OPEN:
-        raise VoxgapError(f"no engine {kind!r}: choose one of {', '.join(_OPEN)}")
+    if kind not in RUNTIMES:
+        raise VoxgapError(f"no engine {kind!r}: choose one of {', '.join(RUNTIMES)}")
     if precision not in PRECISIONS:
         raise VoxgapError(f"no precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
     if precision == "fast" and kind != "openvino":
@@ -58,11 +59,13 @@ def open_engine(
     if threads is not None and threads < 1:
         raise VoxgapError(f"threads must be at least 1, got {threads}")
     if not installed(kind):
-        raise VoxgapError(f"the engine {kind} needs {PACKAGES[kind]}: install it, or choose another --engine")
+        raise VoxgapError(
+            f"the engine {kind} needs {RUNTIMES[kind].package}: install it, or choose another --engine"
+        )
     file = Path(file)
     with _one_line(file):
         hostile.check(kind, file)
-        return _OPEN[kind](file, threads, precision)
+        return RUNTIMES[kind].open(file, threads, precision)
 
 
 def load_keras(file: str | Path) -> Any:
@@ -98,21 +101,9 @@ def _one_line(file: Path) -> Iterator[None]:
         raise VoxgapError(f"{file}: can't be loaded ({reason}); train or export it again") from None
 
 
-PACKAGES = {
-    "openvino": "openvino",
-    "onnx": "onnxruntime",
-    "litert": "ai_edge_litert",
-    "savedmodel": "tensorflow",
-    "keras": "keras",
-    "h5": "keras",
-    "pt2": "torch",
-}
-"""The package that an engine runs on, quickest to import first."""
-
-
 def installed(kind: str) -> bool:
     """Return whether the package of an engine is there; it is not imported to find out."""
-    return importlib.util.find_spec(PACKAGES[kind]) is not None
+    return importlib.util.find_spec(RUNTIMES[kind].package) is not None
 
 
 def half_precision() -> str | None:
@@ -295,12 +286,28 @@ def _limit_threads(threads: int | None) -> None:
         warnings.warn("TensorFlow runs already: its number of threads stays as it is", stacklevel=4)
 
 
-_OPEN: dict[str, Callable[[Path, int | None, str], Engine]] = {
-    "openvino": _openvino,
-    "onnx": _onnx,
-    "litert": _litert,
-    "savedmodel": _savedmodel,
-    "keras": _keras,
-    "h5": _keras,
-    "pt2": _pt2,
-}
+class Runtime(NamedTuple):
+    """How models of one kind are run.
+
+    Args:
+        package: that it imports, by the name in `import`.
+        open: takes the model's file, the number of processor cores (None: all) and `float32` or `fast`.
+    """
+
+    package: str
+    open: Callable[[Path, int | None, str], Engine]
+
+
+RUNTIMES = Registry(
+    "engines",
+    {
+        "openvino": Runtime("openvino", _openvino),
+        "onnx": Runtime("onnxruntime", _onnx),
+        "litert": Runtime("ai_edge_litert", _litert),
+        "savedmodel": Runtime("tensorflow", _savedmodel),
+        "keras": Runtime("keras", _keras),
+        "h5": Runtime("keras", _keras),
+        "pt2": Runtime("torch", _pt2),
+    },
+)
+"""What each engine runs on, quickest to import first. An installed package adds its own: see docs/design.md."""

@@ -186,10 +186,12 @@ def _check_config(config: Any) -> None:
 
 
 def _is_registered(name: str) -> bool:
-    import voxgap.fill
-    import voxgap.layers  # noqa: F401  (both register theirs)
+    import voxgap.layers  # noqa: F401  (it registers its own)
     from voxgap.backend import keras
+    from voxgap.fill import FILLS
 
+    if keras.saving.get_registered_object(name) is None:
+        FILLS.import_all()
     return keras.saving.get_registered_object(name) is not None
 
 

@@ -15,7 +15,7 @@ from voxgap.errors import VoxgapError
 from voxgap.runtime import choice
 from voxgap.runtime.bundle import Bundle
 from voxgap.runtime.engines import (
-    PACKAGES,
+    RUNTIMES,
     Engine,
     Precision,
     half_precision,
@@ -107,14 +107,14 @@ def decided(manifest: Manifest, threshold: float | None) -> Manifest:
 def candidates(bundle: Bundle, engine: str, precision: str) -> dict[str, str]:
     """List engines that could run the bundle, and the file for each: the one asked for, or those to choose among."""
     files, folder = bundle.manifest.files, bundle.folder
-    kinds = {name: kind for name in PACKAGES if (kind := _kind(files, name, engine == "auto"))}
+    kinds = {name: kind for name in RUNTIMES if (kind := _kind(files, name, engine == "auto"))}
     if engine == "auto":
         able = [name for name in kinds if installed(name) and (precision != "fast" or name == "openvino")]
         names = [name for name in able if name in LIGHT] or able[:1]
-    elif engine in PACKAGES:
+    elif engine in RUNTIMES:
         names = [engine] if engine in kinds else []
     else:
-        raise VoxgapError(f"no engine {engine!r}: choose auto or one of {', '.join(PACKAGES)}")
+        raise VoxgapError(f"no engine {engine!r}: choose auto or one of {', '.join(RUNTIMES)}")
     if names:
         return {name: kinds[name] for name in names}
     have = ", ".join(files) or "nothing"
@@ -123,12 +123,12 @@ def candidates(bundle: Bundle, engine: str, precision: str) -> dict[str, str]:
         raise VoxgapError(
             f"{folder}: the bundle has no file for {name}, it has {have}: voxgap export {folder} --to {name}"
         )
-    known = [name for name in PACKAGES if name in files]
+    known = [name for name in RUNTIMES if name in files]
     if not known:
         raise VoxgapError(f"{bundle.file}: field files.keras is missing")
     raise VoxgapError(
         f"{folder}: the bundle has files for {', '.join(known)}, and none of their packages is installed: "
-        f"pip install {PACKAGES[known[0]].replace('_', '-')}"
+        f"pip install {RUNTIMES[known[0]].package.replace('_', '-')}"
     )
 
 
