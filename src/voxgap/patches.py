@@ -97,6 +97,17 @@ def suggested(shapes: Sequence[Sequence[int]], whole: bool, name: str) -> Size:
     return patch_size(tuple(edges))
 
 
+def size_for(input_shape: Sequence[int | None], shapes: Sequence[Sequence[int]], whole: bool) -> Size:
+    """Return the patches of volumes of several shapes that a model takes: its own size, or what is suggested.
+
+    Args:
+        input_shape: of the model, `(batch, depth, height, width, channels)`, None where it takes any.
+        shapes, whole: see `suggested`.
+    """
+    fixed = tuple(length for length in input_shape[1:4] if length is not None)
+    return patch_size(fixed) if len(fixed) == 3 else suggested(shapes, whole, "data")
+
+
 def random_corner(shape: Sequence[int], size: Size, rng: np.random.Generator) -> Corner:
     """Draw a patch of a volume; along an axis on which the volume is smaller, it lies around it."""
     depth, height, width = (

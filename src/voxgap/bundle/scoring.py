@@ -22,8 +22,8 @@ from voxgap.metrics import Scored, scored, without_interval
 from voxgap.metrics.overlap import digests, in_part, overlap, read_cases
 from voxgap.metrics.surfaces import case_scores
 from voxgap.names import metric_words
-from voxgap.patches import patch_size, predict_patches
-from voxgap.ragged import differ, each
+from voxgap.patches import predict_patches, size_for
+from voxgap.ragged import differ, each, shapes_of
 from voxgap.runtime import Bundle, Predictor, load
 from voxgap.volume import Values, times
 
@@ -130,7 +130,8 @@ def evaluate(
         given, decided = _as_it_is(model, data, split, reading), Decision()
         predict = partial(model.predict, verbose=0)
         if differ(given.data.volumes):
-            predict = partial(predict_patches, predict, size=patch_size(model.input_shape[1:4]))
+            shapes, whole = shapes_of(given.data.volumes), given.data.task != "segmentation"
+            predict = partial(predict_patches, predict, size=size_for(model.input_shape, shapes, whole))
     if threshold is not None:
         chosen = asked(threshold, given.data.task, len(given.data.classes))
         if chosen is None:

@@ -69,12 +69,12 @@ class Input:
         size = f"{times(self.shape)} or deeper" if whole else f"any size ×{self.shape[-1]}"
         return f"{size} (depth, height, width, channels: {', '.join(self.channels)})"
 
-    def fits(self, shape: tuple[int | None, ...]) -> bool:
+    def fits(self, shape: tuple[int, ...]) -> bool:
         """Return whether the network takes volumes of this shape: deeper ones in `windows`; in patches, any size."""
         if len(shape) != len(self.shape):
             return False
         if self.patches is None:
-            return shape[0] is not None and shape[0] >= self.shape[0] and shape[1:] == self.shape[1:]
+            return shape[0] >= self.shape[0] and shape[1:] == self.shape[1:]
         return shape[-1] == self.shape[-1]
 
     def windows(self, shape: tuple[int, ...]) -> int:

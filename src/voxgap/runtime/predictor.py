@@ -18,7 +18,7 @@ from voxgap.decision import Decision, named
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid, LabelMap, Sample, back_on_file, read_sample, scan_sample
 from voxgap.patches import OVERLAP, each_volume, patch_size, predict_patches
-from voxgap.ragged import is_by_item, together
+from voxgap.ragged import is_by_item, shapes_of, together
 from voxgap.resample import Record, own_missing_rate
 from voxgap.runtime import answer as answers
 from voxgap.runtime.answer import Answer
@@ -473,7 +473,8 @@ class Predictor:
             volumes = together(v.values for v in volumes)
         array = volumes if is_by_item(volumes) else as_real(volumes, "volumes")
         batch = as_batch(array[np.newaxis] if array.ndim == 4 else array)
-        self._check(batch.shape[1:], "volumes")
+        for shape in dict.fromkeys(shapes_of(batch)):
+            self._check(shape, "volumes")
         return batch
 
     def _check(self, shape: tuple[int, ...], where: str, remedy: str = "") -> None:

@@ -29,7 +29,7 @@ def check_parts(
     """
     expected = tuple(model.input_shape[1:])
     if size is not None:
-        if expected[:3] != size:
+        if any(e not in (None, s) for e, s in zip(expected[:3], size, strict=True)):
             raise VoxgapError(
                 f"patch_size is {size}, but the model takes {expected[:3]}: build it with the patch as input_shape"
             )

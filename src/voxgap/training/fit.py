@@ -16,7 +16,7 @@ from voxgap import patches
 from voxgap.history import History
 from voxgap.layers import VolumeNormalization
 from voxgap.layers.intensity import Normalized
-from voxgap.ragged import differ
+from voxgap.ragged import differ, shapes_of
 from voxgap.recipe import ClassWeight, Precision, Training
 from voxgap.training import objective
 from voxgap.training import precision as precisions
@@ -169,7 +169,8 @@ def fit(
 ) -> History:
     """Train on one part and watch another; see `train`, which says what went wrong besides."""
     if asked.patch_size is None and differ(training.volumes):
-        asked = dataclasses.replace(asked, patch_size=tuple(model.input_shape[1:4]))
+        whole, shapes = training.task != "segmentation", shapes_of(training.volumes)
+        asked = dataclasses.replace(asked, patch_size=patches.size_for(model.input_shape, shapes, whole))
     schedule, transform = intended(asked, training.task)
     watching = as_callbacks(callbacks)
     check_parts(model, training, validation, asked.patch_size)
