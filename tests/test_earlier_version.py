@@ -44,6 +44,7 @@ def layout(path: Path) -> int:
 
 
 PAIR = ("first", "second", "difference", "splits", "failed", "ratio", "rope", "comparisons")
+_RENAMED = {"yardsticks": "baselines"}
 
 
 def numbers(told: Any) -> Any:
@@ -51,7 +52,11 @@ def numbers(told: Any) -> Any:
     if isinstance(told, dict) and "p_value" in told:
         return {name: told[name] for name in PAIR}
     if isinstance(told, dict):
-        return {name: numbers(one) for name, one in told.items() if name not in ("words", "verdict")}
+        return {
+            _RENAMED.get(name, name): numbers(one)
+            for name, one in told.items()
+            if name not in ("words", "verdict")
+        }
     return [numbers(one) for one in told] if isinstance(told, list) else told
 
 

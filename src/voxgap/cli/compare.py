@@ -61,7 +61,7 @@ def compare(
         typer.Option(
             "--strategies",
             "--strategy",
-            help="Names, and the yardsticks complete and drop; see docs/missing-data.md.",
+            help="Names, and the baselines complete and drop; see docs/missing-data.md.",
             show_default=",".join(DEFAULT_STRATEGIES),
         ),
     ] = None,

@@ -270,7 +270,7 @@ class Comparison:
         for rank, place in enumerate(overall.places, start=1):
             lines.append(f"{rank:3}  {place.strategy:<{width}}  {interval(place)}")
         for place in overall.baselines:
-            lines.append(f"  -  {place.strategy:<{width}}  {interval(place)}  yardstick")
+            lines.append(f"  -  {place.strategy:<{width}}  {interval(place)}  baseline")
         if self.decision:
             lines += ["", self.decision]
         if self.models:

@@ -100,10 +100,10 @@ def _strategies(
         why = f"{share} of the values of {name} are missing in the data itself, which nothing can undo"
         if design.strategies:
             raise VoxgapError(
-                f"strategies: complete is the data before simulated gaps, and {why}: it would be no yardstick. Leave "
+                f"strategies: complete is the data before simulated gaps, and {why}: it would be no baseline. Leave "
                 "it out; drop trains on those volumes that are complete"
             )
-        warnings.warn(f"complete is left out: {why}, so there is no such yardstick", stacklevel=3)
+        warnings.warn(f"complete is left out: {why}, so there is no such baseline", stacklevel=3)
         del chosen["complete"]
     # What fills the gaps that a baseline meets: those of the data itself, and those of test volumes.
     fills = {called: "mean" if called in BASELINES else strategy for called, strategy in chosen.items()}

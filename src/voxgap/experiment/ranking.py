@@ -93,7 +93,7 @@ class Ranking:
                 "words": self.words,
                 "conditions": [condition._asdict() for condition in self.conditions],
                 "places": [dataclasses.asdict(place) for place in self.places],
-                "yardsticks": [dataclasses.asdict(place) for place in self.baselines],
+                "baselines": [dataclasses.asdict(place) for place in self.baselines],
             }
         )
 

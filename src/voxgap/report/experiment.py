@@ -75,7 +75,7 @@ def _ranking(comparison: Comparison) -> Section:
         "splits and the same gaps. "
         f"Differences of up to {overall.rope:.2g} in {metric} count as practically none. "
         "Lines are 95 % intervals that allow for training sets that overlap; what is grey is shown to be worse "
-        f"than the best, or is a yardstick. {comparison.decision}",
+        f"than the best, or is a baseline. {comparison.decision}",
     ]
     if comparison.cap:
         paragraphs.append(comparison.cap)
@@ -83,7 +83,7 @@ def _ranking(comparison: Comparison) -> Section:
         paragraphs.append(f"Scores are averaged over {len(overall.conditions)} conditions, listed below.")
     if overall.baselines:
         meanings = "; ".join(f"{place.strategy}, {MEANING[place.strategy]}" for place in overall.baselines)
-        paragraphs.append(f"Yardsticks, which take no part in the ranking: {meanings}.")
+        paragraphs.append(f"Baselines, which take no part in the ranking: {meanings}.")
     scored = not math.isnan(overall.places[0].mean) if overall.places else False
     figures = [(intervals(overall, metric), f"{metric}: mean and 95 % interval.")] if scored else []
     return Section("Ranking", paragraphs, _table(overall, metric), figures)
