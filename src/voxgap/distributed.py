@@ -16,7 +16,7 @@ from typing import Any
 from voxgap.cluster import LOCAL, connected
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
-from voxgap.experiment.local import Event
+from voxgap.experiment.local import Event, More, no_more
 from voxgap.experiment.plan import Experiment, Outcome, Run
 from voxgap.experiment.store import Store, stay_alive, worker_name
 
@@ -35,6 +35,7 @@ def run_all(
     cpus_per_run: float = 1.0,
     gpus_per_run: float = 0.0,
     progress: Callable[[Event], None] | None = None,
+    more: More = no_more,
 ) -> None:
     """Do all runs of an experiment that are not done yet, on a Ray cluster.
 
@@ -49,6 +50,7 @@ def run_all(
         processes: at most so many runs at a time; by default as many as the cluster has room for.
         cpus_per_run, gpus_per_run: what a run is given; 0.25 GPUs puts four runs on one.
         progress: told what happens, in this thread.
+        more: see `voxgap.experiment.run_all`.
 
     Raises:
         VoxgapError: Ray isn't installed, the cluster can't be reached or has no room, or the store can't be
@@ -56,11 +58,13 @@ def run_all(
         KeyboardInterrupt: Ctrl-C. What was under way waits to be done again.
     """
     store.add(experiment)
-    if not store.statuses(experiment).get("waiting", 0) + store.statuses(experiment).get("running", 0):
+    statuses = store.statuses(experiment)
+    if not statuses.get("waiting", 0) + statuses.get("running", 0) and not more():
         return
     with connected(address) as ray:
         _check_room(ray, cpus_per_run, gpus_per_run)
-        _Dispatch(ray, experiment, dataset, store, processes, cpus_per_run, gpus_per_run, progress).work()
+        dispatch = _Dispatch(ray, experiment, dataset, store, processes, cpus_per_run, gpus_per_run, progress)
+        dispatch.work(more)
 
 
 def execute_remotely(run: Run, dataset: Dataset, folder: str, threads: int) -> Outcome:
@@ -115,14 +119,14 @@ class _Dispatch:
         self.data = ray.put(replace(dataset, drawn=drawn))
         self.task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES)(execute_remotely)
         self.under_way: dict[Any, Run] = {}
-        self.total, self.ended, self.started = len(experiment.runs()), 0, time.monotonic()
+        self.ended, self.started = 0, time.monotonic()
 
-    def work(self) -> None:
+    def work(self, more: More) -> None:
         """Keep the cluster busy until every run has ended, here or elsewhere."""
         stop = threading.Event()
         threading.Thread(target=stay_alive, args=(self.store.path, self.worker, stop), daemon=True).start()
         try:
-            while self._submit() or self.under_way or self._waits():
+            while self._submit() or self.under_way or self._waits() or more():
                 # Others on the same file may hold the last runs: then there is nothing to wait for but time.
                 ready = self._ready()
                 for reference in ready:
@@ -178,10 +182,10 @@ class _Dispatch:
             self._tell(run, "ended", outcome)
 
     def _tell(self, run: Run, state: str, outcome: Outcome | None) -> None:
-        done = self.total - self._waits()
+        total, waits = sum(self.store.statuses(self.experiment).values()), self._waits()
         pace = (time.monotonic() - self.started) / self.ended if self.ended else None
-        eta = None if pace is None else pace * (self.total - done)
-        self.progress(Event(run, state, done, self.total, outcome, eta))
+        eta = None if pace is None or self.experiment.racing else pace * waits
+        self.progress(Event(run, state, total - waits, total, outcome, eta))
 
     def _clean(self) -> None:
         """Delete on each machine what the runs kept there."""

@@ -44,7 +44,7 @@ class Board:
         metric: str,
         classes: Sequence[str] = (),
     ) -> None:
-        self.metric, self.classes = metric, classes
+        self.metric, self.classes, self.racing = metric, classes, experiment.racing
         self.lines: dict[str, _Line] = {}
         for run in experiment.runs():
             self.lines.setdefault(run.strategy, _Line()).total += 1
@@ -82,10 +82,12 @@ class Board:
             mean = f"{sum(line.scores) / len(line.scores):.4g}" if line.scores else ""
             now = "; ".join(line.now.values())
             failed = str(line.without_score or "")
-            table.add_row(Text(strategy), f"{line.ended}/{line.total}", failed, mean, Text(now))
+            runs = f"{line.ended}" if self.racing else f"{line.ended}/{line.total}"
+            table.add_row(Text(strategy), runs, failed, mean, Text(now))
         ended, total = (sum(getattr(line, n) for line in self.lines.values()) for n in ("ended", "total"))
         left = "" if self.eta is None or ended == total else f", about {duration(self.eta)} left"
-        return Group(table, Text(f"{ended} of {total} runs{left}. Ctrl-C stops; what has ended is kept."))
+        said = f"{ended} runs" if self.racing else f"{ended} of {total} runs{left}"
+        return Group(table, Text(f"{said}. Ctrl-C stops; what has ended is kept."))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from voxgap.experiment import Experiment
     from voxgap.experiment.asked import Asked, Design
     from voxgap.experiment.conduct import Ended, Results, Tell
+    from voxgap.experiment.racing import Race
     from voxgap.intensity import Choice
 
 GAPS, TRAINING, RUNNING = "Gaps", "Training", "Running"
@@ -154,6 +155,15 @@ def compare(
     retry: Annotated[
         bool, typer.Option("--retry", help="Do runs that failed again.", rich_help_panel=RUNNING)
     ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME",
+            help="Race for 30m or 2h: fold by fold, who can't win any more leaves, until the best is known or the time "
+            "is over.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option(help="Runs at a time; by default one for each processor.", rich_help_panel=RUNNING),
@@ -196,10 +206,12 @@ def compare(
 
       voxgap compare scans.npz --rates 0.3 --test-rates 0.1,0.3,0.5 --folds 5 --repeats 2 --against mean
 
+      voxgap compare sample:brain --budget 30m
+
       voxgap compare scans.csv --size 32,32,32 --models resnet3d,resnet2d --seeds 2 --out runs/2d-or-3d
     """
     from voxgap import decision
-    from voxgap.experiment.asked import Asked, Verdict, designed
+    from voxgap.experiment.asked import Asked, Verdict, designed, seconds
     from voxgap.experiment.conduct import Results, Told, conduct
 
     design = designed(
@@ -213,6 +225,7 @@ def compare(
         repeats=repeats,
         seeds=seeds,
         split_seed=seed,
+        racing=budget is not None,
     )
     patch = patch_argument(patch_size)
     if class_weight not in ("none", "balanced"):
@@ -238,7 +251,8 @@ def compare(
         threshold=threshold or decision.DEFAULT,
         verdict=Verdict(metric, rope, against, ("--metric", "--rope", "--against")),
     )
-    results = Results(out_folder / "compare.db", _command(data), retry, fresh=not resume)
+    limit = None if budget is None else seconds(budget)
+    results = Results(out_folder / "compare.db", _command(data), retry, fresh=not resume, budget=limit)
     teller = _Teller(
         asked, results, "this machine" if ray is None else "one machine like this; the cluster shares it"
     )
@@ -252,7 +266,7 @@ def compare(
         asked,
         results,
         functools.partial(_runner(ray, cpus_per_run, gpus_per_run), processes=processes),
-        Told(teller.read, planned, teller.running),
+        Told(teller.read, planned, teller.running, teller.raced),
         **grid_arguments(size, spacing, crop, missing_values, reference, axes, at),
     )
     page = out_folder / "report.html"
@@ -266,6 +280,13 @@ class _Teller:
 
     def __init__(self, asked: Asked, results: Results, where: str) -> None:
         self.asked, self.results, self.where = asked, results, where
+        self.left: Mapping[str, int] = {}
+
+    def raced(self, race: Race) -> None:
+        for name, rounds in race.left.items():
+            if name not in self.left:
+                err.print(f"{name} leaves the race after {rounds} rounds.", soft_wrap=True, markup=False)
+        self.left = race.left
 
     def read(self, dataset: Dataset) -> None:
         self.dataset = dataset
@@ -293,10 +314,9 @@ class _Teller:
                 yield tell
         except KeyboardInterrupt:
             with open_store(self.results.path) as store:
-                ended = len(store.outcomes(experiment))
-            err.print(
-                f"Interrupted. {ended} of {len(experiment.runs())} runs are kept. Go on with:", soft_wrap=True
-            )
+                ended, total = len(store.ended(experiment)), len(experiment.runs())
+            kept = f"{ended} runs" if experiment.racing else f"{ended} of {total} runs"
+            err.print(f"Interrupted. {kept} are kept. Go on with:", soft_wrap=True)
             err.print(f"  {self.results.command}", soft_wrap=True, markup=False)
             raise typer.Exit(130) from None
 
@@ -353,6 +373,12 @@ def _say_what_is_ahead(experiment: Experiment, dataset: Dataset, ended: int, whe
     from voxgap.experiment.cost import estimate
 
     total = len(experiment.runs())
+    if experiment.racing:
+        rounds = experiment.repeats * experiment.folds
+        ended = 0  # a race tells of the rounds to come, not of those that were
+        err.print(
+            f"A race of at most {rounds} rounds; all of them with all strategies would be:", soft_wrap=True
+        )
     err.print(f"{total} networks to train" + (f", {ended} of them done before" if ended else "") + ".")
     if ended == total:
         return

@@ -17,12 +17,16 @@ from voxgap.recipe import FILLS, PRESETS, Gaps, Plain, Strategy
 if TYPE_CHECKING:
     from voxgap.experiment.comparison import Comparison
     from voxgap.experiment.plan import Experiment, Outcome, Run
+    from voxgap.experiment.racing import Race
 
 Value = TypeVar("Value", bound=Plain)
 Strategies = Sequence[str] | Mapping[str, "str | Strategy"]
 
 DEFAULT_STRATEGIES = ("mean", "linear", "mask_channel", "masked_conv")
 """What is compared by default; and `complete`, where nothing but simulated gaps is missing."""
+RACE_REPEATS = 3
+"""How often a race deals the folds anew at most; beyond, what training sets share leaves little to win."""
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _GAP_OPTIONS = ("axis", "block_size", "per_channel", "strength")
 
 
@@ -35,6 +39,7 @@ class Design:
         models, test_rates, folds, repeats, seeds, split_seed: see `voxgap.experiment.plan.Experiment`.
         patterns, mechanisms, train_rates: of its gaps, each crossed with each.
         gaps: the rest of what is known of them.
+        racing: see `voxgap.experiment.plan.Experiment`.
     """
 
     strategies: Mapping[str, str | Strategy] | None
@@ -48,6 +53,7 @@ class Design:
     repeats: int
     seeds: tuple[int, ...]
     split_seed: int
+    racing: bool = False
 
     @property
     def ranked(self) -> tuple[str, ...]:
@@ -68,8 +74,9 @@ def designed(
     seeds: int | Sequence[int] = 1,
     split_seed: int = 0,
     gap_options: Mapping[str, Any] | None = None,
+    racing: bool = False,
 ) -> Design:
-    """Return what these arguments of `voxgap.compare` ask for.
+    """Return what these arguments of `voxgap.compare` ask for; a race deals the folds anew if nothing else is said.
 
     Raises:
         VoxgapError: one of them is not possible, whatever the data.
@@ -80,6 +87,10 @@ def designed(
     _check_count("repeats", repeats)
     if folds == 1 and repeats > 1:
         raise VoxgapError(f"repeats {repeats}: the data's own split (folds=1) is always the same; give folds")
+    if folds == 1 and racing:
+        raise VoxgapError(
+            "budget: the data's own split (folds=1) is one round, which decides nothing; give folds"
+        )
     return Design(
         strategies=None if strategies is None else _strategies(strategies),
         models=None if models is None else _known("models", models, NETWORKS),
@@ -89,10 +100,28 @@ def designed(
         train_rates=None if train_rates is None else _rates("train_rates", train_rates),
         test_rates=() if test_rates is None else _rates("test_rates", test_rates),
         folds=folds,
-        repeats=repeats,
+        repeats=RACE_REPEATS if racing and repeats == 1 else repeats,
         seeds=_seeds(seeds),
         split_seed=split_seed,
+        racing=racing,
     )
+
+
+def seconds(budget: str | float) -> float:
+    """Return how long `90s`, `30m`, `1.5h` or a number of seconds is.
+
+    Raises:
+        VoxgapError: it is no time.
+    """
+    text = str(budget).strip()
+    factor = _UNITS.get(text[-1:]) if isinstance(budget, str) else 1.0
+    try:
+        found = float(text[:-1] if isinstance(budget, str) else text) * (factor or math.nan)
+    except ValueError:
+        found = math.nan
+    if not 0 < found < math.inf:
+        raise VoxgapError(f"budget {budget} is no time: give 90s, 30m or 2h")
+    return found
 
 
 @dataclass(frozen=True)
@@ -116,6 +145,12 @@ class Verdict:
         return Comparison.from_outcomes(
             experiment, outcomes, metric=self.metric, rope=self.rope, reference=self.reference
         )
+
+    def race(self, experiment: Experiment, outcomes: Iterable[tuple[Run, Outcome]]) -> Race:
+        """Find out how far a race is."""
+        from voxgap.experiment.comparison import race_of
+
+        return race_of(experiment, outcomes, self.metric, self.rope, self.reference)
 
     def check(self, ranked: Iterable[str]) -> None:
         """Refuse before hours of training what would be refused after them, whatever the data.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from voxgap import metrics, table
 from voxgap.errors import VoxgapError
 from voxgap.experiment.plan import BASELINES, Experiment, Outcome, Row, Run
+from voxgap.experiment.racing import Race, run_race, without_late
 from voxgap.experiment.ranking import Condition, Ranking, Score, ranking
 from voxgap.files import finite, write_bytes
 from voxgap.metrics.comparison import Place
@@ -89,6 +90,7 @@ class Comparison:
         reconstruction: strategies by the error of their fill on the simulated gaps, in standard deviations of the
             training values; None where there are none.
             Strategies with the same fill share a place. A good fill is not the same as a good network.
+        race: how far it is, where strategies race; the verdict rests on its whole rounds.
     """
 
     experiment: Experiment
@@ -97,6 +99,7 @@ class Comparison:
     rankings: tuple[Ranking, ...]
     models: Ranking | None = None
     reconstruction: Ranking | None = None
+    race: Race | None = None
 
     @classmethod
     def from_outcomes(
@@ -124,11 +127,15 @@ class Comparison:
         """
         pairs = tuple(outcomes)
         metric = _metric(pairs, metric)
-        sizes = _sizes(pairs)
+        race = race_of(experiment, pairs, metric, rope, reference) if experiment.racing else None
+        counted = without_late(pairs, race, experiment.folds)
+        sizes = _sizes(counted)
         names = [name for name, _ in experiment.strategies]
-        scores = list(_scores(pairs, metric))
+        scores = list(_scores(counted, metric))
         models = list(dict.fromkeys(run.model for run, _ in pairs))
         settings: dict[str, Any] = {"rope": rope, "reference": reference}
+        if race is not None:
+            settings |= {"left": race.left, "level": race.level}
         overall = ranking(scores, names, sizes, metric, **settings)
         # The same region of equivalence in each, so that their verdicts can be compared.
         settings["rope"] = overall.rope
@@ -142,7 +149,8 @@ class Comparison:
             overall,
             tuple(by_condition),
             _of_models(scores, models, sizes, metric, overall.rope) if len(models) > 1 else None,
-            _of_fills(pairs, names, sizes),
+            _of_fills(counted, names, sizes),
+            race,
         )
 
     @property
@@ -166,13 +174,24 @@ class Comparison:
 
     @cached_property
     def planned(self) -> int:
-        """How many runs the experiment has."""
+        """How many runs the experiment has; of a race those that were done or are due."""
+        if self.race is not None:
+            return len(self.outcomes) + len(self.race.due)
         return len(self.experiment.runs())
 
     @property
     def done(self) -> int:
         """How many runs have an outcome, good or not."""
         return len(self.outcomes)
+
+    @property
+    def unfinished(self) -> str:
+        """What is not done yet, in words; empty where nothing is."""
+        if self.race is not None:
+            return self.race.words
+        if self.done == self.planned:
+            return ""
+        return f"Unfinished: {self.done} of {self.planned} runs have ended."
 
     @cached_property
     def failures(self) -> tuple[Failure, ...]:
@@ -282,8 +301,8 @@ class Comparison:
             lines.append(f"{failure.strategy}: {runs} {failure.status}: {failure.reason}")
         if self.cap:
             lines += ["", self.cap]
-        if self.done < self.planned:
-            lines.append(f"Unfinished: {self.done} of {self.planned} runs have ended.")
+        if self.unfinished:
+            lines.append(self.unfinished)
         return "\n".join(lines)
 
     def to_json(self) -> dict[str, Any]:
@@ -317,6 +336,21 @@ class Comparison:
         """Write `predictions`, a row a run, test rate and case; the file appears whole."""
         columns = dict.fromkeys(name for row in self.predictions for name in row)
         table.write(Path(path), [*columns] or ["run"], self.predictions)
+
+
+def race_of(
+    experiment: Experiment,
+    outcomes: Iterable[tuple[Run, Outcome]],
+    metric: str | None = None,
+    rope: float | None = None,
+    reference: str | None = None,
+) -> Race:
+    """Return how far a race is; arguments as for `Comparison.from_outcomes`."""
+    pairs = tuple(outcomes)
+    metric = _metric(pairs, metric)
+    return run_race(
+        experiment, pairs, partial(_scores, metric=metric), metric, rope=rope, reference=reference
+    )
 
 
 def deciding_metric(task: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,11 +14,12 @@ from typing import Any
 
 from voxgap import decision
 from voxgap.dataset import Dataset, load_data
-from voxgap.experiment.asked import Asked, Strategies, Verdict, designed
+from voxgap.experiment.asked import Asked, Strategies, Verdict, designed, seconds
 from voxgap.experiment.comparison import Comparison
-from voxgap.experiment.local import Event, run_all
+from voxgap.experiment.local import Event, no_more, run_all
 from voxgap.experiment.plan import Experiment, Outcome, Run
 from voxgap.experiment.planning import planned
+from voxgap.experiment.racing import Race
 from voxgap.experiment.store import Store, delete_store, open_store
 from voxgap.intensity import Choice
 
@@ -34,12 +36,14 @@ class Results:
         command: what a person types to do this again.
         retry: do those runs again that failed.
         fresh: delete what is there.
+        budget: seconds for all rounds of a race, those of earlier calls included; None: as long as it takes.
     """
 
     path: Path
     command: str = ""
     retry: bool = False
     fresh: bool = False
+    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,7 @@ class Told:
         planned: the experiment, before anything is written, and why volumes are normalised as they are.
         running: the experiment as it is done, and what had ended before; gives a context for the time of the runs, and
             with it what is told of each event.
+        raced: how far a race is, before each round and after the last.
     """
 
     read: Callable[[Dataset], None] = lambda _: None
@@ -58,6 +63,7 @@ class Told:
     running: Callable[[Experiment, Ended], contextlib.AbstractContextManager[Tell]] = lambda *_: (
         contextlib.nullcontext(lambda event: None)
     )
+    raced: Callable[[Race], None] = lambda _: None
 
 
 def compare(
@@ -79,6 +85,7 @@ def compare(
     threshold: str | float = decision.DEFAULT,
     out: str | os.PathLike[str] = "compare.db",
     retry: bool = False,
+    budget: str | float | None = None,
     processes: int | None = None,
     memory_limit: int | None = None,
     progress: Callable[[Event], None] | None = None,
@@ -111,6 +118,9 @@ def compare(
             of each run.
         out: the file of results. It may hold other experiments; runs that they share are done once.
         retry: do those runs again that failed.
+        budget: time for a race: `30m`, `2h`, or seconds. Splits come one after the other, strategies that can't win any
+            more leave, and it ends as soon as the best is better than, or practically the same as, who is left; see
+            `voxgap.experiment.racing`. The folds are dealt 3 times at most, if `repeats` doesn't say more.
         processes: see `run_all`. By default one for each processor.
         memory_limit: bytes that one run may take.
         progress: called as runs start and end.
@@ -147,11 +157,13 @@ def compare(
         seeds=seeds,
         split_seed=split_seed,
         gap_options=gap_options,
+        racing=budget is not None,
     )
     asked = Asked(design, architecture or {}, training, threshold, Verdict(metric, rope, reference))
     runner = partial(run_all, processes=processes, memory_limit=memory_limit)
     told = Told() if progress is None else Told(running=lambda *_: contextlib.nullcontext(progress))
-    return conduct(dataset, asked, Results(Path(out), command, retry=retry), runner, told)
+    limit = None if budget is None else seconds(budget)
+    return conduct(dataset, asked, Results(Path(out), command, retry=retry, budget=limit), runner, told)
 
 
 def conduct(
@@ -176,6 +188,7 @@ def conduct(
         VoxgapError: something of it is not possible, or the file can't be written to.
         KeyboardInterrupt: Ctrl-C; what has ended is kept.
     """
+    started = time.monotonic()
     asked.check()
     dataset = load_data(data, **reading)
     told.read(dataset)
@@ -193,8 +206,28 @@ def conduct(
         if results.retry:
             store.retry(experiment)
         with told.running(experiment, store.outcomes(experiment)) as tell:
-            runner(experiment, dataset, store, progress=tell)
+            more = _rounds(experiment, asked, results, store, told, started) if experiment.racing else no_more
+            runner(experiment, dataset, store, progress=tell, more=more)
         return asked.verdict.on(experiment, store.outcomes(experiment))
+
+
+def _rounds(
+    experiment: Experiment, asked: Asked, results: Results, store: Store, told: Told, started: float
+) -> Callable[[], bool]:
+    """Return what adds the next round of a race, where there is one and the budget has room for it."""
+    before = store.seconds(experiment)
+
+    def more() -> bool:
+        race = asked.verdict.race(experiment, outcomes := store.outcomes(experiment))
+        told.raced(race)
+        spent = before + time.monotonic() - started
+        expected = spent / len(outcomes) * len(race.due) if outcomes else 0.0
+        if race.over or (results.budget is not None and spent + expected > results.budget):
+            return False
+        store.add(experiment, due=race.due)
+        return True
+
+    return more
 
 
 def same_experiment(experiment: Experiment, store: Store) -> Experiment | None:

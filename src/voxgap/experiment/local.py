@@ -25,6 +25,7 @@ LOOK_SECONDS = 0.5
 # What TensorFlow, a network and its batches take at least.
 PROCESS_BYTES = 2 * 2**30
 Message = dict[str, Any]
+More = Callable[[], bool]
 
 
 @dataclass(frozen=True)
@@ -34,9 +35,9 @@ class Event:
     Attributes:
         run: that it is about.
         state: `started`, `epoch` (one is over) or `ended`.
-        done: runs of the experiment that have ended. total: all of them.
+        done: runs of the experiment that have ended. total: all of them; in a race those of its rounds so far.
         outcome: of a run that has ended.
-        eta_seconds: until the last run ends, at the pace so far; None before the first has ended.
+        eta_seconds: until the last run ends, at the pace so far; None before the first has ended, and in a race.
         epoch: that is over, from 1; 0 before.
     """
 
@@ -47,6 +48,11 @@ class Event:
     outcome: Outcome | None = None
     eta_seconds: float | None = None
     epoch: int = 0
+
+
+def no_more() -> bool:
+    """What an experiment that is no race does when all of its runs have ended: nothing."""
+    return False
 
 
 def default_processes() -> int:
@@ -67,6 +73,7 @@ def run_all(
     processes: int | None = None,
     progress: Callable[[Event], None] | None = None,
     memory_limit: int | None = None,
+    more: More = no_more,
 ) -> None:
     """Do all runs of an experiment that are not done yet.
 
@@ -81,6 +88,7 @@ def run_all(
             not a training step (building, compiling, filling) uses one processor only.
         progress: told what happens, in this thread.
         memory_limit: bytes that one process may take; a run that takes more is ended, and failed.
+        more: asked when all runs have ended; adds further ones to the store and says so, where it is a race.
 
     Raises:
         VoxgapError: the store can't be written to, or no process can be started.
@@ -89,9 +97,9 @@ def run_all(
     store.add(experiment)
     folder = store.path.absolute().with_name(f".{store.path.name}-{experiment.key}")
     _sweep(folder)
-    if not {"waiting", "running"} & set(store.statuses(experiment)):
+    if not {"waiting", "running"} & set(store.statuses(experiment)) and not more():
         return
-    team = _Team(experiment, store, processes or default_processes(), progress, memory_limit)
+    team = _Team(experiment, store, processes or default_processes(), progress, memory_limit, more)
     data = folder / worker_name().replace(":", "@")
     try:
         with _disk(folder):
@@ -167,10 +175,11 @@ class _Team:
         processes: int,
         progress: Callable[[Event], None] | None,
         memory_limit: int | None,
+        more: More,
     ) -> None:
         self.experiment, self.store, self.processes = experiment, store, processes
         self.progress = progress or (lambda _: None)
-        self.memory_limit = memory_limit
+        self.memory_limit, self.more = memory_limit, more
         self.runs = {run.key: run for run in experiment.runs()}
         self.heard: queue.Queue[tuple[_Worker, Message | None]] = queue.Queue()
         self.workers: list[_Worker] = []
@@ -185,8 +194,11 @@ class _Team:
         while True:
             statuses = self.store.statuses(self.experiment)
             waiting, running = statuses.get("waiting", 0), statuses.get("running", 0)
-            if not waiting and not running and not self.workers:
-                return
+            if not waiting and not running:
+                if self.more():
+                    continue
+                if self.experiment.racing or not self.workers:
+                    return
             # What others have ended; what is our own is told by our workers.
             self.ended |= {k for k, w in self.store.ended(self.experiment) if w not in self.names}
             free = waiting or int(not self.workers and self._orphans())
@@ -247,10 +259,11 @@ class _Team:
             outcome = self.store.outcome(run)
             self.ended.add(key)
             self.own += 1
-        left = len(self.runs) - len(self.ended)
+        racing = self.experiment.racing
+        total = sum(self.store.statuses(self.experiment).values()) if racing else len(self.runs)
         pace = (time.monotonic() - self.started) / self.own if self.own else None
-        eta = None if pace is None else pace * left
-        self.progress(Event(run, state, len(self.ended), len(self.runs), outcome, eta, epoch))
+        eta = None if pace is None or racing else pace * (total - len(self.ended))
+        self.progress(Event(run, state, len(self.ended), total, outcome, eta, epoch))
 
     def stop(self) -> None:
         """End all workers, and let what they were at be done again."""

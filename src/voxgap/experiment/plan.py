@@ -103,6 +103,7 @@ class Experiment:
         seeds: of the weights; each run is done with each.
         architecture, training, threshold: of every recipe.
         data, data_key, split_seed: see `Run`.
+        racing: whether strategies leave on the way and the rest is not done, see `voxgap.experiment.racing`.
     """
 
     data: str
@@ -118,6 +119,7 @@ class Experiment:
     architecture: Architecture = Recipe.architecture
     training: Training = COMPARED
     threshold: str = Recipe.threshold
+    racing: bool = False
 
     def __post_init__(self) -> None:
         # One value in one form: lists and whole numbers would give equal experiments different keys.
@@ -136,6 +138,8 @@ class Experiment:
         strategies = [[name, strategy.unusual()] for name, strategy in self.strategies]
         values = {name: getattr(self, name).unusual() for name in ("architecture", "training")}
         several = {name: [*plain[name]] for name in ("models", "test_rates", "seeds")}
+        if not self.racing:
+            del plain["racing"]  # as earlier versions wrote it, and know it by
         return (
             plain
             | several

@@ -72,6 +72,7 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
         repeats=design.repeats,
         seeds=design.seeds,
         split_seed=design.split_seed,
+        racing=design.racing,
         architecture=architecture,
         training=training,
         threshold=rule,

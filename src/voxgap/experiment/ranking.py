@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +61,7 @@ class Ranking:
         conditions: over which the scores of a split are averaged.
         places: strategies, the best first; intervals are cut to what the metric can be.
         baselines: `complete` and `drop`, which take no part; `against` is None.
+        left: after how many rounds a strategy left, where they raced: it is a rival no more.
     """
 
     metric: str
@@ -70,6 +71,7 @@ class Ranking:
     conditions: tuple[Condition, ...]
     places: tuple[Place, ...]
     baselines: tuple[Place, ...] = ()
+    left: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def words(self) -> str:
@@ -80,7 +82,9 @@ class Ranking:
         if len(scored) == 1:
             only = scored[0]
             return f"{only.strategy} scores {only.mean:.3g}; no other has a score to compare it with."
-        return _against_best(scored) if self.reference is None else _against(self.reference, scored)
+        return (
+            _against_best(scored, self.left) if self.reference is None else _against(self.reference, scored)
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dictionaries, lists and numbers; None for NaN."""
@@ -94,6 +98,7 @@ class Ranking:
                 "conditions": [condition._asdict() for condition in self.conditions],
                 "places": [dataclasses.asdict(place) for place in self.places],
                 "baselines": [dataclasses.asdict(place) for place in self.baselines],
+                **({"left": dict(self.left)} if self.left else {}),
             }
         )
 
@@ -106,6 +111,8 @@ def ranking(
     *,
     rope: float | None = None,
     reference: str | None = None,
+    left: Mapping[str, int] | None = None,
+    level: float = 1.0,
 ) -> Ranking:
     """Rank by the scores of runs; several conditions of a split are averaged, as several seeds are.
 
@@ -118,26 +125,35 @@ def ranking(
         metric: says whether lower is better.
         rope: None: 0.01, or 1 % of the mean of the reference, or the best, for errors in the data's unit.
         reference: name to compare with, instead of the best.
+        left: after how many rounds a strategy left, where they race, see `voxgap.experiment.racing`.
+        level: share of the level that a look at a race has.
 
     Raises:
         VoxgapError: The reference is not among the names.
     """
     scores = list(scores)
-    tables = _tables(scores, list(names))
+    splits = sorted({score.split for score in scores}) or [(0, 0)]
+    tables = tables_of(scores, list(names), splits)
     taking_part = {name: table for name, table in tables.items() if name not in BASELINES}
     if reference is not None and reference not in taking_part:
         known = ", ".join(taking_part) or "none"
         raise VoxgapError(f"reference {reference!r} is none of the strategies that are compared: {known}")
-    splits = sorted({score.split for score in scores}) or [(0, 0)]
     n_train, n_test = (np.array([sizes[split][side] for split in splits]) if scores else 1 for side in (0, 1))
     lower = metric in LOWER_IS_BETTER
 
     def ranked(which: Mapping[str, Table], rope: float) -> tuple[Place, ...]:
-        places = rank(which, n_train, n_test, rope=rope, lower_is_better=lower, reference=reference)
+        places = rank(
+            *(which, n_train, n_test),
+            rope=rope,
+            lower_is_better=lower,
+            reference=reference,
+            left=left or {},
+            level=level,
+        )
         return tuple(_possible(place, metric) for place in places)
 
     if rope is None:
-        rope = _default_rope(metric, taking_part, reference, lower)
+        rope = default_rope(metric, taking_part, reference)
     places = ranked(taking_part, rope) if taking_part else ()
     beside = []
     for name in [name for name in BASELINES if name in tables]:
@@ -145,18 +161,18 @@ def ranking(
         among = {place.strategy: place for place in ranked({**taking_part, name: tables[name]}, rope)}
         beside.append(dataclasses.replace(among[name], against=None, verdict=None))
     conditions = tuple(dict.fromkeys(score.condition for score in scores))
-    return Ranking(metric, lower, rope, reference, conditions, places, tuple(beside))
+    return Ranking(metric, lower, rope, reference, conditions, places, tuple(beside), dict(left or {}))
 
 
-def _tables(scores: list[Score], names: list[str]) -> dict[str, Table]:
+def tables_of(scores: list[Score], names: list[str], splits: Sequence[tuple[int, int]]) -> dict[str, Table]:
     """Return `(splits, seeds x conditions)` by name, NaN where there is no score."""
-    rows = {split: i for i, split in enumerate(sorted({score.split for score in scores}))}
+    rows = {split: i for i, split in enumerate(splits)}
     columns: dict[tuple[Any, ...], int] = {}
     for score in scores:
         columns.setdefault((score.condition, score.seed), len(columns))
-    empty = np.full((max(len(rows), 1), max(len(columns), 1)), np.nan)
+    empty = np.full((len(rows), max(len(columns), 1)), np.nan)
     tables = {name: empty.copy() for name in names}
-    for score in scores:
+    for score in (score for score in scores if score.name in tables):
         tables[score.name][rows[score.split], columns[score.condition, score.seed]] = score.value
     return tables
 
@@ -169,19 +185,26 @@ def _possible(place: Place, metric: str) -> Place:
     return dataclasses.replace(place, low=float(low), high=float(high))
 
 
-def _default_rope(metric: str, tables: Mapping[str, Table], reference: str | None, lower: bool) -> float:
+def default_rope(metric: str, tables: Mapping[str, Table], reference: str | None) -> float:
+    """Return the region of equivalence where none is asked for, from tables of scores by name."""
     if metric not in UNBOUNDED:
         return ROPE
     means = {name: float(np.nanmean(t)) for name, t in tables.items() if not np.isnan(t).all()}
     if not means:
         return ROPE
-    best = (min if lower else max)(means.values())
+    best = (min if metric in LOWER_IS_BETTER else max)(means.values())
     return SHARE_OF_MEAN * abs(best if reference is None else means.get(reference, best))
 
 
-def _against_best(scored: list[Place]) -> str:
+def _against_best(scored: list[Place], left: Mapping[str, int]) -> str:
     best, *others = scored
     beaten = [place for place in others if place.verdict and place.verdict.decision == "worse"]
+    gone = [place.strategy for place in others if place.strategy in left and place not in beaten]
+    others = [place for place in others if place.strategy not in gone]
+    if gone:
+        return _against_best([best, *others], {}) + (
+            f" {', '.join(gone)} left early: almost surely worse than the best by more than matters."
+        )
     if len(beaten) == len(others):
         return f"{best.strategy} is better than {_listed(beaten, 'worse')}."
     # The verdict that counts is on the strongest of those that are not beaten.

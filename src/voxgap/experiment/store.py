@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,12 @@ class Store:
         self._connection.close()
 
     def add(
-        self, experiment: Experiment, command: str = "", reading: Mapping[str, Any] | None = None
+        self,
+        experiment: Experiment,
+        command: str = "",
+        reading: Mapping[str, Any] | None = None,
+        *,
+        due: Collection[Run] = (),
     ) -> None:
         """Write down an experiment and those of its runs that are not there yet.
 
@@ -181,9 +186,11 @@ class Store:
             experiment: to be done.
             command: what a person types to do it again.
             reading: arguments of `load_data` that read its data again; by default what the data is called.
+            due: of a race, the runs that are to be done now; of other experiments all of them are.
         """
         reading = reading or {"data": experiment.data}
-        runs = experiment.runs()
+        places = {run: place for place, run in enumerate(experiment.runs())}
+        runs = {run: places[run] for run in due} if experiment.racing else places
         key = experiment.key
         with self._writing() as connection:
             connection.execute(
@@ -196,7 +203,7 @@ class Store:
             )
             connection.executemany(
                 "INSERT OR IGNORE INTO members VALUES (?, ?, ?)",
-                [(key, position, run.key) for position, run in enumerate(runs)],
+                [(key, position, run.key) for run, position in runs.items()],
             )
 
     def experiments(self) -> list[Experiment]:
@@ -252,6 +259,18 @@ class Store:
             "WHERE members.experiment = ? AND outcome IS NOT NULL",
             experiment.key,
         )
+
+    def seconds(self, experiment: Experiment) -> float:
+        """How long this experiment's own runs took, those done at the same time once."""
+        rows = self._read(
+            "SELECT started, finished FROM runs WHERE experiment = ? AND outcome IS NOT NULL ORDER BY started",
+            experiment.key,
+        )
+        total, until = 0.0, 0.0
+        for started, finished in rows:
+            total += max(0.0, finished - max(started, until))
+            until = max(until, finished)
+        return total
 
     def statuses(self, experiment: Experiment) -> dict[str, int]:
         """Return how many runs wait, are running, are done, failed or are not possible."""

@@ -6,14 +6,19 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 import threading
+import time
 from pathlib import Path
 
 from voxgap.errors import VoxgapError
 from voxgap.experiment.dataset_files import open_dataset
-from voxgap.experiment.store import open_store, stay_alive, worker_name
+from voxgap.experiment.plan import Experiment, Run
+from voxgap.experiment.store import Store, open_store, stay_alive, worker_name
 from voxgap.process import Tell, tell_parent
+
+WAIT_SECONDS, IDLE_SECONDS = 0.5, 120.0
 
 
 def main(store: Path, experiment_key: str, data: Path, cache: Path) -> int:
@@ -39,7 +44,7 @@ def _work(store_path: Path, experiment_key: str, data: Path, cache: Path, tell: 
         threading.Thread(target=stay_alive, args=(store_path, worker, threading.Event()), daemon=True).start()
         compiled = Compiled()
         tell(state="ready", worker=worker)
-        while (run := store.claim(experiment, worker)) is not None:
+        while (run := _next(store, experiment, worker)) is not None:
             key = run.key
             tell(state="started", key=key)
 
@@ -53,6 +58,16 @@ def _work(store_path: Path, experiment_key: str, data: Path, cache: Path, tell: 
             gc.collect()
             if store.finish(outcome, worker):
                 tell(state="ended", key=key)
+
+
+def _next(store: Store, experiment: Experiment, worker: str) -> Run | None:
+    """Take a run; in a race wait a while for the next round, as long as the process that is in charge of it lives."""
+    parent, until = os.getppid(), time.monotonic() + IDLE_SECONDS
+    while (run := store.claim(experiment, worker)) is None and experiment.racing:
+        if os.getppid() != parent or time.monotonic() > until:
+            return None
+        time.sleep(WAIT_SECONDS)
+    return run
 
 
 if __name__ == "__main__":

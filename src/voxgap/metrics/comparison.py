@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -179,18 +179,15 @@ def _pairs(
     rope: float,
     lower_is_better: bool,
     reference: str | None = None,
-    levels: Callable[[Floats, int], Floats] | None = None,
+    level: float = 1.0,
 ) -> list[Paired]:
     """Judge all pairs, each strategy with those that come after it; `rank` says what the arguments are."""
     if not 0 <= rope < math.inf:
         raise VoxgapError(f"rope {rope:g} is no width; give 0 or more, in the unit of the metric")
     names = [*tables]
     scores = np.stack([*tables.values()]) * (-1 if lower_is_better else 1)
-    family = len(names) - 1 if reference is not None else math.comb(len(names), 2)
-    both = [int((~np.isnan(scores[a] - scores[b])).any(axis=-1).sum()) for a, b in pairs_of(len(names))]
-    share = np.ones(len(both)) if levels is None else levels(np.array(both), family)
     place = None if reference is None else names.index(reference)
-    found = judged(scores, ratio, rope=rope, reference=place, levels=share)
+    found = judged(scores, ratio, rope=rope, reference=place, level=level)
     comparisons = max(1, int(np.isfinite(found.p_adjusted).sum()))
     return [
         _paired(
@@ -199,7 +196,7 @@ def _pairs(
             ratio,
             rope,
             comparisons,
-            float(share[place]),
+            level,
         )
         for place, (a, b) in enumerate(pairs_of(len(names)))
     ]
@@ -260,7 +257,7 @@ def verdict(pair: Paired, *, alpha: float = ALPHA, power: float = POWER, most: i
         power, most: for the number of further splits, see `voxgap.metrics.significance.further_splits`.
     """
     both, note = f"{pair.first} and {pair.second}", _failed_note(pair.failed)
-    decision = DECISIONS[int(decided(pair, pair.rope, alpha=alpha, levels=pair.level))]
+    decision = DECISIONS[int(decided(pair, pair.rope, alpha=alpha, level=pair.level))]
     if decision == "unknown":
         return Verdict(decision, f"{both} can't be compared: {_folds(pair.splits)} with both, 2 needed{note}")
     if pair.spread == 0:
@@ -301,7 +298,7 @@ def rank(
     reference: str | None = None,
     alpha: float = ALPHA,
     left: Collection[str] = (),
-    levels: Callable[[Floats, int], Floats] | None = None,
+    level: float = 1.0,
 ) -> tuple[Place, ...]:
     """Order strategies from the best, and compare each with the best or with a reference.
 
@@ -315,8 +312,8 @@ def rank(
         reference: strategy to compare with, instead of the best.
         alpha: level of all comparisons together.
         left: strategies that were given up before the others, and so come after them.
-        levels: gives the share of the level at which pairs are judged, from the splits that they have and how many
-            pairs there are; by default all of it.
+        level: share of `alpha` at which they are judged; below 1 where there are several looks, see
+            `voxgap.metrics.racing`.
 
     Returns:
         Strategies without any score come last. The mean of one with failed runs is what it would be over all
@@ -336,7 +333,7 @@ def rank(
     direction = 1 if lower_is_better else -1
     order = sorted(means, key=lambda name: (math.isnan(means[name]), name in left, direction * means[name]))
     target = order[0] if reference is None else reference
-    found = _pairs(tables, size_ratio(n_train, n_test), rope, lower_is_better, reference, levels)
+    found = _pairs(tables, size_ratio(n_train, n_test), rope, lower_is_better, reference, level)
     against = {
         pair.first: pair
         for given in found

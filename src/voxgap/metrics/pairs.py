@@ -57,7 +57,7 @@ def judged(
     *,
     rope: float = ROPE,
     reference: int | None = None,
-    levels: Any = 1.0,
+    level: float = 1.0,
 ) -> Judged:
     """Judge all pairs.
 
@@ -67,8 +67,8 @@ def judged(
         rope: half the width of the region of practical equivalence, in the metric's unit.
         reference: index of the strategy whose pairs alone count in Holm's correction; None: all pairs do, since any
             strategy could have come out best.
-        levels: `(..., pairs)`, share of the level at which each is judged; below 1 where experiments are looked at
-            more than once, see `voxgap.metrics.racing`.
+        level: share of the level at which they are judged; below 1 where there are several looks, see
+            `voxgap.metrics.racing`.
     """
     from scipy import stats
 
@@ -95,7 +95,7 @@ def judged(
     free = np.maximum(degrees, 1)
     p_value = 2 * stats.t.sf(np.abs(quotient(difference)), free)
     counts = np.ones(len(first), bool) if reference is None else (first == reference) | (second == reference)
-    adjusted = holm(np.where(counts & enough, np.minimum(p_value / levels, 1), np.nan))
+    adjusted = holm(np.where(counts & enough, np.minimum(p_value / level, 1), np.nan))
     worse = stats.t.cdf(quotient(-rope - difference), free)
     better = stats.t.sf(quotient(rope - difference), free)
     same = np.maximum(0.0, 1 - worse - better)
@@ -103,16 +103,16 @@ def judged(
     return Judged(difference, np.sqrt(variance), degrees, error, splits, failed, *chances)
 
 
-def decided(found: Any, rope: float, *, alpha: float = ALPHA, levels: Any = 1.0) -> NDArray[np.int_]:
+def decided(found: Any, rope: float, *, alpha: float = ALPHA, level: float = 1.0) -> NDArray[np.int_]:
     """Return what is shown of each pair: BETTER, WORSE, SAME, UNDECIDED, or UNKNOWN where too few splits have both.
 
     Args:
         found: a `Judged`, or whatever has its fields.
         rope: as for `judged`.
         alpha: level of all pairs together.
-        levels: as for `judged`.
+        level: as for `judged`.
     """
-    sure = 1 - alpha * np.asarray(levels)
+    sure = 1 - alpha * level
     shown = np.asarray(found.p_adjusted) <= alpha
     steady = np.asarray(found.spread) == 0
     alike = np.abs(found.difference) <= rope

@@ -52,8 +52,7 @@ def write_report(
         *_failures(comparison),
         _again(comparison, command),
     ]
-    unfinished = comparison.done < comparison.planned
-    note = f" Unfinished: {comparison.done} of {comparison.planned} runs have ended." * unfinished
+    note = f" {comparison.unfinished}" if comparison.unfinished else ""
     title = f"What works best for {Path(comparison.experiment.data).name}"
     write_page(path, title, comparison.verdict + note, sections)
     comparison.to_csv(path.with_name("results.csv"))
@@ -66,7 +65,9 @@ def _ranking(comparison: Comparison) -> Section:
     plan, overall = comparison.experiment, comparison.overall
     metric = comparison.words_of(overall.metric)
     splits = f"{plan.folds} folds" if plan.folds > 1 else "the data's own split"
-    if plan.repeats > 1:
+    if comparison.race is not None:
+        splits = f"{comparison.race.rounds} rounds of a race, each one of {plan.folds} folds"
+    elif plan.repeats > 1:
         splits += f", dealt {plan.repeats} times"
     seeds = f"{len(plan.seeds)} seeds each" if len(plan.seeds) > 1 else "one seed each"
     ended = sum(outcome.status == "done" for _, outcome in comparison.outcomes)

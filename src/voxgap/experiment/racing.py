@@ -1,0 +1,133 @@
+"""A race: strategies go round by round, and those that can't win any more leave, so that time goes to the rest.
+
+A round is one split: each strategy that is still in, with all conditions and seeds. Splits come one after the other,
+and what a race comes to is a function of the outcomes alone: killed and started again, it finds out where it was by
+running through them. Time only bounds how many rounds begin. Baselines take part while the data is divided for the
+first time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from voxgap.experiment.plan import BASELINES, Experiment, Outcome, Run
+from voxgap.experiment.ranking import Score, default_rope, tables_of
+from voxgap.metrics.comparison import LOWER_IS_BETTER
+from voxgap.metrics.racing import look, looks, share
+from voxgap.metrics.significance import size_ratio
+
+Pairs = Iterable[tuple[Run, Outcome]]
+
+
+@dataclass(frozen=True)
+class Race:
+    """How far a race is.
+
+    Attributes:
+        rounds: that all have ended. most: that there can be.
+        left: after how many rounds a strategy left.
+        over: nothing is left to find out, or no round is left.
+        due: runs of the next round.
+        level: share of the level that each look has.
+    """
+
+    rounds: int
+    most: int
+    left: Mapping[str, int]
+    over: bool
+    due: tuple[Run, ...]
+    level: float
+
+    def counts(self, run: Run, folds: int) -> bool:
+        """Whether a run belongs to the rounds that all have ended, and its strategy was in then."""
+        number = run.repeat * folds + run.fold + 1
+        return number <= min(self.rounds, self.left.get(run.strategy, self.most))
+
+    @property
+    def words(self) -> str:
+        """Who left, and why it isn't over; empty where neither is so."""
+        said = []
+        for number in sorted(set(self.left.values())):
+            names = [name for name, when in self.left.items() if when == number]
+            said.append(f"Left after {number} rounds: {', '.join(names)}.")
+        if not self.over:
+            said.append(f"{self.rounds} of at most {self.most} rounds were done; a larger budget goes on.")
+        return " ".join(said)
+
+
+def run_race(
+    experiment: Experiment,
+    outcomes: Pairs,
+    scores: Callable[[list[tuple[Run, Outcome]]], Iterable[Score]],
+    metric: str,
+    *,
+    rope: float | None = None,
+    reference: str | None = None,
+) -> Race:
+    """Run through the outcomes of a race, and say how far it is.
+
+    Args:
+        experiment: with `racing`.
+        outcomes: of its runs so far.
+        scores: what outcomes come to, in the metric that decides.
+        metric, rope, reference: see `voxgap.experiment.ranking.ranking`.
+    """
+    pairs = list(outcomes)
+    by_split = _by_split(experiment)
+    splits = [*by_split]
+    names = [name for name, _ in experiment.strategies if name not in BASELINES]
+    family = math.comb(len(names), 2) if reference is None else len(names) - 1
+    at = looks(len(splits))
+    level = share(at, max(1, family))
+    ended = {run for run, _ in pairs}
+    ratio = _ratio(pairs)
+    found = tables_of(list(scores(pairs)), names, splits)
+    table = np.stack([found[name] for name in names]) * (-1 if metric in LOWER_IS_BETTER else 1)
+    inside = np.ones(len(names), bool)
+    left: dict[str, int] = {}
+    for number, split in enumerate(splits, start=1):
+        racing = [name for name, still in zip(names, inside, strict=True) if still]
+        due = [run for run in by_split[split] if run.strategy in racing or _beside(run)]
+        missing = tuple(run for run in due if run not in ended)
+        if missing:
+            return Race(number - 1, len(splits), left, False, missing, level)
+        table[~inside, number - 1] = np.nan
+        if number not in at:
+            continue
+        so_far = {name: found[name][:number] for name in names}
+        width = default_rope(metric, so_far, reference) if rope is None else rope
+        place = None if reference is None else names.index(reference)
+        stays, over = look(table[:, :number], inside, ratio, level=level, rope=width, reference=place)
+        left |= dict.fromkeys(np.array(names)[inside & ~stays].tolist(), number)
+        inside = stays
+        if over:
+            return Race(number, len(splits), left, True, (), level)
+    return Race(len(splits), len(splits), left, True, (), level)
+
+
+def _by_split(experiment: Experiment) -> dict[tuple[int, int], list[Run]]:
+    found: dict[tuple[int, int], list[Run]] = {
+        (repeat, fold): [] for repeat in range(experiment.repeats) for fold in range(experiment.folds)
+    }
+    for run in experiment.runs():
+        found[run.repeat, run.fold].append(run)
+    return found
+
+
+def _beside(run: Run) -> bool:
+    return run.strategy in BASELINES and run.repeat == 0
+
+
+def _ratio(pairs: list[tuple[Run, Outcome]]) -> float:
+    """Test samples for each training sample; of runs that trained on fewer, as `drop` does, the most count."""
+    done = [outcome for run, outcome in pairs if outcome.status == "done" and run.strategy not in BASELINES]
+    return size_ratio([o.n_train for o in done], [o.n_test for o in done]) if done else 1.0
+
+
+def without_late(pairs: Pairs, race: Race | None, folds: int) -> tuple[tuple[Run, Outcome], ...]:
+    """Return the outcomes that a verdict rests on: in a race, those of its whole rounds."""
+    return tuple(pair for pair in pairs if race is None or race.counts(pair[0], folds))

@@ -1,0 +1,122 @@
+"""Experiments that are looked at as they go on: how much each look may decide, and who need not go on.
+
+To look again and again and stop when it pleases would raise false alarms. So the looks are written down beforehand, in
+splits, and the level is spent over them in equal shares (Pocock): what time or outcomes there are decides which looks
+come about, never where they are. The share is that of splits that have nothing in common, whose looks agree least: it
+holds whatever training sets share. Equal shares, since the first look knows half of what there is to know where
+training sets share much; O'Brien and Fleming's would leave next to nothing for it.
+
+Spending was chosen over e-values since its verdicts are those of the one analysis, at another level. An e-value is won
+from splits that bring news for ever; of these, what training sets share is left however many there are.
+
+Sources: Pocock, Group sequential methods in the design and analysis of clinical trials, Biometrika 64, 1977; the
+recursion is that of Armitage, McPherson and Rowe, Journal of the Royal Statistical Society A 132, 1969.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxgap.metrics.pairs import BETTER, SAME, UNKNOWN, WORSE, decided, judged, pairs_of
+from voxgap.metrics.significance import ALPHA, Floats
+
+FIRST_LOOK = 3
+"""Splits before anything is decided: of two, hardly anything is known of their spread."""
+HOPELESS = 0.99
+"""Probability of being worse than the best, by more than matters, from which on a strategy leaves."""
+
+
+def looks(most: int) -> tuple[int, ...]:
+    """Return after how many splits an experiment of so many is looked at: from the third on, half as many more."""
+    found = [min(FIRST_LOOK, most)]
+    while found[-1] < most:
+        found.append(min(most, math.ceil(1.5 * found[-1])))
+    return tuple(found)
+
+
+@functools.lru_cache
+def share(at: tuple[int, ...], comparisons: int) -> float:
+    """Return the share of its level at which each look may decide, so that all looks together have the level.
+
+    Args:
+        at: splits at each look.
+        comparisons: pairs that share the level. At the strictest of their levels looks agree least with each other, so
+            that the share found there holds for the others.
+    """
+    from scipy import optimize, stats
+
+    # Less one: not the mean alone is learnt, its spread is too, and a first look at few splits has the wider tails.
+    information = np.maximum(np.array(at, dtype=np.float64) - 1, 0.5)
+    level = ALPHA / comparisons
+    bound = optimize.brentq(lambda z: _crossed(z, information) - level, 0.0, 12.0, xtol=1e-9)
+    return float(2 * stats.norm.sf(bound) / level)
+
+
+def _crossed(bound: float, information: Floats) -> float:
+    """Return the chance that a standard normal statistic is ever beyond the bound, on either side."""
+    from scipy import stats
+
+    nodes, weights = np.polynomial.legendre.leggauss(64)
+    total, before = 0.0, 0.0
+    state, mass = np.zeros(1), np.ones(1)
+    for known in information:
+        step, reach = math.sqrt(known - before), bound * math.sqrt(known)
+        beyond = stats.norm.sf((reach - state) / step) + stats.norm.sf((reach + state) / step)
+        total += float(mass @ beyond)
+        density = stats.norm.pdf((reach * nodes[:, None] - state) / step) / step
+        state, mass, before = reach * nodes, (density @ mass) * weights * reach, known
+    return total
+
+
+def look(
+    scores: Any, racing: Any, ratio: float, *, level: float, rope: float, reference: int | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Look at experiments after a round, and say who goes on.
+
+    Who is shown to be worse than the best leaves, and so does who is almost surely worse by more than matters: that
+    claims nothing, so it costs nothing of the level. Only the strongest rival stays until a verdict is found on it.
+    With a reference, who has a verdict leaves.
+
+    Args:
+        scores: `(..., strategies, splits, seeds)`, higher is better, NaN where there is none.
+        racing: `(..., strategies)`, who has been in the race.
+        level: share of the level that a look has, see `share`.
+        ratio, rope, reference: see `voxgap.metrics.pairs.judged`.
+
+    Returns:
+        `(..., strategies)`, who goes on, and `(...)`, whether the race is over: nothing is left to find out.
+    """
+    table, inside = np.asarray(scores, dtype=np.float64), np.asarray(racing, dtype=bool)
+    count = table.shape[-3]
+    found = judged(table, ratio, rope=rope, reference=reference, level=level)
+    codes = decided(found, rope, level=level)
+    turned = np.select([codes == BETTER, codes == WORSE], [WORSE, BETTER], codes)
+    gain = _square(found.difference, -found.difference, count)
+    others = inside[..., None, :] & inside[..., :, None] & ~np.isnan(gain)
+    merit = np.where(inside, np.where(others, gain, 0).sum(axis=-1), -np.inf)
+    order = np.argsort(-merit, axis=-1, kind="stable")
+    best = order[..., :1] if reference is None else np.full((*inside.shape[:-1], 1), reference)
+    rival = order[..., 1:2] if count > 1 else best
+
+    def against_best(values: Any, mirrored: Any) -> Any:
+        return np.take_along_axis(_square(values, mirrored, count), best[..., None], axis=-1)[..., 0]
+
+    is_best, is_rival = (np.arange(count) == one for one in (best, rival))
+    code = against_best(codes, turned)
+    known = np.isin(code, (WORSE, SAME, BETTER)) if reference is not None else code == WORSE
+    hopeless = (against_best(found.worse, found.better) >= HOPELESS) & ~is_rival & (reference is None)
+    stays = inside & (is_best | ~(known | hopeless | (code == UNKNOWN)))
+    return stays, ~(stays & ~is_best & (code != SAME)).any(axis=-1)
+
+
+def _square(values: Any, mirrored: Any, count: int) -> Any:
+    """Return `(..., strategies, strategies)`: of each pair what is found for its first, and for its second."""
+    table = np.full((*values.shape[:-1], count, count), np.nan)
+    first, second = np.array(pairs_of(count), dtype=int).reshape(-1, 2).T
+    table[..., first, second], table[..., second, first] = values, mirrored
+    return table

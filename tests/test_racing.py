@@ -1,0 +1,163 @@
+"""Races: how much each look may decide, who leaves, and that outcomes alone say how one goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import planted
+from voxgap.errors import VoxgapError
+from voxgap.experiment.asked import Asked, Verdict, designed, seconds
+from voxgap.experiment.comparison import Comparison
+from voxgap.experiment.conduct import Results, Told, _rounds
+from voxgap.experiment.plan import Experiment, Outcome, Run
+from voxgap.experiment.store import Store, open_store
+from voxgap.metrics.racing import _crossed, look, looks, share
+
+NAMES = ("best", "rival", "poor", "worst", "complete")
+MEANS = {"best": 0.80, "rival": 0.76, "poor": 0.6, "worst": 0.5, "complete": 0.9}
+
+
+def a_race(**fields: Any) -> Experiment:
+    return planted.experiment(NAMES, racing=True, **{"folds": 5, "repeats": 3, **fields})
+
+
+def outcomes_of(plan: Experiment, **options: Any) -> dict[Run, Outcome]:
+    return dict(planted.outcomes(plan, MEANS, **{"noise": 0.012, **options}))
+
+
+def raced(
+    store: Store,
+    plan: Experiment,
+    known: dict[Run, Outcome],
+    *,
+    budget: float | None = None,
+    most: int = 1000,
+) -> list[str]:
+    """Do the rounds of a race by what its runs are known to come to, at most so many; return their strategies."""
+    asked = Asked(designed(racing=True))
+    results = Results(store.path, budget=budget)
+    more = _rounds(plan, asked, results, store, Told(), 0.0)
+    done: list[str] = []
+    while store.statuses(plan).get("waiting") or more():
+        run = store.claim(plan, "here:1:a")
+        assert run is not None
+        if len(done) == most:
+            store.release("here:1:a")
+            return done
+        store.finish(known[run], "here:1:a")
+        done.append(run.strategy)
+    return done
+
+
+def test_equal_shares_are_those_of_pocock() -> None:
+    # Five looks with equal increments at 5 %: 2.413, Pocock 1977, table 1; two looks: 2.178.
+    assert _crossed(2.413, np.arange(1, 6)) == pytest.approx(0.05, abs=1e-4)
+    assert _crossed(2.178, np.arange(1, 3)) == pytest.approx(0.05, abs=1e-4)
+    assert _crossed(1.96, np.array([1.0])) == pytest.approx(0.05, abs=1e-4)
+
+
+def test_looks_together_have_the_level_and_are_few() -> None:
+    assert looks(15) == (3, 5, 8, 12, 15)
+    assert looks(2) == (2,)
+    assert share((5,), 6) == pytest.approx(1)
+    for comparisons in (1, 28):
+        each = share(looks(15), comparisons)
+        assert 1 / 5 < each < 1
+        z = stats.norm.isf(0.05 * each / comparisons / 2)
+        # Looks that have more in common decide less often together.
+        assert _crossed(z, np.array(looks(15)) + 10.0) < 0.05 / comparisons
+
+
+def test_who_cannot_win_leaves_and_a_race_ends_when_the_best_is_known(tmp_path: Path) -> None:
+    plan = a_race()
+    known = outcomes_of(plan, seed=1)
+    with open_store(tmp_path / "r.db", create=True) as store:
+        done = raced(store, plan, known)
+        found = Comparison.from_outcomes(plan, store.outcomes(plan))
+    assert found.race is not None
+    assert found.race.over
+    assert set(found.race.left) >= {"poor", "worst"}
+    assert done.count("best") == done.count("rival") == found.race.rounds > done.count("worst") == 3
+    assert done.count("complete") == min(5, found.race.rounds)
+    assert found.verdict.startswith("best is better than rival (P")
+    assert found.planned == found.done == len(done) < len(plan.runs()) / 2
+    assert "Left after 3 rounds: " in found.unfinished
+    assert [place.strategy for place in found.overall.places][:2] == ["best", "rival"]
+
+
+def test_killed_at_any_run_it_goes_on_as_if_nothing_had_been(tmp_path: Path) -> None:
+    plan = a_race()
+    known = outcomes_of(plan)
+    with open_store(tmp_path / "whole.db", create=True) as store:
+        whole = raced(store, plan, known)
+        told = Comparison.from_outcomes(plan, store.outcomes(plan)).to_json()
+    with open_store(tmp_path / "parts.db", create=True) as store:
+        parts: list[str] = []
+        while piece := raced(store, plan, known, most=7):
+            parts += piece
+            # A report in the middle rests on whole rounds.
+            race = Comparison.from_outcomes(plan, store.outcomes(plan)).race
+            assert race is not None
+            assert race.rounds <= len(parts) / 2
+        assert parts == whole
+        assert Comparison.from_outcomes(plan, store.outcomes(plan)).to_json() == told
+
+
+def test_time_bounds_the_rounds_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = a_race()
+    known = outcomes_of(plan)
+    clock = iter(range(0, 10_000, 60))  # a minute for each round
+    monkeypatch.setattr("voxgap.experiment.conduct.time.monotonic", lambda: next(clock))
+    with open_store(tmp_path / "r.db", create=True) as store:
+        short = raced(store, plan, known, budget=170.0)
+        found = Comparison.from_outcomes(plan, store.outcomes(plan))
+        assert len(short) == 2 * len(NAMES)
+        assert found.race is not None
+        assert (found.race.rounds, found.race.over) == (2, False)
+        assert found.unfinished == "2 of at most 15 rounds were done; a larger budget goes on."
+        rest = raced(store, plan, known)
+    with open_store(tmp_path / "whole.db", create=True) as store:
+        assert raced(store, plan, known) == short + rest
+
+
+def test_a_strategy_that_always_fails_leaves(tmp_path: Path) -> None:
+    plan = a_race()
+    known = {
+        run: Outcome(run.key, "failed", "out of memory") if run.strategy == "poor" else outcome
+        for run, outcome in outcomes_of(plan).items()
+    }
+    with open_store(tmp_path / "r.db", create=True) as store:
+        assert raced(store, plan, known).count("poor") == 3
+
+
+def test_against_a_reference_all_leave_that_have_a_verdict() -> None:
+    rng = np.random.default_rng(0)
+    scores = np.array([0.5, 0.9, 0.2])[:, None, None] + 0.01 * rng.normal(size=(3, 5, 1))
+    stays, over = look(scores, np.ones(3, bool), 1 / 4, level=0.4, rope=0.01, reference=0)
+    assert stays.tolist() == [True, False, False]
+    assert over
+
+
+def test_an_experiment_without_a_race_is_known_by_what_it_was() -> None:
+    plan = planted.experiment(NAMES)
+    assert "racing" not in plan.to_json()
+    assert Experiment.from_json(plan.to_json()) == plan
+    race = a_race()
+    assert Experiment.from_json(race.to_json()) == race
+    assert race.key != planted.experiment(NAMES, folds=5, repeats=3).key
+
+
+def test_budgets_are_times() -> None:
+    assert [seconds(text) for text in ("90s", "30m", "1.5h", " 2h ", 45)] == [90, 1800, 5400, 7200, 45]
+    for text in ("30", "m", "-3m", "nan", "30 minutes", 0):
+        with pytest.raises(VoxgapError, match="is no time: give 90s, 30m or 2h"):
+            seconds(text)
+    with pytest.raises(VoxgapError, match="one round"):
+        designed(folds=1, racing=True)
+    assert (designed(racing=True).repeats, designed(racing=True, repeats=5).repeats) == (3, 5)
+    assert Verdict().metric is None
