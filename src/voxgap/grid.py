@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from voxgap import io
 from voxgap.arrays import short
 from voxgap.errors import VoxgapError
+from voxgap.io.slices import check_kinds
 from voxgap.resample import Record, crop_or_pad, crop_to_observed, inverse, onto, replay, resample
 from voxgap.volume import Volume, as_real, times
 
@@ -69,6 +70,8 @@ class Grid:
         axes: Which axes of the files are depth, height, width, and perhaps channels, by name or number.
         at: One index of each axis that a volume has no place for: `{"lev": 0}`.
         rules: Version of the rules by which files are read; see `voxgap.io.rules.RULES`.
+        missing_slices: Slices of files that are taken for missing: `constant`, `duplicated`, see
+            `voxgap.io.slices.KINDS`.
 
     Raises:
         VoxgapError: An argument is not such a value.
@@ -82,6 +85,7 @@ class Grid:
     axes: tuple[str | int, ...] = ()
     at: Mapping[str, int] = field(default_factory=dict)
     rules: int = io.RULES
+    missing_slices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.size is not None:
@@ -93,6 +97,7 @@ class Grid:
         if not (self.reference is None or (isinstance(self.reference, str) and self.reference)):
             raise VoxgapError(f"reference {self.reference!r}: give the name of a channel, or leave it out")
         object.__setattr__(self, "missing_values", _numbers(self.missing_values, "missing_values"))
+        object.__setattr__(self, "missing_slices", check_kinds(self.missing_slices))
         self._check_axes()
 
     def _check_axes(self) -> None:
@@ -116,7 +121,13 @@ class Grid:
             UserWarning: The rules of today would read the file otherwise than those of this grid.
         """
         options: dict[str, Any] = {"axes": self.axes, "at": self.at, "max_bytes": max_bytes}
-        source = io.scan(path, missing_values=self.missing_values, rules=self.rules, **options)
+        source = io.scan(
+            path,
+            missing_values=self.missing_values,
+            rules=self.rules,
+            missing_slices=self.missing_slices,
+            **options,
+        )
         if self.rules < io.RULES:
             _say_what_changed(source, io.scan(path, **options))
         return source
@@ -124,7 +135,7 @@ class Grid:
     def scan_label_map(self, path: Path, max_bytes: int = io.MAX_BYTES) -> io.Source:
         """Describe a label map; the axes of the volumes are its own as far as it has them."""
         try:
-            return replace(self, missing_values=()).scan(path, max_bytes)
+            return replace(self, missing_values=(), missing_slices=()).scan(path, max_bytes)
         except io.UnknownAxisError:
             return Grid(rules=self.rules).scan(path, max_bytes)
 
@@ -191,6 +202,8 @@ class Grid:
             "axes": list(self.axes),
             "at": dict(self.at),
             "rules": self.rules,
+            # Earlier versions of voxgap read what they know of it.
+            **({"missing_slices": list(self.missing_slices)} if self.missing_slices else {}),
         }
 
     @classmethod

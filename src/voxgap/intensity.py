@@ -129,6 +129,17 @@ ALIKE = 0.01
 """A single value that stands in at least this share of the voxels may be a mark and no measurement."""
 APART = 0.25
 """It lies beyond all others by more than this share of their range."""
+KNOWN = (
+    *(
+        sign * value
+        for value in (999, 9999, 99999, 999999, 888, 8888, 7777, 32767, 1e20, 1e30)
+        for sign in (1, -1)
+    ),
+    *(-32768, 65535, -2000, -3024, -1e10, -2147483648, 2147483647, 9.969209968386869e36),
+)
+"""Numbers that files say missing with, and the ends of whole numbers: of these, few are enough."""
+RARE = 3
+"""As many of them, at least."""
 _FEW = 16  # Of so few values each is as common: a map of labels, or a mask.
 _LOOKED_AT = 2**22
 
@@ -146,30 +157,45 @@ def suspects(volumes: Any, channels: tuple[str, ...] = ()) -> list[str]:
 
 
 def marks(volumes: Any, channels: tuple[str, ...] = ()) -> list[Mark]:
-    """Find values that look like marks of what is missing: one value, common, and far beyond all others.
+    """Find values that look like marks of what is missing: one value, far beyond all others, common or of `KNOWN`.
 
     Args:
         volumes: as for `spreads`, or volumes `(depth, height, width, channels)` of any shapes; some are looked at.
             As they were read: resampling blends marks with what lies beside them.
         channels: their names.
     """
-    found = []
+    found: list[Mark] = []
     for channel in range(volumes[0].shape[-1] if len(volumes) else 0):
         values = _some(volumes, channel)
         distinct, counts = np.unique(values, return_counts=True)
-        if len(distinct) <= _FEW:
-            continue
-        for end, rest in ((0, distinct[1:]), (-1, distinct[:-1])):
-            gap = abs(float(rest[end]) - float(distinct[end]))
-            if counts[end] >= ALIKE * values.size and gap > APART * (float(rest[-1]) - float(rest[0])):
-                name = f" of channel {channels[channel]}" if len(channels) > 1 else ""
-                mark = short(distinct[end])
-                said = (
-                    f"{mark} stands in {counts[end] / values.size:.0%} of the voxels{name}, and the next value is "
-                    f"{rest[end]:g}: is it missing? --missing-values {mark}"
-                )
-                found.append(Mark(float(distinct[end]), said))
+        name = f" of channel {channels[channel]}" if len(channels) > 1 else ""
+        while len(distinct) > _FEW:
+            # One mark may hide another: what is found is taken off, and the rest looked at again.
+            end = next((end for end in (0, -1) if _is_mark(distinct, counts, end, values.size)), None)
+            if end is None:
+                break
+            rest = distinct[1:] if end == 0 else distinct[:-1]
+            mark, share = short(distinct[end]), counts[end] / values.size
+            said = (
+                f"{mark} stands in {share:.{0 if share >= ALIKE else 2}%} of the voxels{name}, and the next value is "
+                f"{rest[end]:g}: is it missing? --missing-values {mark}"
+            )
+            found.append(Mark(float(distinct[end]), said))
+            distinct, counts = rest, counts[1:] if end == 0 else counts[:-1]
     return found
+
+
+def _is_mark(distinct: Any, counts: Any, end: int, size: int) -> bool:
+    """Whether the value at an end of the distinct ones is far beyond the others, apart from known marks among them."""
+    value = float(distinct[end])
+    known = np.isin(distinct, np.array(KNOWN, np.float32))
+    rest = distinct[~known] if known[end] else np.delete(distinct, end)
+    if len(rest) < _FEW or counts[end] < (RARE if known[end] else ALIKE * size):
+        return False
+    gap = max(float(rest[0]) - value, value - float(rest[-1]))
+    # What is common may be the background, just below all else; what is rare must be out of all proportion.
+    far = APART if counts[end] >= ALIKE * size else 1.0
+    return gap > far * (float(rest[-1]) - float(rest[0]))
 
 
 def _some(volumes: Any, channel: int) -> Any:

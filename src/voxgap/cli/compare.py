@@ -18,6 +18,7 @@ from voxgap.cli.data import (
     At,
     Axes,
     Crop,
+    MissingSlices,
     MissingValues,
     Normalize,
     PatchSize,
@@ -186,6 +187,7 @@ def compare(
     spacing: Spacing = None,
     crop: Crop = None,
     missing_values: MissingValues = None,
+    missing_slices: MissingSlices = None,
     reference: Reference = None,
     axes: Axes = None,
     at: At = None,
@@ -267,7 +269,7 @@ def compare(
         results,
         functools.partial(_runner(ray, cpus_per_run, gpus_per_run), processes=processes),
         Told(teller.read, planned, teller.running, teller.raced),
-        **grid_arguments(size, spacing, crop, missing_values, reference, axes, at),
+        **grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices),
     )
     page = out_folder / "report.html"
     write(found, page, results.command, lambda: teller.dataset)

@@ -43,7 +43,14 @@ MissingValues = Annotated[
     str | None,
     typer.Option(help="Values that stand for missing in the files: -3024,0.", rich_help_panel=PANEL),
 ]
-
+MissingSlices = Annotated[
+    str | None,
+    typer.Option(
+        help="Slices that stand for missing: constant (of one value, between slices that vary), duplicated (the one "
+        "before once more), or both.",
+        rich_help_panel=PANEL,
+    ),
+]
 Normalize = Annotated[
     str,
     typer.Option(
@@ -88,6 +95,7 @@ def grid_arguments(
     reference: str | None = None,
     axes: str | None = None,
     at: str | None = None,
+    missing_slices: str | None = None,
 ) -> dict[str, Any]:
     """Parse the options into arguments of `load_data`.
 
@@ -102,6 +110,9 @@ def grid_arguments(
         "reference": reference,
         "axes": () if axes is None else tuple(axis.strip() for axis in axes.split(",")),
         "at": {} if at is None else indices(at, "--at"),
+        "missing_slices": (
+            () if missing_slices is None else tuple(kind.strip() for kind in missing_slices.split(","))
+        ),
     }
 
 

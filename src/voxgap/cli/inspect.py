@@ -10,7 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from voxgap.cli.console import err, out
-from voxgap.cli.data import At, Axes, Crop, MissingValues, Reference, Size, Spacing, fetched, grid_arguments
+from voxgap.cli.data import (
+    At,
+    Axes,
+    Crop,
+    MissingSlices,
+    MissingValues,
+    Reference,
+    Size,
+    Spacing,
+    fetched,
+    grid_arguments,
+)
 
 if TYPE_CHECKING:
     from voxgap.inspection import Inspection
@@ -34,6 +45,7 @@ def inspect(
     spacing: Spacing = None,
     crop: Crop = None,
     missing_values: MissingValues = None,
+    missing_slices: MissingSlices = None,
     reference: Reference = None,
     axes: Axes = None,
     at: At = None,
@@ -52,7 +64,7 @@ def inspect(
     """
     import voxgap
 
-    grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at)
+    grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices)
     inspection = voxgap.inspect(fetched(data), **grid, seed=seed)
     for note in inspection.notes:
         err.print(note, soft_wrap=True, markup=False)

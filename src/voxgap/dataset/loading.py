@@ -25,6 +25,7 @@ from voxgap.dataset.twins import say_twins
 from voxgap.errors import VoxgapError
 from voxgap.grid import AS_IT_IS, Grid, place_label_map
 from voxgap.io.arrays import npz_names, read_npz_arrays
+from voxgap.io.slices import without_slices
 from voxgap.io.source import with_gaps
 from voxgap.ragged import each, together
 from voxgap.resample import Record
@@ -47,6 +48,7 @@ def load_data(
     cache: str | os.PathLike[str] | None = None,
     task: Literal["segmentation"] | None = None,
     scoring: bool = False,
+    missing_slices: Sequence[str] = (),
 ) -> Dataset:
     """Load a data set, and bring its volumes onto one grid.
 
@@ -75,6 +77,8 @@ def load_data(
             a file has changed.
         task: `segmentation` predicts the label maps of data that has labels or targets beside them; data that has
             only label maps is for segmentation anyway.
+        missing_slices: Slices that stand for missing in files: `constant` (of one value, between slices that vary),
+            `duplicated` (the slice before once more).
         scoring: Take what a trained network is to be scored on: one volume or one class is enough, and without a
             split all is `test`.
 
@@ -92,7 +96,7 @@ def load_data(
         >>> data.part("train").volumes.shape
         (75, 20, 20, 20, 1)
     """
-    wanted: Any = (size, spacing, crop, missing_values, reference, axes, at, rules)
+    wanted: Any = (size, spacing, crop, missing_values, reference, axes, at, rules, missing_slices)
     grid = Grid(*wanted)
     if task not in (None, "segmentation"):
         raise VoxgapError(f"task must be segmentation or left out, got {task!r}")
@@ -121,6 +125,14 @@ def load_data(
     held = Dataset.from_arrays(**fields, name=name, seed=seed, scoring=scoring)
     say_twins(held, scoring or "split" in fields)
     return _on_grid(held, grid, max_bytes)
+
+
+def _with_gaps(volumes: Any, grid: Grid) -> Any:
+    """Return volumes in which what stands for missing is so."""
+    found = each(lambda one: with_gaps(one, grid.missing_values), volumes)
+    if not grid.missing_slices:
+        return found
+    return together([without_slices(np.asarray(one, np.float32), grid.missing_slices) for one in found])
 
 
 def _for_task(data: Dataset, task: str | None, scoring: bool) -> Dataset:
@@ -243,8 +255,8 @@ def _on_grid(data: Dataset, grid: Grid, max_bytes: int) -> Dataset:
         )
     if data.grid != AS_IT_IS:
         raise VoxgapError(f"{data.name}: its volumes are on a grid already; load them from their files again")
-    if grid.missing_values:
-        data = replace(data, volumes=each(lambda v: with_gaps(v, grid.missing_values), data.volumes))
+    if grid.missing_values or grid.missing_slices:
+        data = replace(data, volumes=_with_gaps(data.volumes, grid))
     data = replace(data, grid=grid)
     if not grid.moves:
         return data

@@ -14,10 +14,12 @@ import numpy as np
 from voxgap import io, table
 from voxgap.dataset.dataset import Dataset
 from voxgap.dataset.folders import is_folder, list_folder
-from voxgap.dataset.listing import Listing
+from voxgap.dataset.listing import Listing, Row
 from voxgap.dataset.manifest import read_manifest
+from voxgap.dataset.names import of_files
 from voxgap.dataset.reading import read_samples, scan_samples, spacing_of
 from voxgap.grid import Grid, place_label_map, read_sample
+from voxgap.names import EMBEDDED
 from voxgap.ragged import differ, shapes_of
 from voxgap.volume import Values, Volume, times
 
@@ -141,8 +143,7 @@ def as_they_are(data: str, grid: Grid, most: int = 8) -> list[Values]:
     listing = listing_of(data) if grid.moves else None
     if listing is None:
         return []
-    count = len(listing.rows)  # at random: every so many might all lack one channel
-    rows = [listing.rows[i] for i in np.random.default_rng(0).permutation(count)[:most]]
+    rows = _some(listing, most)
     as_it_is = _unmoved(grid)
     samples = scan_samples(listing._replace(rows=rows), data, as_it_is)
     return [read_sample(sample, as_it_is).volume.values for sample in samples]
@@ -161,6 +162,20 @@ def at_one_size(data: Dataset) -> Dataset:
     volumes = np.stack([volume.values for volume, _ in placed])
     targets = maps if data.task == "segmentation" else data.targets
     return replace(data, volumes=volumes, targets=targets, label_maps=maps, records=None, drawn=None)
+
+
+def names_of(data: str, grid: Grid, most: int = 8) -> tuple[str, ...]:
+    """Name the volumes that `as_they_are` reads; where it reads none, all that DATA names, if they lie in files."""
+    listing = None if data.startswith(EMBEDDED) else listing_of(data)
+    if listing is None:
+        return ()
+    rows = _some(listing, most) if grid.moves else listing.rows
+    return of_files([row.files for row in rows], listing.folder or Path(data))
+
+
+def _some(listing: Listing, most: int) -> list[Row]:
+    count = len(listing.rows)  # at random: every so many might all lack one channel
+    return [listing.rows[i] for i in np.random.default_rng(0).permutation(count)[:most]]
 
 
 def _unmoved(grid: Grid) -> Grid:

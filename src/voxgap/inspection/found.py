@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from voxgap.arrays import short
 from voxgap.errors import VoxgapError
 from voxgap.grid import as_options
+from voxgap.inspection.disguised import Disguise
+from voxgap.io.slices import KINDS
 from voxgap.missingness.advice import Advice, to_compare
 from voxgap.missingness.diagnosis import Description
 from voxgap.missingness.mechanism import Evidence
@@ -41,6 +43,7 @@ class Inspection:
         advice: what to try, the best guess first.
         rises: as in a `Dataset`.
         marks: values that may stand for missing, and were not named.
+        disguises: slices and blocks that may be missing, likewise.
         inside: where a mask of the file says that something could be observed, in the shape of a volume.
         notes: what else is to be said of the file.
     """
@@ -56,6 +59,7 @@ class Inspection:
     advice: Sequence[Advice] = ()
     rises: bool = False
     marks: tuple[float, ...] = ()
+    disguises: tuple[Disguise, ...] = ()
     inside: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
 
@@ -97,11 +101,13 @@ class Inspection:
             return ""  # arrays have no name that could be typed
         known = tuple(self.grid.get("missing_values", ()))
         grid = {**self.grid, "missing_values": tuple(dict.fromkeys([*known, *self.marks]))}
+        slices = [one.kind for one in self.disguises if one.kind in KINDS]
+        grid["missing_slices"] = tuple(dict.fromkeys([*self.grid.get("missing_slices", ()), *slices]))
         options = as_options(grid)
         if "task" in self.facts and self.found.missing_rate:
             strategies = ",".join(to_compare(self.advice))
             return shlex.join(["voxgap", "compare", self.name, "--strategies", strategies, *options])
-        return shlex.join(["voxgap", "inspect", self.name, *options]) if self.marks else ""
+        return shlex.join(["voxgap", "inspect", self.name, *options]) if self.marks or slices else ""
 
     @property
     def marked(self) -> str:

@@ -13,8 +13,9 @@ from voxgap.arrays import short
 from voxgap.dataset import SPLITS, Dataset, load_data
 from voxgap.dataset.door import is_one_volume
 from voxgap.dataset.gaps import described
-from voxgap.dataset.survey import Survey, as_they_are, at_one_size, listing_of, survey
+from voxgap.dataset.survey import Survey, as_they_are, at_one_size, listing_of, names_of, survey
 from voxgap.grid import Grid
+from voxgap.inspection.disguised import Disguise, disguises
 from voxgap.inspection.found import Inspection
 from voxgap.inspection.masked import within_mask
 from voxgap.missingness.advice import Advice, advise
@@ -23,7 +24,7 @@ from voxgap.missingness.mechanism import examine
 from voxgap.names import EMBEDDED
 from voxgap.volume import Values
 
-_OPTIONS = ("size", "spacing", "crop", "missing_values", "reference", "axes", "at")
+_OPTIONS = ("size", "spacing", "crop", "missing_values", "reference", "axes", "at", "missing_slices")
 
 
 def inspect(
@@ -36,14 +37,15 @@ def inspect(
     reference: str | None = None,
     axes: Sequence[str | int] = (),
     at: Mapping[str, int] | None = None,
+    missing_slices: Sequence[str] = (),
     seed: int = 0,
 ) -> Inspection:
     """Find out what data hold, what is missing, what that depends on, and what to try.
 
     Args:
         data: as for `voxgap.load_data`, labelled or not; or one volume.
-        size, spacing, crop, missing_values, reference, axes, at: see `voxgap.load_data`. Volumes of several sizes are
-            described as they are, and their patterns measured on a common grid.
+        size, spacing, crop, missing_values, reference, axes, at, missing_slices: see `voxgap.load_data`. Volumes of
+            several sizes are described as they are, and their patterns measured on a common grid.
         seed: of the permutation tests.
 
     Raises:
@@ -56,25 +58,33 @@ def inspect(
         >>> found.found.pattern
         'slices along depth'
     """
-    given = (size, spacing, crop, tuple(missing_values), reference, tuple(axes), dict(at or {}))
+    read = (size, spacing, crop, tuple(missing_values), reference, tuple(axes), dict(at or {}))
+    given = (*read, tuple(missing_slices))
     grid: dict[str, Any] = dict(zip(_OPTIONS, given, strict=True))
     raw: Sequence[Values] = ()
+    names: tuple[str, ...]
     if isinstance(data, Dataset):
         dataset = load_data(data, **grid)
         one_size = at_one_size(dataset)
         seen = _labelled(one_size, {key: asdict(dataset.grid)[key] for key in _OPTIONS}, seed)
         if one_size is not dataset:
             seen = replace(seen, found=replace(seen.found, missing_rate=dataset.missing_rate))
+        names = dataset.names or ()
     elif is_one_volume(str(data)):
         seen, raw = _one_volume(Path(data), grid)
+        names = (Path(data).name,)
     else:
         seen = _several(str(data), grid, seed)
-        raw = as_they_are(seen.name, Grid(**seen.grid | seen.facts.get("suggested", {})))
+        read_on = Grid(**seen.grid | seen.facts.get("suggested", {}))
+        raw, names = as_they_are(seen.name, read_on), names_of(seen.name, read_on)
     said, marks = _intensity(seen.volumes, seen.channels, raw or seen.volumes)
+    hidden = disguises(raw or seen.volumes, seen.channels, names)
     advice = advise(seen.found, seen.evidence)
-    if marks and not seen.found.missing_rate:
-        advice = [_answer_first(marks)]
-    return replace(seen, facts=seen.facts | {"intensity": said}, advice=advice, marks=marks)
+    if (marks or hidden) and not seen.found.missing_rate:
+        advice = [_answer_first(marks, hidden)]
+    said += [one.said for one in hidden]
+    facts = seen.facts | {"intensity": said, "disguised": [one._asdict() for one in hidden]}
+    return replace(seen, facts=facts, advice=advice, marks=marks, disguises=tuple(hidden))
 
 
 def _one_volume(path: Path, options: dict[str, Any]) -> tuple[Inspection, list[Values]]:
@@ -142,7 +152,12 @@ def _labelled(dataset: Dataset, options: dict[str, Any], seed: int) -> Inspectio
     return Inspection(dataset.name, volumes, channels, facts, found, evidence, options, rises=dataset.rises)
 
 
-def _answer_first(marks: Sequence[float]) -> Advice:
+def _answer_first(marks: Sequence[float], hidden: Sequence[Disguise]) -> Advice:
+    if not marks:
+        options = ", ".join(dict.fromkeys(one.option for one in hidden))
+        return Advice(
+            (), f"Look at what values says: if it is missing, {options}; if not, nothing is missing."
+        )
     named = ", ".join(map(short, marks))
     return Advice(
         (),

@@ -27,6 +27,7 @@ from voxgap.io.beside import Beside, fits
 from voxgap.io.folders import replacing_folder
 from voxgap.io.labels import WriteLabels, along, as_it_is, whole_type
 from voxgap.io.rules import RULES
+from voxgap.io.slices import check_kinds
 from voxgap.io.source import MAX_BYTES, Options, Region, Source, UnknownAxisError, one_line
 from voxgap.registry import Registry
 from voxgap.volume import Volume, times
@@ -189,6 +190,7 @@ def scan(
     missing_values: Sequence[float] = (),
     max_bytes: int = MAX_BYTES,
     rules: int = RULES,
+    missing_slices: Sequence[str] = (),
 ) -> Source:
     """Describe one volume without reading its values; `scan(path).read(region)` reads a part of it.
 
@@ -204,6 +206,7 @@ def scan(
         missing_values: Values that stand for missing: they become NaN.
         max_bytes: Refuse a volume that would take more memory than this, before it takes any.
         rules: Version of the rules of reading: see `voxgap.io.rules.RULES`.
+        missing_slices: Slices that become NaN, `constant`, `duplicated`: see `voxgap.io.slices.KINDS`.
 
     Returns:
         What is there: `shape`, `dtype`, `spacing`, `affine`, `channels`, and `read(region)`.
@@ -221,7 +224,15 @@ def scan(
         (1, 5, 6, 1)
     """
     path, named = split_item(Path(path))
-    options = Options(item or named, tuple(axes), dict(at or {}), tuple(missing_values), max_bytes, rules)
+    options = Options(
+        item or named,
+        tuple(axes),
+        dict(at or {}),
+        tuple(missing_values),
+        max_bytes,
+        rules,
+        check_kinds(missing_slices),
+    )
     with one_line(path):
         if path.is_dir():
             return _scanner(path)(path, options)
@@ -264,7 +275,7 @@ def write(
     *,
     like: str | os.PathLike[str] | Source | None = None,
     labels: bool = False,
-    told: Sequence[Ancillary] = (),
+    told: Sequence[Ancillary] | None = None,
 ) -> None:
     """Write one volume; the file or folder appears whole or not at all.
 
@@ -288,7 +299,8 @@ def write(
         like: The file of the same format that the volume was read from, with `::item` if it was, or what `scan`
             gave for it; of the same shape, but that a label map has one channel.
         labels: Whether the volume is a label map.
-        told: What is to stand beside each value, in a format that `tells`; with `like`.
+        told: What is to stand beside each value, in a format that `tells`; with `like`. What a fill told of other
+            values before is removed.
 
     Raises:
         VoxgapError: The format is unknown or can't hold this volume, `like` is of another format or shape,
@@ -317,7 +329,7 @@ def write(
         elif form.write is not None:
             with replacing(target) as beside, beside.open("w+b") as stream:
                 put(stream)
-                if told and source and form.tell:
+                if told is not None and source and form.tell:
                     form.tell(stream, told, source)
         else:
             known = ", ".join(name for name, form in FORMATS.items() if form.write or form.write_folder)

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.io import rules
 from voxgap.io.rules import RULES, Axis
+from voxgap.io.slices import without_slices
 from voxgap.volume import AXES, Volume, rises, times
 
 MAX_BYTES = 16 * 2**30
@@ -44,6 +45,7 @@ class Options(NamedTuple):
     missing_values: tuple[float, ...] = ()
     max_bytes: int = MAX_BYTES
     rules: int = RULES
+    missing_slices: tuple[str, ...] = ()
 
 
 class UnknownAxisError(VoxgapError):
@@ -110,6 +112,8 @@ class Source:
         Raises:
             VoxgapError: The region is empty, doesn't fit into memory, or the file is damaged.
         """
+        if self.options.missing_slices and region is not None:
+            return self._part(as_box(region, self.shape, str(self.path)))
         box = as_box(region, self.shape, str(self.path))
         size = 4 * box_size(box)
         if size > self.options.max_bytes:
@@ -117,12 +121,23 @@ class Source:
             raise VoxgapError(too_large(f"{self.path}: shape {shape}", size, self.options.max_bytes))
         with one_line(self.path):
             values = with_gaps(self.load(box), self.options.missing_values, own=True)
+            if self.options.missing_slices:
+                values = without_slices(values.astype(np.float32, copy=False), self.options.missing_slices)
             affine = None
             if self.affine is not None:
                 affine = self.affine.copy()
                 affine[:3, 3] += affine[:3, :3] @ [part.start for part in box[:3]]
             names = self.channels[box[3]] if self.channels else ()
             return Volume(values, affine, self.spacing, tuple(names), self.path, self.axes)
+
+    def _part(self, box: Box) -> Volume:
+        """Cut a part out of the whole: only there can be seen which slices are lost."""
+        whole = self.read()
+        affine = None if whole.affine is None else whole.affine.copy()
+        if affine is not None:
+            affine[:3, 3] += affine[:3, :3] @ [part.start for part in box[:3]]
+        names = tuple(whole.channels[box[3]])
+        return Volume(whole.values[box], affine, whole.spacing, names, whole.source, whole.axes)
 
 
 class Stored(NamedTuple):
