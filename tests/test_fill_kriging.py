@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from voxgap.errors import VoxgapError
 from voxgap.fill import Kriging, LinearInterpolation, Nearest, structure
 from voxgap.fill.around import Surroundings
+from voxgap.fill.linear import interpolate
 from voxgap.fill.nearest import copy_nearest
 from voxgap.fill.trial import calibrated, trials
 
@@ -185,7 +186,7 @@ def test_gaps_of_the_data_are_hidden_elsewhere() -> None:
 def test_beyond_max_gap_nothing_is_invented() -> None:
     x = field((4, 20, 20), (1, 2, 2))
     x[:, 4:16, 4:16] = np.nan
-    for kind in (Kriging, Nearest):
+    for kind in (Kriging, Nearest, LinearInterpolation):
         layer = kind(max_gap=3)
         layer.adapt(x[None])
         value = keras.ops.convert_to_numpy(layer(x[None]))[0]
@@ -193,14 +194,35 @@ def test_beyond_max_gap_nothing_is_invented() -> None:
         assert_array_equal(value[:, 7:13, 7:13], mean[:, 7:13, 7:13])
         assert not np.isclose(value[:, 4:7], mean[:, 4:7]).all()
     ((_, value, _),) = Surroundings.learn([x], max_gap=3).fill(x)
-    copied = x.copy()
+    copied, lines = x.copy(), x.copy()
     copy_nearest(copied, np.ones(3, np.float32), 3, None)
-    for filled in (value, copied):
+    ((_, found, near),) = interpolate(x.copy(), max_gap=3)
+    lines[np.isnan(x)] = np.where(near, found, np.nan)[np.isnan(x)]
+    for filled in (value, copied, lines):
         assert np.isnan(filled[:, 7:13, 7:13]).all()
         assert np.isfinite(filled[:, 4:7, 4:16]).all()
-    for wrong in (0, -1.0):
+    for wrong in (0, -1.0, (1, 2), "12mm"):
         with pytest.raises(VoxgapError, match="max_gap"):
             Kriging(max_gap=wrong)
+
+
+def test_a_reach_may_differ_along_the_axes() -> None:
+    x = field((4, 20, 20), (1, 2, 2))
+    x[:, 4:16, 4:16] = np.nan
+    far = np.zeros(x.shape, bool)
+    far[:, 7:13, 5:15] = True
+    copied, lines = x.copy(), x.copy()
+    reach = (None, 3, 1)
+    copy_nearest(copied, np.ones(3, np.float32), reach, None)
+    ((_, found, near),) = interpolate(x.copy(), max_gap=reach)
+    lines[np.isnan(x)] = np.where(near, found, np.nan)[np.isnan(x)]
+    assert_array_equal(np.isnan(lines), far)
+    assert np.isnan(copied[far]).all()
+    assert np.isfinite(copied[:, 4:7, 5:15]).all()
+    layer = LinearInterpolation(max_gap=reach)
+    layer.adapt(x[None])
+    value = keras.ops.convert_to_numpy(layer(x[None]))[0]
+    assert_array_equal(value[far], np.asarray(layer.mean)[far])
 
 
 def test_nearest_copies_what_is_nearest() -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from voxgap.fill import structure
 from voxgap.fill.base import FARTHEST
-from voxgap.fill.lines import check_gap
+from voxgap.fill.lines import Gap, check_gap, limits
 from voxgap.fill.structure import Array, Known, Structure
 from voxgap.fill.trial import calibrated, trials
 from voxgap.process import cores
@@ -32,15 +32,16 @@ class Surroundings:
     Args:
         structure: What was learnt of the field.
         calibration: Factor and exponent of the standard deviation, see `voxgap.fill.trial`.
-        max_gap: How many voxels off the nearest observed one may be; what is further off stays missing.
+        max_gap: How many voxels off the nearest observed one may be, or along each axis; what is further off stays
+            missing.
     """
 
     structure: Structure
     calibration: tuple[float, float] = (1.0, 1.0)
-    max_gap: float | None = None
+    max_gap: Gap = None
 
     @classmethod
-    def learn(cls, volumes: Sequence[Array], max_gap: float | None = None) -> Surroundings:
+    def learn(cls, volumes: Sequence[Array], max_gap: Gap = None) -> Surroundings:
         """Learn from volumes of any sizes, `(D, H, W, C)`, NaN = missing; in all about `structure.BUDGET` values.
 
         Raises:
@@ -161,8 +162,8 @@ class Surroundings:
                 explained[part],
             )
             if self.max_gap is not None:
-                offset = known[index] - wanted[part, None]
-                allowed[part] = np.sqrt((offset**2).sum(-1)).min(1) <= self.max_gap
+                offset = (known[index] - wanted[part, None]) / limits(self.max_gap)
+                allowed[part] = np.sqrt((offset**2).sum(-1)).min(1) <= 1
 
         with ThreadPoolExecutor(cores()) as pool:
             list(pool.map(chunk, range(0, len(wanted), CHUNK)))

@@ -11,7 +11,7 @@ from keras import ops
 from voxgap.fill import statistics, structure
 from voxgap.fill.around import Surroundings
 from voxgap.fill.base import FARTHEST, FillLayer
-from voxgap.fill.lines import NOWHERE, check_gap, closest, nearest_along, within
+from voxgap.fill.lines import NOWHERE, Gap, check_gap, closest, limits, nearest_along, within
 from voxgap.fill.trial import calibrated, trials
 from voxgap.layers.missing import as_input, split_missing
 
@@ -29,8 +29,8 @@ class Kriging(FillLayer):
     error. Distances count voxels; their scale is learnt. What lies near nothing tends to its training mean.
 
     Args:
-        max_gap: how many voxels off the nearest observed one may be, along the axes; what is further off gets its
-            training mean. None is without limit.
+        max_gap: how many voxels off the nearest observed one may be, along the axes, or along depth, height and width;
+            what is further off gets its training mean. None is without limit.
         **kwargs: `name` and the other arguments of `keras.layers.Layer`.
 
     Raises:
@@ -49,7 +49,7 @@ class Kriging(FillLayer):
         0.88
     """
 
-    def __init__(self, max_gap: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, max_gap: Gap = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_gap = check_gap(self.name, max_gap)
 
@@ -130,7 +130,7 @@ class Kriging(FillLayer):
         # Of what nothing is near the training mean is all that is known: 0 is the channel's, here the voxel's.
         value = near * value + (1.0 - near) * self.mean
         if self.max_gap is not None:
-            allowed = within(distance, self.max_gap)
+            allowed = within(distance, 1.0)
             value = allowed * value + (1.0 - allowed) * self.mean
             variance = allowed * variance + (1.0 - allowed)
         return value, variance
@@ -148,7 +148,9 @@ class Kriging(FillLayer):
         sill = ops.sum(self.variances) + self.nugget
         # The local mean is itself uncertain where little is around.
         variance = ops.relu(sill - explained) * near + (1.0 - near)
-        return mean + shrunk, ops.maximum(variance, 1e-6), (near, closest(distances))
+        limit = limits(self.max_gap)
+        reached = closest([distance / float(limit[index // 2]) for index, distance in enumerate(distances)])
+        return mean + shrunk, ops.maximum(variance, 1e-6), (near, reached)
 
     def _weigh_in_parts(self, values: list[Any], distances: list[Any]) -> tuple[Any, Any]:
         """Weigh a few depths at a time: dozens of numbers a voxel at once are more than the memory of a large batch."""

@@ -12,7 +12,7 @@ from keras import ops
 from voxgap.errors import VoxgapError
 from voxgap.fill import statistics, structure
 from voxgap.fill.base import FillLayer
-from voxgap.fill.lines import nearest
+from voxgap.fill.lines import Gap, check_gap, limits, nearest, within
 
 Array = npt.NDArray[np.float32]
 LEAST = 1e-20
@@ -34,10 +34,12 @@ class LinearInterpolation(FillLayer):
         axis: "depth", "height", "width" (or 1, 2, 3), or "blend".
         learns_reach: False lets a voxel along each axis be as far as along another: so do files of layers that were
             made before it was learnt.
+        max_gap: how many voxels off an observed voxel on a line may be to be used, or how many along depth, height and
+            width; a voxel without one so near gets its training mean. None is without limit.
         **kwargs: `name` and the other arguments of `keras.layers.Layer`.
 
     Raises:
-        VoxgapError: `axis` is something else.
+        VoxgapError: `axis` is something else, or `max_gap` isn't positive.
 
     Example:
         >>> import numpy as np, voxgap as vg
@@ -52,6 +54,7 @@ class LinearInterpolation(FillLayer):
         self,
         axis: Literal["depth", "height", "width", "blend", 1, 2, 3] = "blend",
         learns_reach: bool = True,
+        max_gap: Gap = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -61,6 +64,7 @@ class LinearInterpolation(FillLayer):
             )
         self.axis: Any = _AXES.get(axis, "blend")
         self.learns_reach = bool(learns_reach) and self.axis == "blend"
+        self.max_gap = check_gap(self.name, max_gap)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make room for what the layer learns, for volumes of this shape."""
@@ -76,9 +80,9 @@ class LinearInterpolation(FillLayer):
 
     def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
         axes = (1, 2, 3) if self.axis == "blend" else (self.axis,)
-        weighted, weights = 0.0, 0.0
+        weighted, weights, limit = 0.0, 0.0, self.max_gap and limits(self.max_gap)
         for axis in axes:
-            estimate, weight = _along(axis, self.volume_shape, values, observed)
+            estimate, weight = _along(axis, self.volume_shape, values, observed, limit)
             if self.learns_reach:
                 weight = weight * ops.square(self.reach[axis - 1] / ops.max(self.reach))
             weighted, weights = weighted + estimate * weight, weights + weight
@@ -89,7 +93,12 @@ class LinearInterpolation(FillLayer):
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make the same layer, for Keras's saved files."""
         # A number: Keras drops an "axis" that isn't one when it loads .h5, which leaves the default, "blend".
-        return {**super().get_config(), "axis": self.axis, "learns_reach": self.learns_reach}
+        return {
+            **super().get_config(),
+            "axis": self.axis,
+            "learns_reach": self.learns_reach,
+            "max_gap": self.max_gap,
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "LinearInterpolation":
@@ -98,7 +107,7 @@ class LinearInterpolation(FillLayer):
 
 
 def interpolate(
-    values: Array, axis: int | str = "blend", reach: Sequence[float] | Array = (1, 1, 1)
+    values: Array, axis: int | str = "blend", reach: Sequence[float] | Array = (1, 1, 1), max_gap: Gap = None
 ) -> Iterator[tuple[slice, Array, npt.NDArray[np.bool_]]]:
     """Interpolate one volume of any size, as the layer does, in a memory of twice its own.
 
@@ -106,6 +115,7 @@ def interpolate(
         values: float32 `(D, H, W, C)`, NaN = missing; not looked at any more once the first slab is there.
         axis: 1, 2, 3 or "blend".
         reach: how far values are alike along each axis, in voxels; of `structure.metric`.
+        max_gap: as of the layer.
 
     Yields:
         A slab of depths, its values, and where a voxel had an observed one on its lines.
@@ -117,7 +127,8 @@ def interpolate(
             slab = values[part]
             known = np.isfinite(slab)
             finite = np.clip(np.where(known, slab, np.float32(0)), -statistics.LARGEST, statistics.LARGEST)
-            found = _along(along, slab.shape, finite[None], known[None].astype(np.float32))
+            limit = max_gap and limits(max_gap)
+            found = _along(along, slab.shape, finite[None], known[None].astype(np.float32), limit)
             estimate, weight = (ops.convert_to_numpy(one)[0] for one in found)
             weight = weight * np.square(np.float32(reach[along - 1] / max(reach)))
             weighted[part] += estimate * weight
@@ -135,12 +146,17 @@ def _slabs(values: Array, across: int) -> Iterator[tuple[slice, ...]]:
         yield (*(slice(None),) * across, slice(start, start + step))
 
 
-def _along(axis: int, size: tuple[int, ...], values: Any, observed: Any) -> tuple[Any, Any]:
+def _along(axis: int, size: tuple[int, ...], values: Any, observed: Any, limit: Any) -> tuple[Any, Any]:
     """Interpolate along one axis, and weigh it (0 where the line holds nothing)."""
     lines = (-1, size[axis - 1], math.prod(size[axis:]))
     values, observed = ops.reshape(values, lines), ops.reshape(observed, lines)
     left, to_left, has_left = nearest(values, observed, backward=False)
     right, to_right, has_right = nearest(values, observed, backward=True)
+    if limit is not None:
+        has_left, has_right = (
+            has * within(off, float(limit[axis - 1]))
+            for has, off in ((has_left, to_left), (has_right, to_right))
+        )
     left_part = has_left * (1.0 - has_right + to_right)
     right_part = has_right * (1.0 - has_left + to_left)
     share = left_part / ops.maximum(left_part + right_part, 1.0)

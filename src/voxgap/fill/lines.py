@@ -1,9 +1,11 @@
 """The nearest observed voxels on a voxel's lines, found by scans that any runtime can execute."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from keras import ops
 
 from voxgap.errors import VoxgapError
@@ -70,14 +72,31 @@ def within(distance: Any, max_gap: float) -> Any:
     return ops.cast(distance <= max_gap, "float32")
 
 
-def check_gap(name: str, max_gap: float | None) -> float | None:
+Gap = float | Sequence[float | None] | None
+"""A reach in voxels; or one along each of depth, height, width; None is without limit."""
+
+
+def check_gap(name: str, max_gap: Gap) -> Any:
     """Refuse a reach that reaches nothing.
 
     Raises:
         VoxgapError: it is not positive.
     """
-    if max_gap is not None and not max_gap > 0:
+    several: list[Any] = list(max_gap) if isinstance(max_gap, list | tuple) else [max_gap]
+    numbers = [one for one in several if one is not None]
+    if len(several) not in (1, 3) or not all(isinstance(n, int | float) and n > 0 for n in numbers):
         raise VoxgapError(
-            f"{name}: max_gap, in voxels, must be positive, or None for no limit, not {max_gap}"
+            f"{name}: max_gap, in voxels, must be positive, one number or three (depth, height, width), or None for no "
+            f"limit, not {max_gap!r}; with a unit, such as 12mm, it is for voxgap fill of files that know their spacing"
         )
-    return None if max_gap is None else float(max_gap)
+    plain = [None if one is None else float(one) for one in several]
+    return plain if len(plain) == 3 else plain[0]
+
+
+def limits(max_gap: Gap) -> npt.NDArray[np.float32]:
+    """The reach along depth, height, width; beyond any volume where there is no limit.
+
+    A little more than it says: a distance that is the reach itself is within, however a runtime divides.
+    """
+    several: Any = max_gap if isinstance(max_gap, list | tuple) else [max_gap] * 3
+    return np.array([NOWHERE / 2 if one is None else one * (1 + 1e-6) for one in several], np.float32)

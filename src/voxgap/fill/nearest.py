@@ -9,7 +9,7 @@ from keras import ops
 
 from voxgap.fill import statistics, structure
 from voxgap.fill.base import FillLayer
-from voxgap.fill.lines import NOWHERE, check_gap, nearest_along, within
+from voxgap.fill.lines import NOWHERE, Gap, check_gap, limits, nearest_along, within
 
 Array = npt.NDArray[np.float32]
 Known = npt.NDArray[np.bool_]
@@ -23,8 +23,8 @@ class Nearest(FillLayer):
     goes to the voxel before it, depth first. A voxel without an observed one on its lines gets its training mean.
 
     Args:
-        max_gap: how many voxels off the nearest observed one may be; what is further off gets its training mean.
-            None is without limit.
+        max_gap: how many voxels off the nearest observed one may be, or how many along depth, height and width; what is
+            further off gets its training mean. None is without limit.
         **kwargs: `name` and the other arguments of `keras.layers.Layer`.
 
     Raises:
@@ -39,7 +39,7 @@ class Nearest(FillLayer):
         [1.0, 1.0, 4.0, 4.0]
     """
 
-    def __init__(self, max_gap: float | None = None, **kwargs: Any) -> None:
+    def __init__(self, max_gap: Gap = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.max_gap = check_gap(self.name, max_gap)
 
@@ -54,13 +54,13 @@ class Nearest(FillLayer):
         self.reach.assign(structure.metric(list(structure.part(volumes)))[2])
 
     def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
-        limit = NOWHERE if self.max_gap is None else self.max_gap
+        limit = limits(self.max_gap)
         chosen, least = self.mean + 0.0 * values, NOWHERE + 0.0 * values
         for axis in (1, 2, 3):
             for backward in (False, True):
                 value, distance, known = nearest_along(axis, values, observed, backward)
                 apart = distance / self.reach[axis - 1]
-                closer = ops.cast(apart < least, "float32") * known * within(distance, limit)
+                closer = ops.cast(apart < least, "float32") * known * within(distance, float(limit[axis - 1]))
                 # Sums of which one part is 0 leave a value as it was observed.
                 chosen = closer * value + (1.0 - closer) * chosen
                 least = closer * apart + (1.0 - closer) * least
@@ -71,13 +71,13 @@ class Nearest(FillLayer):
         return {**super().get_config(), "max_gap": self.max_gap}
 
 
-def copy_nearest(values: Array, reach: Array, max_gap: float | None, where: Known | None) -> None:
+def copy_nearest(values: Array, reach: Array, max_gap: Gap, where: Known | None) -> None:
     """Fill one volume of any size in place with the nearest observed values, wherever they lie.
 
     Args:
         values: float32 `(D, H, W, C)`, NaN = missing; stays so where nothing of a channel is observed.
         reach: how far values are alike along each axis, in voxels; of `structure.metric`.
-        max_gap: how many voxels off; what is further off stays missing.
+        max_gap: how many voxels off, or along each axis; what is further off stays missing.
         where: where gaps are wanted, of the same shape; everywhere by default.
     """
     from scipy.ndimage import distance_transform_edt
@@ -94,6 +94,6 @@ def copy_nearest(values: Array, reach: Array, max_gap: float | None, where: Know
         at = tuple(axis[wanted] for axis in sources)
         found = one[at]
         if max_gap is not None:
-            apart = np.sqrt(sum(np.square(a - b) for a, b in zip(at, wanted, strict=True)))
-            found[apart > max_gap] = np.nan
+            steps = zip(at, wanted, limits(max_gap), strict=True)
+            found[np.sqrt(sum(np.square((a - b) / limit) for a, b, limit in steps)) > 1] = np.nan
         one[wanted] = found

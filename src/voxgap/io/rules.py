@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.errors import VoxgapError
+
 RULES = 2
 """Version of the rules by which files are read. A bundle records the one that it was trained by.
 
@@ -155,6 +157,40 @@ def step(axis: Axis, version: int = RULES) -> float | None:
     if not found:
         return None
     return abs(float(found)) if version == 1 else _in_common_units(axis, abs(float(found)))
+
+
+def voxels(axis: Axis, amount: float, unit: str) -> float | None:
+    """Return how many voxels along an axis a length or a time is; None where the axis is measured in something else.
+
+    Args:
+        axis: Of evenly spaced voxels, or ones whose size nobody knows.
+        amount: In that unit.
+        unit: Of length, of time, or degrees.
+
+    Raises:
+        VoxgapError: The unit is unknown; or the axis is measured so, and its steps are uneven or unknown.
+    """
+    own = (axis.unit or str(axis.attributes.get("units", ""))).partition(" since ")[0].strip()
+    measured = _measures(own) if own else "time" if is_time(axis) else "length"
+    asked = _measures(unit)
+    if not asked:
+        raise VoxgapError(f"{unit!r} is no unit that is known; use mm, cm, m, s, hours, days or degrees")
+    if measured != asked:
+        return None
+    size = step(axis)
+    if not size:
+        raise VoxgapError(
+            f"steps along {axis.name or 'an axis'} are uneven or unknown; give the reach in voxels"
+        )
+    return amount * (1.0 if asked == "angle" else _each(unit, Axis()) or 1.0) / size
+
+
+def _measures(unit: str) -> str:
+    if unit.lower().startswith("degree") or unit in ("deg", "°"):
+        return "angle"
+    if any(_is_called(unit, names) for names in _SECONDS.values()):
+        return "time"
+    return "length" if millimetres(unit, 0.0) else ""
 
 
 def uneven(axis: Axis) -> bool:
