@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -50,7 +50,7 @@ def is_own(attributes: Mapping[str, Any]) -> bool:
     return all(str(attributes.get(key, "")) == value for key, value in OWN.items())
 
 
-def named(about: Mapping[str, Any], names: list[str]) -> str:
-    """Return the attribute `ancillary_variables` with further names in it."""
-    given = str(about.get("ancillary_variables", "")).split()
+def named(about: Mapping[str, Any], names: list[str], gone: Collection[str] = ()) -> str:
+    """Return the attribute `ancillary_variables` with further names in it, and without those that are gone."""
+    given = [name for name in str(about.get("ancillary_variables", "")).split() if name not in gone]
     return " ".join(dict.fromkeys([*given, *names]))

@@ -133,7 +133,10 @@ def write_netcdf_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
 
 
 def add_netcdf(stream: BinaryIO, told: Sequence[Ancillary], source: Source) -> None:
-    """Add what is told of each value to a copy of the original file, a variable beside each that was read."""
+    """Add what is told of each value to a copy of the original file, a variable beside each that was read.
+
+    What an earlier fill told of the values that were there is removed.
+    """
     path, options = source.path, source.options
     header = _call(describe, path)
     names = _variables(header, path, options.item)
@@ -144,8 +147,17 @@ def add_netcdf(stream: BinaryIO, told: Sequence[Ancillary], source: Source) -> N
             about = header[name]["attributes"]
             laid = _variable(header, name, path, options).restore(part)
             added[name][_free(header, f"{name}_{one.name}")] = laid, one.attributes_for(name, about)
-    stream.seek(0)
-    (_add_hdf5 if _is_hdf5(path) else _add_classic)(stream, added)
+    stale = {
+        name: [
+            other
+            for other in str(header[name]["attributes"].get("ancillary_variables", "")).split()
+            if other in header and is_own(header[other]["attributes"]) and other not in added[name]
+        ]
+        for name in names
+    }
+    if any(added.values()) or any(stale.values()):
+        stream.seek(0)
+        (_add_hdf5 if _is_hdf5(path) else _add_classic)(stream, added, stale)
 
 
 def _free(header: Mapping[str, Any], name: str) -> str:
@@ -158,7 +170,7 @@ def _free(header: Mapping[str, Any], name: str) -> str:
 Added = Mapping[str, Mapping[str, tuple[NDArray[Any], dict[str, Any]]]]
 
 
-def _add_hdf5(stream: BinaryIO, added: Added) -> None:
+def _add_hdf5(stream: BinaryIO, added: Added, stale: Mapping[str, Sequence[str]]) -> None:
     import h5py
 
     with h5py.File(stream, "r+") as file:
@@ -178,17 +190,20 @@ def _add_hdf5(stream: BinaryIO, added: Added) -> None:
                         mine.attach_scale(scale)
                 for key, value in attributes.items():
                     new.attrs[key] = value
-            beside.attrs["ancillary_variables"] = named(plain(beside.attrs), list(others))
+            for other in stale[name]:
+                del file[other]
+            beside.attrs["ancillary_variables"] = named(plain(beside.attrs), list(others), stale[name])
 
 
-def _add_classic(stream: BinaryIO, added: Added) -> None:
+def _add_classic(stream: BinaryIO, added: Added, stale: Mapping[str, Sequence[str]]) -> None:
     xarray = need("xarray", "NetCDF")
     with xarray.open_dataset(io.BytesIO(stream.read()), engine="scipy", decode_cf=False) as data:
         data = data.load()
     for name, others in added.items():
         for other, (values, attributes) in others.items():
             data[other] = (data[name].dims, values, attributes)
-        data[name].attrs["ancillary_variables"] = named(data[name].attrs, list(others))
+        data[name].attrs["ancillary_variables"] = named(data[name].attrs, list(others), stale[name])
+        data = data.drop_vars(stale[name])
     stream.seek(0)
     stream.truncate()
     stream.write(data.to_netcdf(engine="scipy", format="NETCDF3_64BIT"))
