@@ -8,7 +8,6 @@ first time.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -80,9 +79,8 @@ def run_race(
     by_split = _by_split(experiment)
     splits = [*by_split]
     names = [name for name, _ in experiment.strategies if name not in BASELINES]
-    family = math.comb(len(names), 2) if reference is None else len(names) - 1
     at = looks(len(splits))
-    level = share(at, max(1, family))
+    level = share(at)
     ended = {run for run, _ in pairs}
     ratio = _ratio(pairs)
     found = tables_of(list(scores(pairs)), names, splits)

@@ -1,21 +1,17 @@
 """Experiments that are looked at as they go on: how much each look may decide, and who need not go on.
 
 To look again and again and stop when it pleases would raise false alarms. So the looks are written down beforehand, in
-splits, and the level is spent over them in equal shares (Pocock): what time or outcomes there are decides which looks
-come about, never where they are. The share is that of splits that have nothing in common, whose looks agree least: it
-holds whatever training sets share. Equal shares, since the first look knows half of what there is to know where
-training sets share much; O'Brien and Fleming's would leave next to nothing for it.
+splits, and the level is spent over them in equal shares: what time or outcomes there are decides which looks come
+about, never where they are. Shares that sum to the level hold whatever looks have in common, and with the few degrees
+of freedom of the first. They are equal, since the first look knows half of what there is to know where training sets
+share much; those of O'Brien and Fleming leave next to nothing for it.
 
 Spending was chosen over e-values since its verdicts are those of the one analysis, at another level. An e-value is won
 from splits that bring news for ever; of these, what training sets share is left however many there are.
-
-Sources: Pocock, Group sequential methods in the design and analysis of clinical trials, Biometrika 64, 1977; the
-recursion is that of Armitage, McPherson and Rowe, Journal of the Royal Statistical Society A 132, 1969.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any
 
@@ -23,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.metrics.pairs import BETTER, SAME, UNKNOWN, WORSE, decided, judged, pairs_of
-from voxgap.metrics.significance import ALPHA, Floats
 
 FIRST_LOOK = 3
 """Splits before anything is decided: of two, hardly anything is known of their spread."""
@@ -39,38 +34,9 @@ def looks(most: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-@functools.lru_cache
-def share(at: tuple[int, ...], comparisons: int) -> float:
-    """Return the share of its level at which each look may decide, so that all looks together have the level.
-
-    Args:
-        at: splits at each look.
-        comparisons: pairs that share the level. At the strictest of their levels looks agree least with each other, so
-            that the share found there holds for the others.
-    """
-    from scipy import optimize, stats
-
-    # Less one: not the mean alone is learnt, its spread is too, and a first look at few splits has the wider tails.
-    information = np.maximum(np.array(at, dtype=np.float64) - 1, 0.5)
-    level = ALPHA / comparisons
-    bound = optimize.brentq(lambda z: _crossed(z, information) - level, 0.0, 12.0, xtol=1e-9)
-    return float(2 * stats.norm.sf(bound) / level)
-
-
-def _crossed(bound: float, information: Floats) -> float:
-    """Return the chance that a standard normal statistic is ever beyond the bound, on either side."""
-    from scipy import stats
-
-    nodes, weights = np.polynomial.legendre.leggauss(64)
-    total, before = 0.0, 0.0
-    state, mass = np.zeros(1), np.ones(1)
-    for known in information:
-        step, reach = math.sqrt(known - before), bound * math.sqrt(known)
-        beyond = stats.norm.sf((reach - state) / step) + stats.norm.sf((reach + state) / step)
-        total += float(mass @ beyond)
-        density = stats.norm.pdf((reach * nodes[:, None] - state) / step) / step
-        state, mass, before = reach * nodes, (density @ mass) * weights * reach, known
-    return total
+def share(at: tuple[int, ...]) -> float:
+    """Return the share of the level that each of these looks has."""
+    return 1 / len(at)
 
 
 def look(
