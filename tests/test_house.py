@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -454,3 +455,30 @@ def test_model_files_are_opened_at_one_place() -> None:
     )
     found = {file.relative_to(ROOT).as_posix() for file in FILES if opening.search(file.read_text())}
     assert found == {"runtime/engines.py", "bundle/edge_example.py"}
+
+
+def test_a_public_function_takes_at_most_12_arguments() -> None:
+    """But for those whose arguments are the fields of one value: see `voxgap.recipe`."""
+    many = {}
+    for name in voxgap.__all__:
+        thing = getattr(voxgap, name)
+        own = [thing]
+        if inspect.isclass(thing):
+            own = [*vars(thing).values()]
+        elif inspect.ismodule(thing):
+            own = [getattr(thing, one) for one in thing.__all__]
+        functions = [getattr(one, "__func__", one) for one in own]
+        for one in filter(inspect.isfunction, functions):
+            taken = set(inspect.signature(one).parameters) - {"self", "cls"}
+            if len(taken) > 12 and not one.__name__.startswith("_"):
+                many[f"{name}.{one.__name__}"] = len(taken)
+    assert set(many) == {"train.train", "compare.compare"}
+
+
+def test_every_public_module_says_what_is_public() -> None:
+    for name in voxgap.__all__:
+        module = getattr(voxgap, name)
+        if inspect.ismodule(module):
+            missing = [one for one in module.__all__ if not hasattr(module, one)]
+            assert not missing, f"{name}: {missing}"
+            assert len(set(module.__all__)) == len(module.__all__)

@@ -31,6 +31,23 @@ from voxgap import align
 from voxgap.errors import VoxgapError
 from voxgap.volume import Values, Volume, times
 
+__all__ = [
+    "MAX_BYTES",
+    "Align",
+    "Crop",
+    "Record",
+    "Rescale",
+    "crop_or_pad",
+    "crop_to_observed",
+    "extent",
+    "inverse",
+    "onto",
+    "own_missing_rate",
+    "replay",
+    "resample",
+    "steps_of",
+]
+
 Method = Literal["linear", "nearest"]
 Record = dict[str, Any]
 Box = tuple[slice, slice, slice]

@@ -282,8 +282,6 @@ class Dataset:
         spacing: tuple[float, float, float] | None = None,
         name: str = "data",
         label_maps: Any = None,
-        grid: Grid | None = None,
-        records: Sequence[list[Record]] | None = None,
         seed: int | np.random.Generator = 0,
         scoring: bool = False,
     ) -> Dataset:
@@ -303,7 +301,6 @@ class Dataset:
             name: What error messages call it.
             label_maps: What each voxel is, `(samples, depth, height, width)`; NaN or -1 = nobody said.
                 Without labels and targets, this is to be predicted: segmentation.
-            grid, records: Where the volumes came from other files: how; see `Dataset`.
             seed: For the split.
             scoring: Whether a trained network is to be scored on it; see `load_data`.
 
@@ -328,7 +325,6 @@ class Dataset:
             wanted, names, split = learnable(
                 len(batch), labels, targets, classes, split, groups, seed, name, scoring
             )
-        steps = None if records is None else tuple(records)
         return cls(
             batch,
             wanted,
@@ -340,8 +336,6 @@ class Dataset:
             spacing,
             name,
             label_maps,
-            grid or AS_IT_IS,
-            steps,
             label_values=values,
             unsplit=unsplit,
         )

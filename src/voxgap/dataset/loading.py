@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack, cast
 
 import numpy as np
 
@@ -32,33 +32,10 @@ from voxgap.resample import Record
 from voxgap.volume import Volume
 
 
-def load_data(
-    data: str | os.PathLike[str] | Dataset,
-    *,
-    size: Sequence[int] | None = None,
-    spacing: Sequence[float] | None = None,
-    crop: Literal["observed"] | None = None,
-    missing_values: Sequence[float] = (),
-    reference: str | None = None,
-    axes: Sequence[str | int] = (),
-    at: Mapping[str, int] | None = None,
-    rules: int = io.RULES,
-    seed: int = 0,
-    max_bytes: int = io.MAX_BYTES,
-    cache: str | os.PathLike[str] | None = None,
-    task: Literal["segmentation"] | None = None,
-    scoring: bool = False,
-    missing_slices: Sequence[str] = (),
-) -> Dataset:
-    """Load a data set, and bring its volumes onto one grid.
+class Reading(TypedDict, total=False):
+    """How files become volumes on one grid: the fields of a `Grid`.
 
-    Args:
-        data: `sample:NAME` for embedded data; `medmnist:NAME` for a public set, downloaded once; a manifest (CSV
-            or Parquet) with `path` or one column per channel, `label` or `target` (and `target_2`, ...), and
-            perhaps `label_map`, `group` and `split` (an empty cell: that channel is missing); an `.npz` with
-            `volumes` and `labels`, `targets` or `label_maps`, or of MedMNIST; or a folder with one sub-folder per
-            class (in `train`, `validation` and `test`, if there are such). A `Dataset` is returned as it is, or on
-            the grid.
+    Attributes:
         size: Resample volumes to this `(depth, height, width)`, in a way that keeps gaps and values apart.
         spacing: Resample to this size of a voxel. With a size: cut off or add missing voxels around the centre.
         crop: `observed` crops each volume to the box that holds its observed voxels first.
@@ -70,6 +47,40 @@ def load_data(
         at: One index of each axis that a volume has no place for: `{"lev": 0}`.
         rules: Version of the rules by which files are read: see `voxgap.io.rules.RULES`. Only for data that is to
             be read as an older bundle read its own.
+        missing_slices: Slices that stand for missing in files: `constant` (of one value, between slices that vary),
+            `duplicated` (the slice before once more).
+    """
+
+    size: Sequence[int] | None
+    spacing: Sequence[float] | None
+    crop: Literal["observed"] | None
+    missing_values: Sequence[float]
+    reference: str | None
+    axes: Sequence[str | int]
+    at: Mapping[str, int] | None
+    rules: int
+    missing_slices: Sequence[str]
+
+
+def load_data(
+    data: str | os.PathLike[str] | Dataset,
+    *,
+    seed: int = 0,
+    max_bytes: int = io.MAX_BYTES,
+    cache: str | os.PathLike[str] | None = None,
+    task: Literal["segmentation"] | None = None,
+    scoring: bool = False,
+    **reading: Unpack[Reading],
+) -> Dataset:
+    """Load a data set, and bring its volumes onto one grid.
+
+    Args:
+        data: `sample:NAME` for embedded data; `medmnist:NAME` for a public set, downloaded once; a manifest (CSV
+            or Parquet) with `path` or one column per channel, `label` or `target` (and `target_2`, ...), and
+            perhaps `label_map`, `group` and `split` (an empty cell: that channel is missing); an `.npz` with
+            `volumes` and `labels`, `targets` or `label_maps`, or of MedMNIST; or a folder with one sub-folder per
+            class (in `train`, `validation` and `test`, if there are such). A `Dataset` is returned as it is, or on
+            the grid.
         seed: For the split, where the data has none.
         max_bytes: Refuse data that would take more memory than this.
         cache: A folder in which the volumes of a manifest or a folder are kept, decoded and on the grid, and read
@@ -77,10 +88,10 @@ def load_data(
             a file has changed.
         task: `segmentation` predicts the label maps of data that has labels or targets beside them; data that has
             only label maps is for segmentation anyway.
-        missing_slices: Slices that stand for missing in files: `constant` (of one value, between slices that vary),
-            `duplicated` (the slice before once more).
         scoring: Take what a trained network is to be scored on: one volume or one class is enough, and without a
             split all is `test`.
+        **reading: How files become volumes on one grid, see `Reading`: `size`, `spacing`, `crop`, `missing_values`,
+            `reference`, `axes`, `at`, `rules` and `missing_slices`.
 
     Returns:
         The data set; its `grid` says how its volumes were made, so that a bundle does the same to others.
@@ -96,8 +107,7 @@ def load_data(
         >>> data.part("train").volumes.shape
         (75, 20, 20, 20, 1)
     """
-    wanted: Any = (size, spacing, crop, missing_values, reference, axes, at, rules, missing_slices)
-    grid = Grid(*wanted)
+    grid = _grid(reading)
     if task not in (None, "segmentation"):
         raise VoxgapError(f"task must be segmentation or left out, got {task!r}")
     if isinstance(data, Dataset):
@@ -125,6 +135,12 @@ def load_data(
     held = Dataset.from_arrays(**fields, name=name, seed=seed, scoring=scoring)
     say_twins(held, scoring or "split" in fields)
     return _on_grid(held, grid, max_bytes)
+
+
+def _grid(reading: Reading) -> Grid:
+    if unknown := set(reading) - set(Reading.__annotations__):
+        raise TypeError(f"load_data() got an unexpected keyword argument {min(unknown)!r}")
+    return Grid(**cast(Any, reading))
 
 
 def _with_gaps(volumes: Any, grid: Grid) -> Any:
@@ -201,14 +217,18 @@ def _read_listing(
         name=name,
         label_maps=_said(found.label_maps, listing.unsaid),
         classes=(listing.classes or None) if segmented else None,
-        grid=grid.met(found.volumes.shape[1:4]),
-        records=found.records if grid.moves else None,
         seed=seed,
         scoring=scoring,
     )
     say_twins(data, scoring or bool(rows[0].split), [row.where for row in rows])
-    named = of_files([row.files for row in rows], listing.folder)
-    data = replace(data, names=named, rises=rises(listing, grid), unsplit=scoring and not rows[0].split)
+    data = replace(
+        data,
+        grid=grid.met(found.volumes.shape[1:4]),
+        records=tuple(found.records) if grid.moves else None,
+        names=of_files([row.files for row in rows], listing.folder),
+        rises=rises(listing, grid),
+        unsplit=scoring and not rows[0].split,
+    )
     return _with_drawn(data, _drawn(listing, data.classes, grid)) if segmented and grid.moves else data
 
 
