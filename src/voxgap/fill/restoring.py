@@ -23,12 +23,12 @@ Punch = Callable[[Array, np.random.Generator], tuple[Array, Array]]
 Look = dict[str, float]
 """What was seen of a training: loss, val_loss, learning_rate, seconds."""
 
-STEPS = 600
-EVERY, PATIENCE = 50, 4
+STEPS = 1200
+EVERY, PATIENCE = 100, 4
 """Steps between two looks at what is held out, and how many looks without gain end a training."""
 RATE, LAST = 2e-3, 0.05
 """The learning rate, and the share of it that is left at the end."""
-BATCH, HELD = 2**17, 2**19
+BATCH, HELD = 2**15, 2**18
 """Values of a training step, and of the volumes that are held out, at most; at least one volume."""
 
 

@@ -9,4 +9,4 @@ STRATEGY = "linear"
 FIT_ON = "train"
 SEEDS = 3
 EPOCHS = 12
-"""Of the training of a filler, at most, 50 steps each."""
+"""Of the training of a filler, at most, 100 steps each."""

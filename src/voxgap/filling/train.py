@@ -18,7 +18,7 @@ from voxgap.filling import EPOCHS, FIT_ON
 from voxgap.filling.check import scores_of
 from voxgap.filling.field import of_job
 from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
-from voxgap.history import History
+from voxgap.history import History, Reason
 from voxgap.missingness import simulate
 from voxgap.patches import Patches, Size
 from voxgap.volume import Values
@@ -58,7 +58,7 @@ def train_filler(
         data: As for `voxgap.fill_files`: a data set, labelled or not, or one volume.
         out: Folder for the bundle.
         filters: Features of each stage of its U-Net.
-        epochs: Of 50 steps each, at most.
+        epochs: Of 100 steps each, at most.
         learning_rate: At the start.
         patience: Epochs without gain before it ends.
         patch_size: What it sees at once; by default 32 voxels along each axis, or the smallest volume's.
@@ -83,6 +83,7 @@ def train_filler(
         >>> vg.fill_files("sea.nc", "filled", "runs/sea")  # doctest: +SKIP
     """
     from voxgap.fill import restoring
+    from voxgap.fill.trial import punched
 
     folder = Path(out)
     check_free(folder, overwrite=True)
@@ -98,7 +99,7 @@ def train_filler(
         tiles, apart = tiled(volumes, size, seed)
         if pattern is None and not np.isnan(tiles).any():
             say("no gaps: blocks are hidden; --pattern and --missing-rate say which gaps are to come")
-        punch = restoring.punched if pattern is None else _simulated(pattern, missing_rate, mechanism)
+        punch = punched if pattern is None else _simulated(pattern, missing_rate, mechanism)
         given = {"steps": epochs * restoring.EVERY, "seed": seed, "punch": punch, "held": apart, "look": look}
         given |= {"rate": learning_rate} if learning_rate else {}
         given |= {"patience": patience} if patience else {}
@@ -209,5 +210,5 @@ def _history(looks: Sequence[dict[str, float]], epochs: int) -> History:
     """Tell looks as epochs; the first was before anything was learnt."""
     ran = tuple(looks[1:] or looks)
     best = min(range(len(ran)), key=lambda i: ran[i]["val_loss"])
-    ended = "epochs" if len(ran) >= epochs else "patience"
+    ended: Reason = "epochs" if len(ran) >= epochs else "patience"
     return History(ran, "val_loss", best, max(epochs, len(ran)), ended)
