@@ -134,6 +134,12 @@ CASES: dict[str, Case] = {
     "Kriging-max_gap": _fill(fill.Kriging, max_gap=2.0),
     "KNN": _fill(fill.KNN, n_neighbors=2, max_rank=4, max_donors=8),
     "MatrixFactorization": _fill(fill.MatrixFactorization, rank=3, sweeps=3),
+    "PerChannel": Case(
+        partial(fill.make, {"0": "linear", "1": "median"}, {"1": {"per": "channel"}}),
+        GAPPY,
+        TRAINING,
+        float32=True,
+    ),
 }
 
 # One of each kind of computation: what `make test` checks on PyTorch too.

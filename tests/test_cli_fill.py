@@ -66,6 +66,69 @@ def manifest(folder: Path, suffix: str = ".nii.gz", split: bool = True) -> Path:
     return folder / "data.csv"
 
 
+def test_each_channel_has_a_fill_of_its_own(tmp_path: Path) -> None:
+    held = values(8, 2)
+    np.savez(tmp_path / "data.npz", volumes=held, labels=np.arange(8) % 2, channels=np.array(["sst", "mask"]))
+    text = run(
+        tmp_path / "data.npz", "--strategy", "mask=zero,sst=mean", "--option", "sst.per=channel", "--out", tmp_path
+        / "filled"
+    )  # fmt: skip
+    with np.load(tmp_path / "filled" / "data.npz", allow_pickle=False) as filled:
+        after = filled["volumes"]
+    check(held, after)
+    gaps = np.isnan(held)
+    assert (after[..., 1][gaps[..., 1]] == 0).all()
+    np.testing.assert_allclose(after[..., 0][gaps[..., 0]], np.nanmean(held[..., 0]), rtol=1e-5)
+    assert "mask=zero,sst=mean: learnt from all 8 volumes" in text
+
+
+def test_one_file_and_files_of_patients_have_fills_by_channel(tmp_path: Path) -> None:
+    table = manifest(tmp_path / "data")
+    run(table, "--strategy", "t2=zero,t1=nearest", "--out", tmp_path / "filled")
+    before, after = (
+        read(folder / "p1" / "t2.nii.gz").values for folder in (table.parent, tmp_path / "filled")
+    )
+    check(before, after)
+    assert (after[np.isnan(before)] == 0).all()
+    volume = values(1, 2)[0]
+    write(tmp_path / "one.npz", Volume(volume))
+    run(tmp_path / "one.npz", "--strategy", "0=zero,channel_1=linear", "--out", tmp_path / "filled")
+    filled = read(tmp_path / "filled" / "one.npz").values
+    check(volume, filled)
+    assert (filled[..., 0][np.isnan(volume[..., 0])] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("t1=zero,t3=zero",), "no channel 't3'; there are t1, t2"),
+        (("t1=zero",), "channel 't2' has none; give each of t1, t2 one"),
+        (("t1=zero,t2=spline",), "--strategy of channel 't2' must be one of zero, mean"),
+        (("t1=zero,t2=knn", "--option", "t3.n_neighbors=3"), "--option: no channel 't3'"),
+        (("t1=zero,t2=knn", "--option", "t2.neighbours=3"), "fill_options of knn"),
+    ],
+)
+def test_fills_that_do_not_suit_the_channels_are_refused(asked: tuple, said: str, tmp_path: Path) -> None:
+    table = manifest(tmp_path / "data")
+    with pytest.raises(VoxgapError, match=said) as caught:
+        run(table, "--strategy", *asked, "--out", tmp_path / "filled")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "filled" / "p0").exists()
+
+
+def test_slices_that_are_taken_for_missing_are_filled(tmp_path: Path) -> None:
+    scan = np.random.default_rng(0).normal(100, 9, (12, 8, 8, 1)).astype(np.float32)
+    scan[4] = 0
+    write(tmp_path / "scan.nii.gz", Volume(scan, spacing=(3, 1, 1)))
+    # The nearest slice once more is a duplicate, and yet what was asked for.
+    asked = ("--strategy", "nearest", "--missing-slices", "constant,duplicated", "--no-evidence")
+    run(tmp_path / "scan.nii.gz", *asked, "--out", tmp_path / "filled")
+    filled = read(tmp_path / "filled" / "scan.nii.gz").values
+    assert (filled[4] > 0).all()
+    kept = np.arange(12) != 4
+    assert filled[kept].tobytes() == scan[kept].tobytes()
+
+
 def test_the_names_are_those_of_the_layers() -> None:
     assert tuple(LAYERS) == FILLS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -26,7 +27,7 @@ from voxgap.cli import app
 from voxgap.cli.export import print_entries
 from voxgap.errors import VoxgapError
 from voxgap.models import build_model
-from voxgap.recipe import PRESETS
+from voxgap.recipe import PRESETS, Strategy
 from voxgap.runtime import MANIFEST, Bundle
 from voxgap.runtime.engines import open_engine
 from voxgap.training import adapt_model
@@ -403,6 +404,18 @@ def test_every_normalisation_in_every_format(normalize: str, strategy: str, tmp_
 
 
 @pytest.mark.full
+def test_a_fill_for_each_channel_in_every_format(tmp_path: Path) -> None:
+    data = tiny.dataset()
+    data = dataclasses.replace(data, volumes=np.concatenate([data.volumes] * 2, -1), channels=("sst", "mask"))
+    strategy = Strategy({"mask": "zero", "sst": "kriging"}).of_channels(data.channels)
+    model = build_model("cnn3d", data.volumes.shape[1:], 3, strategy=strategy, filters=(4,))
+    adapt_model(model, data.part("train"))
+    entries = export(save_bundle(tmp_path / "b", model, data, strategy=strategy), list(FORMATS))
+    for kind, entry in entries.items():
+        assert entry["parity"]["max_difference"] <= 1e-5, kind
+    assert Bundle.open(tmp_path / "b").manifest.strategy["fill"] == {"0": "kriging", "1": "zero"}
+
+
 @pytest.mark.full
 def test_a_killed_export_leaves_the_old_bundle(exported: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "bundle"))

@@ -29,6 +29,7 @@ from voxgap.fill import (
     Mode,
     Nearest,
     Zero,
+    make,
     statistics,
 )
 
@@ -41,16 +42,18 @@ LAYERS: dict[str, Callable[[], Any]] = {
     "median": Median,
     "mode": Mode,
     "linear_blend": LinearInterpolation,
-    "linear_height": lambda: LinearInterpolation(axis="height"),
+    "linear_height": lambda: LinearInterpolation(axis="height", max_gap=(2, 1, None)),
     "nearest": lambda: Nearest(max_gap=3),
     "kriging": Kriging,
     "kriging_max_gap": lambda: Kriging(max_gap=2),
     "learned": lambda: Learned(filters=(2, 3), steps=3, seed=1),
     "knn": lambda: KNN(n_neighbors=3, max_rank=8, max_donors=20, seed=1),
     "matrix_factorization": lambda: MatrixFactorization(rank=3, ridge=0.1, sweeps=3, seed=1),
+    "per_channel": lambda: make({"1": "mean", "0": "knn"}, {"0": {"n_neighbors": 3, "max_donors": 20}}),
+    "per_channel_large": lambda: make({"0": "kriging", "1": "linear"}, {"0": {"max_gap": 2}}),
 }
 # Their graphs are large; tests/test_fill_kriging.py holds one representative to all of this.
-LARGE = {"nearest", "kriging", "kriging_max_gap", "learned"}
+LARGE = {"nearest", "kriging", "kriging_max_gap", "learned", "per_channel_large"}
 each_layer = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.full] * (name in LARGE)) for name in LAYERS]
 )

@@ -54,7 +54,7 @@ def sure(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("engine", ["h5netcdf", pytest.param("scipy", marks=pytest.mark.full)])
 @pytest.mark.parametrize("falling", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_a_netcdf_file_says_it_beside_each_value(
-    engine: Any, falling: bool, sure: None, tmp_path: Path
+    engine: Any, falling: bool, sure: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     values = gappy()
     values[:, 6, 6:] = np.nan
@@ -87,6 +87,13 @@ def test_a_netcdf_file_says_it_beside_each_value(
     with xarray.open_dataset(again / "sea.nc") as found:
         assert_array_equal(found["sst_source"], np.where(never, INTERPOLATED, OBSERVED))
         assert "sst_source_of_fill" not in found
+    # What another fill says of other values goes, or it would be said of these.
+    monkeypatch.undo()
+    for told, options in ((["sst_source"], {}), ([], {"evidence": False})):
+        fill_files(str(out), tmp_path / "other", "zero", everywhere=True, overwrite=True, **options)
+        with xarray.open_dataset(tmp_path / "other" / "sea.nc") as found:
+            assert "sst_standard_deviation" not in found
+            assert found["sst"].attrs["ancillary_variables"].split() == ["quality", *told]
 
 
 @pytest.mark.full
@@ -104,10 +111,15 @@ def test_names_that_are_taken_stay(tmp_path: Path, sure: None) -> None:
     [
         "scan.nii.gz",
         "scan.npy",
-        *(pytest.param(f"scan{s}", marks=pytest.mark.full) for s in (".nrrd", ".mha", ".npz", ".h5", ".tif")),
+        *(
+            pytest.param(f"scan{s}", marks=pytest.mark.full)
+            for s in (".nrrd", ".mha", ".npz", ".h5", ".tif", ".zarr")
+        ),
     ],
 )
-def test_other_formats_have_files_beside(name: str, sure: None, tmp_path: Path) -> None:
+def test_other_formats_have_files_beside(
+    name: str, sure: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     write(tmp_path / name, Volume(gappy(), affine=None if name.endswith((".npy", ".tif")) else AFFINE))
     before = read(tmp_path / name)
     out = fill(tmp_path / name, "kriging")
@@ -122,6 +134,23 @@ def test_other_formats_have_files_beside(name: str, sure: None, tmp_path: Path) 
         assert nibabel.load(out.with_name("scan_source.nii.gz")).get_data_dtype() == np.uint8
     with Image.open(out.with_name("scan_filled.png")) as picture:
         assert np.asarray(picture.convert("L")).std() > 10
+    monkeypatch.undo()
+    fill_files(str(tmp_path / name), out.parent, "zero", overwrite=True)
+    assert not out.with_name(f"{stem}_deviation{ending}").exists()
+    assert out.with_name(f"{stem}_source{ending}").exists()
+
+
+def test_a_dicom_series_has_maps_where_it_lies(sure: None, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 900, (6, 7, 8)).astype(np.float32)
+    values[2:4] = np.nan
+    write(tmp_path / "scan.dicom", Volume(values, affine=AFFINE))
+    out = fill(tmp_path / "scan.dicom", "kriging")
+    gaps = np.isnan(values)[..., np.newaxis]
+    source, deviation = (read(out.with_name(f"scan_{word}.nii.gz")) for word in ("source", "deviation"))
+    assert_array_equal(source.values, np.where(gaps, INTERPOLATED, OBSERVED))
+    assert_array_equal(deviation.values, np.where(gaps, 0.5, 0))
+    assert np.allclose(source.affine, read(out).affine)
+    assert np.allclose(source.affine, AFFINE)
 
 
 @pytest.mark.full

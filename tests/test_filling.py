@@ -15,7 +15,8 @@ from voxgap.errors import VoxgapError
 from voxgap.fill import LinearInterpolation, MatrixFactorization, statistics
 from voxgap.fill.linear import interpolate
 from voxgap.filling.files import fill_files
-from voxgap.io import read, split_item, write
+from voxgap.filling.job import in_voxels
+from voxgap.io import read, scan, split_item, write
 from voxgap.volume import Volume
 
 LAND = np.zeros((5, 6), bool)
@@ -284,3 +285,42 @@ def test_slabs_interpolate_as_the_layer_does(axis: Any, monkeypatch: pytest.Monk
     lost = np.isnan(values)
     assert estimate[found & lost] == pytest.approx(expected[found & lost], rel=1e-5)
     assert expected[lost & ~found] == pytest.approx(np.asarray(layer.mean)[lost & ~found])
+
+
+@pytest.mark.parametrize(
+    ("reach", "expected"),
+    [
+        ("3days", [3.0, None, None]),
+        ("36 h", [1.5, None, None]),
+        ("0.5degrees", [None, 2.0, 2.0]),
+    ],
+)
+def test_a_reach_in_units_is_one_in_voxels(reach: str, expected: list, tmp_path: Path) -> None:
+    days = ("time", np.arange(8.0), {"units": "days since 2000-01-01"})
+    places = {"lat": ("lat", np.arange(5) / 4, {"units": "degrees_north"})}
+    places["lon"] = ("lon", np.arange(6) / 4, {"units": "degrees_east"})
+    data = xarray.Dataset({"sst": (("time", "lat", "lon"), field())}, {"time": days, **places})
+    data.to_netcdf(tmp_path / "sea.nc")
+    assert in_voxels(reach, scan(tmp_path / "sea.nc")) == expected
+    with pytest.raises(VoxgapError, match="none of time, lat, lon is measured in mm; give voxels"):
+        in_voxels("4mm", scan(tmp_path / "sea.nc"))
+
+
+def test_a_reach_in_mm_leaves_missing_what_is_too_far(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(9, 6, 5)).astype(np.float32)
+    values[2:7] = np.nan
+    write(tmp_path / "scan.nii.gz", Volume(values, spacing=(3.0, 1.0, 1.0)))
+    assert in_voxels("6 mm", scan(tmp_path / "scan.nii.gz")) == [2.0, 6.0, 6.0]
+    asked = {"options": {"axis": "depth", "max_gap": "6mm"}, "evidence": False}
+    fill_files(str(tmp_path / "scan.nii.gz"), tmp_path / "filled", "linear", **asked)
+    filled = read(tmp_path / "filled" / "scan.nii.gz").values
+    assert np.isnan(filled[4]).all()
+    assert np.isfinite(np.delete(filled, 4, axis=0)).all()
+    for wrong in ("6 parsecs", "mm6", "-3mm"):
+        with pytest.raises(VoxgapError, match="max_gap") as caught:
+            in_voxels(wrong, scan(tmp_path / "scan.nii.gz"))
+        assert "\n" not in str(caught.value)
+    write(tmp_path / "other.nii.gz", Volume(values, spacing=(2.0, 1.0, 1.0)))
+    (tmp_path / "data.csv").write_text("path\nscan.nii.gz\nother.nii.gz\n")
+    with pytest.raises(VoxgapError, match=r"other\.nii\.gz: has other spacings than"):
+        fill_files(str(tmp_path / "data.csv"), tmp_path / "all", "linear", options={"max_gap": "6mm"})

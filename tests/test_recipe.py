@@ -78,7 +78,12 @@ def test_options_reach_the_fill_layer_and_the_gap_dropout() -> None:
 
 
 @pytest.mark.parametrize(
-    "strategy", [*PRESETS.values(), Strategy("knn", {"n_neighbors": 3}, True, "masked", 0.1)]
+    "strategy",
+    [
+        *PRESETS.values(),
+        Strategy("knn", {"n_neighbors": 3}, True, "masked", 0.1),
+        Strategy({"sst": "kriging", "mask": "zero"}, {"sst": {"max_gap": 3}}, conv="masked"),
+    ],
 )
 def test_json_and_back(strategy: Strategy) -> None:
     assert Strategy(**json.loads(json.dumps(strategy.to_json()))) == strategy
@@ -95,6 +100,9 @@ def test_strategies_are_values() -> None:
     ("arguments", "said"),
     [
         ({"fill": "spline"}, "fill must be one of zero, mean"),
+        ({"fill": {"sst": "spline"}}, "fill of channel 'sst' must be one of zero, mean"),
+        ({"fill": "sst=mean,sst=zero"}, "channel 'sst' is there twice"),
+        ({"fill": {}}, "CHANNEL=FILL for each channel"),
         ({"conv": "partial"}, "plain, masked or gated"),
         ({"gap_dropout": 1.0}, "gap_dropout must be in"),
         ({"gap_dropout": -0.1}, "gap_dropout must be in"),
@@ -114,6 +122,43 @@ def test_options_that_do_not_fit_are_named(options: dict) -> None:
     with pytest.raises(VoxgapError, match="fill_options of knn") as caught:
         made(Strategy("knn", options))
     assert "\n" not in str(caught.value)
+
+
+def test_a_fill_for_each_channel_goes_by_name_number_or_text() -> None:
+    wanted = Strategy({"0": "kriging", "1": "zero"}, {"0": {"max_gap": 3.0}})
+    options = {"sst": {"max_gap": 3.0}}
+    for said in (
+        {"mask": "zero", "sst": "kriging"},
+        {"0": "kriging", "mask": "zero"},
+        "mask=zero, sst=kriging",
+    ):
+        found = strategy_of("mean", fill=said, fill_options=options).of_channels(("sst", "mask"))
+        assert found == wanted
+        assert found.of_channels(("sst", "mask")) == found
+    assert strategy_of("mean").of_channels(("sst",)) == Strategy()
+    assert isinstance(made(wanted), fill.PerChannel)
+
+
+@pytest.mark.parametrize(
+    ("fill", "options", "said"),
+    [
+        ({"sst": "mean", "msk": "zero"}, {}, "no channel 'msk'; there are sst, mask"),
+        ({"sst": "mean"}, {}, "channel 'mask' has none; give each of sst, mask one"),
+        ({"sst": "mean", "0": "zero", "mask": "zero"}, {}, "a channel has two"),
+        ({"sst": "knn", "mask": "zero"}, {"n_neighbors": 3}, "fill_options: no channel 'n_neighbors'"),
+    ],
+)
+def test_fills_that_do_not_suit_the_channels_are_named(fill: dict, options: dict, said: str) -> None:
+    with pytest.raises(VoxgapError, match=said) as caught:
+        Strategy(fill, options).of_channels(("sst", "mask"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_network_knows_channels_by_number_only() -> None:
+    with pytest.raises(VoxgapError, match="channel 'sst' is known to data only"):
+        build_model("cnn3d", (4, 4, 4, 1), 2, strategy=Strategy({"sst": "mean"}), filters=(1,))
+    with pytest.raises(VoxgapError, match="fills for 1 channels, but the volumes have 2"):
+        build_model("cnn3d", (4, 4, 4, 2), 2, strategy=Strategy({"0": "mean"}), filters=(1,))
 
 
 @pytest.mark.parametrize("name", ["none", "", "MEAN", None, "complete", "drop"])

@@ -101,8 +101,10 @@ class Strategy(Plain):
     """One way of handling gaps: fill + missingness channel + kind of convolution + gap dropout + attention.
 
     Args:
-        fill: how missing values are filled, one of `FILLS`.
-        fill_options: arguments of that fill layer, such as `{"n_neighbors": 3}`.
+        fill: how missing values are filled, one of `FILLS`; or one for each channel, by name or number:
+            `{"temperature": "kriging", "mask": "zero"}`.
+        fill_options: arguments of that fill layer, such as `{"n_neighbors": 3}`; of fills for each channel, by channel:
+            `{"temperature": {"max_gap": 3}}`.
         mask_channel: feed the observed map along with the values, as further channels.
         conv: `plain`, `masked` (`MaskedConv3D`) or `gated` (`GatedConv3D`).
         gap_dropout: probability in [0, 1) that a unit is dropped at training time.
@@ -120,7 +122,8 @@ class Strategy(Plain):
         {'fill': 'knn', 'fill_options': {'n_neighbors': 3}, 'mask_channel': True}
     """
 
-    fill: str = "mean"
+    # What is hashed is what can be: equal strategies have equal hashes all the same.
+    fill: str | Mapping[str, str] = dataclasses.field(default="mean", hash=False)
     fill_options: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     mask_channel: bool = False
     conv: Convolution = "plain"
@@ -129,8 +132,9 @@ class Strategy(Plain):
     attention: bool = False
 
     def __post_init__(self) -> None:
-        if self.fill not in FILLS:
-            raise VoxgapError(f"strategy fill must be one of {', '.join(FILLS)}, got {self.fill!r}")
+        object.__setattr__(self, "fill", check_fill(self.fill, "strategy fill"))
+        if not isinstance(self.fill, str):
+            object.__setattr__(self, "fill_options", {str(c): o for c, o in self.fill_options.items()})
         if self.conv not in ("plain", "masked", "gated"):
             raise VoxgapError(f"strategy conv must be plain, masked or gated, got {self.conv!r}")
         if not 0 <= self.gap_dropout < 1:
@@ -143,6 +147,81 @@ class Strategy(Plain):
     def needs_observed(self) -> bool:
         """Whether the network sees what is observed, not only the filled values."""
         return self.mask_channel or self.attention or self.conv != "plain"
+
+    def of_channels(self, channels: Sequence[str]) -> Strategy:
+        """The strategy with its fills by numbers of channels, where each channel has one.
+
+        Args:
+            channels: names of the data's channels, in their order.
+
+        Raises:
+            VoxgapError: a fill or an option is for a channel that is not there, or a channel has none.
+        """
+        if isinstance(self.fill, str):
+            return self
+        fills = of_channels(self.fill, channels, "fill")
+        return dataclasses.replace(
+            self, fill=fills, fill_options=of_channels(self.fill_options, channels, "fill_options", some=True)
+        )
+
+
+def check_fill(fill: Any, what: str = "fill") -> str | dict[str, str]:
+    """Return a fill, or fills by channel, from values or from text such as `temperature=kriging,mask=zero`.
+
+    Raises:
+        VoxgapError: it is none of `FILLS`; `what` is what the message calls it.
+    """
+    if isinstance(fill, str) and "=" in fill:
+        pairs = [pair.rpartition("=")[::2] for pair in fill.split(",")]
+        twice = next((name for name, _ in pairs if [n for n, _ in pairs].count(name) > 1), None)
+        if twice is not None:
+            raise VoxgapError(f"{what} {fill!r}: channel {twice!r} is there twice; give it one fill")
+        fill = {name.strip(): one.strip() for name, one in pairs}
+    if isinstance(fill, Mapping):
+        for channel, one in fill.items():
+            if not isinstance(one, str) or one not in FILLS or not str(channel):
+                raise VoxgapError(
+                    f"{what} of channel {str(channel)!r} must be one of {', '.join(FILLS)}, got {one!r}"
+                )
+        if fill:
+            return {str(channel): one for channel, one in fill.items()}
+    if not isinstance(fill, str) or fill not in FILLS:
+        raise VoxgapError(
+            f"{what} must be one of {', '.join(FILLS)}, or CHANNEL=FILL for each channel, got {fill!r}"
+        )
+    return fill
+
+
+def of_channels(
+    said: Mapping[str, Any], channels: Sequence[str], what: str, some: bool = False
+) -> dict[str, Any]:
+    """What is said of channels, by their numbers as text, in their order.
+
+    Args:
+        said: by names of channels, or numbers as text where no channel is called so.
+        channels: the names.
+        what: what messages call it.
+        some: whether channels may be left out.
+
+    Raises:
+        VoxgapError: there is no such channel, one is said twice, or one is left out.
+    """
+    places = {str(number): str(number) for number in range(len(channels))}
+    places |= {name: str(number) for number, name in enumerate(channels)}
+    unknown = next((name for name in said if name not in places), None)
+    if unknown is not None:
+        raise VoxgapError(f"{what}: no channel {unknown!r}; there are {', '.join(channels)}")
+    found = {places[name]: one for name, one in said.items()}
+    left = [name for number, name in enumerate(channels) if str(number) not in found]
+    if len(found) < len(said) or (left and not some):
+        wrong = f"channel {left[0]!r} has none" if left else "a channel has two"
+        raise VoxgapError(f"{what}: {wrong}; give each of {', '.join(channels)} one")
+    return {number: found[number] for number in sorted(found, key=int)}
+
+
+def fill_name(fill: str | Mapping[str, str]) -> str:
+    """A fill, or fills by channel, as a command has them."""
+    return fill if isinstance(fill, str) else ",".join(f"{channel}={one}" for channel, one in fill.items())
 
 
 PRESETS: dict[str, Strategy] = {
@@ -337,13 +416,16 @@ class Recipe(Plain):
             channels: their names.
 
         Raises:
-            VoxgapError: its normalisation needs whole volumes, and it trains on patches.
+            VoxgapError: its normalisation needs whole volumes, and it trains on patches; or its fills are not for these
+                channels.
         """
         wanted, size = self.architecture.normalize, self.training.patch_size
         patches = size is not None and not inside(volumes, size)
         method = intensity.resolve(wanted, volumes, channels, patches).method
         return dataclasses.replace(
-            self, architecture=dataclasses.replace(self.architecture, normalize=method)
+            self,
+            architecture=dataclasses.replace(self.architecture, normalize=method),
+            strategy=self.strategy.of_channels(channels) if channels else self.strategy,
         )
 
     @classmethod

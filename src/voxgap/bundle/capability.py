@@ -63,12 +63,14 @@ def check_exportable(
         voxgap.errors.VoxgapError: no format 'tensorrt': choose among ...
     """
     from voxgap.models import build_model
-    from voxgap.recipe import strategy_of
+    from voxgap.recipe import fill_name, strategy_of
     from voxgap.training import Examples, adapt_model
 
     kinds, deployed = check_formats(formats, precision)
     kinds = list(dict.fromkeys([*kinds, *(PACKAGES[name] for name in deployed)]))
     chosen = strategy_of(strategy)
+    if data is not None:
+        chosen = chosen.of_channels(data.channels)
     few = _random() if data is None else _few(data, patch_size)
     packages.forewarn(deployed, few.volumes.shape[1:], few.grid)
     model = build_model(
@@ -86,7 +88,7 @@ def check_exportable(
         try:
             export(folder, kinds, precision=precision, report=report)
         except ExportError as error:
-            name = strategy if isinstance(strategy, str) else f"with fill {chosen.fill}"
+            name = strategy if isinstance(strategy, str) else f"with fill {fill_name(chosen.fill)}"
             reason = error.reason.replace("; nothing was changed", "")
             # What fills is the strategy's; the rest, or a converter that fails, is not to be blamed on it.
             blamed = f"the strategy {name} of {model.name}" if "layer prepare/" in reason else model.name

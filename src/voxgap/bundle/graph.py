@@ -22,13 +22,10 @@ def write_onnx(model: Any, file: Path) -> None:
         model: that has been called.
         file: to write.
     """
-    large = [
-        variable
-        for layer in model._flatten_layers(include_self=False)
-        if isinstance(layer, FillLayer)
-        for variable in layer.variables
-        if math.prod(variable.shape) > _LARGE
-    ]
+    fills = [layer for layer in model._flatten_layers(include_self=False) if isinstance(layer, FillLayer)]
+    # A fill that is part of another is there twice.
+    each = {id(variable): variable for layer in fills for variable in layer.variables}
+    large = [variable for variable in each.values() if math.prod(variable.shape) > _LARGE]
     if not large:
         model.export(str(file), format="onnx", verbose=False)
         return

@@ -12,7 +12,7 @@ import typer
 from voxgap.cli.console import import_keras, out, training_progress
 from voxgap.errors import VoxgapError
 from voxgap.files import held
-from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, name_of, strategy_of
+from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, fill_name, name_of, strategy_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -388,7 +388,7 @@ def _fills(complete: Dataset, data: Dataset, results: dict[str, Result]) -> dict
     rows = {} if complete is data else {"complete": complete.part("test").volumes[index]}
     rows["with gaps"] = test[index]
     for result in results.values():
-        label = f"{result.recipe.strategy.fill} fill"
+        label = f"{fill_name(result.recipe.strategy.fill)} fill"
         if label not in rows:
             rows[label] = fill_volumes(result.model, test[index : index + 1])[0]
     return rows

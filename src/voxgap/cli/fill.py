@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import err, out
-from voxgap.cli.data import At, Axes, MissingValues, grid_arguments
+from voxgap.cli.data import At, Axes, MissingSlices, MissingValues, grid_arguments
 from voxgap.errors import VoxgapError
 from voxgap.files import finite, write_bytes
 from voxgap.filling import FILLS, FIT_ON, SEEDS, STRATEGY
@@ -39,12 +39,17 @@ def fill(
         Path | None, typer.Option("--out", help="Folder for the filled files; not needed with --check.")
     ] = None,
     strategy: Annotated[
-        str, typer.Option(help=f"{', '.join(FILLS.data)}, or a bundle of voxgap train --task fill.")
+        str,
+        typer.Option(
+            help=f"{', '.join(FILLS.data)}; one for each channel: temperature=kriging,mask=zero; or a bundle of voxgap "
+            "train --task fill."
+        ),
     ] = STRATEGY,
     option: Annotated[
         list[str] | None,
         typer.Option(
-            help="name=value for that fill, such as n_neighbors=3 or axis=time, as the file calls its axes."
+            help="name=value for that fill, such as n_neighbors=3, axis=time, as the file calls its axes, or max_gap=12mm. "
+            "Of a channel's own fill: temperature.axis=time."
         ),
     ] = None,
     fit_on: Annotated[
@@ -80,6 +85,7 @@ def fill(
     seeds: Annotated[int, typer.Option(help="With --check: how many draws of what is hidden.")] = SEEDS,
     as_json: Annotated[bool, typer.Option("--json", help="With --check: print JSON.")] = False,
     missing_values: MissingValues = None,
+    missing_slices: MissingSlices = None,
     axes: Axes = None,
     at: At = None,
     overwrite: Annotated[bool, typer.Option(help="Replace filled files that are there already.")] = False,
@@ -111,7 +117,7 @@ def fill(
             raise VoxgapError(f"{data} and --strategy {strategy} both say how to fill: give one of them")
         data, strategy = filled, data
 
-    said = grid_arguments(None, None, None, missing_values, None, axes, at)
+    said = grid_arguments(None, None, None, missing_values, None, axes, at, missing_slices)
     how: dict[str, Any] = {
         "options": _options(option or []),
         "fit_on": fit_on,
@@ -119,7 +125,7 @@ def fill(
         "everywhere": everywhere,
         "say": say,
         "progress": progress,
-        **{name: said[name] for name in ("missing_values", "axes", "at")},
+        **{name: said[name] for name in ("missing_values", "axes", "at", "missing_slices")},
     }
     if check:
         tell(voxgap.check_fills(data, strategy, seeds=seeds, out=folder, **how), folder, as_json)
@@ -141,16 +147,18 @@ def tell(found: Check, folder: Path | None, as_json: bool) -> None:
 
 
 def _options(texts: Sequence[str]) -> dict[str, Any]:
-    """Parse name=value, where a value is a number if it looks like one."""
+    """Parse name=value, or channel.name=value; a value is a number if it looks like one."""
     options: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
             raise VoxgapError(f"--option {text!r}: give name=value, such as n_neighbors=3")
-        options[name] = value
+        channel, _, name = name.rpartition(".")
+        own = options.setdefault(channel, {}) if channel else options
+        own[name] = value
         for number in (float, int):
             try:
-                options[name] = number(value)
+                own[name] = number(value)
             except ValueError:
                 continue
     return options

@@ -25,6 +25,13 @@ MaskChannel = Annotated[
     bool | None,
     typer.Option(help="Override the strategy: feed what is observed.", rich_help_panel=STRATEGY_PANEL),
 ]
+Fill = Annotated[
+    str | None,
+    typer.Option(
+        help="Override: how gaps are filled; or a fill for each channel: temperature=kriging,mask=zero.",
+        rich_help_panel=STRATEGY_PANEL,
+    ),
+]
 Conv = Annotated[
     str | None, typer.Option(help="Override: plain, masked or gated.", rich_help_panel=STRATEGY_PANEL)
 ]

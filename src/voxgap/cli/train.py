@@ -22,6 +22,7 @@ from voxgap.cli.data import (
     Crop,
     Mechanism,
     MissingRate,
+    MissingSlices,
     MissingValues,
     Normalize,
     PatchSize,
@@ -46,6 +47,7 @@ from voxgap.cli.network import (
     Attention,
     Conv,
     Dropout,
+    Fill,
     Filters,
     GapDropout,
     KernelSize,
@@ -165,6 +167,7 @@ def train(
     padding: Padding = PADDING,
     activation: Activation = ACTIVATION,
     dropout: Dropout = DROPOUT,
+    fill: Fill = None,
     mask_channel: MaskChannel = None,
     conv: Conv = None,
     gap_dropout: GapDropout = None,
@@ -173,6 +176,7 @@ def train(
     spacing: Spacing = None,
     crop: Crop = None,
     missing_values: MissingValues = None,
+    missing_slices: MissingSlices = None,
     reference: Reference = None,
     axes: Axes = None,
     at: At = None,
@@ -246,6 +250,7 @@ def train(
     from voxgap.runtime.calibration import too_few
 
     overrides = {
+        "fill": fill,
         "mask_channel": mask_channel,
         "conv": conv,
         "gap_dropout": gap_dropout,
@@ -274,7 +279,7 @@ def train(
         check_free(out_folder, overwrite or goes_on(out_folder, epochs, patience))
         if class_weight not in ("none", "balanced"):
             raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
-        grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at)
+        grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices)
         patch = patch_argument(patch_size)
         raw = load(data, cache=cache, task=task, **grid)
         model = model or network_of(raw.task)

@@ -13,7 +13,7 @@ from voxgap.experiment.data import divide, with_gaps
 from voxgap.experiment.plan import BASELINES, Experiment
 from voxgap.patches import Size, read_patch
 from voxgap.ragged import shapes_of
-from voxgap.recipe import Strategy
+from voxgap.recipe import Strategy, fill_name
 from voxgap.volume import Values, upright
 
 MOST_TRAINED = 256
@@ -112,7 +112,7 @@ def _fills(experiment: Experiment) -> dict[str, Strategy]:
     for run in experiment.runs():
         if run.strategy not in BASELINES:
             fill, options = run.recipe.strategy.fill, run.recipe.strategy.fill_options
-            label = "\n".join([fill, *(f"{name} {value}" for name, value in options.items())])
+            label = "\n".join([fill_name(fill), *(f"{name} {value}" for name, value in options.items())])
             found.setdefault(label, Strategy(fill=fill, fill_options=options))
     return found
 

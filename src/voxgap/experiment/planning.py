@@ -61,7 +61,10 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
     experiment = Experiment(
         data=dataset.name,
         data_key=content_key(dataset),
-        strategies=_strategies(design, dataset.name, own, simulated=any(rates)),
+        strategies=tuple(
+            (name, strategy.of_channels(dataset.channels))
+            for name, strategy in _strategies(design, dataset.name, own, simulated=any(rates))
+        ),
         models=design.models or (network_of(dataset.task),),
         gaps=tuple(
             dataclasses.replace(design.gaps, pattern=pattern, mechanism=mechanism, missing_rate=rate)

@@ -24,6 +24,7 @@ from voxgap.fill.kriging import Kriging
 from voxgap.fill.learned import Deviating, Learned
 from voxgap.fill.linear import LinearInterpolation
 from voxgap.fill.nearest import Nearest
+from voxgap.fill.per_channel import PerChannel
 from voxgap.fill.simple import Mean, Median, Mode, Zero
 from voxgap.recipe import FILLS as FILLS
 
@@ -39,20 +40,24 @@ __all__ = [
     "Median",
     "Mode",
     "Nearest",
+    "PerChannel",
     "Zero",
     "make",
 ]
 
 
-def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
+def make(
+    name: str | Mapping[str, str], options: Mapping[str, Any] | None = None, called: str = "fill"
+) -> Any:
     """Return a new fill layer, not adapted yet.
 
     Args:
-        name: one of `voxgap.recipe.FILLS`.
-        options: arguments of the layer, such as `{"n_neighbors": 3}`.
+        name: one of `voxgap.recipe.FILLS`, or one for each channel by its number as text.
+        options: arguments of the layer, such as `{"n_neighbors": 3}`; or those of each channel, likewise.
+        called: name of the layer.
 
     Raises:
-        VoxgapError: the options do not fit the layer.
+        VoxgapError: the options do not fit the layer, or a channel goes by a name.
 
     Example:
         >>> import voxgap as vg
@@ -60,9 +65,41 @@ def make(name: str, options: Mapping[str, Any] | None = None) -> Any:
         >>> type(layer).__name__, layer.n_neighbors
         ('KNN', 3)
     """
+    if not isinstance(name, str):
+        alike = together(name, options or {})
+        layers = [make(one, own, f"{called}_{i}") for i, (one, own, _) in enumerate(alike)]
+        return PerChannel(layers, [channels for *_, channels in alike], name=called)
     kind = FILLS[name]
     layer = getattr(sys.modules[__name__], kind) if isinstance(kind, str) else kind
     try:
-        return layer(**(options or {}), name="fill")
+        return layer(**(options or {}), name=called)
     except (TypeError, ValueError) as error:
         raise VoxgapError(f"fill_options of {name}: {error}") from error
+
+
+def together(
+    fills: Mapping[str, str], options: Mapping[str, Mapping[str, Any]]
+) -> list[tuple[str, Mapping[str, Any], list[int]]]:
+    """Channels that are filled in one way, together: the fill, its options and the channels' places.
+
+    Args:
+        fills: by numbers of channels as text, all of them.
+        options: of each fill, likewise; of some.
+
+    Raises:
+        VoxgapError: a channel goes by a name, which data know and a layer does not.
+    """
+    found: list[tuple[str, Mapping[str, Any], list[int]]] = []
+    for channel, fill in fills.items():
+        if not channel.isdecimal():
+            raise VoxgapError(
+                f"fill: channel {channel!r} is known to data only; give its number here, as in "
+                "{0: 'kriging', 1: 'zero'}, or Strategy.of_channels(names)"
+            )
+        own = options.get(channel, {})
+        alike = next((places for name, same, places in found if (name, same) == (fill, own)), None)
+        if alike is None:
+            found.append((fill, own, [int(channel)]))
+        else:
+            alike.append(int(channel))
+    return found

@@ -19,9 +19,11 @@ from voxgap.errors import VoxgapError
 from voxgap.filling import FILLS, FIT_ON, SEEDS, STRATEGY
 from voxgap.filling.field import Field, of_job, with_axes
 from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
-from voxgap.filling.learn import Where, layer
+from voxgap.filling.learn import Chosen, Where, check
 from voxgap.grid import as_options
+from voxgap.recipe import fill_name
 
+_READ = ("missing_values", "axes", "at", "missing_slices")
 WITHIN = (1.0, 1.959964)
 """Standard deviations that 68.3 and 95 % of a normal distribution lie within."""
 
@@ -82,7 +84,7 @@ class Row:
     """How one fill did.
 
     Args:
-        strategy: Its name.
+        strategy: Its name; or those of each channel, by its number as text.
         options: Its arguments.
         scores: At all hidden voxels; of several channels in units of each one's standard deviation. None of a fill
             that is not possible.
@@ -93,7 +95,7 @@ class Row:
         why: What makes it impossible.
     """
 
-    strategy: str
+    strategy: Chosen
     options: Mapping[str, Any] = field(default_factory=dict)
     scores: Scores | None = None
     channels: Mapping[str, Scores] = field(default_factory=dict)
@@ -105,8 +107,8 @@ class Row:
     @property
     def name(self) -> str:
         """The fill, and options it was given."""
-        given = ", ".join(f"{name}={value}" for name, value in self.options.items())
-        return f"{self.strategy} ({given})" if given else self.strategy
+        given = ", ".join(said_options(self.options))
+        return f"{fill_name(self.strategy)} ({given})" if given else fill_name(self.strategy)
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 def check_fills(
     data: str | os.PathLike[str],
-    strategy: str = STRATEGY,
+    strategy: Chosen = STRATEGY,
     *,
     options: Mapping[str, Any] | None = None,
     fit_on: str = FIT_ON,
@@ -201,7 +203,7 @@ def check_fills(
         out: The folder in the command that is named.
         say: Called with each line that a user should read.
         progress: Wraps what is gone through one by one, with a title.
-        **reading: `missing_values`, `axes` and `at`, see `voxgap.load_data`.
+        **reading: `missing_values`, `missing_slices`, `axes` and `at`, see `voxgap.load_data`.
 
     Raises:
         VoxgapError: The data can't be read, or too little of it is observed.
@@ -222,18 +224,20 @@ def check_fills(
     job = Job(str(data), folder, *how, say=say, progress=progress)
     # Before anything is read: a wrong option is a matter of a second.
     by_place = with_axes(job)
-    layer(strategy, by_place.options)
+    check(job.strategy, by_place.options)
     known = of_job(job)
     tried_too = [name for name in FILLS if name != "learned"] if fills is None else fills
-    asked: list[tuple[str, Mapping[str, Any]]] = [(name, {}) for name in tried_too]
-    if (strategy, job.options) not in asked:
-        asked.insert(0, (strategy, job.options))
+    asked: list[tuple[Chosen, Mapping[str, Any]]] = [(name, {}) for name in tried_too]
+    own = job.strategy, job.options
+    by_number = by_place.by_number(known.channels)
+    if own not in asked:
+        asked.insert(0, own)
     possible = [one for one in asked if not known.refuses(one[0])]
     draws = [known.hide(seed) for seed in range(seeds)]
     tried: dict[int, list[_Trial | VoxgapError]] = {}
     for index, draw in job.progress([(i, d) for d in range(seeds) for i in range(len(possible))], "checking"):
-        name, own = possible[index]
-        trial = _trial(known, name, by_place.options if own else {}, draws[draw][0])
+        chosen = by_number if possible[index] == own else possible[index]
+        trial = _trial(known, chosen[0], chosen[1], draws[draw][0])
         tried.setdefault(index, []).append(trial)
     rows = [_row(known, *possible[index], trials) for index, trials in tried.items()]
     # What leaves the hard ones missing has errors of its own.
@@ -261,7 +265,7 @@ class _Trial:
 
 
 def _trial(
-    known: Field, strategy: str, options: Mapping[str, Any], hidden: Mapping[int, Where]
+    known: Field, strategy: Chosen, options: Mapping[str, Any], hidden: Mapping[int, Where]
 ) -> _Trial | VoxgapError:
     started = time.perf_counter()
     count = len(known.channels)
@@ -288,7 +292,7 @@ def _trial(
     return _Trial(joined, sure, seconds)
 
 
-def _row(known: Field, strategy: str, options: Mapping[str, Any], trials: Sequence[Any]) -> Row:
+def _row(known: Field, strategy: Chosen, options: Mapping[str, Any], trials: Sequence[Any]) -> Row:
     broken = next((trial for trial in trials if isinstance(trial, VoxgapError)), None)
     if broken is not None:
         return Row(strategy, options, why=f"not possible: {broken}")
@@ -329,12 +333,23 @@ def _of_channel(trials: Sequence[_Trial], index: int) -> tuple[Floats, Floats | 
     return error, np.concatenate(sures) if sures else None
 
 
+def said_options(options: Mapping[str, Any], of: str = "") -> list[str]:
+    """Options of a fill as a command has them; those of a channel's fill as `channel.name=value`."""
+    return [
+        said
+        for name, value in options.items()
+        for said in (
+            said_options(value, f"{name}.") if isinstance(value, Mapping) else [f"{of}{name}={value}"]
+        )
+    ]
+
+
 def _command(job: Job, row: Row) -> str:
     """Return the command that fills the data with a fill."""
-    words: list[str] = ["voxgap", "fill", job.data, "--strategy", row.strategy]
-    words += [word for name, value in row.options.items() for word in ("--option", f"{name}={value}")]
+    words: list[str] = ["voxgap", "fill", job.data, "--strategy", fill_name(row.strategy)]
+    words += [word for said in said_options(row.options) for word in ("--option", said)]
     words += ["--mask", job.mask] if job.mask else []
     words += ["--everywhere"] if job.everywhere else []
     words += ["--fit-on", job.fit_on] if job.fit_on != FIT_ON else []
-    words += as_options({name: getattr(job.grid, name) for name in ("missing_values", "axes", "at")})
+    words += as_options({name: getattr(job.grid, name) for name in _READ})
     return shlex.join([*words, "--out", str(job.folder)])

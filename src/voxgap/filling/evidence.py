@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from voxgap.filling.job import Job
 from voxgap.filling.learn import SOURCES, Made, Where
 from voxgap.filling.plan import COPIED
 from voxgap.io import FORMATS, Ancillary, Source, label_suffix, split_item, suffix, tells, write
+from voxgap.io.folders import MARK
 from voxgap.volume import Values, Volume, upright
 
 DEVIATION, SOURCE, PICTURE = "_deviation", "_source", "_filled.png"
@@ -73,9 +75,21 @@ def write_beside(place: Path, whole: Volume, like: Source, before: Values, made:
         What is to be written into the file of the volume itself.
     """
     files = beside(place, like.path, made.deviation is not None)
+    stale = beside(place, like.path).deviation
+    if stale is not None and files.deviation is None:  # of another fill, whose values are replaced
+        remove(stale)
     write_maps(files, made, whole, like)
     write_picture(files.picture, before, whole.values, made, like.rises, whole.channels)
     return told(made) if tells(place) else ()
+
+
+def remove(target: Path) -> None:
+    """Remove a file, or a folder that voxgap wrote; anything else stays, and writing refuses to replace it."""
+    target = split_item(target)[0]
+    if target.is_file():
+        target.unlink()
+    elif (target / MARK).is_file():
+        shutil.rmtree(target)
 
 
 def told(made: Made) -> list[Ancillary]:

@@ -17,7 +17,7 @@ from voxgap.errors import VoxgapError
 from voxgap.fill.trial import borrowed, moved
 from voxgap.filling import files, learn
 from voxgap.filling.job import Job
-from voxgap.filling.learn import Fill, Where
+from voxgap.filling.learn import Chosen, Fill, Where
 from voxgap.filling.plan import Sample
 from voxgap.io.arrays import npz_names
 from voxgap.io.masks import ever
@@ -60,9 +60,10 @@ class Field:
     time: int | None = None
     single: bool = False
 
-    def refuses(self, strategy: str) -> str:
+    def refuses(self, strategy: Chosen) -> str:
         """Say why a fill is not possible here; nothing where it is."""
-        if strategy in files.FROM_OTHERS and self.single and self.time is None:
+        kinds = {strategy} if isinstance(strategy, str) else set(strategy.values())
+        if kinds & {*files.FROM_OTHERS} and self.single and self.time is None:
             return "fills from other volumes or from steps in time"
         if not learn.any_size(strategy) and not self.single and not self._one_shape:
             return "needs volumes of one shape"
@@ -72,7 +73,7 @@ class Field:
     def _one_shape(self) -> bool:
         return len({volume.shape for volume in self.volumes}) == 1
 
-    def learn(self, strategy: str, options: Mapping[str, Any], hidden: Mapping[int, Where]) -> Fill:
+    def learn(self, strategy: Chosen, options: Mapping[str, Any], hidden: Mapping[int, Where]) -> Fill:
         """Return what fills as `voxgap fill` does, learnt without what is hidden."""
         if self.single:
             return learn.from_steps(strategy, options, self.without(0, hidden), self.time)
@@ -187,7 +188,7 @@ def _pattern(described: str) -> tuple[str, str]:
 def with_axes(job: Job) -> Job:
     """Return the job with an axis that is called as in its files by its place, see `Job.of`."""
     path = Path(job.data)
-    if "axis" not in job.options or job.data.startswith(EMBEDDED):
+    if not job.in_words or job.data.startswith(EMBEDDED):
         return job
     first = path if is_one_volume(job.data) else files._first_file(path)
     return job.of(job.grid.scan(first)) if first else job
@@ -227,7 +228,13 @@ def _of_volume(job: Job, path: Path) -> Field:
 
 def _of_arrays(job: Job) -> Field:
     grid = job.grid
-    dataset = load_data(job.data, missing_values=grid.missing_values, axes=grid.axes, at=grid.at)
+    dataset = load_data(
+        job.data,
+        missing_values=grid.missing_values,
+        axes=grid.axes,
+        at=grid.at,
+        missing_slices=grid.missing_slices,
+    )
     has_split = job.data.startswith(EMBEDDED) or "split" in npz_names(Path(job.data))
     train = (dataset.split == "train") if has_split else np.ones(len(dataset), bool)
     some = _spread(job, len(dataset), int(np.prod(dataset.volumes.shape[1:])))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,18 @@ import numpy as np
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.door import is_one_volume
 from voxgap.dataset.folders import list_folder
-from voxgap.dataset.listing import Listing
+from voxgap.dataset.listing import Listing, Row
 from voxgap.dataset.manifest import read_manifest
 from voxgap.errors import VoxgapError
 from voxgap.files import held, replacing
 from voxgap.filling import FIT_ON, STRATEGY, evidence, learn
+from voxgap.filling.evidence import remove
 from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
 from voxgap.filling.learn import Fill, Where
 from voxgap.filling.plan import Sample, plain, plan, target_of, write_manifest
 from voxgap.grid import same_grid
 from voxgap.io import FORMATS, Ancillary, Source, split_item, write
 from voxgap.io.arrays import npz_names
-from voxgap.io.folders import MARK
 from voxgap.io.masks import by_mask, ever
 from voxgap.names import EMBEDDED
 from voxgap.volume import Values, Volume, times
@@ -36,7 +36,7 @@ FROM_OTHERS = ("knn", "matrix_factorization")
 def fill_files(
     data: str | os.PathLike[str],
     out: str | os.PathLike[str],
-    strategy: str = STRATEGY,
+    strategy: str | Mapping[str, str] = STRATEGY,
     *,
     options: Mapping[str, Any] | None = None,
     fit_on: str = FIT_ON,
@@ -56,8 +56,9 @@ def fill_files(
     Args:
         data: As for `voxgap.load_data`, labelled or not; or one volume.
         out: Folder for the filled files.
-        strategy: One of `voxgap.filling.FILLS`.
-        options: Arguments of that fill layer, see `voxgap.fill`; of `axis`, an axis as the file calls it, too.
+        strategy: One of `voxgap.filling.FILLS`; or one for each channel: `{"temperature": "kriging", "mask": "zero"}`.
+        options: Arguments of that fill layer, see `voxgap.fill`; of `axis`, an axis as the file calls it, too. Of fills
+            for each channel, by channel.
         fit_on: What statistics are learnt from: `train` (all, where there is no split) or `all`.
         mask: `VARIABLE` or `VARIABLE=VALUE,...` of the file: where gaps are filled; by default it is looked for.
         everywhere: Fill what was never observed, too.
@@ -66,7 +67,7 @@ def fill_files(
             default where one volume is filled.
         say: Called with each line that a user should read.
         progress: Wraps what is gone through one by one, with a title.
-        **reading: `missing_values`, `axes` and `at`, see `voxgap.load_data`.
+        **reading: `missing_values`, `missing_slices`, `axes` and `at`, see `voxgap.load_data`.
 
     Returns:
         What was done, in a line.
@@ -92,15 +93,27 @@ def _fill(job: Job) -> str:
     path = Path(job.data)
     embedded = job.data.startswith(EMBEDDED)
     one = not embedded and is_one_volume(job.data)
-    if not embedded and "axis" in job.options and (first := path if one else _first_file(path)):
-        job = job.of(job.grid.scan(first))
+    if not embedded and job.in_words and (first := path if one else _first_file(path)):
+        job = _in_numbers(job, first, [] if one else _listing(path).rows)
     # Before anything is read: a wrong option is a matter of a second.
-    learn.layer(job.strategy, job.options)
+    learn.check(job.strategy, job.options)
     if one:
         return _fill_one(job, path)
     if embedded or job.data.lower().endswith(".npz"):
         return _fill_arrays(job)
     return _fill_samples(job, path)
+
+
+def _in_numbers(job: Job, first: Path, rows: Sequence[Row]) -> Job:
+    """Return a job whose options are numbers, the same in every file."""
+    found = job.of(job.grid.scan(first))
+    for row in rows if job.says_units else ():
+        file = next(filter(None, row.files))
+        if job.of(job.grid.scan(file)).options != found.options:
+            raise VoxgapError(
+                f"{file}: has other spacings than {first}, so that max_gap is no one number of voxels; give voxels"
+            )
+    return found
 
 
 def _first_file(path: Path) -> Path | None:
@@ -141,10 +154,16 @@ def _fill_arrays(job: Job) -> str:
 
 def _fill_into(job: Job, source: Path | None, target: Path, has_split: bool) -> str:
     grid = job.grid
-    dataset = load_data(job.data, missing_values=grid.missing_values, axes=grid.axes, at=grid.at)
+    dataset = load_data(
+        job.data,
+        missing_values=grid.missing_values,
+        axes=grid.axes,
+        at=grid.at,
+        missing_slices=grid.missing_slices,
+    )
     volumes = dataset.volumes
     known = volumes[dataset.split == "train"] if has_split and job.fit_on == "train" else volumes
-    fill = learn.from_samples(job.strategy, job.options, known)
+    fill = learn.from_samples(*job.by_number(dataset.channels), known)
     _say_what_was_learnt(job, has_split, len(known))
     seen = np.any([~np.isnan(volume) for volume in volumes], axis=0)
     where = _never_observed(job, seen, "in no volume") if len(volumes) > 1 else None
@@ -191,9 +210,10 @@ def _fill_one(job: Job, path: Path) -> str:
     _refuse_same(sample.sources, sample.targets)
     source = job.grid.scan(path)
     steps = None if source.time is None else source.shape[source.time]
-    if job.strategy in FROM_OTHERS and (steps or 1) < 2:
+    chosen = job.by_number(source.channels, source.shape[3])
+    if job.kinds & {*FROM_OTHERS} and (steps or 1) < 2:
         raise VoxgapError(
-            f"{path}: {job.strategy} fills from other volumes; give a data set, or a file of several steps in time "
+            f"{path}: {job.called_fill} fills from other volumes; give a data set, or a file of several steps in time "
             f"(its axes are {', '.join(source.axes)}), or use linear"
         )
     with _holding(job, sample.targets):
@@ -207,10 +227,10 @@ def _fill_one(job: Job, path: Path) -> str:
             learnt = "this volume alone; give a data set to learn from others"
             if time is not None and not learn.any_size(job.strategy):
                 learnt = f"the {steps} steps along {source.axes[time]} of this file"
-            job.say(f"{job.strategy}: learnt from {learnt}")
+            job.say(f"{job.called_fill}: learnt from {learnt}")
         seen = ever(~np.isnan(values), time)
         where = _wanted(job, source, seen, "at no time step" if time is not None else "")
-        fill = learn.from_steps(job.strategy, job.options, values, time)
+        fill = learn.from_steps(*chosen, values, time)
         _start(job, [sample])
         left = _fill_sample(job, sample, volumes, values, fill, where)
         return f"1 volume filled{_left(left)}: {job.folder}"
@@ -265,17 +285,20 @@ def _fill_todo(
 def _learnt(job: Job, samples: Sequence[Sample], known: Sequence[Sample]) -> tuple[Fill, Where | None]:
     """Return how to fill, and which positions any of several samples of one shape observes."""
     one_shape = _of_one_shape(job, samples)
+    source = job.grid.scan(_present(samples[0]))
+    chosen = job.by_number(samples[0].channels or source.channels, source.shape[3])
     if learn.any_size(job.strategy) and not one_shape:
-        return _of_any_size(job, known), None
+        todo = job.progress(known, "reading") if job.learns else ()
+        return learn.from_any_sizes(*chosen, (_joined(_read(job, one)) for one in todo)), None
     stack = _stack(job, known)
-    fill = learn.from_samples(job.strategy, job.options, stack)
+    fill = learn.from_samples(*chosen, stack)
     if job.everywhere or len(samples) < 2 or not one_shape:
         return fill, None
     read = len(stack) == len(known)
     seen = np.any([~np.isnan(volume) for volume in stack], axis=0) if read else np.zeros((1, 1, 1, 1), bool)
     for sample in job.progress([s for s in samples if not read or s not in known], "reading"):
         seen = seen | ~np.isnan(_joined(_read(job, sample)))
-    return fill, ever(seen, job.grid.scan(_present(samples[0])).time)
+    return fill, ever(seen, source.time)
 
 
 def _wanted(job: Job, source: Source, seen: Where, never: str) -> Where | None:
@@ -307,7 +330,7 @@ def _start(job: Job, todo: Sequence[Sample]) -> None:
     if job.overwrite:
         # All at once: if this is stopped, what is there is what was filled in this way.
         for target in _all_targets(todo):
-            _remove(target)
+            remove(target)
     job.write_record([*map(job.called, _all_targets(todo))])
 
 
@@ -346,7 +369,8 @@ def _fill_sample(
 
 def _check_written(job: Job, target: Path, filled: Volume, observed: Where) -> None:
     """Refuse a format that did not keep what is observed: one with 8 bits, say."""
-    written = job.grid.scan(target).read().values
+    # A slice that was filled may well look like one that is lost.
+    written = replace(job.grid, missing_slices=()).scan(target).read().values
     # Compared slab by slab: all of what is observed is as much again.
     same = written.shape == filled.shape and all(
         np.array_equal(one[known], other[known])
@@ -355,19 +379,10 @@ def _check_written(job: Job, target: Path, filled: Volume, observed: Where) -> N
     if not same:
         maps = evidence.beside(target, target).all if evidence.wanted(job) else []
         for path in (target, *maps):
-            _remove(path)
+            remove(path)
         raise VoxgapError(
             f"{target}: this format can't keep the observed values exactly; convert to .nii.gz or .npz first"
         )
-
-
-def _remove(target: Path) -> None:
-    """Remove a file, or a folder that voxgap wrote; anything else stays, and writing refuses to replace it."""
-    target = split_item(target)[0]
-    if target.is_file():
-        target.unlink()
-    elif (target / MARK).is_file():
-        shutil.rmtree(target)
 
 
 def _read(job: Job, sample: Sample) -> list[Volume | None]:
@@ -422,12 +437,6 @@ def _of_one_shape(job: Job, samples: Sequence[Sample]) -> bool:
     return len({job.grid.scan(_present(sample)).shape for sample in samples}) == 1
 
 
-def _of_any_size(job: Job, samples: Sequence[Sample]) -> Fill:
-    """Return what fills one volume of any size; what has no neighbours gets its channel's mean."""
-    todo = job.progress(samples, "reading") if job.learns else ()
-    return learn.from_any_sizes(job.strategy, job.options, (_joined(_read(job, one)) for one in todo))
-
-
 def _say_what_was_learnt(job: Job, has_split: bool, count: int) -> None:
     if not job.learns:
         return
@@ -437,7 +446,7 @@ def _say_what_was_learnt(job: Job, has_split: bool, count: int) -> None:
         else f"all {count} volumes"
     )
     why = "" if has_split or job.fit_on == "all" else ": the data names no split"
-    job.say(f"{job.strategy}: learnt from {part}{why}")
+    job.say(f"{job.called_fill}: learnt from {part}{why}")
 
 
 def _refuse_same(sources: Iterable[Path | None], targets: Iterable[Path]) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap.fill import statistics, structure
+from voxgap.fill import statistics, structure, together
 from voxgap.filling import FILLS
 from voxgap.volume import Values
 
@@ -39,6 +39,8 @@ class Made(NamedTuple):
         return Made(self.source[..., channels], deviation)
 
 
+Chosen = str | Mapping[str, str]
+"""A fill, or one for each channel by its number as text."""
 Fill = Callable[[Values, Where | None], Made]
 """Fills the gaps of a volume `(depth, height, width, channels)` in place, where that is wanted."""
 
@@ -68,13 +70,49 @@ def from_network(
     return filler.from_training(options, volumes()) if strategy in FILLS else filler.from_bundle(strategy)
 
 
-def any_size(strategy: str) -> bool:
-    """Tell whether a fill takes volumes of any size."""
+def any_size(strategy: Chosen) -> bool:
+    """Tell whether a fill, or those of all channels, take volumes of any size."""
+    if not isinstance(strategy, str):
+        return all(map(any_size, strategy.values()))
     return strategy in (*FROM_NEIGHBOURS, "zero", "learned") or strategy not in FILLS
 
 
-def from_samples(strategy: str, options: Mapping[str, Any], volumes: Values) -> Fill:
+def check(strategy: Chosen, options: Mapping[str, Any]) -> None:
+    """Raise a `VoxgapError` where options don't fit a fill, whatever channel it is for."""
+    if isinstance(strategy, str):
+        layer(strategy, options)
+        return
+    for channel, one in strategy.items():
+        layer(one, options.get(channel, {}))
+
+
+def _each(
+    strategy: Mapping[str, str],
+    options: Mapping[str, Any],
+    learn: Callable[[str, Mapping[str, Any], list[int]], Fill],
+) -> Fill:
+    """Return what fills each channel by a fill of its own, learnt by `learn` from these channels."""
+    fills = [(learn(one, own, places), places) for one, own, places in together(strategy, options)]
+
+    def fill(values: Values, where: Where | None) -> Made:
+        wanted = _whole(where, values)
+        source, deviation = np.empty(values.shape, np.uint8), np.full_like(values, np.nan)
+        sure = False
+        for one, places in fills:
+            some = values[..., places]
+            made = one(some, None if wanted is None else wanted[..., places])
+            values[..., places], source[..., places] = some, made.source
+            if made.deviation is not None:
+                sure, deviation[..., places] = True, made.deviation
+        return Made(source, deviation if sure else None)
+
+    return fill
+
+
+def from_samples(strategy: Chosen, options: Mapping[str, Any], volumes: Values) -> Fill:
     """Return what fills one volume with statistics of others of its shape."""
+    if not isinstance(strategy, str):
+        return _each(strategy, options, lambda one, own, some: from_samples(one, own, volumes[..., some]))
     if network := from_network(strategy, options, lambda: list(volumes)):
         return network
     if strategy == "zero":
@@ -88,11 +126,16 @@ def from_samples(strategy: str, options: Mapping[str, Any], volumes: Values) -> 
     )
 
 
-def from_any_sizes(strategy: str, options: Mapping[str, Any], volumes: Iterable[Values]) -> Fill:
+def from_any_sizes(strategy: Chosen, options: Mapping[str, Any], volumes: Iterable[Values]) -> Fill:
     """Return what fills one volume of any size, by `zero` or from neighbours, after one look at each of others.
 
     What has no neighbours gets its channel's mean.
     """
+    if not isinstance(strategy, str):
+        held = list(volumes)
+        return _each(
+            strategy, options, lambda one, own, some: from_any_sizes(one, own, (v[..., some] for v in held))
+        )
     if network := from_network(strategy, options, lambda: list(volumes)):
         return network
     if strategy == "zero":
@@ -109,15 +152,17 @@ def from_any_sizes(strategy: str, options: Mapping[str, Any], volumes: Iterable[
     return from_neighbours(strategy, options, mean, known)
 
 
-def from_steps(strategy: str, options: Mapping[str, Any], values: Values, time: int | None) -> Fill:
+def from_steps(strategy: Chosen, options: Mapping[str, Any], values: Values, time: int | None) -> Fill:
     """Return what fills one volume from itself: from its steps in time, or its channels' values where it has none.
 
     Args:
-        strategy: Name of a fill.
+        strategy: Name of a fill, or of each channel's.
         options: Its arguments.
         values: `(depth, height, width, channels)`.
         time: Which of the three axes runs through time.
     """
+    if not isinstance(strategy, str):
+        return _each(strategy, options, lambda one, own, some: from_steps(one, own, values[..., some], time))
     if network := from_network(strategy, options, lambda: [values]):
         return network
     if strategy == "zero":
@@ -163,7 +208,8 @@ def from_neighbours(strategy: str, options: Mapping[str, Any], mean: Values, kno
     asked = layer(strategy, options)
     if strategy == "linear":
         reach = structure.metric(known)[2] if asked.axis == "blend" else (1, 1, 1)
-        return _saying(strategy, lambda values, where: _along_lines(values, where, asked.axis, reach, mean))
+        how = asked.axis, reach, asked.max_gap, mean
+        return _saying(strategy, lambda values, where: _along_lines(values, where, *how))
     if strategy == "nearest":
         reach = structure.metric(known)[2]
         return _saying(strategy, lambda values, where: _copy(values, where, reach, asked.max_gap, mean))
@@ -201,22 +247,21 @@ def _saying(strategy: str, fill: Callable[[Values, Where | None], Any]) -> Fill:
 
 
 def _along_lines(
-    values: Values, where: Where | None, axis: Any, reach: Any, mean: Values
+    values: Values, where: Where | None, axis: Any, reach: Any, max_gap: Any, mean: Values
 ) -> tuple[Where, None]:
     from voxgap.fill.linear import interpolate
 
-    otherwise, wanted = np.broadcast_to(mean, values.shape), _whole(where, values)
-    alone = np.zeros(values.shape, bool)
-    for part, estimate, found in interpolate(values, axis, reach):
+    # What is further off than a reach stays missing; a channel of which nothing is observed has no mean then, either.
+    otherwise = np.broadcast_to(mean if max_gap is None else np.float32(np.nan), values.shape)
+    wanted, alone = _whole(where, values), np.zeros(values.shape, bool)
+    for part, estimate, found in interpolate(values, axis, reach, max_gap):
         np.copyto(estimate, otherwise[part], where=~found)
         _put(values[part], estimate, None if wanted is None else wanted[part])
         alone[part] = ~found
     return alone, None
 
 
-def _copy(
-    values: Values, where: Where | None, reach: Any, max_gap: float | None, mean: Values
-) -> tuple[Where, None]:
+def _copy(values: Values, where: Where | None, reach: Any, max_gap: Any, mean: Values) -> tuple[Where, None]:
     from voxgap.fill.nearest import copy_nearest
 
     empty = _put_channels(values, where, mean) if max_gap is None else _empty(values) & False

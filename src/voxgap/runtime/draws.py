@@ -74,8 +74,8 @@ class Drawing:
     def __init__(self, bundle: Bundle) -> None:
         if bundle.manifest.strategy.get("conv") == "masked":
             raise VoxgapError(
-                f"{bundle.folder}: its convolutions leave missing voxels out, so that nothing depends on what fills them: "
-                "no draws"
+                f"{bundle.folder}: its convolutions leave missing voxels out, so that nothing depends on what fills "
+                "them: no draws"
             )
         if "keras" not in bundle.manifest.files:
             raise VoxgapError(f"{bundle.folder}: draws need the bundle's Keras model, which this copy lacks")

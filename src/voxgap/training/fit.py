@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from voxgap import patches
+from voxgap.fill import PerChannel
 from voxgap.history import History
 from voxgap.layers import VolumeNormalization
 from voxgap.layers.intensity import Normalized
@@ -360,6 +361,7 @@ def adapt_layers(layers: Sequence[keras.layers.Layer], volumes: Any) -> None:
     """
     own_units = next((layer for layer in layers if isinstance(layer, VolumeNormalization)), None)
     seen = volumes if own_units is None else Normalized(volumes, own_units)
+    parts = {id(part) for layer in layers if isinstance(layer, PerChannel) for part in layer.layers}
     for layer in layers:
-        if hasattr(layer, "adapt") and not getattr(layer, "invert", False):
+        if hasattr(layer, "adapt") and not getattr(layer, "invert", False) and id(layer) not in parts:
             layer.adapt(seen)
