@@ -58,10 +58,10 @@ class Brightness(Predictor):
         self.seconds = seconds
         self.batches: list[int] = []
 
-    def predict(self, volumes: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+    def predict(self, volumes: np.ndarray, batch_size: int | None = None, **draws: Any) -> Any:
         self.batches.append(len(volumes))
         time.sleep(self.seconds)
-        return super().predict(volumes, batch_size)
+        return super().predict(volumes, batch_size, **draws)
 
     def compute(self, volumes: np.ndarray) -> np.ndarray:
         total = np.nansum(volumes, axis=(1, 2, 3, 4)) / np.maximum(

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import server_cases as cases
+import stand_in
 import tiny
 from voxgap.bundle import save_bundle
 from voxgap.errors import VoxgapError
@@ -18,8 +21,9 @@ from voxgap.fill.simulation import conditional, unconditional
 from voxgap.fill.structure import Structure
 from voxgap.models import build_model
 from voxgap.recipe import Strategy
-from voxgap.runtime import Bundle, load
+from voxgap.runtime import Bundle, Predictor, load
 from voxgap.runtime.draws import pooled
+from voxgap.runtime.job import Wanted, columns_of, row_of
 from voxgap.training import adapt_model
 
 LEARNT = Structure(
@@ -106,6 +110,55 @@ def test_pooling_follows_rubin() -> None:
     found = pooled(iter(answers))
     np.testing.assert_allclose(found.values, answers.mean(0), rtol=1e-5)
     np.testing.assert_allclose(found.fill_deviation, np.sqrt((1 + 1 / 7) * answers.var(0, ddof=1)), rtol=1e-5)
+
+
+class Known:
+    """Draws that are known: gaps hold 0, 1, 2, ... in turn, and an answer is the mean of a volume, and 1."""
+
+    def completed(self, volume: np.ndarray, draws: int, seed: int) -> Iterator[np.ndarray]:
+        for index in range(draws):
+            whole = np.where(np.isnan(volume), np.float32(index + seed), volume)
+            yield np.concatenate([volume, whole], axis=-1)
+
+    def run(self, both: np.ndarray) -> np.ndarray:
+        mean = both[..., both.shape[-1] // 2 :].mean(axis=(1, 2, 3, 4))
+        return np.stack([mean, np.ones_like(mean)], axis=1)
+
+
+def known(predictor: Predictor) -> Predictor:
+    predictor._drawing = Known()
+    return predictor
+
+
+def test_an_answer_says_what_the_fill_leaves_open() -> None:
+    manifest = stand_in.manifest([], task="regression", outputs=2)
+    predictor = known(Predictor(manifest, lambda batch: np.zeros((len(batch), 2), np.float32)))
+    x = np.zeros((2, *tiny.SHAPE), np.float32)
+    x[1, :2] = np.nan
+    found = predictor.predict(x, draws=5)
+    np.testing.assert_allclose(found.values, [[0, 0], [2 / 4, 1]])
+    np.testing.assert_allclose(found.fill_deviation, [[0, 0], [np.sqrt(1.2 * 2.5) / 4, 0]])
+    answer = predictor.answer(x[1], draws=5, seed=3)
+    np.testing.assert_allclose(answer.values, [5 / 4, 1])
+    # Of a deeper volume that of its windows, of which one lies in the gap and two see half of it or nothing.
+    deep = np.concatenate([x[1], x[0]])
+    assert predictor.answer(deep, draws=5).fill_deviation[0] < found.fill_deviation[1, 0]
+    wanted = Wanted(draws=5)
+    row = row_of(predictor, "a.nii", answer, wanted)
+    assert row["fill_sd_value_0"] == pytest.approx(np.sqrt(3) / 4)
+    assert {"fill_sd_value_0", "fill_sd_value_1"} <= set(columns_of(predictor, wanted))
+    assert predictor.answer(x[1]).fill_deviation is None
+
+
+def test_a_server_says_it_too(tmp_path: Path) -> None:
+    values = cases.volume() / 1000
+    with cases.client(cases.make_bundle(tmp_path / "lamp")) as server:
+        known(server.app.state.service.live.current.predictor)
+        (said,) = cases.predictions(server.post("/v1/predict?draws=4", **cases.raw(values)))
+        assert said["fill_deviation"]["bright"] == 0
+        assert said["fill_deviation"]["dim"] == pytest.approx(np.sqrt(1.25 * 5 / 3) / 4)
+        (plain,) = cases.predictions(server.post("/v1/predict", **cases.raw(values)))
+        assert "fill_deviation" not in plain
 
 
 def bundle(folder: Path, strategy: Strategy, **arguments: Any) -> Path:

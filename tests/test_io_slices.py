@@ -9,6 +9,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from voxgap import io
+from voxgap.bundle.packages import forewarn
 from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid
@@ -153,3 +154,10 @@ def test_it_is_part_of_the_grid_so_that_a_bundle_does_the_same(tmp_path: Path) -
         VoxgapError, match="missing_slices 'zero' is unknown; use constant or duplicated, or both"
     ):
         Grid(missing_slices=("zero",))
+
+
+def test_packages_that_do_not_look_for_such_slices_say_so() -> None:
+    grid = Grid(missing_slices=("constant",))
+    with pytest.warns(UserWarning, match="it does not look for slices that are constant") as said:
+        forewarn(["web", "edge", "container"], (8, 8, 8, 1), grid)
+    assert [str(one.message).partition(":")[0] for one in said] == ["web", "edge"]

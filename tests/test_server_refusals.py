@@ -67,6 +67,8 @@ def test_each_mistake_has_its_status_and_its_line(server: TestClient) -> None:
     cases.refused(server.post("/v1/occlusion?class=red", **cases.raw(values)), 422, "dim, bright")
     cases.refused(server.post("/v1/label_map", **cases.raw(values)), 404, "classification")
     cases.refused(server.post("/v1/fill", **cases.raw(values)), 501, "Keras")
+    cases.refused(server.post("/v1/predict?draws=1", **cases.raw(values)), 422, "draws")
+    cases.refused(server.post("/v1/predict?draws=3", **cases.raw(values)), 501, "draws need")
 
 
 def test_limits_hold_before_memory_is_taken(tmp_path: Path) -> None:

@@ -58,9 +58,17 @@ def forewarn(names: Sequence[str], shape: Sequence[int], grid: Grid) -> None:
     """
     from voxgap.web import refused
 
-    said = refused(shape, grid) if "web" in names else None
-    if said is not None:
-        warnings.warn(said, stacklevel=3)
+    said = [refused(shape, grid) if "web" in names else None]
+    if grid.missing_slices:
+        kinds = " or ".join(grid.missing_slices)
+        said += [
+            f"{name}: it does not look for slices that are {kinds}, as training did: files with such are for voxgap "
+            "serve and voxgap predict"
+            for name in names
+            if name in ("web", "edge")
+        ]
+    for line in filter(None, said):
+        warnings.warn(line, stacklevel=3)
 
 
 def write(name: str, folder: Path, bundle: Bundle) -> None:

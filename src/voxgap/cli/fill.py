@@ -48,8 +48,8 @@ def fill(
     option: Annotated[
         list[str] | None,
         typer.Option(
-            help="name=value for that fill, such as n_neighbors=3, axis=time, as the file calls its axes, or max_gap=12mm. "
-            "Of a channel's own fill: temperature.axis=time."
+            help="name=value for that fill, such as n_neighbors=3, axis=time, as the file calls its axes, or "
+            "max_gap=12mm. Of a channel's own fill: temperature.axis=time."
         ),
     ] = None,
     fit_on: Annotated[

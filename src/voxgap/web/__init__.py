@@ -72,11 +72,6 @@ def refused(shape: Sequence[int], grid: Grid) -> str | None:
         shape: of the network's input.
         grid: how files are brought there.
     """
-    if grid.missing_slices:
-        return (
-            f"web: the page does not look for slices that are {' or '.join(grid.missing_slices)}, as training did: "
-            "files with such are for voxgap serve and voxgap predict"
-        )
     if not grid.moves:
         return None
     voxels = f" with voxels of {'×'.join(f'{size:g}' for size in grid.spacing)}" if grid.spacing else ""
