@@ -133,5 +133,7 @@ def test_strategies_are_compared(task: str, tmp_path: Path) -> None:
     with open_store(tmp_path / "c.db") as store:
         (experiment,) = store.experiments()
         found = {outcome.status: outcome.reason for _, outcome in store.outcomes(experiment)}
-    assert found.keys() <= {"done", "not possible"}, found  # with half of the slices gone, no volume is complete
+    assert found.keys() <= {"done", "not possible"}, (
+        found
+    )  # with half of the slices gone, no volume is complete
     assert "done" in found

@@ -367,6 +367,7 @@ class Training(Plain):
     patch_size: Any = None
     patches_per_volume: int | None = None
     distribute: bool | Sequence[str] = False
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         _as_tuple(self, "distribute")

@@ -86,6 +86,7 @@ def save_bundle(
     units: Mapping[str, str] | None = None,
     golden_volumes: Values | None = None,
     known: Mapping[str, list[str]] | None = None,
+    judged: Any = None,
 ) -> Path:
     """Write a trained model, everything that using it takes, and what shows how good it is.
 
@@ -109,6 +110,8 @@ def save_bundle(
             Without them, two volumes of the data's validation part do.
         known: `known_cases` of `voxgap.metrics.overlap`, where the data had no simulated gaps yet; by default they
             are found in `dataset`.
+        judged: the model that `history` and `scored` are of, where `model` is another, trained on all data afterwards.
+            What it answers is the evidence; calibration by it would not be of `model`, and is left out.
 
     Returns:
         The folder.
@@ -136,7 +139,7 @@ def save_bundle(
     if foreign:
         raise VoxgapError(f"units: no channel {foreign[0]!r}; there are {', '.join(dataset.channels)}")
     answered = golden.make(model, dataset, golden_volumes)
-    predict = _predictor(model, patch_size)
+    predict = _predictor(model if judged is None else judged, patch_size)
     cases = collect(dataset, predict, decision.threshold if decision else None)
     manifest: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
@@ -156,9 +159,11 @@ def save_bundle(
         "outputs": model.output_shape[-1],
         "network": model.name,
         "strategy": made.strategy.to_json(),
-        "arguments": _record(recipe) | origin.record(),
+        "arguments": _record(recipe)
+        | origin.record()
+        | ({} if judged is None else {"refitted_on": len(dataset)}),
         "data": _data(dataset, _own_units(model)),
-        "calibration": _calibration(cases.part("validation")),
+        "calibration": _calibration(cases.part("validation")) if judged is None else {},
         "training": history.to_json() if history else {},
         "scores": {split: found.scores for split, found in (scored or {}).items()},
         "intervals": {split: found.to_json() for split, found in (scored or {}).items()},

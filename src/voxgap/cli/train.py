@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from voxgap.experiment import Result
 
 # A training goes on whatever these are; by the schedule, if the epochs that ran would have been the same.
-_MAY_CHANGE = {"data", "epochs", "threshold", "export", "devices"}
+_MAY_CHANGE = {"data", "epochs", "threshold", "export", "devices", "refit"}
 _SCHEDULE = {"patience", "min-delta", "lr-patience"}
 
 Data = Annotated[
@@ -139,6 +139,17 @@ def train(
     precision: Annotated[
         str, typer.Option(help="Of training: auto, float32 or bfloat16.")
     ] = Training.precision,
+    ema: Annotated[
+        float,
+        typer.Option(help="Watch and keep an average of the weights over about so many epochs; 0: none."),
+    ] = Training.ema,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            help="Keep the network of all data, trained anew for as many epochs as were best; the scores stay those of "
+            "the held-out parts."
+        ),
+    ] = False,
     devices: Annotated[
         str | None, typer.Option(help="Share each batch among GPU:0,GPU:1, say; all: every GPU.")
     ] = None,
@@ -286,7 +297,8 @@ def train(
         asked(threshold, raw.task, len(raw.classes))
         dataset = with_simulated(raw, pattern, missing_rate, mechanism, seed)
         aside = np.zeros(len(raw), bool) if coverage is None else set_aside(dataset, coverage, seed)
-        known = known_cases(digests(raw.volumes), np.where(aside, "calibration", raw.split))
+        learnt = np.full(len(raw), "train") if refit else raw.split
+        known = known_cases(digests(raw.volumes), np.where(aside, "calibration", learnt))
         kept = dataset.take(np.flatnonzero(aside))
         dataset = dataset if coverage is None else dataset.take(np.flatnonzero(~aside))
         patch = patch or dataset.patch_size
@@ -307,6 +319,7 @@ def train(
                 "augment_kind": augment_kind,
                 "precision": precision,
                 "patch_size": patch,
+                "ema": ema,
                 "distribute": devices == "all" or (devices.split(",") if devices else False),
             }
         )
@@ -334,7 +347,7 @@ def train(
                 write_recipe(context, state)
             with training_progress(f"{model} {strategy}") as progress:
                 live: dict[str, Any] = {"progress": progress, "checkpoint": state, "keep_checkpoint": True}
-                return train_and_score(dataset, recipe, seed=seed, filler=filler, **live)
+                return train_and_score(dataset, recipe, refit=refit, seed=seed, filler=filler, **live)
 
         try:
             result = result_of_training()
@@ -348,7 +361,7 @@ def train(
         gone = outdated(out_folder, (export or "").split(","))
         save_bundle(
             out_folder,
-            result.model,
+            result.model if result.refitted is None else result.refitted,
             dataset,
             recipe=result.recipe,
             origin=origin,
@@ -356,6 +369,7 @@ def train(
             scored=result.scored,
             decision=result.decision,
             known=known,
+            judged=None if result.refitted is None else result.model,
         )
         write_recipe(context, out_folder)
         write_recipe(context, state)
@@ -363,6 +377,12 @@ def train(
         out.print(result.history.summary(), soft_wrap=True)
         print_scores(result.scored, dataset.classes)
         say_decision(result.decision, dataset.task, dataset.classes)
+        if result.refitted is not None:
+            out.print(
+                f"refitted: the network in the bundle learnt from all {len(dataset)} volumes, for "
+                f"{result.history.best_epoch + 1} epochs; the scores are of the one before, on what it had not seen",
+                soft_wrap=True,
+            )
         if promised is not None:
             print_claims(promised.rows())
             out.print(promised.guarantee.words(), soft_wrap=True, markup=False)

@@ -19,7 +19,8 @@ from voxgap.models import build_model
 from voxgap.patches import Size, predict_patches
 from voxgap.ragged import each
 from voxgap.recipe import Recipe
-from voxgap.training import train
+from voxgap.training import Examples, train
+from voxgap.training import refit as train_on_all
 from voxgap.training.progress import reporting
 
 
@@ -34,6 +35,8 @@ class Result:
         scored: metrics by split, `validation` and `test` where the data has one, with their intervals.
         decision: by which its classes are named.
         seconds: for adapting, training and scoring.
+        refitted: a network like `model`, trained on all data afterwards, where that was asked for; nothing of `scored`
+            is of it.
     """
 
     recipe: Recipe
@@ -42,6 +45,7 @@ class Result:
     scored: dict[str, metrics.Scored]
     decision: Decision
     seconds: float
+    refitted: keras.Model | None = None
 
     @property
     def scores(self) -> dict[str, dict[str, float]]:
@@ -53,6 +57,7 @@ def train_and_score(
     dataset: Dataset,
     recipe: Recipe | None = None,
     *,
+    refit: bool = False,
     seed: int = 0,
     verbose: bool | None = None,
     filler: Any = None,
@@ -64,6 +69,7 @@ def train_and_score(
         dataset: with its gaps; complete or not.
         recipe: what is trained, and how; its `normalize` may be `auto`, its `threshold` a rule by which one is chosen
             on the validation part.
+        refit: train one more network, on all data, for as many epochs as were best.
         seed: of weights, dropout and the order of batches.
         verbose: see `train`.
         filler: a trained `voxgap.fill.Learned`, where the strategy's fill is one that takes over what it has learnt.
@@ -84,17 +90,7 @@ def train_and_score(
         held_out = dataset.part("validation").targets
         chosen(threshold, np.full(len(held_out), 0.5), held_out)  # refused now, not after the training
     recipe = recipe.resolved(dataset.part("train").volumes, dataset.channels)
-    model = build_model(
-        recipe.network,
-        input_shape=(*(size or dataset.volumes.shape[1:4]), dataset.volumes.shape[4]),
-        outputs=outputs(dataset),
-        task=dataset.task,
-        strategy=recipe.strategy,
-        seed=seed,
-        **recipe.architecture.arguments(),
-    )
-    if filler is not None:
-        model.get_layer("prepare").get_layer("fill").take(filler)
+    model = _built(dataset, recipe, seed, filler)
     training = recipe.training.arguments() | running
     with reporting(verbose, training.pop("progress", None), model.name) as report:
         history = train(model, dataset, seed=seed, **training | {"verbose": False, "progress": report})
@@ -121,8 +117,37 @@ def train_and_score(
     if verbose is not False:
         for remark in history.remarks(dataset.classes):
             warnings.warn(remark, stacklevel=2)
+    refitted = None
+    if refit and history.reason != "interrupted":
+        refitted = _built(dataset, recipe, seed, filler)
+        rates = [epoch["learning_rate"] for epoch in history.epochs[: history.best_epoch + 1]]
+        train_on_all(
+            refitted,
+            Examples.of(dataset),
+            recipe.training,
+            rates,
+            seed=seed,
+            verbose=verbose,
+            progress=running.get("progress"),
+        )
     seconds = time.perf_counter() - started
-    return Result(recipe, model, history, scored, decision or Decision(), seconds)
+    return Result(recipe, model, history, scored, decision or Decision(), seconds, refitted)
+
+
+def _built(dataset: Dataset, recipe: Recipe, seed: int, filler: Any) -> keras.Model:
+    size = recipe.training.patch_size
+    model = build_model(
+        recipe.network,
+        input_shape=(*(size or dataset.volumes.shape[1:4]), dataset.volumes.shape[4]),
+        outputs=outputs(dataset),
+        task=dataset.task,
+        strategy=recipe.strategy,
+        seed=seed,
+        **recipe.architecture.arguments(),
+    )
+    if filler is not None:
+        model.get_layer("prepare").get_layer("fill").take(filler)
+    return model
 
 
 def never_named(targets: Any, predictions: Any, threshold: float | None) -> tuple[int, ...]:

@@ -5,7 +5,7 @@ from voxgap.training.checking import intended
 from voxgap.training.checkpoint import ForeignError
 from voxgap.training.compiled import Compiled
 from voxgap.training.examples import Examples
-from voxgap.training.fit import adapt_layers, adapt_model, fit, train
+from voxgap.training.fit import adapt_layers, adapt_model, fit, refit, train
 from voxgap.training.supervisor import Progress, Schedule
 
 __all__ = [
@@ -18,5 +18,6 @@ __all__ = [
     "adapt_model",
     "fit",
     "intended",
+    "refit",
     "train",
 ]

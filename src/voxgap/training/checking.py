@@ -84,6 +84,8 @@ def intended(training: Training, task: str) -> tuple[Schedule, Augment | None]:
     size, each = training.patch_size, training.patches_per_volume
     if each is not None and (size is None or each < 1):
         raise VoxgapError("patches_per_volume must be at least 1, and goes with a patch_size")
+    if not 0 <= training.ema < np.inf:
+        raise VoxgapError(f"ema must be a number of epochs, 0 for none, got {training.ema}")
     objective.check_monitor(training.monitor, task)
     lr_patience = max(1, (patience - 1) // 2) if training.lr_patience is None else training.lr_patience
     schedule = Schedule(own_rate(training), patience, training.min_delta, lr_patience)

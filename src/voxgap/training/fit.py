@@ -21,14 +21,15 @@ from voxgap.ragged import differ, shapes_of
 from voxgap.recipe import ClassWeight, Precision, Training
 from voxgap.training import objective
 from voxgap.training import precision as precisions
+from voxgap.training.averaging import ema_momentum, kept_weights, swapping
 from voxgap.training.checking import as_callbacks, check_parts, identity, intended, own_rate
 from voxgap.training.checkpoint import Checkpoint, fingerprint
 from voxgap.training.compiled import Compiled, Ready, structure
 from voxgap.training.distribution import Devices, on_devices
 from voxgap.training.examples import Examples
-from voxgap.training.loader import Augment, Loader
+from voxgap.training.loader import Augment, Loader, owners
 from voxgap.training.progress import reporting
-from voxgap.training.supervisor import Report, Supervisor
+from voxgap.training.supervisor import Progress, Report, Supervisor
 
 
 def train(
@@ -51,6 +52,7 @@ def train(
     patch_size: int | Sequence[int] | None = Training.patch_size,
     patches_per_volume: int | None = Training.patches_per_volume,
     distribute: bool | Sequence[str] = Training.distribute,
+    ema: float = Training.ema,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     keep_checkpoint: bool = False,
@@ -90,6 +92,8 @@ def train(
             shapes, what the model takes; see `Dataset.input_shape`.
         patches_per_volume: patches of each volume in an epoch; by default as many as tile it.
         distribute: share each batch among all GPUs (True) or the named devices, such as `["GPU:0", "GPU:1"]`.
+        ema: watch and keep an average of the weights over about so many epochs (Polyak and Juditsky, Acceleration of
+            stochastic approximation by averaging, 1992) in place of those of the last step; 0: none.
         seed: of the order of the batches, of patches and of augmentation.
         checkpoint: a folder that holds the training after each epoch: started again with the same arguments, it
             goes on where it was killed. It is emptied when the training ends. One training at a time holds it.
@@ -136,6 +140,7 @@ def train(
         None if patch_size is None else patches.patch_size(patch_size),
         patches_per_volume,
         distribute,
+        ema,
     )
     history = fit(
         model,
@@ -175,30 +180,9 @@ def fit(
     schedule, transform = intended(asked, training.task)
     watching = as_callbacks(callbacks)
     check_parts(model, training, validation, asked.patch_size)
-    size = asked.patch_size
-    adapt_model(model, training if size is None else training.tiles(size))
-    devices = on_devices(asked.distribute, asked.batch_size)
-    weights = objective.class_weights(
-        training.targets, asked.class_weight, training.task, model.output_shape[-1]
-    )
-    of_voxels = training.task == "segmentation"
-    ready = _compiled(
-        model, asked, training.task, weights if of_voxels else None, devices, checkpoint, compiled
-    )
-    batches = Loader(
-        training.volumes,
-        ready.encode(training.targets),
-        asked.batch_size,
-        seed,
-        None if weights is None or of_voxels else weights[training.targets].astype(np.float32),
-        augment=transform,
-        spacing=training.spacing,
-        patch_size=size,
-        per_volume=asked.patches_per_volume,
-        devices=devices.number,
-    )
-    seen = validation if size is None else validation.tiles(size)
-    watched = Loader(seen.volumes, ready.encode(seen.targets), asked.batch_size, devices=devices.number)
+    ready, batches = _prepared(model, training, asked, transform, seed, checkpoint, compiled)
+    seen = validation if asked.patch_size is None else validation.tiles(asked.patch_size)
+    watched = Loader(seen.volumes, ready.encode(seen.targets), asked.batch_size, devices=batches.devices)
     if checkpoint is not None:
         named = [identity(value) for value in (asked.loss, ready.network.optimizer, transform)]
         _sign(checkpoint, asked, named, structure(model), seed, batches.per_volume, (training, validation))
@@ -239,17 +223,90 @@ def fit(
     )
 
 
+def refit(
+    model: keras.Model,
+    examples: Examples,
+    asked: Training,
+    rates: Sequence[float],
+    *,
+    seed: int = 0,
+    verbose: bool | None = None,
+    progress: Report | None = None,
+) -> None:
+    """Train on all there is, once a training with a held-out part has shown for how long: nothing is watched.
+
+    Args:
+        model: as for `train`, new; it holds the weights of the last epoch afterwards.
+        examples: all of them.
+        asked: how that training went; its epochs don't count.
+        rates: the learning rate of each epoch.
+        seed, verbose, progress: see `train`.
+    """
+    _, transform = intended(asked, examples.task)
+    check_parts(model, examples, examples, asked.patch_size)
+    ready, batches = _prepared(model, examples, asked, transform, seed)
+    network, epochs = ready.network, len(rates)
+    with reporting(verbose, progress, model.name) as report:
+        steps = len(batches)
+
+        def tell(batch: int, logs: Any = None) -> None:
+            done = int(keras.ops.convert_to_numpy(network.optimizer.iterations))
+            report(Progress((done - 1) // steps, epochs, batch + 1, steps))
+
+        at_rate = keras.callbacks.LearningRateScheduler(lambda epoch: rates[epoch])
+        follow = keras.callbacks.LambdaCallback(on_epoch_begin=batches.begin, on_train_batch_end=tell)
+        network.fit(batches, epochs=epochs, callbacks=[at_rate, follow], verbose=0, shuffle=False)
+    model.set_weights(kept_weights(network))
+    _uncompile(model)
+
+
+def _prepared(
+    model: keras.Model,
+    training: Examples,
+    asked: Training,
+    transform: Augment | None,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    compiled: Compiled | None = None,
+) -> tuple[Ready, Loader]:
+    """Adapt a model, compile what is trained of it, and make its batches."""
+    size = asked.patch_size
+    adapt_model(model, training if size is None else training.tiles(size))
+    devices = on_devices(asked.distribute, asked.batch_size)
+    weights = objective.class_weights(
+        training.targets, asked.class_weight, training.task, model.output_shape[-1]
+    )
+    of_voxels = training.task == "segmentation"
+    momentum = ema_momentum(asked, len(owners(training.volumes, size, asked.patches_per_volume)))
+    ready = _compiled(
+        model, asked, training.task, weights if of_voxels else None, momentum, devices, checkpoint, compiled
+    )
+    return ready, Loader(
+        training.volumes,
+        ready.encode(training.targets),
+        asked.batch_size,
+        seed,
+        None if weights is None or of_voxels else weights[training.targets].astype(np.float32),
+        augment=transform,
+        spacing=training.spacing,
+        patch_size=size,
+        per_volume=asked.patches_per_volume,
+        devices=devices.number,
+    )
+
+
 def _compiled(
     model: keras.Model,
     asked: Training,
     task: str,
     voxel_weights: np.ndarray | None,
+    momentum: float | None,
     devices: Devices,
     checkpoint: Checkpoint | None,
     compiled: Compiled | None,
 ) -> Ready:
     """Compile a model, or the twin of it that trains in the best precision; or take over one that is."""
-    goal = (task, asked.loss, asked.optimizer, own_rate(asked), voxel_weights)
+    goal = (task, asked.loss, asked.optimizer, own_rate(asked), voxel_weights, momentum)
     began_in = checkpoint and checkpoint.policy
 
     def compile_anew() -> Ready:
@@ -320,7 +377,7 @@ def _run(
             validation_data=watched,
             initial_epoch=supervisor.epoch,
             epochs=epochs,
-            callbacks=[supervisor, follow, *watching],
+            callbacks=[*swapping(network), supervisor, follow, *watching],
             verbose=0,
             shuffle=False,
         )

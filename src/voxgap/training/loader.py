@@ -24,8 +24,8 @@ TRIES = 8
 FOREGROUND = 1 / 3
 
 
-def _owners(volumes: Array, size: Size | None, per_volume: int | None) -> np.ndarray:
-    """The volume that each sample of an epoch is of: one of its own, or so many patches, by default as tile it."""
+def owners(volumes: Array, size: Size | None, per_volume: int | None) -> np.ndarray:
+    """Return the volume that each sample of an epoch is of: its own, or of so many patches, by default as tile it."""
     if size is not None and per_volume is None:
         return Patches(volumes, size).owners
     return np.repeat(np.arange(len(volumes)), per_volume or 1)
@@ -115,7 +115,7 @@ class Loader(keras.utils.PyDataset):
         self.spacing = spacing
         self.threads = threads or os.cpu_count() or 1
         self.patch_size = patch_size
-        self._owners = _owners(volumes, patch_size, per_volume)
+        self._owners = owners(volumes, patch_size, per_volume)
         self.devices = devices
         if 0 < self._count < devices:
             raise VoxgapError(

@@ -46,6 +46,7 @@ def compile_model(
     optimizer: Any,
     learning_rate: float,
     class_weights: np.ndarray | None = None,
+    ema_momentum: float | None = None,
 ) -> tuple[Encode, Counts | None]:
     """Compile a model for its task.
 
@@ -53,6 +54,7 @@ def compile_model(
         model, loss, optimizer, learning_rate: see `train`.
         task: what the model is for.
         class_weights: `(classes,)`, for the loss of a segmentation.
+        ema_momentum: of the moving average of the weights, None where there is none, or the optimizer has its own.
 
     Returns:
         The function that encodes targets as the loss wants them, and what counts the classes named, if there are any.
@@ -68,10 +70,11 @@ def compile_model(
         function = _segmentation_loss(loss, class_weights)
     else:
         function = _named_loss(loss, task)
+    made = _optimizer(optimizer, learning_rate)
+    if ema_momentum is not None:
+        made.use_ema, made.ema_momentum = True, ema_momentum
     # XLA compiles Conv3D for the CPU into code ten times slower than oneDNN's.
-    model.compile(
-        optimizer=_optimizer(optimizer, learning_rate), loss=function, metrics=metrics, jit_compile=False
-    )
+    model.compile(optimizer=made, loss=function, metrics=metrics, jit_compile=False)
     if task == "regression":
         return _as_rows, None
     if task == "segmentation" or "sparse" in str(

@@ -12,6 +12,7 @@ import numpy as np
 
 from voxgap.errors import VoxgapError
 from voxgap.history import Reason
+from voxgap.training.averaging import kept_weights
 from voxgap.training.checkpoint import Checkpoint, State
 from voxgap.training.metrics import Counts
 from voxgap.training.objective import higher_is_better
@@ -220,7 +221,7 @@ class Supervisor(keras.callbacks.Callback):
         )
         best = not self.epoch or self._better(state, self.epoch, self.best_epoch)
         if best:
-            state = dataclasses.replace(state, best_weights=self.model.get_weights(), never=never)
+            state = dataclasses.replace(state, best_weights=kept_weights(self.model), never=never)
         # At once, after the copy: a Ctrl-C in between would leave this epoch with another's weights.
         self.state = state
         self._decide(self.model)
