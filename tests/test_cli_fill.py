@@ -130,7 +130,7 @@ def test_slices_that_are_taken_for_missing_are_filled(tmp_path: Path) -> None:
 
 
 def test_the_names_are_those_of_the_layers() -> None:
-    assert tuple(LAYERS) == FILLS
+    assert list(LAYERS) == list(FILLS)
 
 
 @pytest.mark.filterwarnings("ignore:.*the most frequent value means little")
