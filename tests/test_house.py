@@ -268,6 +268,22 @@ def test_importing_voxgap_is_light() -> None:
     assert not heavy & set(loaded)
 
 
+def test_help_needs_no_numpy() -> None:
+    """Names, defaults and plans are known without it."""
+    code = """
+        import contextlib, sys
+        from voxgap.cli import main
+        sys.argv = ["voxgap", "--help"]
+        with contextlib.suppress(SystemExit):
+            main()
+        print()
+        print(*sorted({name.split(".")[0] for name in sys.modules}))
+    """
+    loaded = run(textwrap.dedent(code)).splitlines()[-1].split()
+    assert "typer" in loaded
+    assert not (HEAVY | {"numpy", "scipy", "matplotlib", "nibabel", "jinja2"}) & set(loaded)
+
+
 def test_the_numpy_side_loads_no_keras() -> None:
     parts = ", ".join(f"voxgap.{part}" for part in NUMPY_SIDE)
     loaded = run(f"import sys, {parts}; print(*sorted({{n.split('.')[0] for n in sys.modules}}))").split()

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import voxgap as vg
-from voxgap import intensity
+from voxgap import intensity, names
 from voxgap.bundle import save_bundle
 from voxgap.cli import app
 from voxgap.errors import VoxgapError
@@ -186,7 +186,7 @@ def test_the_samples_are_in_common_units(name: str) -> None:
 def test_unknown_methods_are_refused_in_one_line(method: str) -> None:
     with pytest.raises(VoxgapError, match=r"normalize must be one of auto, dataset, volume"):
         vg.build_model("cnn3d", SHAPE, 2, normalize=method)
-    assert intensity.check("window:-100,400") == "window:-100,400"
+    assert names.normalization("window:-100,400") == "window:-100,400"
 
 
 def test_a_network_of_patches_says_that_it_sees_no_volume() -> None:

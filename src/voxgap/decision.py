@@ -6,12 +6,13 @@ import math
 import re
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from voxgap.errors import VoxgapError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 DEFAULT = "0.5"
 RULES = "a number between 0 and 1, youden, sensitivity=0.95 or specificity=0.9"
@@ -33,6 +34,8 @@ def named(probabilities: Any, threshold: float | None = None) -> NDArray[np.intp
     Raises:
         VoxgapError: a threshold for other than two classes.
     """
+    import numpy as np  # a rule is known without it
+
     values = np.asarray(probabilities)
     if threshold is None:
         return np.asarray(values.argmax(axis=-1), np.intp)
@@ -56,6 +59,8 @@ def in_digits(threshold: float) -> str:
 
 def _least(threshold: float) -> float:
     """Return the smallest float32 that reaches a threshold."""
+    import numpy as np
+
     near = np.float32(threshold)
     return float(near if float(near) >= threshold else np.nextafter(near, np.float32(2)))
 
@@ -167,6 +172,8 @@ def chosen(rule: str, scores: Any, targets: Any) -> Decision:
         VoxgapError: one of the classes is not there, a score is no number, no threshold reaches the rate, or the rule
             is none of these.
     """
+    import numpy as np
+
     rule = rule.strip()
     values, positive = np.asarray(scores, np.float64), np.asarray(targets) == 1
     if positive.all() or not positive.any():

@@ -9,9 +9,8 @@ import numpy as np
 
 from voxgap.arrays import as_real, short
 from voxgap.errors import VoxgapError
+from voxgap.names import normalization
 from voxgap.observed import moments
-
-METHODS = ("auto", "dataset", "volume", "percentile", "window:LOW,HIGH", "none")
 
 SWAMPED = 0.3
 """Where a typical volume varies by less than this share of what all of them together vary by, a few rule the scale."""
@@ -81,29 +80,11 @@ def choose(volumes: Any, channels: tuple[str, ...] = ()) -> Choice:
     )
 
 
-def check(method: str) -> str:
-    """Return a method that is known, `auto` among them.
-
-    Raises:
-        VoxgapError: it is none of `METHODS`.
-    """
-    name, _, ends = method.partition(":")
-    if method in METHODS and name != "window":
-        return method
-    try:
-        low, high = map(float, ends.split(","))
-    except ValueError:
-        low, high = 1.0, 0.0
-    if name == "window" and math.isfinite(low) and math.isfinite(high) and low < high:
-        return method
-    raise VoxgapError(f"normalize must be one of {', '.join(METHODS)} with LOW < HIGH, got {method!r}")
-
-
 def resolve(method: str, volumes: Any, channels: tuple[str, ...] = (), patches: bool = False) -> Choice:
     """Return the normalisation to build a network with: what is asked for, or what the data needs.
 
     Args:
-        method: one of `METHODS`.
+        method: one of `voxgap.names.NORMALIZATIONS`.
         volumes: those of the training part, for `auto`.
         channels: their names.
         patches: whether the network sees patches of volumes, which don't know the whole of them.
@@ -111,7 +92,7 @@ def resolve(method: str, volumes: Any, channels: tuple[str, ...] = (), patches: 
     Raises:
         VoxgapError: the method is unknown, or needs whole volumes.
     """
-    if check(method) != "auto":
+    if normalization(method) != "auto":
         if patches and method in ("volume", "percentile"):
             raise VoxgapError(
                 f"normalize {method!r} needs whole volumes, and a network of patches sees none; use dataset, a window, "

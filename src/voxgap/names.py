@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 
 from voxgap.errors import VoxgapError
@@ -10,6 +11,7 @@ from voxgap.errors import VoxgapError
 EMBEDDED = ("sample:", "medmnist:")
 """How DATA begins that lies in no file of the user's."""
 NETWORKS = ("cnn3d", "resnet3d", "resnet2d", "resnet2plus1d", "unet3d")
+NORMALIZATIONS = ("auto", "dataset", "volume", "percentile", "window:LOW,HIGH", "none")
 GAP_PATTERNS = ("voxels", "slices", "blocks", "channels")
 CERTIFIED_PATTERNS = ("slices", "frames", "blocks")
 CERTIFIED_RATES = (0.25, 0.5, 0.75)
@@ -72,3 +74,21 @@ def metric_called(name: str, classes: Sequence[str]) -> str:
 
 def _plain(name: str) -> str:
     return name.lower().replace("_", "")
+
+
+def normalization(method: str) -> str:
+    """Return a method that is known, `auto` among them.
+
+    Raises:
+        VoxgapError: it is none of `NORMALIZATIONS`.
+    """
+    name, _, ends = method.partition(":")
+    if method in NORMALIZATIONS and name != "window":
+        return method
+    try:
+        low, high = map(float, ends.split(","))
+    except ValueError:
+        low, high = 1.0, 0.0
+    if name == "window" and math.isfinite(low) and math.isfinite(high) and low < high:
+        return method
+    raise VoxgapError(f"normalize must be one of {', '.join(NORMALIZATIONS)} with LOW < HIGH, got {method!r}")

@@ -11,9 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
-from voxgap import intensity, names
+from voxgap import names
 from voxgap.errors import VoxgapError
-from voxgap.ragged import inside
 from voxgap.registry import Registry
 
 Axes = tuple[int, int, int]
@@ -320,7 +319,7 @@ class Architecture(Plain):
             raise VoxgapError(f"padding must be same or valid, got {self.padding!r}")
         if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
             raise VoxgapError(f"dropout must be in [0, 1), got {self.dropout!r}")
-        intensity.check(self.normalize)
+        names.normalization(self.normalize)
 
 
 def _is_count(value: Any) -> bool:
@@ -420,8 +419,10 @@ class Recipe(Plain):
             VoxgapError: its normalisation needs whole volumes, and it trains on patches; or its fills are not for these
                 channels.
         """
+        from voxgap import intensity, ragged  # they need NumPy, which no plan does
+
         wanted, size = self.architecture.normalize, self.training.patch_size
-        patches = size is not None and not inside(volumes, size)
+        patches = size is not None and not ragged.inside(volumes, size)
         method = intensity.resolve(wanted, volumes, channels, patches).method
         return dataclasses.replace(
             self,

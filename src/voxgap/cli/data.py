@@ -134,7 +134,6 @@ def choose_normalization(asked: str, dataset: Dataset, patch: tuple[int, int, in
     from voxgap import intensity
     from voxgap.ragged import inside
 
-    intensity.check(asked)
     known = dataset.part("train").volumes if "train" in dataset.split else dataset.volumes
     parts = patch is not None and not inside(known, patch)
     chosen = intensity.resolve(asked, known, dataset.channels, parts)

@@ -14,11 +14,11 @@ from typing import Any, Literal, get_args
 from voxgap import fill, shapes
 from voxgap.backend import keras
 from voxgap.errors import VoxgapError
-from voxgap.intensity import check as check_normalize
 from voxgap.layers import GapDropout, ObservedNormalization, SplitMissing, VolumeNormalization
 from voxgap.layers.intensity import INTENSITY, Method
 from voxgap.models.blocks import Blocks
 from voxgap.models.networks import NETWORKS
+from voxgap.names import normalization
 from voxgap.recipe import Architecture, Strategy, strategy_of
 
 Task = Literal["classification", "regression", "segmentation"]
@@ -133,7 +133,7 @@ def _prepare(
 
 def _intensity(normalize: str) -> VolumeNormalization | None:
     """Return the layer that gives each volume units of its own, None where the data's are common ones."""
-    if check_normalize(normalize) == "auto":
+    if normalization(normalize) == "auto":
         raise VoxgapError("normalize='auto' is chosen by data: voxgap.intensity.choose(volumes) says which")
     known: dict[str, Method] = {"volume": "volume", "percentile": "percentile"}
     if normalize in known:
