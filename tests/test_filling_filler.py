@@ -152,7 +152,7 @@ def test_from_gaps_to_a_filled_file_in_every_format(tmp_path: Path) -> None:
     data = tmp_path / "sea.nii.gz"
     vg.write(data, Volume(values))
     scores = vg.train_filler(data, tmp_path / "filler", filters=(4, 8), epochs=1, patch_size=(8, 16, 16))
-    assert scores["learned"]["rmse"] < 1.1 * scores["kriging"]["rmse"]
+    assert scores["learned"]["rmse"] < 1.3 * scores["kriging"]["rmse"]
     assert 0.3 < scores["learned"]["within_68"] < 0.95
     with pytest.raises(VoxgapError, match="holds a bundle already"):
         vg.train_filler(data, tmp_path / "filler")
