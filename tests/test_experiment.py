@@ -77,7 +77,7 @@ def test_a_class_is_never_named_by_the_rule_that_names_classes(
     keep = DATA.targets < 2
     two = dataclasses.replace(DATA.take(np.flatnonzero(keep)), classes=("healthy", "tumour"))
     monkeypatch.setattr(
-        single, "_predictions", lambda model, volumes, size: np.tile([0.7, 0.3], (len(volumes), 1))
+        single, "predictions_of", lambda model, volumes, size: np.tile([0.7, 0.3], (len(volumes), 1))
     )
     ran = History(({"val_loss": 0.5, "loss": 0.5, "seconds": 1.0},), "val_loss", 0, 1, "epochs", never=(0, 1))
     monkeypatch.setattr(single, "train", lambda *_, **__: ran)
