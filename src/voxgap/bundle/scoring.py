@@ -129,8 +129,8 @@ def evaluate(
     else:
         given, decided = _as_it_is(model, data, split, reading), Decision()
         predict = partial(model.predict, verbose=0)
-        if differ(given.data.volumes):
-            shapes, whole = shapes_of(given.data.volumes), given.data.task != "segmentation"
+        if differ(given.source.volumes):
+            shapes, whole = shapes_of(given.source.volumes), given.data.task != "segmentation"
             predict = partial(predict_patches, predict, size=size_for(model.input_shape, shapes, whole))
     if threshold is not None:
         chosen = asked(threshold, given.data.task, len(given.data.classes))
@@ -278,7 +278,7 @@ def _as_it_is(
     task: Task = "segmentation" if len(model.output_shape) == 5 else None
     found = _part(load_data(data, task=task, scoring=True, **reading), split)
     data, shape = found.data, model.input_shape[1:]
-    if differ(data.volumes) and shape[3] == data.volumes.shape[4]:
+    if differ(found.source.volumes) and shape[3] == data.volumes.shape[4]:
         return found
     if any(wanted not in (None, size) for wanted, size in zip(shape, data.volumes.shape[1:], strict=True)):
         raise VoxgapError(

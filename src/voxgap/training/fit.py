@@ -17,7 +17,7 @@ from voxgap.fill import PerChannel
 from voxgap.history import History
 from voxgap.layers import VolumeNormalization
 from voxgap.layers.intensity import Normalized
-from voxgap.ragged import differ, shapes_of
+from voxgap.ragged import shapes_of
 from voxgap.recipe import ClassWeight, Precision, Training
 from voxgap.training import objective
 from voxgap.training import precision as precisions
@@ -174,8 +174,9 @@ def fit(
     progress: Report | None = None,
 ) -> History:
     """Train on one part and watch another; see `train`, which says what went wrong besides."""
-    if asked.patch_size is None and differ(training.volumes):
-        whole, shapes = training.task != "segmentation", shapes_of(training.volumes)
+    shapes = [*shapes_of(training.volumes), *shapes_of(validation.volumes)]
+    if asked.patch_size is None and len(set(shapes)) > 1:
+        whole = training.task != "segmentation"
         asked = dataclasses.replace(asked, patch_size=patches.size_for(model.input_shape, shapes, whole))
     schedule, transform = intended(asked, training.task)
     watching = as_callbacks(callbacks)
