@@ -64,7 +64,7 @@ class Once:
 
 
 def test_every_subset_of_four_channels_costs_one_prediction_and_all_one_pass_of_reading() -> None:
-    given, network = data(), Network()
+    given, network = data(40), Network()
     volumes = Once(np.asarray(given.volumes))
     object.__setattr__(given, "volumes", volumes)
     found = certified(given, network, patterns=())
@@ -127,7 +127,7 @@ def test_one_metric_alone_is_what_all_of_them_say(task: Any, metric: str) -> Non
 @pytest.mark.parametrize("task", ["regression", "segmentation"])
 def test_other_tasks_are_scored_by_their_own_metrics(task: Any) -> None:
     rng = np.random.default_rng(3)
-    volumes = rng.normal(size=(40, 2, 4, 4, 2)).astype(np.float32)
+    volumes = rng.normal(size=(16, 2, 4, 4, 2)).astype(np.float32)
     targets = (
         volumes[..., 0].mean(axis=(1, 2, 3))
         if task == "regression"
@@ -141,7 +141,7 @@ def test_other_tasks_are_scored_by_their_own_metrics(task: Any) -> None:
         return np.stack([0.5 - filled, 0.5 + filled], axis=-1)
 
     classes = () if task == "regression" else ("none", "there")
-    given = Dataset(volumes, targets, task, classes, np.full(40, "test"), channels=("a", "b"))
+    given = Dataset(volumes, targets, task, classes, np.full(16, "test"), channels=("a", "b"))
     found = certified(given, predict, patterns=("frames",), rates=(0.5,))
     rows = {row.name: row for row in found.rows}
     assert rows["as recorded"].score.value == pytest.approx(0 if task == "regression" else 1, abs=1e-6)
@@ -172,6 +172,7 @@ def planted(gap: float, value: float, count: int = 400, seed: int = 0) -> tuple[
     return Dataset(volumes, labels, "classification", ("no", "yes"), split, channels=("t1",)), predict
 
 
+@pytest.mark.full
 def test_an_audit_tells_gaps_from_values() -> None:
     shares = {}
     for name, (gap, value) in {"gaps": (0.9, 0.5), "values": (0.5, 0.9)}.items():
@@ -191,6 +192,16 @@ def test_an_audit_tells_gaps_from_values() -> None:
     assert "comes from what is missing alone: a network" in both.conclusion
 
 
+def test_an_audit_finds_a_label_that_the_gaps_carry() -> None:
+    found = audited(*planted(0.9, 0.5, 60))
+    assert found is not None
+    assert found.share is not None
+    assert found.share.value == pytest.approx(1, abs=0.05)
+    assert found.gaps_alone.value == found.recorded.value
+    assert "comes from what is missing alone: a network" in found.conclusion
+
+
+@pytest.mark.full
 def test_an_audit_says_where_there_is_nothing_to_share_out() -> None:
     given, predict = planted(0.5, 0.5)
     found = audited(given, lambda x: np.full((len(x), 2), 0.5))
@@ -200,6 +211,7 @@ def test_an_audit_says_where_there_is_nothing_to_share_out() -> None:
     assert audited(given.with_volumes(np.nan_to_num(given.volumes)), predict) is None
 
 
+@pytest.mark.full
 def test_a_bundle_keeps_its_certificate_and_a_page_beside_it(tmp_path: Path) -> None:
     entry = {"shape": [2, 2, 2, 4], "channels": list(CHANNELS)}
     manifest = stand_in.manifest(("no", "yes"), schema_version=1, network="formula", input=entry)

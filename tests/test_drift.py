@@ -30,10 +30,10 @@ def test_it_rarely_cries_wolf_with_a_small_reference_and_sees_one_that_comes() -
             count += watch.alarmed
         return count
 
-    false = alarms(0, 100)
-    assert false <= 0.2 * 100 + 3 * math.sqrt(0.2 * 0.8 * 100)
+    false = alarms(0, 50)
+    assert false <= 0.2 * 50 + 3 * math.sqrt(0.2 * 0.8 * 50)
     assert false > 0, "a test that never says anything would pass, too"
-    assert alarms(4, 30) >= 28
+    assert alarms(4, 10) >= 9
 
 
 def test_it_goes_on_where_it_was_and_names_what_has_changed() -> None:

@@ -9,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import stand_in
 import voxgap
 from voxgap.bundle import set_aside
+from voxgap.bundle.scoring import known_to
+from voxgap.cli import app
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.files import sha256
 from voxgap.metrics.overlap import digests, known_cases
-from voxgap.promises import Pattern
+from voxgap.promises import TOLERANCE, Pattern, pattern_of
 from voxgap.runtime import Bundle, Predictor
 from voxgap.runtime.predictor import Running
 
@@ -102,3 +105,38 @@ def test_whole_groups_of_the_training_part_are_set_aside() -> None:
     assert not set(given.groups[aside]) & set(given.groups[train & ~aside])
     with pytest.raises(VoxgapError, match=r"takes 99 groups .* is in \d\d groups"):
         set_aside(given, 0.99, seed=0)
+
+
+@pytest.mark.full
+def test_a_training_sets_aside_what_it_calibrates_on_and_every_engine_gives_the_same_sets(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(600) % 2
+    volumes = (labels[:, None, None, None, None] + rng.normal(size=(600, 4, 4, 4, 2)) * 2).astype(np.float32)
+    volumes[rng.random(600) < 0.2, ..., 1] = np.nan
+    np.savez(tmp_path / "wards.npz", volumes=volumes, labels=labels)
+    out = tmp_path / "bundle"
+    options = ["--model", "cnn3d", "--filters", "4", "--epochs", "1", "--coverage", "0.8", "--export", "onnx"]
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "wards.npz"), *options, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    opened = Bundle.open(out)
+    made = opened.manifest.guarantee
+    assert made is not None
+    assert made.samples == 72, "a fifth of 360"
+    known = known_to(opened)
+    assert known is not None
+    assert len(known["train"]) == 288
+    held = {case for case in digests(volumes) if case} - {*known["train"], *known["validation"]}
+    assert len(held) == 600 - 288 - 120
+    first, second = (voxgap.load(out, engine=engine) for engine in ("keras", "onnx"))
+    for volume, one, other in zip(volumes, first.answers(volumes), second.answers(volumes), strict=True):
+        assert one.promise is not None
+        assert other.promise is not None
+        if one.promise.classes != other.promise.classes:
+            edge = made.claims[pattern_of(volume)].thresholds[0]
+            assert edge is not None
+            assert np.abs(one.values - edge).min() <= 2 * TOLERANCE
+    # Calibrated anew on what the training never met: its test part, and what it had set aside.
+    again = voxgap.guarantee(out, str(tmp_path / "wards.npz"), coverage=0.9)
+    assert again.guarantee.samples == 192

@@ -197,7 +197,8 @@ class Guarantee:
         own = sum(claim.rests == "pattern" for claim in self.claims.values())
         more = len(self.claims) - own
         assumed = f", {more} more if gaps depend on nothing" if more else ""
-        return f"guarantee: coverage {self.coverage:.4g} for {own} patterns of gaps{assumed}"
+        patterns = f"{own} pattern" + "s" * (own != 1)
+        return f"guarantee: coverage {self.coverage:.4g} for {patterns} of gaps{assumed}"
 
     def to_json(self) -> dict[str, Any]:
         """The same as plain values, for a manifest's field `guarantee`."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,15 +21,13 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.missingness.mechanism import examine
 from voxgap.promises import COVERAGE, TOLERANCE, Claim, Guarantee, Pattern, counted, missing_of
+from voxgap.trust.scoring import Predict, at_once, members_of
 from voxgap.volume import Values
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
 
 Floats = NDArray[np.float64]
-Predict = Callable[[Any], Any]
-"""Volumes with gaps, `(n, depth, height, width, channels)` -> answers as the network gives them."""
-
 LEAST = 50
 """Scans, or groups of them, that a claim takes."""
 MOST_SUBSETS = 15
@@ -37,7 +35,6 @@ MOST_SUBSETS = 15
 LEVELS = 1 / (1 + np.exp(-np.linspace(-14, 14, 1121)))
 """Thresholds that the region of a class is chosen from, evenly spaced logits."""
 _EXACT = 1e-9  # of a count, against rounding
-_AT_ONCE = 16  # volumes: of a segmentation all answers together may not fit into memory
 
 
 def check_coverage(coverage: float) -> float:
@@ -66,7 +63,7 @@ def calibrated(data: Dataset, predict: Predict, coverage: float = COVERAGE, seed
     """
     check_coverage(coverage)
     counts = np.array([missing_of(volume) for volume in data.volumes])
-    members = _members(data)
+    members = members_of(data)
     scores = scored(data, predict, range(len(data)))
     claims = claimed(data.task, scores, patterns_of(data, counts), members, coverage)
     informative = ""
@@ -94,8 +91,9 @@ def scored(data: Dataset, predict: Predict, which: Sequence[int], missing: Seque
         class is missed at each of `LEVELS`, `(n, classes - 1, levels)`; NaN where there is nothing of it.
     """
     found = []
-    for start in range(0, len(which), _AT_ONCE):
-        some = data.take(np.array(which[start : start + _AT_ONCE]))
+    step = at_once(data)
+    for start in range(0, len(which), step):
+        some = data.take(np.array(which[start : start + step]))
         answers = np.asarray(predict(without(some.volumes, missing)))
         found.append(scores_of(data.task, np.asarray(some.targets), answers))
     return np.concatenate(found) if found else np.zeros((0, 1))
@@ -211,12 +209,6 @@ def region_threshold(missed: Floats, members: NDArray[np.intp], coverage: float)
 def _weights(members: NDArray[np.intp]) -> Floats:
     _, place, counts = np.unique(members, return_inverse=True, return_counts=True)
     return np.asarray(1 / counts[place])
-
-
-def _members(data: Dataset) -> NDArray[np.intp]:
-    if data.groups is None:
-        return np.arange(len(data))
-    return np.unique(data.groups, return_inverse=True)[1]
 
 
 def _informative(data: Dataset, seed: int) -> str:

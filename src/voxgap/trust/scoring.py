@@ -28,7 +28,7 @@ Change = Callable[[Values, NDArray[np.intp]], tuple[NDArray[np.bool_], Values]]
 could change, `(n,)`, and returns these."""
 
 DECIDES = {"classification": "accuracy", "regression": "mae", "segmentation": "dice"}
-_AT_ONCE = 16  # volumes: of a segmentation all answers together may not fit into memory
+_AT_ONCE, _MAPS_AT_ONCE = 64, 16  # volumes: of a segmentation all answers together may not fit into memory
 
 
 @dataclass(frozen=True)
@@ -105,8 +105,9 @@ def answered(
     """
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in changes}
     places: dict[str, list[NDArray[np.intp]]] = {name: [] for name in changes}
-    for start in range(0, len(data), _AT_ONCE):
-        volumes = np.asarray(data.volumes[start : start + _AT_ONCE])
+    step = at_once(data)
+    for start in range(0, len(data), step):
+        volumes = np.asarray(data.volumes[start : start + step])
         chunk = np.arange(start, start + len(volumes))
         for name, change in changes.items():
             able, changed = change(volumes, chunk)
@@ -121,6 +122,11 @@ def answered(
         for name, parts in found.items()
         if parts
     }
+
+
+def at_once(data: Dataset) -> int:
+    """How many volumes are read and answered together."""
+    return _MAPS_AT_ONCE if data.task == "segmentation" else _AT_ONCE
 
 
 Score = Callable[[NDArray[np.intp]], float]
