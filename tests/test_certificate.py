@@ -17,7 +17,7 @@ from voxgap.errors import VoxgapError
 from voxgap.metrics import scores
 from voxgap.runtime import Predictor
 from voxgap.trust.audit import audited
-from voxgap.trust.certificate import certified
+from voxgap.trust.certificate import certified, check_gaps
 from voxgap.trust.scoring import Answers, check_metric, of_metric
 
 CHANNELS = ("t1", "t2", "flair", "dwi")
@@ -99,6 +99,10 @@ def test_scores_and_losses_are_those_of_the_scans_that_have_the_channels() -> No
     assert step.worth.value == pytest.approx(rows["t1 + t2"].score.value - rows["t1"].score.value)
     assert "Of single channels t2 is missed most" in found.conclusion
     assert rows["50% of blocks missing"].kept is None
+    with pytest.raises(VoxgapError, match="pattern"):
+        check_gaps(["slice"], [0.5])
+    with pytest.raises(VoxgapError, match="rate 1 is out of range"):
+        check_gaps(["slices"], [0.5, 1])
     with pytest.raises(VoxgapError, match="for classification choose one of accuracy"):
         certified(given, network, "mae")
     with pytest.raises(VoxgapError, match="5 volumes are too few for a certificate; it takes 10"):

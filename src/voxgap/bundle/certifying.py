@@ -20,7 +20,8 @@ from voxgap.files import finite, write_bytes
 from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES
 from voxgap.runtime import Bundle, Predictor, load
 from voxgap.trust.audit import Audit, audited
-from voxgap.trust.certificate import Certificate, certified
+from voxgap.trust.certificate import Certificate, certified, check_gaps
+from voxgap.trust.scoring import check_metric
 
 PAGE, TABLE, PLAIN = "certificate.html", "certificate.csv", "certificate.json"
 
@@ -98,6 +99,8 @@ def certify(
         raise VoxgapError(
             "a certificate is kept in a bundle: give its folder, or a predictor from voxgap.load"
         )
+    check_gaps(patterns, rates)
+    check_metric(metric, predictor.task)
     given = labelled(predictor, data, split, axes=axes, at=at)
     how: dict[str, Any] = {"threshold": predictor.decision.threshold, "seed": seed}
     certificate = certified(given.data, predictor.predict, metric, patterns=patterns, rates=rates, **how)

@@ -259,6 +259,7 @@ def train(
     from voxgap.decision import asked
     from voxgap.metrics.overlap import digests, known_cases
     from voxgap.runtime.calibration import too_few
+    from voxgap.trust.conformal import check_coverage
 
     overrides = {
         "fill": fill,
@@ -272,6 +273,8 @@ def train(
     if model is not None:
         names.check("model", model, names.NETWORKS)
     names.check("optimizer", optimizer, names.OPTIMIZERS)
+    if coverage is not None:
+        check_coverage(coverage)
     network = architecture(filters, kernel_size, strides, padding, activation, dropout)
     if loss is not None:
         names.check("loss", loss, names.LOSSES)

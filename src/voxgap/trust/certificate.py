@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.missingness.simulation import simulate
-from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES
+from voxgap.missingness.simulation import PATTERNS, simulate
+from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES, check
 from voxgap.trust.conformal import subsets, without
 from voxgap.trust.scoring import (
     Change,
@@ -148,6 +148,15 @@ class Certificate:
             name: getattr(self, name) for name in ("metric", "scans", "groups", "predictions", "conclusion")
         }
         return facts | {"rows": rows, "steps": steps}
+
+
+def check_gaps(patterns: Sequence[str], rates: Sequence[float]) -> None:
+    """Refuse gaps that can't be made, before anything is read."""
+    for pattern in patterns:
+        check("pattern", pattern, PATTERNS)
+    for rate in rates:
+        if not 0 < rate < 1:
+            raise VoxgapError(f"rate {rate:g} is out of range: shares between 0 and 1, such as 0.25,0.5")
 
 
 def certified(
