@@ -271,6 +271,19 @@ def test_what_can_be_mended_is_one_line_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_budget_makes_it_a_race(data: Path, tmp_path: Path, voxgap, asked: list[Experiment]) -> None:
+    done = voxgap("compare", data, "--budget", "30m", "--precision", "float32", "--out", tmp_path / "race")
+    assert done.code == 0, done.err
+    assert asked[0].racing
+    assert (asked[0].folds, asked[0].repeats) == (5, 3)
+    assert "A race of at most 15 rounds, " in done.err
+    assert "0 of at most 15 rounds were done; a larger budget goes on." in done.out
+    for budget in ("30", "soon"):
+        refused = voxgap("compare", data, "--budget", budget, "--out", tmp_path / "none")
+        assert refused.code == 2
+        assert f"budget {budget} is no time: give 90s, 30m or 2h" in refused.err
+
+
 def test_ray_that_is_missing_is_one_line(
     data: Path, tmp_path: Path, voxgap, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -310,7 +310,8 @@ class _Teller:
 
         classes = self.dataset.classes
         metric = metric_called(self.asked.verdict.metric or deciding_metric(self.dataset.task), classes)
-        _say_what_is_ahead(experiment, self.dataset, len(before), self.where)
+        if not (experiment.racing and self.asked.verdict.race(experiment, before).over):
+            _say_what_is_ahead(experiment, self.dataset, len(before), self.where)
         try:
             with watching(experiment, before, metric, classes) as tell:
                 yield tell
@@ -377,11 +378,10 @@ def _say_what_is_ahead(experiment: Experiment, dataset: Dataset, ended: int, whe
     total = len(experiment.runs())
     if experiment.racing:
         rounds = experiment.repeats * experiment.folds
-        ended = 0  # a race tells of the rounds to come, not of those that were
-        err.print(
-            f"A race of at most {rounds} rounds; all of them with all strategies would be:", soft_wrap=True
-        )
-    err.print(f"{total} networks to train" + (f", {ended} of them done before" if ended else "") + ".")
+        before = f"; {ended} networks were trained before" if ended else ""
+        err.print(f"A race of at most {rounds} rounds, {total} networks if nobody leaves{before}.")
+    else:
+        err.print(f"{total} networks to train" + (f", {ended} of them done before" if ended else "") + ".")
     if ended == total:
         return
     least, most = (seconds * (1 - ended / total) for seconds in estimate(experiment, dataset))

@@ -48,13 +48,15 @@ class Race:
 
     @property
     def words(self) -> str:
-        """Who left, and why it isn't over; empty where neither is so."""
+        """Who left, and whether rounds are left, in words; empty where nobody left and it ended before."""
         said = []
         for number in sorted(set(self.left.values())):
             names = [name for name, when in self.left.items() if when == number]
             said.append(f"Left after {number} rounds: {', '.join(names)}.")
         if not self.over:
             said.append(f"{self.rounds} of at most {self.most} rounds were done; a larger budget goes on.")
+        elif self.rounds == self.most:
+            said.append(f"All {self.most} rounds were done.")
         return " ".join(said)
 
 
