@@ -321,6 +321,6 @@ def test_a_reach_in_mm_leaves_missing_what_is_too_far(tmp_path: Path) -> None:
             in_voxels(wrong, scan(tmp_path / "scan.nii.gz"))
         assert "\n" not in str(caught.value)
     write(tmp_path / "other.nii.gz", Volume(values, spacing=(2.0, 1.0, 1.0)))
-    (tmp_path / "data.csv").write_text("path\nscan.nii.gz\nother.nii.gz\n")
+    (tmp_path / "data.csv").write_text("path,label\nscan.nii.gz,a\nother.nii.gz,b\n")
     with pytest.raises(VoxgapError, match=r"other\.nii\.gz: has other spacings than"):
         fill_files(str(tmp_path / "data.csv"), tmp_path / "all", "linear", options={"max_gap": "6mm"})

@@ -87,13 +87,15 @@ def copy_nearest(values: Array, reach: Array, max_gap: Gap, where: Known | None)
         gaps = np.isnan(one)
         if gaps.all() or not gaps.any():
             continue
-        sources = distance_transform_edt(
-            gaps, sampling=1 / reach.astype(float), return_distances=False, return_indices=True
-        )
         wanted = np.nonzero(gaps if where is None else gaps & where[..., channel])
-        at = tuple(axis[wanted] for axis in sources)
-        found = one[at]
-        if max_gap is not None:
-            steps = zip(at, wanted, limits(max_gap), strict=True)
-            found[np.sqrt(sum(np.square((a - b) / limit) for a, b, limit in steps)) > 1] = np.nan
-        one[wanted] = found
+        filled = np.full(len(wanted[0]), np.nan, np.float32)
+        limit = limits(max_gap).astype(float)
+        # Nearest by what was learnt; where that is beyond the limit, by what is within it.
+        for lengths in (reach.astype(float), limit) if max_gap is not None else (reach.astype(float),):
+            sources = distance_transform_edt(
+                gaps, sampling=1 / lengths, return_distances=False, return_indices=True
+            )
+            at = tuple(axis[wanted] for axis in sources)
+            apart = sum(np.square((a - b) / most) for a, b, most in zip(at, wanted, limit, strict=True))
+            filled = np.where(np.isnan(filled) & (apart <= 1), one[at], filled)
+        one[wanted] = filled
