@@ -81,7 +81,7 @@ def run_race(
     by_split = _by_split(experiment)
     splits = [*by_split]
     names = [name for name, _ in experiment.strategies if name not in BASELINES]
-    at = looks(len(splits))
+    at = looks(experiment.folds, experiment.repeats)
     level = share(at)
     ended = {run for run, _ in pairs}
     ratio = _ratio(pairs)

@@ -203,7 +203,7 @@ def _against_best(scored: list[Place], left: Mapping[str, int]) -> str:
     others = [place for place in others if place.strategy not in gone]
     if gone:
         return _against_best([best, *others], {}) + (
-            f" {', '.join(gone)} left early: almost surely worse than the best by more than matters."
+            f" Left early, since almost surely worse by more than matters: {', '.join(gone)}."
         )
     if len(beaten) == len(others):
         return f"{best.strategy} is better than {_listed(beaten, 'worse')}."

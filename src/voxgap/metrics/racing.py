@@ -12,7 +12,6 @@ from splits that bring news for ever; of these, what training sets share is left
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -22,16 +21,14 @@ from voxgap.metrics.pairs import BETTER, SAME, UNKNOWN, WORSE, decided, judged, 
 
 FIRST_LOOK = 3
 """Splits before anything is decided: of two, hardly anything is known of their spread."""
-HOPELESS = 0.99
+HOPELESS = 0.999
 """Probability of being worse than the best, by more than matters, from which on a strategy leaves."""
 
 
-def looks(most: int) -> tuple[int, ...]:
-    """Return after how many splits an experiment of so many is looked at: from the third on, half as many more."""
-    found = [min(FIRST_LOOK, most)]
-    while found[-1] < most:
-        found.append(min(most, math.ceil(1.5 * found[-1])))
-    return tuple(found)
+def looks(folds: int, repeats: int) -> tuple[int, ...]:
+    """Return after how many splits a race is looked at: once all folds were dealt 1, 2, 4 ... times, and at its end."""
+    passes = [2**n for n in range(repeats) if 2**n < repeats and folds * 2**n >= FIRST_LOOK]
+    return tuple(folds * times for times in [*passes, repeats])
 
 
 def share(at: tuple[int, ...]) -> float:
