@@ -40,7 +40,10 @@ def inverse_trigamma(values: Any) -> Floats:
     x = 0.5 + 1 / wanted
     for _ in range(40):
         reached = polygamma(1, x)
-        x = x + reached * (1 - reached / wanted) / polygamma(2, x)
+        step = reached * (1 - reached / wanted) / polygamma(2, x)
+        x = x + step
+        if (np.abs(step) <= 1e-10 * x).all():
+            break
     return np.asarray(x)
 
 
