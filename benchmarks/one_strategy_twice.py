@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -64,7 +66,8 @@ def main() -> None:
     parser.add_argument("--experiments", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path("runs/twice.db"), help="file of the results")
     arguments = parser.parse_args()
-
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from voxgap.backend import keras
     from voxgap.experiment import open_store
     from voxgap.experiment.execute import execute
     from voxgap.experiment.store import worker_name
@@ -72,11 +75,12 @@ def main() -> None:
 
     found: Counter[str] = Counter()
     compiled, worker = Compiled(), worker_name()
-    with open_store(arguments.out, create=True) as store:
+    with open_store(arguments.out, create=True) as store, tempfile.TemporaryDirectory() as folder:
         for plan, data in experiments(arguments.experiments):
             store.add(plan)
             while (run := store.claim(plan, worker)) is not None:
-                store.finish(execute(run, data, compiled=compiled), worker)
+                store.finish(execute(run, data, cache=Path(folder, plan.key), compiled=compiled), worker)
+                keras.utils.clear_session()
             found[decision(plan, store.outcomes(plan))] += 1
             told = ", ".join(f"{name} {times}" for name, times in sorted(found.items()))
             print(f"{sum(found.values())} experiments: {told}", flush=True)

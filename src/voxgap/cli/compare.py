@@ -379,7 +379,9 @@ def _say_what_is_ahead(experiment: Experiment, dataset: Dataset, ended: int, whe
     if experiment.racing:
         rounds = experiment.repeats * experiment.folds
         before = f"; {ended} networks were trained before" if ended else ""
-        err.print(f"A race of at most {rounds} rounds, {total} networks if nobody leaves{before}.")
+        err.print(
+            f"A race of at most {rounds} rounds, {total} networks if nobody leaves{before}.", soft_wrap=True
+        )
     else:
         err.print(f"{total} networks to train" + (f", {ended} of them done before" if ended else "") + ".")
     if ended == total:
