@@ -364,7 +364,7 @@ def test_a_segmentation_is_scored_on_the_grids_of_its_label_maps(monkeypatch: py
     answers = rng.dirichlet((1, 1, 1), (12, 4, 4, 4)).astype("float32")
     ran = History(({"val_loss": 1.0, "loss": 1.0, "seconds": 1.0},), "val_loss", 0, 1, "epochs")
     monkeypatch.setattr(execution, "_train_whole", lambda *_, **__: (ran, 1.0))
-    monkeypatch.setattr(execution, "_predict", lambda model, volumes: (answers[: len(volumes)], 1.0))
+    monkeypatch.setattr(execution, "_predict", lambda model, volumes, size: (answers[: len(volumes)], 1.0))
     monkeypatch.setattr(execution, "_reconstruction", lambda *_: None)
     run = a_run(data=data, model="unet3d", test_rates=(0.5,))
     outcome = execute(run, data)
