@@ -114,9 +114,7 @@ def test_an_answer_says_what_is_guaranteed_for_its_gaps_in_python_and_in_the_tab
         [None] * 3,
     ]
     assert rows[2]["guarantee"].startswith("nothing is guaranteed for t1 missing")
-    assert "promises  coverage 0.9 for 1 pattern of gaps, 1 more if gaps depend on nothing" in repr(
-        predictor
-    )
+    assert "promises  coverage 0.9 for 1 pattern of gaps, 1 more if gaps depend on nothing" in repr(predictor)
 
 
 def test_intervals_and_regions_stand_in_the_table() -> None:

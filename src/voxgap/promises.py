@@ -41,7 +41,7 @@ class Pattern(NamedTuple):
     rate: int
 
     def words(self, channels: Sequence[str]) -> str:
-        """The pattern, for people: `flair missing, of the rest up to 25 %`."""
+        """Return the pattern, for people: `flair missing, of the rest up to 25 %`."""
         lacking = ", ".join(channels[i] for i in self.missing)
         if len(self.missing) == len(channels):
             return "everything missing"
@@ -54,7 +54,7 @@ class Pattern(NamedTuple):
 
 
 def pattern_of(volume: Any) -> Pattern:
-    """The pattern of a network's input, `(depth, height, width, channels)`, NaN = missing.
+    """Return the pattern of a network's input, `(depth, height, width, channels)`, NaN = missing.
 
     What a grid adds around a scan is missing from the input as well, and counts.
     """
@@ -68,7 +68,7 @@ def missing_of(volume: Any) -> NDArray[np.int64]:
 
 
 def counted(counts: NDArray[np.int64], voxels: int) -> Pattern:
-    """The pattern of an input of so many voxels, of which so many are missing in each channel."""
+    """Return the pattern of an input of so many voxels, of which so many are missing in each channel."""
     whole = tuple(np.flatnonzero(counts == voxels).tolist())
     left = len(counts) - len(whole)
     rate = int(counts.sum() - voxels * len(whole)) / (voxels * left) if left else 0.0
@@ -134,7 +134,7 @@ class Promise:
         return said + (", if gaps depend on nothing" if self.rests == "assumption" else "")
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values, of regions how large they are."""
+        """Return the same as plain values, of regions how large they are."""
         found: dict[str, Any] = {"coverage": self.coverage, "pattern": self.pattern, "rests": self.rests}
         if self.classes is not None:
             found["classes"] = list(self.classes)
@@ -189,11 +189,11 @@ class Guarantee:
         return replace(said, classes=tuple(name for name, held in zip(classes, found, strict=True) if held))
 
     def within(self, tolerance: float | None) -> Guarantee | None:
-        """The same for a runtime whose answers lie no further than this from the network's own; None: nobody knows."""
+        """Return the same for a runtime whose answers lie within this of the network's own; None: nobody knows."""
         return None if tolerance is None else replace(self, tolerance=max(self.tolerance, tolerance))
 
     def words(self) -> str:
-        """What is guaranteed, in one line, for people."""
+        """Return what is guaranteed, in one line, for people."""
         own = sum(claim.rests == "pattern" for claim in self.claims.values())
         more = len(self.claims) - own
         assumed = f", {more} more if gaps depend on nothing" if more else ""
@@ -201,7 +201,7 @@ class Guarantee:
         return f"guarantee: coverage {self.coverage:.4g} for {patterns} of gaps{assumed}"
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values, for a manifest's field `guarantee`."""
+        """Return the same as plain values, for a manifest's field `guarantee`."""
         claims = [
             {
                 "missing": [self.channels[i] for i in pattern.missing],
@@ -217,7 +217,7 @@ class Guarantee:
 
     @classmethod
     def of(cls, manifest: Mapping[str, Any], where: str) -> Guarantee | None:
-        """The guarantee in a bundle's manifest, None where there is none.
+        """Return the guarantee in a bundle's manifest, None where there is none.
 
         Raises:
             VoxgapError: the field holds something else, or other kinds of rates than this voxgap knows.
@@ -256,7 +256,7 @@ class Guarantee:
 def promised(
     task: str, values: Any, thresholds: Sequence[float | None], tolerance: float = TOLERANCE
 ) -> NDArray[Any]:
-    """The rule itself: what thresholds make of an answer.
+    """Return the rule itself: what thresholds make of an answer.
 
     Args:
         task: `classification`, `regression` or `segmentation`.

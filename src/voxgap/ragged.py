@@ -39,10 +39,12 @@ class Ragged:
 
     @property
     def size(self) -> int:
+        """The number of values in all."""
         return sum(item.size for item in self._items)
 
     @property
     def nbytes(self) -> int:
+        """The bytes that all values take."""
         return sum(item.nbytes for item in self._items)
 
     def __len__(self) -> int:

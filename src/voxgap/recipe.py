@@ -148,7 +148,7 @@ class Strategy(Plain):
         return self.mask_channel or self.attention or self.conv != "plain"
 
     def of_channels(self, channels: Sequence[str]) -> Strategy:
-        """The strategy with its fills by numbers of channels, where each channel has one.
+        """Return the strategy with its fills by numbers of channels, where each channel has one.
 
         Args:
             channels: names of the data's channels, in their order.
@@ -194,7 +194,7 @@ def check_fill(fill: Any, what: str = "fill") -> str | dict[str, str]:
 def of_channels(
     said: Mapping[str, Any], channels: Sequence[str], what: str, some: bool = False
 ) -> dict[str, Any]:
-    """What is said of channels, by their numbers as text, in their order.
+    """Return what is said of channels, by their numbers as text, in their order.
 
     Args:
         said: by names of channels, or numbers as text where no channel is called so.
@@ -219,7 +219,7 @@ def of_channels(
 
 
 def fill_name(fill: str | Mapping[str, str]) -> str:
-    """A fill, or fills by channel, as a command has them."""
+    """Return a fill, or fills by channel, as a command has them."""
     return fill if isinstance(fill, str) else ",".join(f"{channel}={one}" for channel, one in fill.items())
 
 
@@ -384,7 +384,7 @@ COMPARED = Training(epochs=40, batch_size=32, patience=8)
 
 
 def network_of(task: str) -> str:
-    """The network that a task gets where nobody names one: of answers for each voxel the one that keeps the grid."""
+    """Return the network that a task gets where nobody names one: for label maps, one that keeps the grid."""
     return "unet3d" if task == "segmentation" else "resnet3d"
 
 

@@ -61,7 +61,7 @@ class Certified:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values, for a manifest's field `certificate`."""
+        """Return the same as plain values, for a manifest's field `certificate`."""
         audit = None if self.audit is None else self.audit.to_json()
         return {"data": self.name, "split": self.split, **self.certificate.to_json(), "audit": audit}
 

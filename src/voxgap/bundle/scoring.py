@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -125,7 +125,8 @@ def evaluate(
         model = load(model)
     reading = {"axes": axes, "at": at}
     if isinstance(model, Predictor):
-        given, decided, predict = labelled(model, data, split, **reading), model.decision, model.predict
+        given, decided = labelled(model, data, split, **reading), model.decision
+        predict: Callable[..., Any] = model.predict
     else:
         given, decided = _as_it_is(model, data, split, reading), Decision()
         predict = partial(model.predict, verbose=0)

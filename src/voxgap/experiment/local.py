@@ -51,7 +51,7 @@ class Event:
 
 
 def no_more() -> bool:
-    """What an experiment that is no race does when all of its runs have ended: nothing."""
+    """Return what an experiment that is no race does when all of its runs have ended: nothing."""
     return False
 
 

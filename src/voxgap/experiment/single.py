@@ -165,7 +165,7 @@ def never_named(targets: Any, predictions: Any, threshold: float | None) -> tupl
 
 
 def predictions_of(model: keras.Model, volumes: Any, size: Size | None) -> Any:
-    """What a model answers for whole volumes, of patches of this size where it is one of patches."""
+    """Return what a model answers for whole volumes, of patches of this size where it is one of patches."""
 
     def predict(batch: np.ndarray) -> np.ndarray:
         return np.asarray(model.predict(batch, batch_size=16, verbose=0))

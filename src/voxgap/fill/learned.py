@@ -63,6 +63,7 @@ class Learned(FillLayer):
             )
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make room for what the layer learns, for volumes of this shape."""
         super().build(input_shape)
         self.closed = Kriging(name="closed")
         self.closed.build(input_shape)
@@ -141,7 +142,7 @@ class Learned(FillLayer):
         return self.sure(as_input(x))
 
     def sure(self, x: Any) -> tuple[Any, Any]:
-        """The same as `with_deviation`, of a layer that is still being trained."""
+        """Return the same as `with_deviation`, of a layer that is still being trained."""
         finite, observed = split_missing(ops.cast(x, "float32"))
         value, deviation = self._answer(ops.clip(finite, -statistics.LARGEST, statistics.LARGEST), observed)
         known = ops.cast(observed, "bool")
@@ -161,6 +162,7 @@ class Learned(FillLayer):
         return value, self.calibration * factor * deviation
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         own = {"filters": self.filters, "steps": self.steps, "seed": self.seed}
         return {**super().get_config(), **own, "dtype": keras.dtype_policies.serialize(self.policy)}
 
@@ -176,7 +178,7 @@ def _few(function: Callable[[Array], Any], volumes: Array) -> tuple[Array, Array
 
 
 def _network(channels: int, filters: Sequence[int], policy: Any, seed: int) -> keras.Model:
-    """The U-Net, without normalisation: gaps of another rate must not move its features.
+    """Return the U-Net, without normalisation: gaps of another rate must not move its features.
 
     Stages are pooled, and added on the way up: on processors the gradient of a strided convolution of so few features
     took five times that of all others, and that of stages put side by side half of the rest.
@@ -218,18 +220,23 @@ class Deviating(RawLayer):
         self.fill = fill
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Build the fill, unless it is."""
         if not self.fill.built:
             self.fill.build(input_shape)
 
     def call(self, x: Any) -> Any:
+        """Return the filled values of all channels and, behind them, their standard deviations."""
         return ops.concatenate(self.fill.with_deviation(x), axis=-1)
 
     def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the shape of the input with twice its channels."""
         return (*input_shape[:-1], 2 * (input_shape[-1] or 0))
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         return {**super().get_config(), "fill": keras.saving.serialize_keras_object(self.fill)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Deviating:
+        """Return the layer that such arguments make."""
         return cls(**{**config, "fill": keras.saving.deserialize_keras_object(config["fill"])})

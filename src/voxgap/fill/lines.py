@@ -94,7 +94,7 @@ def check_gap(name: str, max_gap: Gap) -> Any:
 
 
 def limits(max_gap: Gap) -> npt.NDArray[np.float32]:
-    """The reach along depth, height, width; beyond any volume where there is no limit.
+    """Return the reach along depth, height, width; beyond any volume where there is no limit.
 
     A little more than it says: a distance that is the reach itself is within, however a runtime divides.
     """

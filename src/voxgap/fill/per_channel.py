@@ -35,6 +35,7 @@ class PerChannel(FillLayer):
         self.places = np.argsort(named).tolist()
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make room for what the fills learn, each for its channels."""
         super().build(input_shape)
         if input_shape[-1] != len(self.places):
             raise VoxgapError(
@@ -62,6 +63,7 @@ class PerChannel(FillLayer):
         return ops.take(ops.concatenate(found, axis=-1), self.places, axis=-1)
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
         layers = [keras.saving.serialize_keras_object(layer) for layer in self.layers]
         for layer in layers:
             layer.pop("build_config", None)  # they are built with this one
@@ -69,6 +71,7 @@ class PerChannel(FillLayer):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "PerChannel":
+        """Return the layer that such arguments make."""
         layers = [keras.saving.deserialize_keras_object(layer) for layer in config["layers"]]
         return cls(**{**config, "layers": layers})
 

@@ -129,7 +129,7 @@ class _Trainer(keras.Model):
         return self.answer(x)
 
     def worth(self, volumes: Array, hidden: Array) -> float:
-        """The loss, a few volumes at a time."""
+        """Return the loss, a few volumes at a time."""
         step = max(1, BATCH // volumes[0].size)
         parts = [slice(start, start + step) for start in range(0, len(volumes), step)]
         losses = [float(self.test_on_batch(volumes[part], hidden[part])) for part in parts]
@@ -156,6 +156,7 @@ class HiddenError(keras.losses.Loss):
         self.scale = [float(one) for one in scale]
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Return the loss of each volume of a batch, `(batch,)`."""
         channels = len(self.scale)
         truth, hidden = split_missing(ops.cast(y_true, "float32"))
         scale = ops.array(self.scale, "float32")
@@ -166,4 +167,5 @@ class HiddenError(keras.losses.Loss):
         return 0.5 * ops.sum(hidden * lost, axis=(1, 2, 3, 4)) / count
 
     def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same loss."""
         return {"name": self.name, "scale": self.scale}

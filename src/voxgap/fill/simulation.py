@@ -56,7 +56,7 @@ def conditional(
 
 
 def _error(field: Surroundings, drawn: Array, gaps: npt.NDArray[np.bool_]) -> Array:
-    """What kriging misses of a drawn field at gaps, in units of the deviation that it states; 0 elsewhere."""
+    """Return what kriging misses of a drawn field at gaps, in units of the deviation that it states; 0 elsewhere."""
     sill = float(field.structure.weights.sum() + field.structure.nugget)
     error = np.zeros_like(drawn)
     for channel in range(drawn.shape[3]):

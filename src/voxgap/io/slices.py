@@ -1,5 +1,7 @@
-"""Slices that hold nothing though they are there: of one value, or the one before once more. Never taken for missing
-unless somebody says so."""
+"""Slices that hold nothing though they are there: of one value, or the one before once more.
+
+They are never taken for missing unless somebody says so.
+"""
 
 from __future__ import annotations
 

@@ -127,8 +127,8 @@ def _scores(manifest: Manifest, cases: Cases) -> list[Section]:
     words += [" ".join(unsure)] if unsure else []
     if all_of_it := manifest.arguments.get("refitted_on"):
         words.append(
-            f"They are of a network that had seen the training part alone; the one in the bundle was trained like it, on "
-            f"all {all_of_it} volumes."
+            "They are of a network that had seen the training part alone; the one in the bundle was trained like it, "
+            f"on all {all_of_it} volumes."
         )
     return [Section("Scores", words, Table(["metric", *parts], rows))]
 

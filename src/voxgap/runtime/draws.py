@@ -144,7 +144,7 @@ class Drawing:
 
 
 def _fields(fill: Any) -> list[tuple[Any, Values, list[int]]]:
-    """What can be drawn of a fill: a kriged field, the mean of each voxel, and its channels."""
+    """Return what can be drawn of a fill: a kriged field, the mean of each voxel, and its channels."""
     from voxgap.fill import Kriging, PerChannel
 
     if isinstance(fill, PerChannel):

@@ -227,7 +227,7 @@ def _value_names(count: int, name: str = "value") -> list[str]:
 
 
 def _promised_names(predictor: Predictor) -> list[str]:
-    """The columns of what is guaranteed."""
+    """Return the columns of what is guaranteed."""
     if predictor.task == "classification":
         return [f"set_{name}" for name in predictor.classes]
     if predictor.task == "segmentation":
@@ -241,7 +241,7 @@ def _promised_names(predictor: Predictor) -> list[str]:
 
 
 def _promised(predictor: Predictor, promise: Promise) -> Row:
-    """What is guaranteed, in its columns: whether each class is in the set, bounds, or voxels of each region."""
+    """Return what is guaranteed, in its columns: whether each class is in the set, bounds, or voxels of each region."""
     row: Row = {"guarantee": promise.words}
     if promise.classes is not None:
         row |= {f"set_{name}": int(name in promise.classes) for name in predictor.classes}
@@ -252,7 +252,7 @@ def _promised(predictor: Predictor, promise: Promise) -> Row:
 
 
 def _deviations(predictor: Predictor) -> list[str]:
-    """The columns of what the fill leaves open; a label map has no room for it."""
+    """Return the columns of what the fill leaves open; a label map has no room for it."""
     if predictor.task == "segmentation":
         return []
     names = predictor.classes or _value_names(predictor.manifest.outputs)

@@ -362,7 +362,7 @@ class Predictor:
         return np.concatenate([self._engine(batch[i : i + size]) for i in range(0, len(batch), size)])
 
     def check_draws(self, draws: int) -> Drawing:
-        """What draws for this bundle, loaded once, when it is first asked for.
+        """Return what draws for this bundle, loaded once, when it is first asked for.
 
         Raises:
             VoxgapError: so many draws say nothing, or the bundle's fill says no deviation.

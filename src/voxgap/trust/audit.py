@@ -75,7 +75,7 @@ class Audit:
         return said + (": a network that would not do so elsewhere." if low > 0.05 else ".")
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """Return the same as plain values."""
         names = ("recorded", "gaps_alone", "values_alone", "neither")
         scores = {name: getattr(self, name).to_json() for name in names}
         share = None if self.share is None else self.share.to_json()
@@ -175,7 +175,7 @@ def _changed(task: str, answers: dict[str, Answers], swap: int, threshold: float
 
 
 def _means(data: Dataset) -> NDArray[np.float32]:
-    """The mean of what is observed in each channel; 0 of one that is always missing."""
+    """Return the mean of what is observed in each channel; 0 of one that is always missing."""
     total, count = np.zeros(data.volumes.shape[-1]), np.zeros(data.volumes.shape[-1])
     for volume in data.volumes:
         there = ~np.isnan(volume)
@@ -185,7 +185,7 @@ def _means(data: Dataset) -> NDArray[np.float32]:
 
 
 def own_means(volumes: Values, blank: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The mean of what each volume has in each channel, `(n, 1, 1, 1, channels)`; `blank` where it has nothing."""
+    """Return the mean of each channel of each volume, `(n, 1, 1, 1, channels)`; `blank` where it has nothing."""
     there = ~np.isnan(volumes)
     count = there.sum(axis=(1, 2, 3), keepdims=True)
     total = np.where(there, volumes, 0).sum(axis=(1, 2, 3), keepdims=True, dtype=np.float64)

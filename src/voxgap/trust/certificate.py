@@ -96,7 +96,7 @@ class Certificate:
         return min(self.rows, key=lambda row: better(self.metric) * row.score.value)
 
     def next_of(self, had: Sequence[str]) -> Step | None:
-        """The channel that is worth most where these are there; None where nobody knows."""
+        """Return the channel that is worth most where these are there; None where nobody knows."""
         able = [step for step in self.steps if set(step.had) == set(had)]
         return max(able, key=lambda step: step.worth.value, default=None)
 
@@ -124,7 +124,7 @@ class Certificate:
         return len(self._channels)
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values, for a manifest's field `certificate`."""
+        """Return the same as plain values, for a manifest's field `certificate`."""
         rows = [
             {
                 "name": row.name,

@@ -167,7 +167,7 @@ def _claim(task: str, scores: Floats, members: NDArray[np.intp], coverage: float
 
 
 def quantile(scores: Floats, members: NDArray[np.intp], coverage: float) -> float | None:
-    """The least score that a new group's sample stays at or below with this probability; None where none is enough.
+    """Return the least score that a new group's sample stays at or below with this probability; None if none is enough.
 
     Without groups the `ceil(coverage (n + 1))`-th smallest. Samples of one group share the weight of one: Lee, Barber
     and Willett, Distribution-free inference with hierarchical data, 2023.
@@ -184,7 +184,7 @@ def quantile(scores: Floats, members: NDArray[np.intp], coverage: float) -> floa
 
 
 def region_threshold(missed: Floats, members: NDArray[np.intp], coverage: float) -> float | None:
-    """The highest of `LEVELS` at which a new group's mean share of missed volume is at most `1 - coverage`.
+    """Return the highest of `LEVELS` at which a new group's mean share of missed volume is at most `1 - coverage`.
 
     Angelopoulos et al., Conformal Risk Control, ICLR 2024. Only scans that have the class count, so that those that
     have nothing to miss do not make it look better.
@@ -212,7 +212,7 @@ def _weights(members: NDArray[np.intp]) -> Floats:
 
 
 def _informative(data: Dataset, seed: int) -> str:
-    """What the gaps were found to depend on, in a sentence; nothing where no test found anything."""
+    """Return what the gaps were found to depend on, in a sentence; nothing where no test found anything."""
     targets = None if data.task == "segmentation" else data.targets
     found = examine(
         data.volumes,
@@ -228,7 +228,7 @@ def _informative(data: Dataset, seed: int) -> str:
 def subsets(
     channels: int, seen: Sequence[tuple[int, ...]], most: int = MOST_SUBSETS
 ) -> list[tuple[int, ...]]:
-    """Sets of channels that may be missing: every one but all, or of many channels those seen and single ones.
+    """Return sets of channels that may be missing: every one but all, or of many channels those seen and single ones.
 
     Args:
         channels: how many there are.
@@ -242,7 +242,7 @@ def subsets(
 
 
 def patterns_of(data: Dataset, counts: NDArray[np.int64], missing: Sequence[int] = ()) -> list[Pattern]:
-    """The pattern of each sample, once these channels are taken away.
+    """Return the pattern of each sample, once these channels are taken away.
 
     Args:
         data: the samples.

@@ -26,7 +26,7 @@ _CEILING = 1e100  # beyond any doubt; more would be no number one day
 
 
 def looks(volume: Any, channels: Sequence[str]) -> dict[str, float]:
-    """What is watched of a scan `(depth, height, width, channels)`: by channel the missing rate and the observed mean.
+    """Return what is watched of a scan `(depth, height, width, channels)`: missing rate and observed mean, by channel.
 
     NaN is what can't be said, such as the mean of a channel that is missing.
     """
@@ -100,7 +100,7 @@ class Watch:
         return self.evidence
 
     def words(self) -> str:
-        """The finding in one line, for people."""
+        """Return the finding in one line, for people."""
         if not self.alarmed:
             return f"no drift found in {self.scans} scans (false alarms: {self.false_alarms:.2%} of streams, ever)"
         most = max(self._capital, key=lambda name: float(self._capital[name].sum()))
@@ -133,6 +133,6 @@ class Watch:
 
 
 def _bets(p: float) -> NDArray[np.float64]:
-    """What each bet returns for a stake of 1: on nothing, larger, smaller, more extreme and more usual values."""
+    """Return what each bet pays for a stake of 1: on nothing, larger, smaller, more extreme and more usual values."""
     aside = abs(p - 0.5)
     return np.array([1.0, 2 * p, 2 - 2 * p, 4 * aside, 2 - 4 * aside])

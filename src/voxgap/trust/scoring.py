@@ -50,7 +50,7 @@ class Measure:
         return f"{self.value:{kind}}{within}"
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain values."""
+        """Return the same as plain values."""
         return {"value": self.value, "interval": list(self.interval) if self.interval else None}
 
 
@@ -155,7 +155,7 @@ def score_of(data: Dataset, answers: Answers, metric: str, threshold: float | No
 
 
 def remembered(score: Score) -> Score:
-    """The same score, computed once for a draw that is asked for again, by a difference say."""
+    """Return the same score, computed once for a draw that is asked for again, by a difference say."""
     last: list[Any] = [None, 0.0]
 
     def once(some: NDArray[np.intp]) -> float:
@@ -188,7 +188,7 @@ def of_metric(data: Dataset, answers: Answers, metric: str, threshold: float | N
 
 
 def members_of(data: Dataset) -> NDArray[np.intp]:
-    """The group of each sample, from 0; without groups each is its own."""
+    """Return the group of each sample, from 0; without groups each is its own."""
     if data.groups is None:
         return np.arange(len(data))
     return np.unique(data.groups, return_inverse=True)[1]
