@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import tiny
-from voxgap.bundle import save_bundle
+from voxgap.bundle import Origin, save_bundle
 from voxgap.errors import VoxgapError
 from voxgap.experiment import train_and_score
 from voxgap.recipe import Recipe, Training, strategy_of
@@ -88,7 +88,7 @@ def test_a_refit_is_a_training_on_all_at_the_same_rates(tmp_path: Path) -> None:
         recipe=result.recipe,
         history=result.history,
         scored=result.scored,
-        judged=result.model,
+        origin=Origin(judged=result.model),
     )
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["arguments"]["refitted_on"] == len(DATA)

@@ -16,6 +16,8 @@ GAP_PATTERNS = ("voxels", "slices", "blocks", "channels")
 CERTIFIED_PATTERNS = ("slices", "frames", "blocks")
 CERTIFIED_RATES = (0.25, 0.5, 0.75)
 """Gaps that a certificate makes where nobody asks for others."""
+COVERAGE = 0.9
+"""Of what is guaranteed, where nobody asks for another."""
 # Of Keras, with its abbreviations; classes go by their names in capitals, too. The last is voxgap's own.
 LOSSES = (
     *("binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"),

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 
-COVERAGE = 0.9
 RATES = (0.0, 0.25, 0.5, 0.75)
 """Between them lie the kinds of missing rates: none, up to a quarter, ... Fixed before any data is seen, as they must
 be for the guarantee."""

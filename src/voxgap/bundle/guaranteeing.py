@@ -19,7 +19,8 @@ from voxgap.dataset.gaps import with_simulated
 from voxgap.dataset.splits import make_split
 from voxgap.errors import VoxgapError
 from voxgap.metrics.overlap import digests, in_part
-from voxgap.promises import COVERAGE, Guarantee, Pattern, pattern_of
+from voxgap.names import COVERAGE
+from voxgap.promises import Guarantee, Pattern, pattern_of
 from voxgap.runtime import Bundle, Predictor, load
 from voxgap.trust.conformal import calibrated, check_coverage, least_for
 

@@ -55,12 +55,15 @@ class Origin:
         seed: of its weights and batches.
         gaps: that were simulated in its data.
         command, options: what was typed to make it, and all options by name; for the page that stays in the house.
+        judged: the model that history and scores are of, where the one that is saved was trained on all data
+            afterwards. What it answers is the evidence; calibration by it would be of another, and is left out.
     """
 
     seed: int | None = None
     gaps: Gaps | None = None
     command: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    judged: Any = field(default=None, compare=False)
 
     def record(self) -> dict[str, Any]:
         """Return what is kept in the manifest."""
@@ -86,7 +89,6 @@ def save_bundle(
     units: Mapping[str, str] | None = None,
     golden_volumes: Values | None = None,
     known: Mapping[str, list[str]] | None = None,
-    judged: Any = None,
 ) -> Path:
     """Write a trained model, everything that using it takes, and what shows how good it is.
 
@@ -110,8 +112,6 @@ def save_bundle(
             Without them, two volumes of the data's validation part do.
         known: `known_cases` of `voxgap.metrics.overlap`, where the data had no simulated gaps yet; by default they
             are found in `dataset`.
-        judged: the model that `history` and `scored` are of, where `model` is another, trained on all data afterwards.
-            What it answers is the evidence; calibration by it would not be of `model`, and is left out.
 
     Returns:
         The folder.
@@ -139,6 +139,7 @@ def save_bundle(
     if foreign:
         raise VoxgapError(f"units: no channel {foreign[0]!r}; there are {', '.join(dataset.channels)}")
     answered = golden.make(model, dataset, golden_volumes)
+    judged = origin.judged
     predict = _predictor(model if judged is None else judged, patch_size)
     cases = collect(dataset, predict, decision.threshold if decision else None)
     manifest: dict[str, Any] = {

@@ -11,7 +11,7 @@ from voxgap.cli.console import err, out
 from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, fetched, grid_arguments
 from voxgap.cli.predict import BundlePath, Engine, Threads, open_bundle
 from voxgap.doubts import gathered
-from voxgap.promises import COVERAGE
+from voxgap.names import COVERAGE
 
 
 def guarantee(

@@ -361,6 +361,8 @@ def train(
             result = result_of_training()
         gaps = None if pattern is None else Gaps(pattern, missing_rate, mechanism)
         origin = Origin(seed, gaps, shlex.join(["voxgap", *sys.argv[1:]]), settings(context, out_folder))
+        if result.refitted is not None:
+            origin = dataclasses.replace(origin, judged=result.model)
         gone = outdated(out_folder, (export or "").split(","))
         save_bundle(
             out_folder,
@@ -372,7 +374,6 @@ def train(
             scored=result.scored,
             decision=result.decision,
             known=known,
-            judged=None if result.refitted is None else result.model,
         )
         write_recipe(context, out_folder)
         write_recipe(context, state)

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.missingness.mechanism import examine
-from voxgap.promises import COVERAGE, TOLERANCE, Claim, Guarantee, Pattern, counted, missing_of
+from voxgap.names import COVERAGE
+from voxgap.promises import TOLERANCE, Claim, Guarantee, Pattern, counted, missing_of
 from voxgap.trust.scoring import Predict, at_once, members_of
 from voxgap.volume import Values
 
