@@ -124,6 +124,17 @@ def test_what_is_no_filler_is_refused(folder: Path, tmp_path: Path) -> None:
         vg.evaluate(Predictor(Bundle.open(folder).manifest, doubling), "sample:brain")
 
 
+def test_files_are_read_as_those_of_the_training(folder: Path, tmp_path: Path) -> None:
+    before = np.nan_to_num(gappy(), nan=-99)
+    vg.write(tmp_path / "scan.nii.gz", Volume(before))
+    trained_on = manifest()
+    trained_on["input"]["grid"] = {"missing_values": [-99.0]}
+    (folder / "manifest.json").write_text(json.dumps(trained_on))
+    vg.fill_files(tmp_path / "scan.nii.gz", tmp_path / "out", str(folder), everywhere=True, evidence=False)
+    after = vg.read(tmp_path / "out" / "scan.nii.gz").values[..., 0]
+    np.testing.assert_allclose(after[before == -99], 7, rtol=1e-6)
+
+
 def test_volumes_are_cut_and_some_are_held_out() -> None:
     volumes = [gappy((40, 6, 9), seed)[..., None] for seed in range(3)]
     size = patch_of([*volumes, gappy((35, 7, 8))[..., None]])

@@ -20,6 +20,7 @@ from voxgap.filling import FILLS, FIT_ON, SEEDS, STRATEGY
 from voxgap.filling.field import Field, of_job, with_axes
 from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
 from voxgap.filling.learn import Chosen, Where, check
+from voxgap.filling.learn import reading as read_as
 from voxgap.grid import as_options
 from voxgap.recipe import fill_name
 
@@ -220,7 +221,8 @@ def check_fills(
     if seeds < 1:
         raise VoxgapError(f"seeds must be at least 1, got {seeds}")
     folder = Path("filled" if out is None else out)
-    how = (strategy, dict(options or {}), fit_on, mask, everywhere, as_files_are(**reading))
+    grid = read_as(strategy, as_files_are(**reading))
+    how = (strategy, dict(options or {}), fit_on, mask, everywhere, grid)
     job = Job(str(data), folder, *how, say=say, progress=progress)
     # Before anything is read: a wrong option is a matter of a second.
     by_place = with_axes(job)

@@ -85,7 +85,8 @@ def fill_files(
         >>> vg.read("filled/gaps.nii.gz").values[:, 0, 0, 0].round(3).tolist()
         [0.0, 16.0, 32.0, 48.0]
     """
-    how = (strategy, dict(options or {}), fit_on, mask, everywhere, as_files_are(**reading), overwrite)
+    grid = learn.reading(strategy, as_files_are(**reading))
+    how = (strategy, dict(options or {}), fit_on, mask, everywhere, grid, overwrite)
     return _fill(Job(str(data), Path(out), *how, say, progress, evidence))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +12,8 @@ from numpy.typing import NDArray
 
 from voxgap.fill import statistics, structure, together
 from voxgap.filling import FILLS
+from voxgap.grid import Grid
+from voxgap.runtime import MANIFEST, Bundle
 from voxgap.volume import Values
 
 Where = NDArray[np.bool_]
@@ -57,6 +61,18 @@ def layer(strategy: str, options: Mapping[str, Any]) -> Any:
     if strategy not in FILLS:
         return filler.check(strategy, options)
     return fill.make(strategy, options)
+
+
+def reading(strategy: Chosen, grid: Grid) -> Grid:
+    """Return how files are read: for a bundle as those that it was trained on, where nothing else is said."""
+    if not isinstance(strategy, str) or strategy in FILLS or not (Path(strategy) / MANIFEST).is_file():
+        return grid
+    known = Bundle.open(strategy).manifest.input.grid.told(grid.axes, grid.at)
+    return replace(
+        known,
+        missing_values=grid.missing_values or known.missing_values,
+        missing_slices=grid.missing_slices or known.missing_slices,
+    )
 
 
 def from_network(
