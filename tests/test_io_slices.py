@@ -85,6 +85,7 @@ def test_what_is_honest_is_left_alone(name: str) -> None:
     assert disguises(honest()[name][None]) == []
 
 
+@pytest.mark.full
 def test_the_embedded_samples_hold_no_disguised_gap() -> None:
     for name in ("motion", "brain", "nodules"):
         volumes = load(name)["volumes"]
