@@ -97,6 +97,9 @@ def test_scores_and_losses_are_those_of_the_scans_that_have_the_channels() -> No
     assert step is not None
     assert step.channel == "t2"
     assert step.worth.value == pytest.approx(rows["t1 + t2"].score.value - rows["t1"].score.value)
+    last = found.next_of(["t2", "flair", "dwi"])
+    assert last is not None
+    assert last.scans == there.sum(), "where all are there, though others are scored as recorded, too"
     assert "Of single channels t2 is missed most" in found.conclusion
     assert rows["50% of blocks missing"].kept is None
     with pytest.raises(VoxgapError, match="pattern"):

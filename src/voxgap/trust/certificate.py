@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -108,20 +108,15 @@ class Certificate:
         said = (
             f"As recorded its {unit} is {first.score.words()}; worst is {worst.name}: {worst.score.words()}."
         )
-        single = [row for row in self.rows if row.kept is not None and len(row.kept) == self._most - 1]
-        if single and self._most > 1:
-            missed = max(single, key=lambda row: row.loss.value)
-            lacking = next(iter(set(self._channels) - set(missed.kept or ())))
-            said += f" Of single channels {lacking} is missed most: {missed.loss.words()} worse without it."
+        single = [step for step in self.steps if step.had and len(step.had) == self._most - 1]
+        if single:
+            missed = max(single, key=lambda step: step.worth.value)
+            said += f" Of single channels {missed.channel} is missed most: {missed.worth.words()} worse without it."
         return said
 
     @property
-    def _channels(self) -> tuple[str, ...]:
-        return self.rows[0].kept or ()
-
-    @property
     def _most(self) -> int:
-        return len(self._channels)
+        return len(self.rows[0].kept or ())
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values, for a manifest's field `certificate`."""
@@ -212,9 +207,15 @@ def certified(
         for more in kept
         if few in scores and more in scores and kept[few] < kept[more] and len(kept[more] - kept[few]) == 1
     ]
-    for few, more in pairs:
-        shared = np.intersect1d(places[few], places[more])
-        wanted[f"{few} > {more}"] = _difference(scores[more], scores[few], shared, len(data), sign)
+    complete = reduce(np.intersect1d, [places[name] for name in kept if name in places])
+    # What was recorded lacks some channels itself: the last one is worth something where all are there.
+    shared = {
+        (few, more): np.intersect1d(places[few], complete if more == whole else places[more])
+        for few, more in pairs
+    }
+    shared = {pair: both for pair, both in shared.items() if len(both) >= _FEWEST}
+    for (few, more), both in shared.items():
+        wanted[f"{few} > {more}"] = _difference(scores[more], scores[few], both, len(data), sign)
     found = measured(wanted, members_of(data), seed)
     names = data.channels
     rows = tuple(
@@ -231,10 +232,10 @@ def certified(
         Step(
             tuple(names[i] for i in sorted(kept[few])),
             names[next(iter(kept[more] - kept[few]))],
-            len(np.intersect1d(places[few], places[more])),
+            len(both),
             found[f"{few} > {more}"],
         )
-        for few, more in pairs
+        for (few, more), both in shared.items()
     )
     groups = None if data.groups is None else len(np.unique(data.groups))
     return Certificate(metric, len(data), groups, rows, steps, len(answers))
