@@ -13,7 +13,14 @@ import planted
 import tiny
 from voxgap.dataset.splits import make_folds
 from voxgap.errors import VoxgapError
-from voxgap.experiment.data import NotPossibleError, content_key, divide, missing_units, with_gaps
+from voxgap.experiment.data import (
+    NotPossibleError,
+    content_key,
+    divide,
+    missing_units,
+    weights_seed,
+    with_gaps,
+)
 from voxgap.experiment.plan import Run
 from voxgap.missingness import simulate
 from voxgap.recipe import Gaps, Recipe
@@ -97,6 +104,16 @@ def test_gaps_are_the_same_whatever_is_trained_on_them() -> None:
         np.isnan(simulate(DATA.volumes, pattern="slices", missing_rate=0.5, seed=0)),
     )
     assert missing_units(a_run(), DATA, 0.0) is None
+
+
+def test_weights_are_drawn_anew_in_each_split_and_for_all_strategies_alike() -> None:
+    splits = [(repeat, fold) for repeat in range(3) for fold in range(3)]
+    drawn = [weights_seed(a_run(repeat=repeat, fold=fold)) for repeat, fold in splits]
+    assert len(set(drawn)) == len(splits)
+    assert drawn[0] == a_run().seed
+    for (repeat, fold), seed in zip(splits, drawn, strict=True):
+        assert weights_seed(a_run(repeat=repeat, fold=fold, strategy="knn", train_rate=0.1)) == seed
+        assert weights_seed(a_run(repeat=repeat, fold=fold, seed=1)) != seed
 
 
 def test_more_missing_is_missing_besides() -> None:

@@ -166,6 +166,18 @@ def gaps_key(run: Run, rate: float) -> str:
     return key_of([run.data_key, _at(run, rate).to_json(), run.split_seed, *_anew(run)])
 
 
+def weights_seed(run: Run) -> int:
+    """Return the seed of a run's weights and batches: another in each split, the same for all strategies in it.
+
+    Were it the same in all splits, the luck of one draw of weights would be in every score of a strategy, and no
+    scatter between splits would show it: by that a strategy was told from itself under another seed.
+    """
+    if not run.repeat and not run.fold:
+        return run.seed
+    sequence = np.random.SeedSequence(run.seed, spawn_key=(run.repeat, run.fold))
+    return int(sequence.generate_state(1)[0] >> 1)
+
+
 def _at(run: Run, rate: float) -> Gaps:
     """Return the gaps of a run at one of its rates."""
     return dataclasses.replace(run.gaps or Gaps(), missing_rate=rate)

@@ -19,7 +19,7 @@ from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.experiment.cache import cached
 from voxgap.experiment.cases import case_rows
-from voxgap.experiment.data import NotPossibleError, Parts, divide, gaps_key, with_gaps
+from voxgap.experiment.data import NotPossibleError, Parts, divide, gaps_key, weights_seed, with_gaps
 from voxgap.experiment.plan import BASELINES, Outcome, Row, Run, Scores, key_of
 from voxgap.experiment.prepared import (
     Packed,
@@ -109,12 +109,12 @@ def _done(
         outputs=outputs(dataset),
         task=dataset.task,
         strategy=recipe.strategy,
-        seed=run.seed,
+        seed=weights_seed(run),
         **recipe.architecture.arguments(),
     )
     # Where something random precedes the fill, each epoch fills anew: patches are drawn.
     steady = not recipe.strategy.gap_dropout and recipe.training.augment is None and size is None
-    running: dict[str, Any] = {"seed": run.seed, "verbose": False, "progress": progress}
+    running: dict[str, Any] = {"seed": weights_seed(run), "verbose": False, "progress": progress}
     if cache is not None and steady:
         history, seconds = _train_network(run, dataset, parts, model, cache, compiled=compiled, **running)
     else:

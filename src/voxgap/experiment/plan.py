@@ -35,7 +35,8 @@ class Run:
         fold: which part of the data is the test part, from 0. folds: how many there are; with 1, the data's own
             split is used.
         repeat: which of several divisions into folds, from 0.
-        seed: of the weights, dropout and the order of batches. Gaps and splits don't depend on it.
+        seed: of the weights, dropout and the order of batches, drawn from it anew in each split. Gaps and splits don't
+            depend on it.
         split_seed: of gaps and splits.
     """
 
