@@ -9,7 +9,7 @@ experiments, Statistical Applications in Genetics and Molecular Biology 3, 2004;
 Two things differ from genes on an array. Pairs that share a strategy correlate, so variances scatter less than their
 prior does: on average over all pairs of K strategies with equal spreads they correlate by 1 / (K + 1). And there is
 one noisy strategy at times, whose pairs are not like the others: a pair's variance is never taken for smaller than what
-it was seen to be, which keeps false alarms below their level there too (`benchmarks/verdicts.py`).
+it was seen to be, which keeps false alarms near their level there too (`benchmarks/verdicts.py`).
 """
 
 from __future__ import annotations
