@@ -72,6 +72,9 @@ export function inWords(said) {
   }
   const what = intervals
     ? `the value lies between ${intervals.map(([low, high]) => `${short(low)} and ${short(high)}`).join(", ")}`
-    : `it is ${classes.join(" or ") || "none of the classes, as far as probabilities go"}`;
+    : `it is ${classes.join(" or ")}`;
+  if (classes?.length === 0) {
+    return `No class is likely enough for scans like this (${pattern}) to be in a set that holds the true one in ${share}: look at this one yourself.${assumed}`;
+  }
   return `In ${share} ${such} ${what}.${assumed}`;
 }
