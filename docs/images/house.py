@@ -15,7 +15,17 @@ ROWS: tuple[tuple[str, tuple[tuple[str, str, tuple[str, ...]], ...]], ...] = (
             (
                 "",
                 BOTH,
-                ("filling", "distributed", "bundle", "experiment", "web", "inspection", "report", "pictures"),
+                (
+                    "filling",
+                    "distributed",
+                    "bundle",
+                    "experiment",
+                    "web",
+                    "inspection",
+                    "report",
+                    "pictures",
+                    "trust",
+                ),
             ),
         ),
     ),
@@ -23,7 +33,7 @@ ROWS: tuple[tuple[str, tuple[tuple[str, str, tuple[str, ...]], ...]], ...] = (
     (
         "data and networks",
         (
-            ("NumPy", NUMPY, ("evidence", "dataset", "samples", "subjects", "paths")),
+            ("NumPy", NUMPY, ("evidence", "dataset", "samples", "subjects", "paths", "promises")),
             ("Keras", KERAS, ("training", "models", "history")),
         ),
     ),
@@ -46,7 +56,13 @@ ROWS: tuple[tuple[str, tuple[tuple[str, str, tuple[str, ...]], ...]], ...] = (
     ),
     (
         "for all",
-        (("", PLAIN, ("observed", "arrays", "files", "process", "names", "registry", "doubts", "errors")),),
+        (
+            (
+                "",
+                PLAIN,
+                ("observed", "ragged", "arrays", "files", "process", "names", "registry", "doubts", "errors"),
+            ),
+        ),
     ),
 )
 
