@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from voxgap.errors import VoxgapError
 from voxgap.fill import Deviating, Learned, restoring
+from voxgap.fill.learned import _pooled
 from voxgap.fill.restoring import HiddenError
 from voxgap.fill.trial import punched
 from voxgap.missingness import simulate
@@ -88,6 +89,13 @@ def test_impossible_arguments(arguments: dict[str, Any]) -> None:
 
 def arrays(pair: Any) -> list[np.ndarray]:
     return [keras.ops.convert_to_numpy(one) for one in pair]
+
+
+@pytest.mark.parametrize("shape", [(4, 6, 2), (5, 1, 7), (1, 3, 8)])
+def test_it_pools_as_keras_does(shape: tuple[int, ...]) -> None:
+    x = np.random.default_rng(0).normal(size=(2, *shape, 3)).astype(np.float32)
+    expected = keras.ops.convert_to_numpy(keras.layers.MaxPooling3D(2, padding="same")(x))
+    assert_array_equal(keras.ops.convert_to_numpy(_pooled(keras.ops.convert_to_tensor(x))), expected)
 
 
 def test_it_begins_as_kriging() -> None:

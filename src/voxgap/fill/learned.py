@@ -68,7 +68,7 @@ class Learned(FillLayer):
         self.closed = Kriging(name="closed")
         self.closed.build(input_shape)
         channels = self.volume_shape[-1]
-        self.network = _network(channels, self.filters, self.policy, self.seed)
+        self.network = _network(self.volume_shape[:3], channels, self.filters, self.policy, self.seed)
         self.calibration = self._statistic("calibration", (channels,), "ones")
 
     def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
@@ -177,7 +177,20 @@ def _few(function: Callable[[Array], Any], volumes: Array) -> tuple[Array, Array
     return value, deviation
 
 
-def _network(channels: int, filters: Sequence[int], policy: Any, seed: int) -> keras.Model:
+def _pooled(x: Any) -> Any:
+    """Do what `MaxPooling3D(2, padding="same")` does, of which LiteRT knows nothing."""
+    for axis in (1, 2, 3):
+        before: tuple[slice, ...] = (slice(None),) * axis
+        first, second = x[(*before, slice(0, None, 2))], x[(*before, slice(1, None, 2))]
+        if x.shape[axis] % 2:
+            second = ops.concatenate([second, x[(*before, slice(-1, None))]], axis=axis)
+        x = ops.maximum(first, second)
+    return x
+
+
+def _network(
+    size: tuple[int, ...], channels: int, filters: Sequence[int], policy: Any, seed: int
+) -> keras.Model:
     """Return the U-Net, without normalisation: gaps of another rate must not move its features.
 
     Stages are pooled, and added on the way up: on processors the gradient of a strided convolution of so few features
@@ -185,15 +198,15 @@ def _network(channels: int, filters: Sequence[int], policy: Any, seed: int) -> k
     """
     number = iter(range(1000 * seed, 1000 * seed + 1000))
 
-    def convolve(x: Any, count: int, size: int = 3) -> Any:
+    def convolve(x: Any, count: int, edge: int = 3) -> Any:
         begin = keras.initializers.HeNormal(seed=next(number))
         arguments: dict[str, Any] = {"padding": "same", "kernel_initializer": begin, "dtype": policy}
-        return keras.layers.Conv3D(count, size, activation="relu", **arguments)(x)
+        return keras.layers.Conv3D(count, edge, activation="relu", **arguments)(x)
 
-    inputs = keras.Input((None, None, None, 3 * channels), name="kriging")
+    inputs = keras.Input((*size, 3 * channels), name="kriging")
     x, skips = inputs, list[Any]()
     for stage, count in enumerate(filters):
-        x = keras.layers.MaxPooling3D(2, padding="same", dtype=policy)(x) if stage else x
+        x = _pooled(x) if stage else x
         x = convolve(convolve(x, count), count)
         skips.append(x)
     for skip in reversed(skips[:-1]):
