@@ -94,9 +94,9 @@ def table(lines: list[dict[str, Any]]) -> None:
     """Print means over seeds, and whether the learned fill wins."""
     for name, gaps in dict.fromkeys((line["data"], line["gaps"]) for line in lines):
         here = [line for line in lines if (line["data"], line["gaps"]) == (name, gaps)]
+        others = {line["fill"] for line in here} - {"learned"}
         best = min(
-            (np.mean([one["rmse"] for one in here if one["fill"] == fill]), fill)
-            for fill in {one["fill"] for one in here} - {"learned"}
+            ((np.mean([r["rmse"] for r in here if r["fill"] == fill]), fill) for fill in others), default=None
         )
         print(f"\n{name}, {gaps}: errors in standard deviations")
         for fill in dict.fromkeys(line["fill"] for line in here):
@@ -107,7 +107,7 @@ def table(lines: list[dict[str, Any]]) -> None:
             if "within_68" in rows[0]:
                 inside = float(np.mean([row["within_68"] for row in rows]))
                 said += f"  68 %: {inside:.3f}  95 %: {np.mean([row['within_95'] for row in rows]):.3f}"
-            if fill == "learned":
+            if fill == "learned" and best is not None:
                 ratio = rmse.mean() / best[0]
                 held = ratio <= WINS and COVERAGE[0] <= inside <= COVERAGE[1]
                 said += f"  {'held' if held else 'MISSED'}: {ratio:.2f} of {best[1]}, at most {WINS}"
