@@ -132,6 +132,7 @@ CASES: dict[str, Case] = {
     "Nearest": _fill(fill.Nearest, max_gap=2.0),
     "Kriging": _fill(fill.Kriging),
     "Kriging-max_gap": _fill(fill.Kriging, max_gap=2.0),
+    "Learned": _fill(fill.Learned, filters=(2, 3), steps=2, seed=1),
     "KNN": _fill(fill.KNN, n_neighbors=2, max_rank=4, max_donors=8),
     "MatrixFactorization": _fill(fill.MatrixFactorization, rank=3, sweeps=3),
     "PerChannel": Case(

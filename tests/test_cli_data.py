@@ -77,6 +77,7 @@ def test_options_that_are_no_numbers() -> None:
         "reference": None,
         "axes": (),
         "at": {},
+        "missing_slices": (),
     }
     found = grid_arguments(None, None, None, None, None, "time, lat,lon", "lev=0,ens=2")
     assert found["axes"] == ("time", "lat", "lon")

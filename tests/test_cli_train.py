@@ -149,6 +149,7 @@ OTHERWISE = {
         "mask-channel": None,
         "attention": None,
     },
+    **{"missing-slices": "constant", "coverage": "0.9", "fill": "zero", "ema": "2.0"},
 }
 
 

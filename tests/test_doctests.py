@@ -14,7 +14,7 @@ import voxgap
 # What trains, or exports: in this order, since the later ones open the bundle that `save_bundle` writes.
 TRAINING = (
     *("train", "save_bundle", "load", "Predictor", "Answer", "evaluate", "export"),
-    *("export_model", "check_exportable", "compare", "check_fills"),
+    *("export_model", "check_exportable", "certify", "compare", "check_fills"),
 )
 # Rooms whose names are layers: Keras is imported for them, and nothing is trained.
 ROOMS = ("fill", "layers")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -11,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from voxgap import table
 from voxgap.bundle.evidence import EVIDENCE
 from voxgap.bundle.placing import write_manifest, writing
 from voxgap.bundle.scoring import Split, labelled
@@ -20,10 +19,11 @@ from voxgap.files import finite, write_bytes
 from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES
 from voxgap.runtime import Bundle, Predictor, load
 from voxgap.trust.audit import Audit, audited
-from voxgap.trust.certificate import Certificate, certified, check_gaps
+from voxgap.trust.certificate import Certificate, Row, certified, check_gaps
 from voxgap.trust.scoring import check_metric
 
 PAGE, TABLE, PLAIN = "certificate.html", "certificate.csv", "certificate.json"
+_COLUMNS = ("what", "channels", "scans", "score", "low", "high", "loss", "loss_low", "loss_high")
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,12 @@ def certify(
 
     Raises:
         VoxgapError: the data can't be read, is for another task or other classes, or is too little.
+
+    Example:
+        >>> import voxgap as vg
+        >>> made = vg.certify("bundle", "sample:brain", patterns=("slices",), rates=(0.5,))
+        >>> made.page.name, [row.name for row in made.certificate.rows]
+        ('certificate.html', [...])
     """
     predictor = bundle if isinstance(bundle, Predictor) else load(bundle)
     if predictor.folder is None:
@@ -126,14 +132,13 @@ def _write(folder: Path, predictor: Predictor, made: Certified) -> None:
     write_bytes(
         folder / PLAIN, json.dumps(finite(made.to_json()), indent=2, allow_nan=False).encode() + b"\n"
     )
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["what", "channels", "scans", "score", "low", "high", "loss", "loss_low", "loss_high"])
-    for row in made.certificate.rows:
-        bounds = [
-            value
-            for measure in (row.score, row.loss)
-            for value in (measure.value, *(measure.interval or ("", "")))
-        ]
-        table.writerow([row.name, " ".join(row.kept or ()), row.scans, *bounds])
-    write_bytes(folder / TABLE, text.getvalue().encode())
+    table.write(folder / TABLE, _COLUMNS, map(_cells, made.certificate.rows))
+
+
+def _cells(row: Row) -> dict[str, Any]:
+    bounds = [
+        value
+        for measure in (row.score, row.loss)
+        for value in (measure.value, *(measure.interval or ("", "")))
+    ]
+    return dict(zip(_COLUMNS, [row.name, " ".join(row.kept or ()), row.scans, *bounds], strict=True))

@@ -1,7 +1,6 @@
 """Predict volumes on a device, with ai-edge-litert and NumPy alone: python predict.py volume.npy ...
 
-A volume is an .npy of (depth, height, width, channels), in the units of the training data and on the grid of the
-model, NaN where a voxel is missing. Prints one line of JSON for each.
+An .npy holds (depth, height, width, channels) in the units and on the grid of the training data, NaN where missing.
 """
 
 import json
@@ -25,10 +24,9 @@ def load(threads: int = 2) -> Interpreter:
 def read(path: str) -> np.ndarray:
     """Read a volume; the values that stood for missing in the training data become NaN."""
     volume = np.load(path, allow_pickle=False).astype(np.float32)
-    shape = tuple(MANIFEST["input"]["shape"])
     volume = volume[..., np.newaxis] if volume.ndim == 3 else volume
-    if volume.shape != shape:
-        raise SystemExit(f"{path}: shape {volume.shape}, the model takes {shape}")
+    if list(volume.shape) != MANIFEST["input"]["shape"]:
+        raise SystemExit(f"{path}: shape {volume.shape}, the model takes {MANIFEST['input']['shape']}")
     volume[np.isin(volume, [float(value) for value in MANIFEST["input"]["grid"]["missing_values"]])] = np.nan
     return volume
 

@@ -100,6 +100,11 @@ def guarantee(
     Raises:
         VoxgapError: the data can't be read, or is for another task or other classes; nothing of it is new to the
             network; or no pattern of gaps has enough scans.
+
+    Example:
+        >>> import voxgap as vg
+        >>> vg.guarantee("runs/patients", "new_patients.csv", 0.9)  # doctest: +SKIP
+        >>> vg.load("runs/patients").answer("scan.nii.gz").promise  # doctest: +SKIP
     """
     check_coverage(coverage)
     predictor = bundle if isinstance(bundle, Predictor) else load(bundle)

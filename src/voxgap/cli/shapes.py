@@ -25,6 +25,7 @@ from voxgap.cli.network import (
     Activation,
     Attention,
     Dropout,
+    Fill,
     Filters,
     GapDropout,
     KernelSize,
@@ -79,7 +80,7 @@ SAVED = (".keras", ".h5")
 KINDS = ("plain", "masked", "gated")
 OF_A_NAMED_MODEL = frozenset(
     {"outputs", "task", "strategy", "filters", "kernel_size", "strides", "padding", "activation", "dropout"}
-    | {"mask_channel", "gap_dropout", "attention"}
+    | {"fill", "mask_channel", "gap_dropout", "attention"}
 )
 
 
@@ -240,6 +241,7 @@ def shapes(  # noqa: D103 - the docstring is the help text, which is set below.
     padding: Padding = PADDING,
     activation: Activation = ACTIVATION,
     dropout: Dropout = DROPOUT,
+    fill: Fill = None,
     mask_channel: MaskChannel = None,
     gap_dropout: GapDropout = None,
     attention: Attention = None,
@@ -261,6 +263,7 @@ def shapes(  # noqa: D103 - the docstring is the help text, which is set below.
             task=task,
             strategy=strategy_of(
                 strategy,
+                fill=fill,
                 mask_channel=mask_channel,
                 conv=override,
                 gap_dropout=gap_dropout,

@@ -21,7 +21,8 @@ from voxgap.fill.base import FillLayer
 from voxgap.fill.factorization import MatrixFactorization
 from voxgap.fill.knn import KNN
 from voxgap.fill.kriging import Kriging
-from voxgap.fill.learned import Deviating, Learned
+from voxgap.fill.learned import Deviating as Deviating
+from voxgap.fill.learned import Learned
 from voxgap.fill.linear import LinearInterpolation
 from voxgap.fill.nearest import Nearest
 from voxgap.fill.per_channel import PerChannel
@@ -30,7 +31,6 @@ from voxgap.recipe import FILLS as FILLS
 
 __all__ = [
     "KNN",
-    "Deviating",
     "FillLayer",
     "Kriging",
     "Learned",

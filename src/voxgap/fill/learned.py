@@ -49,6 +49,15 @@ class Learned(FillLayer):
         VoxgapError: an argument isn't possible.
 
     Source: Çiçek et al., 3D U-Net, MICCAI 2016; see `voxgap.fill.restoring.train` for its training.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> volumes = vg.simulate(np.random.default_rng(0).normal(size=(8, 4, 8, 8, 1)), "slices", 0.5)
+        >>> layer = vg.fill.Learned(filters=(4, 8), steps=2)
+        >>> layer.adapt(volumes)
+        >>> filled, deviation = layer.with_deviation(volumes)
+        >>> bool(np.isfinite(filled).all()), float(np.max(deviation[~np.isnan(volumes)]))
+        (True, 0.0)
     """
 
     def __init__(
@@ -69,6 +78,7 @@ class Learned(FillLayer):
         self.closed.build(input_shape)
         channels = self.volume_shape[-1]
         self.network = _network(self.volume_shape[:3], channels, self.filters, self.policy, self.seed)
+        self.network.trainable = False  # but in `restoring.train`: a model looks past the layer that it is in
         self.calibration = self._statistic("calibration", (channels,), "ones")
 
     def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
@@ -96,7 +106,7 @@ class Learned(FillLayer):
         self.calibration.assign(trained.calibration)
 
     def scale(self, volumes: Array, hidden: Array) -> list[float]:
-        """How far kriging is off at hidden voxels, of each channel: the unit in which errors are learnt from."""
+        """Return how far kriging is off at hidden voxels, of each channel: the unit in which errors are learnt from."""
         value, _ = _few(self.closed.with_deviation, volumes)
         spread = ops.convert_to_numpy(self.closed.spread)
         found = []

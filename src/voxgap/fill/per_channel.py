@@ -23,6 +23,15 @@ class PerChannel(FillLayer):
 
     Raises:
         VoxgapError: a channel is named twice or not at all; in `build` where the volumes have more or fewer.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> volumes = np.full((2, 1, 1, 3, 2), 4.0)
+        >>> volumes[0, 0, 0, 1] = np.nan
+        >>> layer = vg.fill.PerChannel([vg.fill.Mean(), vg.fill.Zero()], [[0], [1]])
+        >>> layer.adapt(volumes)
+        >>> np.asarray(layer(volumes))[0, 0, 0, 1].tolist()
+        [4.0, 0.0]
     """
 
     def __init__(self, layers: Sequence[FillLayer], channels: Sequence[Sequence[int]], **kwargs: Any) -> None:

@@ -78,6 +78,7 @@ def train(
             return punch(watched[0], generator)
         return punch(_taken(volumes, generator.choice(places, each, replace=False)), generator)
 
+    layer.network.trainable = True
     trainer = _Trainer(lambda x: ops.concatenate(layer.sure(x), axis=-1), layer.network)
     falling = keras.optimizers.schedules.CosineDecay(rate, steps, alpha=LAST)
     # XLA compiles Conv3D for the CPU into code ten times slower than oneDNN's.
@@ -110,6 +111,7 @@ def train(
         if step < steps:
             losses.append(float(trainer.train_on_batch(*some())))
     layer.network.set_weights(kept)
+    layer.network.trainable = False
     layer.calibrate(*watched)
     return found
 
@@ -122,7 +124,7 @@ class _Trainer(keras.Model):
     """A network as it is trained inside a layer: called on volumes, it answers values and deviations."""
 
     def __init__(self, answer: Callable[[Any], Any], network: keras.Model) -> None:
-        super().__init__(name="trainer")
+        super().__init__(name="trainer", dtype="float32")
         self.answer, self.network = answer, network
 
     def call(self, x: Any) -> Any:
