@@ -10,7 +10,7 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: .venv/base          ## train on embedded real data with gaps, see what does best, keep it
 	$(BIN)/voxgap demo --out demo
 
-test: .venv/dev           ## one representative case per contract
+test: .venv/dev           ## one representative case per contract, three of many cases of a test
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
 
 check: lint .venv/dev     ## the full matrices, fuzzing, kill and load tests

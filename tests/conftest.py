@@ -12,6 +12,24 @@ import pytest
 
 from voxgap.cli import main
 
+# Of the cases of one test, in the default run; `make check` runs all.
+REPRESENTATIVES = 3
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the first, the last and one between of many cases of a test to the default run: the others are `full`."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("full") is None:
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for alike in cases.values():
+        last = len(alike) - 1
+        kept = {round(place * last / (REPRESENTATIVES - 1)) for place in range(REPRESENTATIVES)}
+        for place, item in enumerate(alike):
+            if place not in kept and len(alike) > REPRESENTATIVES:
+                item.add_marker(pytest.mark.full)
+
 
 class Run(NamedTuple):
     code: int

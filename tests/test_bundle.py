@@ -293,6 +293,7 @@ def test_a_failure_of_the_first_bundle_leaves_none(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.full
 def test_a_bundle_leaves_other_files_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     save(tmp_path, trained())

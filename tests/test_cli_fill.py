@@ -146,6 +146,7 @@ def test_every_fill_writes_an_npz(strategy: str, tmp_path: Path) -> None:
     assert ("all 12 volumes: the data names no split" in text) == (strategy != "zero")
 
 
+@pytest.mark.full
 def test_knn_is_fitted_on_the_training_part_or_on_all(tmp_path: Path) -> None:
     before, split = values(), np.array(["train"] * 8 + ["validation"] * 2 + ["test"] * 2)
     np.savez(tmp_path / "data.npz", volumes=before, labels=np.arange(12) % 2, split=split)
@@ -382,6 +383,7 @@ def test_two_rows_never_share_a_target(tmp_path: Path) -> None:
         run(tmp_path / "data.csv", "--strategy", "mean", "--out", tmp_path / "out")
 
 
+@pytest.mark.full
 def test_a_manifest_of_dicom_folders(tmp_path: Path) -> None:
     rows = ["t1,t2,label"]
     for index in range(6):

@@ -41,6 +41,7 @@ def a_run(strategy: str = "mean", data: Dataset = DATA, training: Any = QUICK, *
     return planted.changed(run, **changes)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "strategy",
     [

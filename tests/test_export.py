@@ -325,6 +325,7 @@ def test_the_command_prints_each_proof(bundle: Path, monkeypatch: pytest.MonkeyP
 # --- large weights -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.full
 def test_the_donors_of_knn_are_in_the_onnx_file_once(tmp_path: Path) -> None:
     model = tiny.model("cnn3d", "knn", filters=(2,))
     adapt_model(model, tiny.dataset().part("train"))

@@ -126,6 +126,7 @@ MEETING = {
         *KERAS_SIDE,
         "recipe",
         "grid",
+        "table",
         "patches",
         "runtime",
         "dataset",

@@ -218,6 +218,7 @@ def test_scans_of_different_scale_are_learnt_from(tmp_path: Path) -> None:
     assert scores["auto"] > scores["dataset"]
 
 
+@pytest.mark.full
 def test_the_command_says_what_it_chose(tmp_path: Path) -> None:
     x = volumes(20) * np.where(np.arange(20) % 5 == 0, 500, 1).reshape(-1, 1, 1, 1, 1).astype("f4")
     np.savez(tmp_path / "x.npz", volumes=x, labels=np.arange(20) % 2)

@@ -116,12 +116,14 @@ def test_a_regression_answers_in_its_units(tmp_path: Path) -> None:
     assert predictor.classes == ()
 
 
+@pytest.mark.full
 def test_predicting_is_the_same_every_time(original: Path) -> None:
     predictor = load(original)
     x = tiny.volumes(2)
     np.testing.assert_array_equal(predictor.predict(x), predictor.predict(x), "gap dropout at inference")
 
 
+@pytest.mark.full
 def test_a_volume_without_an_observed_voxel_is_answered_with_a_warning(original: Path) -> None:
     x = tiny.volumes(3)
     x[1] = np.nan
@@ -309,6 +311,7 @@ def test_a_model_that_was_not_copied_whole_is_refused(folder: Path) -> None:
     assert_refused(folder, "it is missing")
 
 
+@pytest.mark.full
 def test_another_bundle_s_manifest_is_refused(folder: Path, tmp_path: Path) -> None:
     other = save(tmp_path / "other", trained(seed=1))
     shutil.copy(other / MANIFEST, folder / MANIFEST)

@@ -27,6 +27,7 @@ def overconfident(n: int = 3000, classes: int = 3, temperature: float = 2.5, see
     return softmax(logits * temperature, axis=1), targets
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.5])
 def test_the_temperature_is_found(temperature: float) -> None:
     p, y = overconfident(temperature=temperature)

@@ -110,6 +110,7 @@ def test_ctrl_c_before_the_first_epoch_ended_is_not_swallowed() -> None:
         fit(epochs=3, progress=interrupt)
 
 
+@pytest.mark.full
 def test_the_monitor_may_be_accuracy() -> None:
     _, history = fit(epochs=5, monitor="val_accuracy")
     ranks = [(-epoch["val_accuracy"], epoch["val_loss"]) for epoch in history.epochs]
@@ -178,6 +179,7 @@ def test_a_training_is_shown_where_somebody_looks(
     assert seen == [told] * 2
 
 
+@pytest.mark.full
 def test_progress_tells_of_every_step_and_epoch() -> None:
     seen: list[Progress] = []
     _, history = fit(epochs=2, progress=seen.append)

@@ -46,6 +46,7 @@ def scan(path: Path, values: np.ndarray) -> Path:
     return path
 
 
+@pytest.mark.full
 def test_a_patient_of_two_files_and_one_of_one_file(
     page: Any, serve: Callable[[Path], str], site: Path, tmp_path: Path
 ) -> None:
