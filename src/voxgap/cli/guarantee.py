@@ -47,7 +47,7 @@ def guarantee(
 
       voxgap guarantee runs/patients new_patients.csv --coverage 0.95
 
-      voxgap guarantee runs/brain sample:brain --pattern slices --missing-rate 0.5
+      voxgap guarantee runs/motion sample:motion --pattern frames --missing-rate 0.5
     """
     import voxgap
 
