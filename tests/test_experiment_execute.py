@@ -235,7 +235,7 @@ def test_no_memory_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_memory(*_: Any, **__: Any) -> None:
         raise MemoryError("Unable to allocate 3 TiB")
 
-    monkeypatch.setattr("voxgap.experiment.execute.build_model", no_memory)
+    monkeypatch.setattr("voxgap.experiment.execute.built", no_memory)
     outcome = execute(a_run(), DATA)
     assert (outcome.status, outcome.reason) == ("failed", "out of memory: Unable to allocate 3 TiB")
 

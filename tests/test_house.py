@@ -415,26 +415,6 @@ def test_every_part_of_the_house_is_described() -> None:
     assert not undocumented
 
 
-def test_a_docstring_that_lists_arguments_lists_each_and_no_other() -> None:
-    """Those that mean the same may share a line, `low, high: ...`, which is no line to pydocstyle."""
-    wrong = []
-    for file in FILES:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-                continue
-            section = re.search(
-                r"^Args:\n(.*?)(?:\n\S|\Z)", ast.get_docstring(node) or "", re.DOTALL | re.MULTILINE
-            )
-            if section:
-                lines = re.findall(r"^    (\*{0,2}\w+(?:, \*{0,2}\w+)*):", section[1], re.MULTILINE)
-                told = {name.lstrip("*") for line in lines for name in line.split(", ")}
-                own = {name.arg for name in ast.walk(node.args) if isinstance(name, ast.arg)}
-                own -= {"self", "cls"}
-                if differ := own ^ told:
-                    wrong.append(f"{file.relative_to(ROOT)}: {node.name}: {', '.join(sorted(differ))}")
-    assert not wrong, "\n".join(wrong)
-
-
 def test_a_missing_extra_is_named_with_the_command_that_installs_it(tmp_path: Path) -> None:
     code = f"""
         import sys

@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from voxgap.cli.console import decimals, err, out
-from voxgap.cli.data import At, Axes, fetched, grid_arguments
+from voxgap.cli.console import decimals, out, say_notes
+from voxgap.cli.data import At, Axes, Seed, Split, fetched, grid_arguments
 from voxgap.cli.predict import BundlePath, Engine, Precision, Threads, Threshold, open_bundle
 from voxgap.doubts import gathered
 from voxgap.files import finite
@@ -21,10 +21,7 @@ from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES
 def certify(
     bundle: BundlePath,
     data: Annotated[str, typer.Argument(help="Labelled data, as for voxgap evaluate.", metavar="DATA")],
-    split: Annotated[
-        str | None,
-        typer.Option(help="train, validation, test or all. [default: test; all where DATA has no split]"),
-    ] = None,
+    split: Split = None,
     metric: Annotated[
         str | None, typer.Option(help="That is shown; by default accuracy, mae or dice, by the task.")
     ] = None,
@@ -41,7 +38,7 @@ def certify(
             "--out", help="Folder for page, table and JSON.", show_default="the bundle's folder evidence"
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     axes: Axes = None,
     at: At = None,
     precision: Precision = "float32",
@@ -62,7 +59,7 @@ def certify(
     """
     import voxgap
 
-    said = grid_arguments(None, None, None, None, None, axes, at)
+    said = grid_arguments(axes=axes, at=at)
     made = [] if patterns == "none" else [name.strip() for name in patterns.split(",")]
     wanted = decimals(rates, "--rates")
     predictor = open_bundle(bundle, precision, engine, threads, threshold)
@@ -79,8 +76,7 @@ def certify(
             axes=said["axes"],
             at=said["at"],
         )
-    for note in found.notes:
-        err.print(Text(note), style="yellow" if note.startswith("Warning") else "", soft_wrap=True)
+    say_notes(found.notes)
     if as_json:
         out.print_json(json.dumps(finite(found.to_json()), allow_nan=False))
         return

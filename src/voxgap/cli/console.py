@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.segment import Segment
+from rich.text import Text
 
 from voxgap.errors import VoxgapError, visible
 
@@ -32,6 +33,12 @@ class Plain(Console):
 
 out = Plain(highlight=False)
 err = Plain(stderr=True, highlight=False)
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Print what is to be known of a score beside it, warnings in yellow."""
+    for note in notes:
+        err.print(Text(note), style="yellow" if note.startswith("Warning") else "", soft_wrap=True)
 
 
 def import_keras() -> None:

@@ -21,6 +21,14 @@ Pattern = Annotated[
 ]
 MissingRate = Annotated[float, typer.Option(help="Share of units that go missing.", rich_help_panel="Gaps")]
 Mechanism = Annotated[str, typer.Option(help="mcar, mar or mnar (Rubin).", rich_help_panel="Gaps")]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Split = Annotated[
+    str | None,
+    typer.Option(
+        help="train, validation, test or all; of DATA without a split, the part that the bundle knows by its "
+        "content. [default: test; all where DATA has no split]"
+    ),
+]
 PANEL = "Volumes"
 Size = Annotated[
     str | None,
@@ -88,10 +96,10 @@ At = Annotated[
 
 
 def grid_arguments(
-    size: str | None,
-    spacing: str | None,
-    crop: str | None,
-    missing_values: str | None,
+    size: str | None = None,
+    spacing: str | None = None,
+    crop: str | None = None,
+    missing_values: str | None = None,
     reference: str | None = None,
     axes: str | None = None,
     at: str | None = None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import import_keras, out, training_progress
+from voxgap.cli.data import Seed
 from voxgap.errors import VoxgapError
 from voxgap.files import held
 from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, fill_name, name_of, strategy_of
@@ -69,7 +70,7 @@ def demo(
     out_folder: Annotated[
         Path, typer.Option("--out", help="Folder for the page, pictures and bundle.")
     ] = Path("demo"),
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     epochs: Annotated[int | None, typer.Option(help="At most so many a network.")] = None,
 ) -> None:
     """Train 3D networks on real volumes with gaps, see which way of handling them does best, keep that one.

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.text import Text
 
-from voxgap.cli.console import err, out
-from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, fetched, grid_arguments
+from voxgap.cli.console import err, out, say_notes
+from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, Seed, Split, fetched, grid_arguments
 from voxgap.cli.fill import say, tell
 from voxgap.cli.predict import BundlePath, Engine, Precision, Threads, Threshold, open_bundle
 from voxgap.errors import VoxgapError
@@ -33,18 +32,12 @@ def evaluate(
             metavar="DATA",
         ),
     ],
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="train, validation, test or all; of DATA without a split, the part that the bundle knows by its "
-            "content. [default: test; all where DATA has no split]"
-        ),
-    ] = None,
+    split: Split = None,
     threshold: Threshold = None,
     pattern: Pattern = None,
     missing_rate: MissingRate = 0.5,
     mechanism: Mechanism = "mcar",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     axes: Axes = None,
     at: At = None,
     precision: Precision = "float32",
@@ -78,7 +71,7 @@ def evaluate(
     from voxgap.runtime import Bundle
 
     check_new([cases] if cases is not None else [], overwrite)
-    said = grid_arguments(None, None, None, None, None, axes, at)
+    said = grid_arguments(axes=axes, at=at)
     if Bundle.open(bundle).manifest.task == "fill":
         if pattern or split:
             raise VoxgapError(
@@ -105,8 +98,7 @@ def evaluate(
     if cases is not None:
         table.write(cases, list(found.cases[0]), [_blank_where_none(row) for row in found.cases])
         err.print(f"{len(found.cases)} cases, the worst first: {cases}", soft_wrap=True)
-    for note in found.notes:
-        err.print(Text(note), style="yellow" if note.startswith("Warning") else "", soft_wrap=True)
+    say_notes(found.notes)
     if as_json:
         out.print_json(json.dumps(finite(found.to_json()), allow_nan=False))
         return

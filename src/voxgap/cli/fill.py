@@ -117,7 +117,7 @@ def fill(
             raise VoxgapError(f"{data} and --strategy {strategy} both say how to fill: give one of them")
         data, strategy = filled, data
 
-    said = grid_arguments(None, None, None, missing_values, None, axes, at, missing_slices)
+    said = grid_arguments(missing_values=missing_values, axes=axes, at=at, missing_slices=missing_slices)
     how: dict[str, Any] = {
         "options": _options(option or []),
         "fit_on": fit_on,

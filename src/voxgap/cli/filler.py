@@ -13,6 +13,7 @@ from voxgap.cli.data import grid_arguments
 from voxgap.cli.export import export_bundle
 from voxgap.cli.fill import progress, say
 from voxgap.errors import VoxgapError
+from voxgap.filling import is_bundle
 from voxgap.recipe import Strategy
 
 OWN = (
@@ -53,9 +54,7 @@ def train_fill(context: typer.Context, data: str, folder: Path) -> None:
         how["filters"] = numbers(how["filters"], "--filters")
     if "patch_size" in given:
         how["patch_size"] = patches.patch_size(numbers(given["patch_size"], "--patch-size"), "--patch-size")
-    said = grid_arguments(
-        None, None, None, given.get("missing_values"), None, given.get("axes"), given.get("at")
-    )
+    said = grid_arguments(**{name: given.get(name) for name in READING})
     import_keras()
     started = folder.exists()
     try:
@@ -88,7 +87,7 @@ def as_strategy(strategy: str) -> tuple[str | Strategy, Any]:
     Raises:
         VoxgapError: a bundle can't be opened, or is for another task.
     """
-    if not (Path(strategy) / "manifest.json").is_file():
+    if not is_bundle(strategy):
         return strategy, None
     from voxgap.filling.filler import check
     from voxgap.runtime import Bundle

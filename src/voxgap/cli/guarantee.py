@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.text import Text
 
-from voxgap.cli.console import err, out
-from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, fetched, grid_arguments
+from voxgap.cli.console import out, say_notes
+from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, Seed, Split, fetched, grid_arguments
 from voxgap.cli.predict import BundlePath, Engine, Threads, open_bundle
 from voxgap.doubts import gathered
 from voxgap.names import COVERAGE
@@ -25,14 +24,11 @@ def guarantee(
     coverage: Annotated[
         float, typer.Option(help="Share of scans, of each pattern of gaps, for which answers are to hold.")
     ] = COVERAGE,
-    split: Annotated[
-        str | None,
-        typer.Option(help="train, validation, test or all. [default: test; all where DATA has no split]"),
-    ] = None,
+    split: Split = None,
     pattern: Pattern = None,
     missing_rate: MissingRate = 0.5,
     mechanism: Mechanism = "mcar",
-    seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    seed: Seed = 0,
     axes: Axes = None,
     at: At = None,
     engine: Engine = "auto",
@@ -51,7 +47,7 @@ def guarantee(
     """
     import voxgap
 
-    said = grid_arguments(None, None, None, None, None, axes, at)
+    said = grid_arguments(axes=axes, at=at)
     predictor = open_bundle(bundle, "float32", engine, threads)
     with gathered():
         found = voxgap.guarantee(
@@ -66,8 +62,7 @@ def guarantee(
             axes=said["axes"],
             at=said["at"],
         )
-    for note in found.notes:
-        err.print(Text(note), soft_wrap=True)
+    say_notes(found.notes)
     print_claims(found.rows())
     out.print(found.guarantee.words(), soft_wrap=True, markup=False)
 

@@ -119,7 +119,7 @@ def predict(
     table = out_path / "predictions.csv" if maps and out_path is not None else out_path
     if table is not None and any(same_file(path, table) for path in paths or []):
         raise VoxgapError(f"{table}: names what is to be predicted; choose another --out")
-    said = grid_arguments(None, None, None, None, None, axes, at)
+    said = grid_arguments(axes=axes, at=at)
     wanted = job.Wanted(
         top_k, calibrated, overwrite=overwrite, axes=said["axes"], at=said["at"], draws=draws, seed=seed
     )

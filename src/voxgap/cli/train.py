@@ -28,6 +28,7 @@ from voxgap.cli.data import (
     PatchSize,
     Pattern,
     Reference,
+    Seed,
     Size,
     Spacing,
     choose_normalization,
@@ -82,7 +83,6 @@ Task = Annotated[
         rich_help_panel="Volumes",
     ),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 
 
 def train(

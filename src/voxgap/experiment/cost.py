@@ -14,8 +14,7 @@ from voxgap.backend import keras
 from voxgap.dataset import Dataset
 from voxgap.experiment.plan import Experiment, Run
 from voxgap.experiment.prepared import network_alone
-from voxgap.experiment.single import outputs
-from voxgap.models import build_model
+from voxgap.experiment.single import built, outputs
 from voxgap.patches import Patches
 from voxgap.training import Examples, adapt_model, precision
 
@@ -93,17 +92,7 @@ def _kinds(experiment: Experiment) -> list[Run]:
 
 def _model(run: Run, dataset: Dataset) -> keras.Model:
     """Build a run's network, adapted to volumes that are no one's: only its arithmetic matters."""
-    model = build_model(
-        run.recipe.network,
-        input_shape=(
-            *(run.recipe.training.patch_size or dataset.volumes.shape[1:4]),
-            dataset.volumes.shape[4],
-        ),
-        outputs=outputs(dataset),
-        task=dataset.task,
-        strategy=run.recipe.strategy,
-        **run.recipe.architecture.arguments(),
-    )
+    model = built(dataset, run.recipe)
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(4, *model.input_shape[1:])).astype(np.float32)
     with warnings.catch_warnings():

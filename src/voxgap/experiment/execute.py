@@ -28,9 +28,8 @@ from voxgap.experiment.prepared import (
     network_alone,
     prepared,
 )
-from voxgap.experiment.single import outputs, predictions_of
+from voxgap.experiment.single import built, predictions_of
 from voxgap.history import History
-from voxgap.models import build_model
 from voxgap.patches import Patches, Size
 from voxgap.ragged import each
 from voxgap.training import Compiled, Examples, Progress, fit
@@ -103,15 +102,7 @@ def _done(
     parts = divide(run, dataset, cache)
     recipe = run.recipe
     size = recipe.training.patch_size
-    model = build_model(
-        recipe.network,
-        input_shape=(*(size or dataset.volumes.shape[1:4]), dataset.volumes.shape[4]),
-        outputs=outputs(dataset),
-        task=dataset.task,
-        strategy=recipe.strategy,
-        seed=weights_seed(run),
-        **recipe.architecture.arguments(),
-    )
+    model = built(dataset, recipe, weights_seed(run))
     # Where something random precedes the fill, each epoch fills anew: patches are drawn.
     steady = not recipe.strategy.gap_dropout and recipe.training.augment is None and size is None
     running: dict[str, Any] = {"seed": weights_seed(run), "verbose": False, "progress": progress}

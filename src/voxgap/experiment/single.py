@@ -90,7 +90,7 @@ def train_and_score(
         held_out = dataset.part("validation").targets
         chosen(threshold, np.full(len(held_out), 0.5), held_out)  # refused now, not after the training
     recipe = recipe.resolved(dataset.part("train").volumes, dataset.channels)
-    model = _built(dataset, recipe, seed, filler)
+    model = _taking(built(dataset, recipe, seed), filler)
     training = recipe.training.arguments() | running
     with reporting(verbose, training.pop("progress", None), model.name) as report:
         history = train(model, dataset, seed=seed, **training | {"verbose": False, "progress": report})
@@ -119,7 +119,7 @@ def train_and_score(
             warnings.warn(remark, stacklevel=2)
     refitted = None
     if refit and history.reason != "interrupted":
-        refitted = _built(dataset, recipe, seed, filler)
+        refitted = _taking(built(dataset, recipe, seed), filler)
         rates = [epoch["learning_rate"] for epoch in history.epochs[: history.best_epoch + 1]]
         train_on_all(
             refitted,
@@ -134,9 +134,10 @@ def train_and_score(
     return Result(recipe, model, history, scored, decision or Decision(), seconds, refitted)
 
 
-def _built(dataset: Dataset, recipe: Recipe, seed: int, filler: Any) -> keras.Model:
+def built(dataset: Dataset, recipe: Recipe, seed: int = 0) -> keras.Model:
+    """Build the network of a recipe for a data set: for its volumes, or for patches of them."""
     size = recipe.training.patch_size
-    model = build_model(
+    return build_model(
         recipe.network,
         input_shape=(*(size or dataset.volumes.shape[1:4]), dataset.volumes.shape[4]),
         outputs=outputs(dataset),
@@ -145,6 +146,10 @@ def _built(dataset: Dataset, recipe: Recipe, seed: int, filler: Any) -> keras.Mo
         seed=seed,
         **recipe.architecture.arguments(),
     )
+
+
+def _taking(model: keras.Model, filler: Any) -> keras.Model:
+    """Return the model, whose fill begins with what a filler has learnt, where there is one."""
     if filler is not None:
         model.get_layer("prepare").get_layer("fill").take(filler)
     return model

@@ -13,7 +13,7 @@ from voxgap.errors import VoxgapError
 from voxgap.fill.statistics import LARGEST, check_volumes
 from voxgap.layers.adapting import Adapts
 from voxgap.layers.intensity import INTENSITY
-from voxgap.layers.missing import RawLayer, split_missing
+from voxgap.layers.missing import RawLayer, as_input, split_missing
 
 # In units of the data's spread: far beyond any datum, and its square far below float32's limit.
 FARTHEST = 1e6
@@ -121,6 +121,38 @@ class FillLayer(Adapts, RawLayer):
         raise NotImplementedError
 
     def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
+        raise NotImplementedError
+
+
+class SureFill(FillLayer):
+    """Base of layers that say how sure they are of what they fill.
+
+    Subclasses give `predict(values, observed) -> (values, standard deviations)` of all voxels as if they were missing,
+    from finite values and what counts of them.
+    """
+
+    def with_deviation(self, x: Any) -> tuple[Any, Any]:
+        """Fill, and say how sure that is.
+
+        Args:
+            x: float `(batch, depth, height, width, channels)`, NaN = missing.
+
+        Returns:
+            The filled volumes, as a call returns them, and the standard deviation of each voxel in the same units:
+            0 where observed.
+        """
+        self.refuse_unless_adapted()
+        return self.sure(as_input(x))
+
+    def sure(self, x: Any) -> tuple[Any, Any]:
+        """Return the same as `with_deviation`, of a layer that may still be learning."""
+        finite, observed = split_missing(ops.cast(x, "float32"))
+        value, deviation = self.predict(ops.clip(finite, -LARGEST, LARGEST), observed)
+        known = ops.cast(observed, "bool")
+        return ops.where(known, finite, value), ops.where(known, 0.0, deviation)
+
+    def predict(self, values: Any, observed: Any) -> tuple[Any, Any]:
+        """Return values and standard deviations of all voxels as if they were missing."""
         raise NotImplementedError
 
 

@@ -10,17 +10,17 @@ from keras import ops
 
 from voxgap.fill import statistics, structure
 from voxgap.fill.around import Surroundings
-from voxgap.fill.base import FARTHEST, FillLayer
+from voxgap.fill.base import FARTHEST, SureFill
 from voxgap.fill.lines import NOWHERE, Gap, check_gap, closest, limits, nearest_along, within
 from voxgap.fill.trial import calibrated, trials
-from voxgap.layers.missing import as_input, split_missing
+from voxgap.layers.missing import split_missing
 
 PART, PARTS = 2**15, 8
 """Numbers of a volume that are weighed at a time, and in how many parts at most."""
 
 
 @keras.saving.register_keras_serializable(package="voxgap")
-class Kriging(FillLayer):
+class Kriging(SureFill):
     """Fills a missing voxel from the nearest observed voxel in each of the six directions, weighed by what was learnt.
 
     `adapt` learns from pairs of observed voxels how alike they are by how far apart they lie along each axis, be it
@@ -90,25 +90,12 @@ class Kriging(FillLayer):
     def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
         return self._predict(values, observed)[0]
 
-    def with_deviation(self, x: Any) -> tuple[Any, Any]:
-        """Fill, and say how sure that is.
-
-        Args:
-            x: float `(batch, depth, height, width, channels)`, NaN = missing.
-
-        Returns:
-            The filled volumes, as a call returns them, and the standard deviation of each voxel in the same units:
-            0 where observed. Its scale is measured in `adapt` on observed voxels that are hidden, one by one and in
-            the shapes of the data's own gaps.
-        """
-        self.refuse_unless_adapted()
-        finite, observed = split_missing(ops.cast(as_input(x), "float32"))
-        value, deviation = self.predict(ops.clip(finite, -statistics.LARGEST, statistics.LARGEST), observed)
-        known = ops.cast(observed, "bool")
-        return ops.where(known, finite, value), ops.where(known, 0.0, deviation)
-
     def predict(self, values: Any, observed: Any) -> tuple[Any, Any]:
-        """Values and standard deviations of all voxels as if they were missing, from finite values and what counts."""
+        """Return values and standard deviations of all voxels as if they were missing.
+
+        The scale of the deviations is measured in `adapt` on observed voxels that are hidden, one by one and in the
+        shapes of the data's own gaps.
+        """
         value, variance = self._predict(values, observed)
         return value, self.calibration[0] * ops.power(variance, 0.5 * self.calibration[1]) * self.spread
 

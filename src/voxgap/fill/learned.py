@@ -11,12 +11,11 @@ import numpy.typing as npt
 from keras import ops
 
 from voxgap.errors import VoxgapError
-from voxgap.fill import statistics
-from voxgap.fill.base import FillLayer
+from voxgap.fill.base import SureFill
 from voxgap.fill.kriging import Kriging
 from voxgap.fill.restoring import BATCH, STEPS, train
 from voxgap.fill.trial import INSIDE
-from voxgap.layers.missing import RawLayer, as_input, split_missing
+from voxgap.layers.missing import RawLayer
 from voxgap.layers.upsampling import UpsampleLike3D
 
 Array = npt.NDArray[np.float32]
@@ -31,7 +30,7 @@ STEEP = 4.0
 
 
 @keras.saving.register_keras_serializable(package="voxgap")
-class Learned(FillLayer):
+class Learned(SureFill):
     """Fills with kriging, and what a network learnt to add to it from voxels that were hidden in the shapes of gaps.
 
     `adapt` learns kriging, hides further observed voxels of the training volumes, which may all have gaps, and trains a
@@ -136,29 +135,10 @@ class Learned(FillLayer):
             self.calibration.assign(each)
 
     def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
-        return self._answer(values, observed)[0]
+        return self.predict(values, observed)[0]
 
-    def with_deviation(self, x: Any) -> tuple[Any, Any]:
-        """Fill, and say how sure that is.
-
-        Args:
-            x: float `(batch, depth, height, width, channels)`, NaN = missing.
-
-        Returns:
-            The filled volumes, as a call returns them, and the standard deviation of each voxel in the same units:
-            0 where observed.
-        """
-        self.refuse_unless_adapted()
-        return self.sure(as_input(x))
-
-    def sure(self, x: Any) -> tuple[Any, Any]:
-        """Return the same as `with_deviation`, of a layer that is still being trained."""
-        finite, observed = split_missing(ops.cast(x, "float32"))
-        value, deviation = self._answer(ops.clip(finite, -statistics.LARGEST, statistics.LARGEST), observed)
-        known = ops.cast(observed, "bool")
-        return ops.where(known, finite, value), ops.where(known, 0.0, deviation)
-
-    def _answer(self, values: Any, observed: Any) -> tuple[Any, Any]:
+    def predict(self, values: Any, observed: Any) -> tuple[Any, Any]:
+        """Return values and standard deviations of all voxels as if they were missing."""
         value, deviation = self.closed.predict(values, observed)
         filled = observed * values + (1.0 - observed) * value
         standard = ops.clip((filled - self.closed.center) / self.closed.spread, -FAR, FAR)

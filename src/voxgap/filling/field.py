@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap.dataset import load_data
 from voxgap.dataset.door import is_one_volume
 from voxgap.dataset.splits import split_name
 from voxgap.errors import VoxgapError
@@ -227,14 +226,7 @@ def _of_volume(job: Job, path: Path) -> Field:
 
 
 def _of_arrays(job: Job) -> Field:
-    grid = job.grid
-    dataset = load_data(
-        job.data,
-        missing_values=grid.missing_values,
-        axes=grid.axes,
-        at=grid.at,
-        missing_slices=grid.missing_slices,
-    )
+    dataset = files.arrays_of(job)
     has_split = job.data.startswith(EMBEDDED) or "split" in npz_names(Path(job.data))
     train = (dataset.split == "train") if has_split else np.ones(len(dataset), bool)
     some = _spread(job, len(dataset), int(np.prod(dataset.volumes.shape[1:])))

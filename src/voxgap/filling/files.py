@@ -153,15 +153,20 @@ def _fill_arrays(job: Job) -> str:
         return _fill_into(job, source, target, has_split)
 
 
-def _fill_into(job: Job, source: Path | None, target: Path, has_split: bool) -> str:
+def arrays_of(job: Job) -> Dataset:
+    """Return the data of an `.npz` or a sample, read as the job says."""
     grid = job.grid
-    dataset = load_data(
+    return load_data(
         job.data,
         missing_values=grid.missing_values,
         axes=grid.axes,
         at=grid.at,
         missing_slices=grid.missing_slices,
     )
+
+
+def _fill_into(job: Job, source: Path | None, target: Path, has_split: bool) -> str:
+    dataset = arrays_of(job)
     volumes = dataset.volumes
     known = volumes[dataset.split == "train"] if has_split and job.fit_on == "train" else volumes
     fill = learn.from_samples(*job.by_number(dataset.channels), known)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,8 @@ import numpy as np
 from voxgap.errors import VoxgapError
 from voxgap.filling.learn import Fill, Where, _put, _saying
 from voxgap.patches import predict_patches
-from voxgap.runtime import MANIFEST, Bundle, load
+from voxgap.runtime import Bundle, load
 from voxgap.volume import Values
-
-
-def is_filler(strategy: str | os.PathLike[str]) -> bool:
-    """Tell a bundle from the name of a fill."""
-    return (Path(strategy) / MANIFEST).is_file()
 
 
 def check(folder: str, options: Mapping[str, Any]) -> None:

@@ -13,11 +13,10 @@ import numpy as np
 
 from voxgap.errors import VoxgapError
 from voxgap.files import write_bytes
-from voxgap.filling import FILLS, FIT_ON, STRATEGY
+from voxgap.filling import FILLS, FIT_ON, STRATEGY, is_bundle
 from voxgap.grid import Grid
 from voxgap.io import Source, rules
 from voxgap.recipe import check_fill, fill_name, of_channels
-from voxgap.runtime import MANIFEST
 from voxgap.volume import AXES, channel_names
 
 RECORD = "fill.json"
@@ -105,9 +104,7 @@ class Job:
     @property
     def is_bundle(self) -> bool:
         """Whether a trained bundle fills."""
-        return isinstance(self.strategy, str) and (
-            self.strategy not in FILLS and (Path(self.strategy) / MANIFEST).is_file()
-        )
+        return is_bundle(self.strategy)
 
     @property
     def learns(self) -> bool:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.fill import statistics, structure, together
-from voxgap.filling import FILLS
+from voxgap.filling import FILLS, is_bundle
 from voxgap.grid import Grid
-from voxgap.runtime import MANIFEST, Bundle
+from voxgap.runtime import Bundle
 from voxgap.volume import Values
 
 Where = NDArray[np.bool_]
@@ -65,9 +64,9 @@ def layer(strategy: str, options: Mapping[str, Any]) -> Any:
 
 def reading(strategy: Chosen, grid: Grid) -> Grid:
     """Return how files are read: for a bundle as those that it was trained on, where nothing else is said."""
-    if not isinstance(strategy, str) or strategy in FILLS or not (Path(strategy) / MANIFEST).is_file():
+    if not is_bundle(strategy):
         return grid
-    known = Bundle.open(strategy).manifest.input.grid.told(grid.axes, grid.at)
+    known = Bundle.open(str(strategy)).manifest.input.grid.told(grid.axes, grid.at)
     return replace(
         known,
         missing_values=grid.missing_values or known.missing_values,
