@@ -11,7 +11,7 @@ demo: .venv/base          ## train on embedded real data with gaps, see what doe
 	$(BIN)/voxgap demo --out demo
 
 test: .venv/dev           ## one representative case per contract, three of many cases of a test
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=10
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=10
 
 check: lint .venv/dev     ## the full matrices, fuzzing, kill and load tests
 	$(BIN)/python -m pytest -m "" --durations=10
@@ -38,7 +38,7 @@ pictures: .venv/dev       ## the pictures of README and docs
 	touch $@
 
 .venv/dev: .venv/base
-	$(BIN)/python -m pip install --quiet -e '.[dev,torch]'
+	$(BIN)/python -m pip install --quiet --no-compile -e '.[dev,torch]'
 	touch $@
 
 .venv-peers/installed: benchmarks/requirements.txt

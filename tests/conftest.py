@@ -18,7 +18,11 @@ REPRESENTATIVES = 3
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the first, the last and one between of many cases of a test to the default run: the others are `full`."""
+    """Leave the first, the last and one between of many cases of a test to the default run: the others are `full`.
+
+    Files that train come first, so that the processes that share the files end together.
+    """
+    items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "tiny"))
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
         if item.get_closest_marker("full") is None:

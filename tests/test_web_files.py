@@ -13,7 +13,7 @@ import pytest
 
 import web_cases as cases
 from voxgap.errors import VoxgapError
-from voxgap.io import read
+from voxgap.io import RULES, read, scan
 from voxgap.volume import Volume
 
 READ = """async ([name, data, shape, grid]) => {
@@ -39,7 +39,7 @@ def reader(page: Any, serve: Callable[[Path], str], labels: Path) -> Callable[..
         name: str, data: bytes, shape: tuple[int, ...], grid: dict[str, Any] | None = None
     ) -> dict[str, Any]:
         found: dict[str, Any] = page.evaluate(
-            READ, [name, base64.b64encode(data).decode(), list(shape), grid or {}]
+            READ, [name, base64.b64encode(data).decode(), list(shape), {"rules": RULES} | (grid or {})]
         )
         return found
 
@@ -69,6 +69,15 @@ def test_files_are_read_as_python_reads_them(reader: Any, tmp_path: Path) -> Non
             np.testing.assert_allclose(found["affine"], known.affine, atol=1e-5, err_msg=file.name)
         if known.spacing is not None:
             np.testing.assert_allclose(found["spacing"], known.spacing, rtol=1e-5, err_msg=file.name)
+
+
+def test_the_first_rules_took_every_length_for_millimetres(reader: Any, tmp_path: Path) -> None:
+    cases.nifti_files(tmp_path)
+    for name in ("microns.nii", "metres.nii"):
+        data, known = (tmp_path / name).read_bytes(), scan(tmp_path / name, rules=1).read()
+        found = reader(name, data, known.shape, {"rules": 1})
+        np.testing.assert_allclose(found["spacing"], known.spacing, rtol=1e-6)
+        assert not np.allclose(found["spacing"], read(tmp_path / name).spacing)
 
 
 def test_values_that_stand_for_missing_become_gaps(reader: Any, tmp_path: Path) -> None:

@@ -169,6 +169,17 @@ def nifti_files(folder: Path) -> None:
         nibabel.save(nibabel.Nifti1Image(x, affine), folder / f"{name}.nii")
     nibabel.save(nibabel.Nifti1Image(x, turned["oblique"]), folder / "packed.nii.gz")
     nibabel.save(nibabel.Nifti2Image(x, turned["permuted"]), folder / "second.nii")
+    for name, unit in (("microns", ("micron", "msec")), ("metres", ("meter", "unknown"))):
+        image = (
+            nibabel.Nifti2Image(x, turned["oblique"])
+            if name == "metres"
+            else nibabel.Nifti1Image(x, turned["oblique"])
+        )
+        image.header.set_xyzt_units(*unit)
+        nibabel.save(image, folder / f"{name}.nii")
+    odd = nibabel.Nifti2Image(x, turned["oblique"])
+    odd.header["xyzt_units"] = 4390912 | 3  # micrometres, and a unit of time that nobody knows
+    nibabel.save(odd, folder / "odd_time.nii")
     only_qform = nibabel.Nifti1Image(x, None)
     rotation = np.array([[0, -1, 0], [0, 0, -1], [1, 0, 0]]) * [1.0, 2.0, 3.0]
     only_qform.set_qform(nibabel.affines.from_matvec(rotation, [1, 2, 3]), code=1)

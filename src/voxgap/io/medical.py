@@ -52,8 +52,16 @@ def scan_nifti(path: Path, options: Options) -> Source:
     stored = Stored(block.shape, block.dtype, load, _axes(header, path))
     affine = np.asarray(header.get_best_affine(), np.float64)[:, _REVERSED]
     if options.rules > 1:
-        affine[:3] *= millimetres(header.get_xyzt_units()[0])
+        affine[:3] *= millimetres(_unit(header))
     return oriented(arrange(stored, path, options, affine=affine))
+
+
+def _unit(header: Any) -> str:
+    """Return the unit of length, by the lowest three bits alone: nibabel raises at a time unit that it doesn't know."""
+    from nibabel.nifti1 import unit_codes
+
+    code = int(header["xyzt_units"]) & 7
+    return str(unit_codes.label[code]) if code in unit_codes.label else ""
 
 
 def write_nifti(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> None:

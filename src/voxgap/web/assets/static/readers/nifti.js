@@ -16,19 +16,22 @@ const KINDS = {
   1024: "i8",
   1280: "u8",
 };
+/** Of a unit of length, by the lowest three bits of `xyzt_units`; a number without a unit is mm. */
+const MILLIMETRES = { 1: 1e3, 3: 1e-3 };
 const MAX_OFFSET = 2 ** 26;
 
 /**
  * @param {Blob} blob
  * @param {(shape: number[], spacing: number[]) => void} fits throws unless a volume of this shape is wanted
+ * @param {number} rules version of the rules by which files are read: the first took every length for mm
  * @returns {Promise<{values: Float32Array, shape: number[], spacing: number[], affine: number[][]}>}
  */
-export async function readNifti(blob, fits) {
+export async function readNifti(blob, fits, rules) {
   const start = new Uint8Array(await blob.slice(0, 2).arrayBuffer());
   const stream = new Bytes(blob, start[0] === 0x1f && start[1] === 0x8b ? "gzip" : "");
   try {
     const head = await stream.readAtMost(540);
-    const header = parse(new DataView(head.buffer, 0, head.length));
+    const header = parse(new DataView(head.buffer, 0, head.length), rules);
     const stored = storedAxes(header);
     const turn = canonical(header.affine, stored.shape);
     const layout = placed(stored, turn);
@@ -53,7 +56,7 @@ async function voxels(stream, head, { offset, kind }, count) {
   return out;
 }
 
-function parse(view) {
+function parse(view, rules) {
   const sizes = [348, 540];
   const found = [true, false].find((little) => view.byteLength >= 348 && sizes.includes(view.getInt32(0, little)));
   if (found === undefined) throw new VoxgapError("is not a NIfTI file; check its name and source");
@@ -71,7 +74,9 @@ function parse(view) {
     throw new VoxgapError(`its voxels start at byte ${offset}, damaged; copy it again`);
   }
   const shape = shapeOf(get.dim());
-  return { kind, offset, shape, bigEndian: !found, scaling: scalingOf(...get.scaling()), affine: affineOf(get) };
+  const each = (rules > 1 && MILLIMETRES[get.units() & 7]) || 1;
+  const affine = affineOf(get).map((row, i) => (i < 3 ? row.map((value) => each * value) : row));
+  return { kind, offset, shape, bigEndian: !found, scaling: scalingOf(...get.scaling()), affine };
 }
 
 /** Where NIfTI-1 and NIfTI-2 keep the same fields. */
@@ -89,6 +94,7 @@ function fields(view, little, second) {
         pixdim: () => reals(104, 8),
         offset: () => long(168),
         scaling: () => reals(176, 2),
+        units: () => int32(500),
         codes: () => [int32(344), int32(348)],
         quaternion: () => reals(352, 3),
         origin: () => reals(376, 3),
@@ -101,6 +107,7 @@ function fields(view, little, second) {
         pixdim: () => reals(76, 8),
         offset: () => real(108),
         scaling: () => reals(112, 2),
+        units: () => view.getUint8(123),
         codes: () => [int16(252), int16(254)],
         quaternion: () => reals(256, 3),
         origin: () => reals(268, 3),

@@ -14,7 +14,7 @@ const MAX_VALUES = 2 ** 28;
 
 /**
  * @param {import("../patient.js").Patient} patient
- * @param {object} input of the manifest: shape, channels, and grid with spacing, reference and missing_values
+ * @param {object} input of the manifest: shape, channels, and grid with spacing, rules, reference and missing_values
  * @returns {Promise<{values: Float32Array, shape: number[], spacing: ?number[], affine: ?number[][]}>}
  */
 export async function readPatient({ files, perChannel }, input) {
@@ -50,7 +50,7 @@ function sameGrid(one, other) {
 
 /**
  * @param {File} file
- * @param {object} input of the manifest: shape, and grid with spacing and missing_values
+ * @param {object} input of the manifest: shape, and grid with spacing, rules and missing_values
  * @returns {Promise<{values: Float32Array, shape: number[], spacing: ?number[], affine: ?number[][]}>}
  */
 export async function readVolume(file, input) {
@@ -59,7 +59,8 @@ export async function readVolume(file, input) {
   try {
     // Of what Python brings to a size, only a clip stays deeper, and no NIfTI file is one.
     const deep = !input.patches && !(input.grid?.size && FORMATS[suffix] === readNifti);
-    const volume = await FORMATS[suffix](file, (shape, spacing) => checkGrid(file, input, shape, spacing, deep));
+    const fits = (shape, spacing) => checkGrid(file, input, shape, spacing, deep);
+    const volume = await FORMATS[suffix](file, fits, input.grid?.rules ?? 1);
     setMissing(volume.values, input.grid?.missing_values ?? []);
     return volume;
   } catch (error) {
