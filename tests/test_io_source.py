@@ -1,12 +1,15 @@
 """What all formats share: regions in flat memory, sentinels, names of items, and damaged bytes."""
 
+import gc
 import gzip
 import io
 import subprocess
 import sys
 import textwrap
+import time
 import tracemalloc
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -319,3 +322,26 @@ def test_gzip_damage_below_the_compression(tmp_path: Path) -> None:
     (tmp_path / "v.nrrd").write_bytes(head + b"\n\n" + gzip.compress(bytes(data[:-4])))
     with pytest.raises(VoxgapError, match="ends after"):
         read(tmp_path / "v.nrrd")
+
+
+def give_way(*_: object) -> None:
+    time.sleep(0)
+
+
+@pytest.mark.full
+def test_threads_read_headers_of_numpy_at_once(tmp_path: Path) -> None:
+    """CPython before 3.11.8 fails where a collection of garbage gives way to another thread (gh-106905)."""
+    np.save(tmp_path / "x.npy", np.zeros((4, 5, 6), np.float32))
+
+    threshold, interval = gc.get_threshold(), sys.getswitchinterval()
+    gc.callbacks.append(give_way)
+    gc.set_threshold(20, 1, 1)
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            shapes = set(pool.map(lambda _: scan(tmp_path / "x.npy").shape, range(6000)))
+    finally:
+        gc.callbacks.remove(give_way)
+        gc.set_threshold(*threshold)
+        sys.setswitchinterval(interval)
+    assert shapes == {(4, 5, 6, 1)}

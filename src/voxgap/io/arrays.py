@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import threading
 import zipfile
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -17,6 +18,9 @@ from voxgap.io.raw import DEFLATE_LIMIT, Block, check_end, read_box, read_exactl
 from voxgap.io.rules import Axis
 from voxgap.io.source import Box, Options, Source, Stored, arrange, kept, too_large
 from voxgap.volume import AXES, Volume, times
+
+# NumPy reads a header as a Python literal, which two threads at once can't before CPython 3.11.8 (gh-106905).
+_ONE_HEADER = threading.Lock()
 
 MAX_FIRST = 8
 """A first axis no longer than this, with a last one that is, may hold channels."""
@@ -185,7 +189,8 @@ def _header(stream: IO[bytes], where: str) -> tuple[tuple[int, ...], bool, np.dt
     if version not in ((1, 0), (2, 0)):
         raise VoxgapError(f"{where}: .npy version {version}; save plain numbers with numpy.save")
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, fortran_order, dtype = read_header(stream)
+    with _ONE_HEADER:
+        shape, fortran_order, dtype = read_header(stream)
     return shape, fortran_order, dtype
 
 
