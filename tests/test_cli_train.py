@@ -22,7 +22,8 @@ from typer.main import get_command
 
 import server_cases as cases
 import tiny
-from voxgap.bundle import goes_on, outdated
+from voxgap.bundle import goes_on
+from voxgap.bundle.continuing import outdated
 from voxgap.cli import app, main
 from voxgap.errors import VoxgapError
 from voxgap.files import unfinished

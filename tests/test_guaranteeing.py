@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 import stand_in
 import voxgap
-from voxgap.bundle import set_aside
+from voxgap.bundle.guaranteeing import set_aside
 from voxgap.bundle.scoring import known_to
 from voxgap.cli import app
 from voxgap.dataset import Dataset

@@ -121,9 +121,10 @@ MEETING = {
         "volume",
         *BASE,
     },
-    # It tries an export before training: it builds, and adapts, the untrained network.
+    # It trains and scores one network, and tries an export before that: it builds, and adapts, the untrained one.
     "bundle": {
         *KERAS_SIDE,
+        "experiment",
         "recipe",
         "grid",
         "table",

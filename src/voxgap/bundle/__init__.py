@@ -2,12 +2,13 @@
 
 from voxgap.bundle.capability import check_exportable
 from voxgap.bundle.certifying import Certified, certify
-from voxgap.bundle.continuing import STATE, forget, goes_on, outdated
+from voxgap.bundle.continuing import STATE, goes_on
 from voxgap.bundle.exporting import export
-from voxgap.bundle.guaranteeing import Guaranteed, guarantee, set_aside
+from voxgap.bundle.guaranteeing import Guaranteed, guarantee
 from voxgap.bundle.own_model import export_model
 from voxgap.bundle.saving import Origin, check_free, save_bundle
 from voxgap.bundle.scoring import Evaluation, evaluate
+from voxgap.bundle.training import Trained, material, train_bundle
 
 __all__ = [
     "STATE",
@@ -15,16 +16,16 @@ __all__ = [
     "Evaluation",
     "Guaranteed",
     "Origin",
+    "Trained",
     "certify",
     "check_exportable",
     "check_free",
     "evaluate",
     "export",
     "export_model",
-    "forget",
     "goes_on",
     "guarantee",
-    "outdated",
+    "material",
     "save_bundle",
-    "set_aside",
+    "train_bundle",
 ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import shlex
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -62,7 +63,8 @@ from voxgap.files import held, sweep
 from voxgap.recipe import Gaps, Recipe, Training, network_of, strategy_of
 
 if TYPE_CHECKING:
-    from voxgap.experiment import Result
+    from voxgap.bundle import Trained
+    from voxgap.dataset import Dataset
 
 # A training goes on whatever these are; by the schedule, if the epochs that ran would have been the same.
 _MAY_CHANGE = {"data", "epochs", "threshold", "export", "devices", "refit"}
@@ -237,28 +239,17 @@ def train(
 
         train_fill(context, data, out_folder)
         return
-    import numpy as np
-
     from voxgap import names
     from voxgap.bundle import (  # runtime only: no Keras yet
         STATE,
         Origin,
         check_free,
-        forget,
         goes_on,
-        guarantee,
-        outdated,
-        save_bundle,
-        set_aside,
+        material,
+        train_bundle,
     )
-    from voxgap.bundle.evidence import EVIDENCE, PREDICTIONS, REPORT
-    from voxgap.cli.evaluate import print_scores, say_decision
     from voxgap.cli.filler import as_strategy
-    from voxgap.cli.guarantee import print_claims
-    from voxgap.dataset.gaps import with_simulated
     from voxgap.decision import asked
-    from voxgap.metrics.overlap import digests, known_cases
-    from voxgap.runtime.calibration import too_few
     from voxgap.trust.conformal import check_coverage
 
     overrides = {
@@ -298,14 +289,10 @@ def train(
         raw = load(data, cache=cache, task=task, **grid)
         model = model or network_of(raw.task)
         asked(threshold, raw.task, len(raw.classes))
-        dataset = with_simulated(raw, pattern, missing_rate, mechanism, seed)
-        aside = np.zeros(len(raw), bool) if coverage is None else set_aside(dataset, coverage, seed)
-        learnt = np.full(len(raw), "train") if refit else raw.split
-        known = known_cases(digests(raw.volumes), np.where(aside, "calibration", learnt))
-        kept = dataset.take(np.flatnonzero(aside))
-        dataset = dataset if coverage is None else dataset.take(np.flatnonzero(~aside))
-        patch = patch or dataset.patch_size
-        normalize = choose_normalization(normalize, dataset, patch)
+        gaps = None if pattern is None else Gaps(pattern, missing_rate, mechanism)
+        given = material(raw, gaps, coverage=coverage, refit=refit, seed=seed)
+        patch = patch or given.learnt.patch_size
+        normalize = choose_normalization(normalize, given.learnt, patch)
         trained = Training.of(
             {
                 "loss": loss,
@@ -327,90 +314,82 @@ def train(
             }
         )
         recipe = Recipe(model, chosen, dataclasses.replace(network, normalize=normalize), trained, threshold)
-        err.print(dataset.summary(), soft_wrap=True)
+        err.print(given.learnt.summary(), soft_wrap=True)
         if patch_size is None and patch is not None:
             err.print(
                 f"volumes differ in shape: patches of {','.join(map(str, patch))} (--patch-size)",
                 soft_wrap=True,
             )
         import_keras()
-        from voxgap.experiment import train_and_score
         from voxgap.training import ForeignError
 
         if export:
-            check_export(export, recipe, dataset)
-        if overwrite:
-            forget(out_folder)
-        elif there:
+            check_export(export, recipe, given.learnt)
+        if there and not overwrite:
             err.print(f"going on with the training that {out_folder} keeps", soft_wrap=True)
-
-        def result_of_training() -> Result:
-            if not (state / "state.json").is_file():
-                state.mkdir(parents=True, exist_ok=True)
-                write_recipe(context, state)
-            with training_progress(f"{model} {strategy}") as progress:
-                live: dict[str, Any] = {"progress": progress, "checkpoint": state, "keep_checkpoint": True}
-                return train_and_score(dataset, recipe, refit=refit, seed=seed, filler=filler, **live)
-
         try:
-            result = result_of_training()
+            made = train_bundle(
+                out_folder,
+                given,
+                recipe,
+                Origin(seed, gaps, shlex.join(["voxgap", *sys.argv[1:]]), settings(context, out_folder)),
+                lambda: training_progress(f"{model} {strategy}"),
+                functools.partial(write_recipe, context),
+                overwrite=overwrite,
+                again=(export or "").split(","),
+                refit=refit,
+                filler=filler,
+            )
         except ForeignError:
-            if not overwrite:
-                raise _other_settings(out_folder, changed, set(changed) & _SCHEDULE) from None
-            shutil.rmtree(state)
-            result = result_of_training()
-        gaps = None if pattern is None else Gaps(pattern, missing_rate, mechanism)
-        origin = Origin(seed, gaps, shlex.join(["voxgap", *sys.argv[1:]]), settings(context, out_folder))
-        if result.refitted is not None:
-            origin = dataclasses.replace(origin, judged=result.model)
-        gone = outdated(out_folder, (export or "").split(","))
-        save_bundle(
-            out_folder,
-            result.model if result.refitted is None else result.refitted,
-            dataset,
-            recipe=result.recipe,
-            origin=origin,
-            history=result.history,
-            scored=result.scored,
-            decision=result.decision,
-            known=known,
-        )
-        write_recipe(context, out_folder)
-        write_recipe(context, state)
-        promised = None if coverage is None else guarantee(out_folder, kept, coverage, "all", seed=seed)
-        out.print(result.history.summary(), soft_wrap=True)
-        print_scores(result.scored, dataset.classes)
-        say_decision(result.decision, dataset.task, dataset.classes)
-        if result.refitted is not None:
-            out.print(
-                f"refitted: the network in the bundle learnt from all {len(dataset)} volumes, for "
-                f"{result.history.best_epoch + 1} epochs; the scores are of the one before, on what it had not seen",
-                soft_wrap=True,
-            )
-        if promised is not None:
-            print_claims(promised.rows())
-            out.print(promised.guarantee.words(), soft_wrap=True, markup=False)
-        by_class = [name for name in ("val_accuracy", "val_dice") if name in result.history.best]
-        if result.decision.threshold is not None and by_class:
-            out.print(
-                f"{by_class[0]} of the epochs is of the most probable class, the scores are of this decision"
-            )
-        if dataset.task == "classification" and (why := too_few(dataset.part("validation").targets)):
-            out.print(why, soft_wrap=True)
-        out.print(f"bundle: {out_folder}   report: {out_folder / EVIDENCE / REPORT}", soft_wrap=True)
-        if dataset.task == "segmentation":
-            out.print(f"dice of each case: {out_folder / EVIDENCE / PREDICTIONS}", soft_wrap=True)
-        for line in gone:
-            err.print(line, soft_wrap=True, markup=False)
-        if result.history.reason == "interrupted":
-            best, ran = result.history.best_epoch + 1, len(result.history.epochs)
-            err.print(
-                f"Interrupted: the network of epoch {best}, the best of {ran}, is kept; the same command goes on.",
-                soft_wrap=True,
-            )
-            raise typer.Exit(130)
+            raise _other_settings(out_folder, changed, set(changed) & _SCHEDULE) from None
+        _say(made, given.learnt, out_folder)
         if export:
             export_bundle(out_folder, export)
+
+
+def _say(made: Trained, dataset: Dataset, folder: Path) -> None:
+    """Print how a training went, what its network is worth and where its bundle is.
+
+    Raises:
+        typer.Exit: it was interrupted.
+    """
+    from voxgap.bundle.evidence import EVIDENCE, PREDICTIONS, REPORT
+    from voxgap.cli.evaluate import print_scores, say_decision
+    from voxgap.cli.guarantee import print_claims
+    from voxgap.runtime.calibration import too_few
+
+    result, history = made.result, made.result.history
+    out.print(history.summary(), soft_wrap=True)
+    print_scores(result.scored, dataset.classes)
+    say_decision(result.decision, dataset.task, dataset.classes)
+    if result.refitted is not None:
+        out.print(
+            f"refitted: the network in the bundle learnt from all {len(dataset)} volumes, for "
+            f"{history.best_epoch + 1} epochs; the scores are of the one before, on what it had not seen",
+            soft_wrap=True,
+        )
+    if made.promised is not None:
+        print_claims(made.promised.rows())
+        out.print(made.promised.guarantee.words(), soft_wrap=True, markup=False)
+    by_class = [name for name in ("val_accuracy", "val_dice") if name in history.best]
+    if result.decision.threshold is not None and by_class:
+        out.print(
+            f"{by_class[0]} of the epochs is of the most probable class, the scores are of this decision"
+        )
+    if dataset.task == "classification" and (why := too_few(dataset.part("validation").targets)):
+        out.print(why, soft_wrap=True)
+    out.print(f"bundle: {folder}   report: {folder / EVIDENCE / REPORT}", soft_wrap=True)
+    if dataset.task == "segmentation":
+        out.print(f"dice of each case: {folder / EVIDENCE / PREDICTIONS}", soft_wrap=True)
+    for line in made.gone:
+        err.print(line, soft_wrap=True, markup=False)
+    if history.reason == "interrupted":
+        err.print(
+            f"Interrupted: the network of epoch {history.best_epoch + 1}, the best of {len(history.epochs)}, is kept; "
+            "the same command goes on.",
+            soft_wrap=True,
+        )
+        raise typer.Exit(130)
 
 
 def _other_settings(folder: Path, changed: dict[str, str], which: set[str]) -> VoxgapError:
