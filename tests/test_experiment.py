@@ -11,7 +11,7 @@ import pytest
 
 import tiny
 from voxgap import metrics
-from voxgap.experiment import fill_volumes, outputs, train_and_score
+from voxgap.experiment import fill_volumes, train_and_score
 from voxgap.history import History
 from voxgap.recipe import PRESETS, Architecture, Recipe, Training
 
@@ -43,10 +43,10 @@ def test_data_without_a_test_part_is_scored_without_it() -> None:
 
 
 def test_outputs_follow_from_the_data() -> None:
-    assert outputs(DATA) == 3
-    assert outputs(tiny.dataset("regression", outputs=2)) == 2
+    assert DATA.outputs == 3
+    assert tiny.dataset("regression", outputs=2).outputs == 2
     one = tiny.dataset("regression", outputs=1)
-    assert outputs(dataclasses.replace(one, targets=one.targets[:, 0])) == 1
+    assert dataclasses.replace(one, targets=one.targets[:, 0]).outputs == 1
 
 
 @pytest.mark.full

@@ -192,8 +192,8 @@ def test_unknown_methods_are_refused_in_one_line(method: str) -> None:
 def test_a_network_of_patches_says_that_it_sees_no_volume() -> None:
     x = volumes() * np.float32([1, 1, 1, 1, 1, 1000]).reshape(-1, 1, 1, 1, 1)
     with pytest.raises(VoxgapError, match="needs whole volumes"):
-        intensity.resolve("volume", x, patches=True)
-    assert "normalise the files" in intensity.resolve("auto", x, patches=True).why
+        intensity.resolve("volume", x, patch_size=(1, 1, 1))
+    assert "normalise the files" in intensity.resolve("auto", x, patch_size=(1, 1, 1)).why
 
 
 @pytest.mark.full

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +12,7 @@ from voxgap.arrays import as_real, short
 from voxgap.errors import VoxgapError
 from voxgap.names import normalization
 from voxgap.observed import moments
+from voxgap.ragged import inside
 
 SWAMPED = 0.3
 """Where a typical volume varies by less than this share of what all of them together vary by, a few rule the scale."""
@@ -80,30 +82,33 @@ def choose(volumes: Any, channels: tuple[str, ...] = ()) -> Choice:
     )
 
 
-def resolve(method: str, volumes: Any, channels: tuple[str, ...] = (), patches: bool = False) -> Choice:
+def resolve(
+    method: str, volumes: Any, channels: tuple[str, ...] = (), patch_size: Sequence[int] | None = None
+) -> Choice:
     """Return the normalisation to build a network with: what is asked for, or what the data needs.
 
     Args:
         method: one of `voxgap.names.NORMALIZATIONS`.
         volumes: those of the training part, for `auto`.
         channels: their names.
-        patches: whether the network sees patches of volumes, which don't know the whole of them.
+        patch_size: of a network that sees patches of volumes, `(depth, height, width)`: those of larger volumes don't
+            know the whole of them.
 
     Raises:
         VoxgapError: the method is unknown, or needs whole volumes.
     """
-    if normalization(method) != "auto":
-        if patches and method in ("volume", "percentile"):
-            raise VoxgapError(
-                f"normalize {method!r} needs whole volumes, and a network of patches sees none; use dataset, a window, "
-                "or normalise the files"
-            )
-        return Choice(method, "as asked")
-    found = choose(volumes, channels)
-    if found.method == "volume" and patches:
+    decides = normalization(method) == "auto"
+    found = choose(volumes, channels) if decides else Choice(method, "as asked")
+    of_whole = found.method in ("volume", "percentile")
+    if patch_size is None or not of_whole or inside(volumes, patch_size):
+        return found
+    if decides:
         why = found.why.partition(":")[0]
         return Choice("dataset", f"{why}, but a network of patches can't tell: normalise the files first")
-    return found
+    raise VoxgapError(
+        f"normalize {method!r} needs whole volumes, and a network of patches sees none; use dataset, a window, "
+        "or normalise the files"
+    )
 
 
 ALIKE = 0.01

@@ -419,11 +419,10 @@ class Recipe(Plain):
             VoxgapError: its normalisation needs whole volumes, and it trains on patches; or its fills are not for these
                 channels.
         """
-        from voxgap import intensity, ragged  # they need NumPy, which no plan does
+        from voxgap import intensity  # it needs NumPy, which no plan does
 
         wanted, size = self.architecture.normalize, self.training.patch_size
-        patches = size is not None and not ragged.inside(volumes, size)
-        method = intensity.resolve(wanted, volumes, channels, patches).method
+        method = intensity.resolve(wanted, volumes, channels, size).method
         return dataclasses.replace(
             self,
             architecture=dataclasses.replace(self.architecture, normalize=method),

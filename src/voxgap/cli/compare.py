@@ -25,8 +25,8 @@ from voxgap.cli.data import (
     Reference,
     Size,
     Spacing,
-    fetched,
     grid_arguments,
+    load,
     patch_argument,
     say_values,
 )
@@ -232,14 +232,14 @@ def compare(
     patch = patch_argument(patch_size)
     if class_weight not in ("none", "balanced"):
         raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
-    asked = Asked(
+    asked = Asked.of(
         design,
-        architecture={
+        {
             "filters": numbers(filters, "--filters"),
             "kernel_size": one_or_three(kernel_size, "--kernel-size"),
             "normalize": normalize,
         },
-        training={
+        {
             "epochs": epochs,
             "patience": patience,
             "batch_size": batch_size,
@@ -250,29 +250,30 @@ def compare(
             "precision": precision,
             **({} if patch is None else {"patch_size": patch}),
         },
-        threshold=threshold or decision.DEFAULT,
-        verdict=Verdict(metric, rope, against, ("--metric", "--rope", "--against")),
+        threshold or decision.DEFAULT,
+        Verdict(metric, rope, against, ("--metric", "--rope", "--against")),
     )
     limit = None if budget is None else seconds(budget)
-    results = Results(out_folder / "compare.db", _command(data), retry, fresh=not resume, budget=limit)
-    teller = _Teller(
-        asked, results, "this machine" if ray is None else "one machine like this; the cluster shares it"
-    )
+    results = Results(out_folder / "compare.db", _command(data), data, retry, not resume, limit)
+    grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices)
+    dataset = load(data, **grid)
+    err.print(dataset.summary(), soft_wrap=True, markup=False)
+    where = "this machine" if ray is None else "one machine like this; the cluster shares it"
+    teller = _Teller(asked, results, dataset, where)
 
     def planned(experiment: Experiment, chosen: Choice) -> None:
         teller.planned(experiment, chosen)
         write_recipe(context, out_folder)
 
     found = conduct(
-        fetched(data),
+        dataset,
         asked,
         results,
         functools.partial(_runner(ray, cpus_per_run, gpus_per_run), processes=processes),
-        Told(teller.read, planned, teller.running, teller.raced),
-        **grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices),
+        Told(planned, teller.running, teller.raced),
     )
     page = out_folder / "report.html"
-    write(found, page, results.command, lambda: teller.dataset)
+    write(found, page, results.command, lambda: dataset)
     out.print(found.summary(), soft_wrap=True, markup=False)
     out.print(f"page: {page}", soft_wrap=True, markup=False)
 
@@ -280,8 +281,8 @@ def compare(
 class _Teller:
     """What a person reads while an experiment is prepared and done."""
 
-    def __init__(self, asked: Asked, results: Results, where: str) -> None:
-        self.asked, self.results, self.where = asked, results, where
+    def __init__(self, asked: Asked, results: Results, dataset: Dataset, where: str) -> None:
+        self.asked, self.results, self.dataset, self.where = asked, results, dataset, where
         self.left: Mapping[str, int] = {}
 
     def raced(self, race: Race) -> None:
@@ -290,14 +291,10 @@ class _Teller:
                 err.print(f"{name} leaves the race after {rounds} rounds.", soft_wrap=True, markup=False)
         self.left = race.left
 
-    def read(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        err.print(dataset.summary(), soft_wrap=True, markup=False)
-
     def planned(self, experiment: Experiment, chosen: Choice) -> None:
         if self.asked.verdict.metric is None:
             _warn_of_uneven_classes(self.dataset)
-        decided = self.asked.architecture["normalize"] == "auto"
+        decided = self.asked.architecture.normalize == "auto"
         say_values(chosen, self.dataset.volumes, self.dataset, decided)
         _say_gaps(experiment, self.asked.design, self.dataset)
 

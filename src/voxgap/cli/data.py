@@ -140,11 +140,9 @@ def patch_argument(patch_size: str | None) -> tuple[int, int, int] | None:
 def choose_normalization(asked: str, dataset: Dataset, patch: tuple[int, int, int] | None = None) -> str:
     """Return the normalisation to train with, and say why where the training part decided."""
     from voxgap import intensity
-    from voxgap.ragged import inside
 
     known = dataset.part("train").volumes if "train" in dataset.split else dataset.volumes
-    parts = patch is not None and not inside(known, patch)
-    chosen = intensity.resolve(asked, known, dataset.channels, parts)
+    chosen = intensity.resolve(asked, known, dataset.channels, patch)
     say_values(chosen, known, dataset, asked == "auto")
     return chosen.method
 

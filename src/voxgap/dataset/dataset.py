@@ -224,6 +224,11 @@ class Dataset:
         depth, height, width = self.patch_size or self.volumes.shape[1:4]
         return depth, height, width, self.volumes.shape[4]
 
+    @property
+    def outputs(self) -> int:
+        """How many outputs a network for these data has: its classes, or values a sample."""
+        return len(self.classes) if self.task != "regression" else int(np.prod(self.targets.shape[1:]))
+
     def own_spacings(self) -> list[tuple[float, float, float] | None]:
         """Return the size of a voxel of each label map as it was drawn, None where nobody knows."""
         if self.drawn is None:
@@ -258,6 +263,15 @@ class Dataset:
     def outside_rate(self) -> float:
         """Share of the volumes that lies outside of the scans, where the grid is larger than they are, in [0, 1]."""
         return self._shares[1]
+
+    def reading(self, source: str = "") -> dict[str, Any]:
+        """Return the arguments with which `load_data` reads these data again, as plain data.
+
+        Args:
+            source: What they were read from; empty: what they are called.
+        """
+        task = "segmentation" if self.task == "segmentation" else None
+        return {"data": source or self.name, "task": task, **self.grid.to_json()}
 
     def summary(self) -> str:
         """Say in one line what it holds."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from voxgap.experiment.local import Event, run_all
     from voxgap.experiment.plan import Experiment, Outcome, Run
     from voxgap.experiment.planning import plan_experiment
-    from voxgap.experiment.single import Result, fill_volumes, outputs, train_and_score
+    from voxgap.experiment.single import Result, fill_volumes, train_and_score
     from voxgap.experiment.store import Store, open_store
 
 _HOMES = {
@@ -28,7 +28,6 @@ _HOMES = {
     "fill_volumes": "single",
     "compare": "conduct",
     "open_store": "store",
-    "outputs": "single",
     "plan_experiment": "planning",
     "run_all": "local",
     "train_and_score": "single",
@@ -45,7 +44,6 @@ __all__ = [
     "compare",
     "fill_volumes",
     "open_store",
-    "outputs",
     "plan_experiment",
     "run_all",
     "train_and_score",

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from voxgap import decision
 from voxgap.errors import VoxgapError
 from voxgap.experiment.plan import BASELINES
 from voxgap.files import canonical
-from voxgap.names import NETWORKS, metric_called
-from voxgap.recipe import FILLS, PRESETS, Gaps, Plain, Strategy
+from voxgap.names import NETWORKS
+from voxgap.recipe import COMPARED, FILLS, PRESETS, Architecture, Gaps, Plain, Strategy, Training
 
 if TYPE_CHECKING:
     from voxgap.experiment.comparison import Comparison
@@ -177,16 +178,13 @@ class Verdict:
         Raises:
             VoxgapError: it is unknown.
         """
-        from voxgap.experiment.comparison import metrics_of
-
-        known = metrics_of(task, len(classes))
-        if self.metric is None or metric_called(self.metric, classes) in known:
-            return
-        choice = [*known[: len(known) - len(classes)], *(f"dice_{name}" for name in classes)]
-        choice = choice if task == "segmentation" else [*known]
-        raise VoxgapError(
-            f"{self.said[0]} {self.metric} is unknown for {task}: choose one of {', '.join(choice)}"
-        )
+        known = choice = _metrics_of(task, len(classes))
+        if task == "segmentation":
+            choice = (*known[: len(known) - len(classes)], *(f"dice_{name}" for name in classes))
+        if self.metric is not None and self.metric not in (*known, *choice):
+            raise VoxgapError(
+                f"{self.said[0]} {self.metric} is unknown for {task}: choose one of {', '.join(choice)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -195,25 +193,60 @@ class Asked:
 
     Attributes:
         design: what is tried.
-        architecture: arguments of `build_model`. training: of `train`.
+        architecture, training: of all networks; the data decides on `auto`, and on patches where none are asked for.
         threshold: how classes are named, see `voxgap.decision.asked`.
         verdict: how it is found.
+
+    Raises:
+        VoxgapError: the verdict can't be found so, or the threshold is no rule.
     """
 
     design: Design
-    architecture: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
+    architecture: Architecture = Architecture(normalize="auto")
+    training: Training = COMPARED
     threshold: str | float = decision.DEFAULT
     verdict: Verdict = Verdict()
 
-    def check(self) -> None:
-        """Refuse before data is read what would be refused after that.
-
-        Raises:
-            VoxgapError: the verdict can't be found so, or the threshold is no rule.
-        """
+    def __post_init__(self) -> None:
+        # Before data is read.
         self.verdict.check(self.design.ranked)
         decision.asked(self.threshold, "classification", 2)
+
+    @classmethod
+    def of(
+        cls, design: Design, architecture: Mapping[str, Any], training: Mapping[str, Any], *rest: Any
+    ) -> Asked:
+        """Return what is asked in arguments of `build_model` and of `train`.
+
+        Raises:
+            VoxgapError: there is no such argument, or it can't be kept with the results.
+        """
+        allowed = [field.name for field in dataclasses.fields(Training)]
+        if unknown := sorted(set(training) - set(allowed)):
+            raise VoxgapError(f"no argument {unknown[0]!r}: for training, choose from {', '.join(allowed)}")
+        return cls(
+            design,
+            _plain(Architecture.of({"normalize": "auto", **architecture}), "architecture", architecture),
+            _plain(dataclasses.replace(COMPARED, **training), "training", training),
+            *rest,
+        )
+
+
+def _metrics_of(task: str, classes: int) -> tuple[str, ...]:
+    """Return the names of all metrics of a task: those of a data set of nothing."""
+    import numpy as np
+
+    from voxgap import metrics
+
+    zeros = (1, 1, 1, 1)
+    if task == "regression":
+        return tuple(metrics.scores(task, [0.0, 1.0], [0.0, 1.0]))
+    if task == "segmentation":
+        found = metrics.scores(
+            task, np.zeros(zeros, int), np.ones((*zeros, classes)), observed=np.zeros(zeros)
+        )
+        return tuple(found)
+    return tuple(metrics.scores(task, [0, 1], np.eye(2)))
 
 
 def _strategies(strategies: Strategies) -> dict[str, str | Strategy]:
@@ -272,10 +305,10 @@ def _gaps(options: Mapping[str, Any]) -> Gaps:
     unknown = sorted(set(options) - set(_GAP_OPTIONS))
     if unknown:
         raise VoxgapError(f"gap_options {unknown[0]!r} is unknown: choose from {', '.join(_GAP_OPTIONS)}")
-    return plain(Gaps(**options), "gap_options", options)
+    return _plain(Gaps(**options), "gap_options", options)
 
 
-def plain(value: Value, name: str, said: Mapping[str, Any]) -> Value:
+def _plain(value: Value, name: str, said: Mapping[str, Any]) -> Value:
     """Return a value that can be kept with the results.
 
     Raises:

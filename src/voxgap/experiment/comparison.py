@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from voxgap import metrics, table
+from voxgap import table
 from voxgap.errors import VoxgapError
 from voxgap.experiment.plan import BASELINES, Experiment, Outcome, Row, Run
 from voxgap.experiment.racing import Race, run_race, without_late
@@ -356,19 +356,6 @@ def race_of(
 def deciding_metric(task: str) -> str:
     """Return the metric that decides for a task where none is named."""
     return DECIDING.get(task, DECIDING["classification"])
-
-
-def metrics_of(task: str, classes: int) -> tuple[str, ...]:
-    """Return the names of all metrics of a task: those of a data set of nothing."""
-    zeros = (1, 1, 1, 1)
-    if task == "regression":
-        return tuple(metrics.scores(task, [0.0, 1.0], [0.0, 1.0]))
-    if task == "segmentation":
-        found = metrics.scores(
-            task, np.zeros(zeros, int), np.ones((*zeros, classes)), observed=np.zeros(zeros)
-        )
-        return tuple(found)
-    return tuple(metrics.scores(task, [0, 1], np.eye(2)))
 
 
 def interval(place: Place) -> str:

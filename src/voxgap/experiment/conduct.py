@@ -34,6 +34,7 @@ class Results:
     Attributes:
         path: of the file of results.
         command: what a person types to do this again.
+        source: what `load_data` reads the data from again; empty: its own name.
         retry: do those runs again that failed.
         fresh: delete what is there.
         budget: seconds for all rounds of a race, those of earlier calls included; None: as long as it takes.
@@ -41,6 +42,7 @@ class Results:
 
     path: Path
     command: str = ""
+    source: str = ""
     retry: bool = False
     fresh: bool = False
     budget: float | None = None
@@ -51,14 +53,12 @@ class Told:
     """Who is told what, as a comparison goes on; by default nobody.
 
     Attributes:
-        read: the data, once it is read.
         planned: the experiment, before anything is written, and why volumes are normalised as they are.
         running: the experiment as it is done, and what had ended before; gives a context for the time of the runs, and
             with it what is told of each event.
         raced: how far a race is, before each round and after the last.
     """
 
-    read: Callable[[Dataset], None] = lambda _: None
     planned: Callable[[Experiment, Choice], None] = lambda *_: None
     running: Callable[[Experiment, Ended], contextlib.AbstractContextManager[Tell]] = lambda *_: (
         contextlib.nullcontext(lambda event: None)
@@ -159,40 +159,36 @@ def compare(
         gap_options=gap_options,
         racing=budget is not None,
     )
-    asked = Asked(design, architecture or {}, training, threshold, Verdict(metric, rope, reference))
+    asked = Asked.of(design, architecture or {}, training, threshold, Verdict(metric, rope, reference))
     runner = partial(run_all, processes=processes, memory_limit=memory_limit)
     told = Told() if progress is None else Told(running=lambda *_: contextlib.nullcontext(progress))
     limit = None if budget is None else seconds(budget)
-    return conduct(dataset, asked, Results(Path(out), command, retry=retry, budget=limit), runner, told)
+    source = "" if isinstance(dataset, Dataset) else str(dataset)
+    results = Results(Path(out), command, source, retry=retry, budget=limit)
+    return conduct(load_data(dataset), asked, results, runner, told)
 
 
 def conduct(
-    data: str | os.PathLike[str] | Dataset,
+    dataset: Dataset,
     asked: Asked,
     results: Results,
     runner: Callable[..., None] = run_all,
     told: Told = Told(),
-    **reading: Any,
 ) -> Comparison:
-    """Read the data, plan the experiment, do what is left of it, and say what it shows.
+    """Plan the experiment, do what is left of it, and say what it shows.
 
     Args:
-        data: see `voxgap.load_data`.
+        dataset: that it is about.
         asked: what is to be found out.
         results: where they are kept.
         runner: does the runs: `run_all`, or that of `voxgap.distributed`.
         told: who is told what.
-        **reading: further arguments of `load_data`.
 
     Raises:
         VoxgapError: something of it is not possible, or the file can't be written to.
         KeyboardInterrupt: Ctrl-C; what has ended is kept.
     """
     started = time.monotonic()
-    asked.check()
-    dataset = load_data(data, **reading)
-    told.read(dataset)
-    asked.verdict.check_metric(dataset.task, dataset.classes)
     experiment, chosen = planned(dataset, asked)
     told.planned(experiment, chosen)
     from voxgap.experiment.cost import with_precision  # Keras: only now
@@ -201,8 +197,7 @@ def conduct(
         delete_store(results.path)
     with open_store(results.path, create=True) as store:
         experiment = same_experiment(experiment, store) or with_precision(experiment, dataset)
-        name = dataset.name if isinstance(data, Dataset) else str(data)
-        store.add(experiment, results.command, read_as(name, dataset))
+        store.add(experiment, results.command, dataset.reading(results.source))
         if results.retry:
             store.retry(experiment)
         with told.running(experiment, store.outcomes(experiment)) as tell:
@@ -239,9 +234,3 @@ def same_experiment(experiment: Experiment, store: Store) -> Experiment | None:
         if dataclasses.replace(experiment, training=training) == known:
             return known
     return None
-
-
-def read_as(name: str, dataset: Dataset) -> dict[str, Any]:
-    """Return the arguments with which `load_data` reads these data again, as plain data."""
-    task = "segmentation" if dataset.task == "segmentation" else None
-    return {"data": name, "task": task, **dataset.grid.to_json()}

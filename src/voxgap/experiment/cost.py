@@ -14,7 +14,7 @@ from voxgap.backend import keras
 from voxgap.dataset import Dataset
 from voxgap.experiment.plan import Experiment, Run
 from voxgap.experiment.prepared import network_alone
-from voxgap.experiment.single import built, outputs
+from voxgap.experiment.single import built
 from voxgap.patches import Patches
 from voxgap.training import Examples, adapt_model, precision
 
@@ -31,10 +31,8 @@ def with_precision(experiment: Experiment, dataset: Dataset) -> Experiment:
     training = experiment.training
     if training.precision != "auto":
         return experiment
-    wanted = all(
-        precision.choose(_model(run, dataset), "auto", training.batch_size) == "mixed_bfloat16"
-        for run in _kinds(experiment)
-    )
+    models = (_model(run, dataset) for run in _kinds(experiment))
+    wanted = all(precision.choose(model, "auto", training.batch_size) == "mixed_bfloat16" for model in models)
     decided = dataclasses.replace(training, precision="bfloat16" if wanted else "float32")
     return dataclasses.replace(experiment, training=decided)
 
@@ -97,7 +95,7 @@ def _model(run: Run, dataset: Dataset) -> keras.Model:
     noise = rng.normal(size=(4, *model.input_shape[1:])).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapt_model(model, Examples(noise, rng.normal(size=(4, outputs(dataset))), dataset.task))
+        adapt_model(model, Examples(noise, rng.normal(size=(4, dataset.outputs)), dataset.task))
     return model
 
 

@@ -12,12 +12,11 @@ from typing import Any
 from voxgap import decision, intensity
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
-from voxgap.experiment.asked import DEFAULT_STRATEGIES, Asked, Design, Strategies, designed, plain
+from voxgap.experiment.asked import DEFAULT_STRATEGIES, Asked, Design, Strategies, designed
 from voxgap.experiment.data import content_key
 from voxgap.experiment.plan import BASELINES, Experiment
 from voxgap.intensity import Choice
-from voxgap.ragged import inside
-from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, Strategy, Training, network_of, strategy_of
+from voxgap.recipe import Gaps, Recipe, Strategy, network_of, strategy_of
 
 
 def plan_experiment(
@@ -39,32 +38,39 @@ def plan_experiment(
     """
     of_design = inspect.signature(designed).parameters
     design = designed(strategies, **{name: asked.pop(name) for name in [*asked] if name in of_design})
-    return planned(dataset, Asked(design, architecture or {}, asked, threshold))[0]
+    return planned(dataset, Asked.of(design, architecture or {}, asked, threshold))[0]
 
 
 def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
     """Return the experiment that is asked for on these data, and why its volumes are normalised as they are.
 
     Raises:
-        VoxgapError: the data, or an argument of the network or its training, doesn't allow it.
+        VoxgapError: the data doesn't allow what is asked of the verdict, the strategies, the networks or their training.
     """
-    design = asked.design
+    from voxgap.training import intended
+
+    design, training = asked.design, asked.training
+    asked.verdict.check_metric(dataset.task, dataset.classes)
+    if training.patch_size is None:
+        training = dataclasses.replace(training, patch_size=dataset.patch_size)
+    intended(training, dataset.task)  # what every run would be refused for
     own = dataset.missing_rate
     as_it_is = bool(design.patterns is None and design.train_rates is None and own)
     rates = design.train_rates or (0.0 if as_it_is else Gaps.missing_rate,)
     crossed = itertools.product(design.patterns or (Gaps.pattern,), design.mechanisms, rates)
+    strategies = _strategies(design, dataset.name, own, simulated=any(rates))
+    key = content_key(dataset)
+    # By all volumes, without a label: each fold sees the same, and none its test classes.
+    chosen = intensity.resolve(
+        asked.architecture.normalize, dataset.volumes, dataset.channels, training.patch_size
+    )
     rule = str(asked.threshold).strip()
     if decision.asked(rule, dataset.task, len(dataset.classes)) == decision.Decision():
         rule = Recipe.threshold
-    training = _training(asked.training, dataset)
-    architecture, chosen = _architecture(asked.architecture, dataset, training)
     experiment = Experiment(
         data=dataset.name,
-        data_key=content_key(dataset),
-        strategies=tuple(
-            (name, strategy.of_channels(dataset.channels))
-            for name, strategy in _strategies(design, dataset.name, own, simulated=any(rates))
-        ),
+        data_key=key,
+        strategies=tuple((name, strategy.of_channels(dataset.channels)) for name, strategy in strategies),
         models=design.models or (network_of(dataset.task),),
         gaps=tuple(
             dataclasses.replace(design.gaps, pattern=pattern, mechanism=mechanism, missing_rate=rate)
@@ -76,7 +82,7 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
         seeds=design.seeds,
         split_seed=design.split_seed,
         racing=design.racing,
-        architecture=architecture,
+        architecture=dataclasses.replace(asked.architecture, normalize=chosen.method),
         training=training,
         threshold=rule,
     )
@@ -112,26 +118,3 @@ def _strategies(
     # What fills the gaps that a baseline meets: those of the data itself, and those of test volumes.
     fills = {called: "mean" if called in BASELINES else strategy for called, strategy in chosen.items()}
     return tuple((called, strategy_of(strategy)) for called, strategy in fills.items())
-
-
-def _architecture(
-    arguments: Mapping[str, Any], dataset: Dataset, training: Training
-) -> tuple[Architecture, Choice]:
-    asked = plain(Architecture.of({"normalize": "auto", **arguments}), "architecture", arguments)
-    # By all volumes, without a label: each fold sees the same, and none its test classes.
-    parts = training.patch_size is not None and not inside(dataset.volumes, training.patch_size)
-    chosen = intensity.resolve(asked.normalize, dataset.volumes, dataset.channels, parts)
-    return dataclasses.replace(asked, normalize=chosen.method), chosen
-
-
-def _training(arguments: Mapping[str, Any], dataset: Dataset) -> Training:
-    from voxgap.training import intended
-
-    allowed = [field.name for field in dataclasses.fields(Training)]
-    unknown = sorted(set(arguments) - set(allowed))
-    if unknown:
-        raise VoxgapError(f"no argument {unknown[0]!r}: for training, choose from {', '.join(allowed)}")
-    own = {"patch_size": dataset.patch_size} if dataset.patch_size else {}
-    training = plain(dataclasses.replace(COMPARED, **own | dict(arguments)), "training", arguments)
-    intended(training, dataset.task)  # what every run would be refused for
-    return training

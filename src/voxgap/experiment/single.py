@@ -140,7 +140,7 @@ def built(dataset: Dataset, recipe: Recipe, seed: int = 0) -> keras.Model:
     return build_model(
         recipe.network,
         input_shape=(*(size or dataset.volumes.shape[1:4]), dataset.volumes.shape[4]),
-        outputs=outputs(dataset),
+        outputs=dataset.outputs,
         task=dataset.task,
         strategy=recipe.strategy,
         seed=seed,
@@ -178,13 +178,6 @@ def predictions_of(model: keras.Model, volumes: Any, size: Size | None) -> Any:
     if size:
         return predict_patches(predict, volumes, size)
     return predict(np.asarray(volumes))
-
-
-def outputs(dataset: Dataset) -> int:
-    """Return how many outputs a network for this data set has: its classes, or values a sample."""
-    if dataset.task != "regression":
-        return len(dataset.classes)
-    return int(np.prod(dataset.targets.shape[1:]))
 
 
 def fill_volumes(model: keras.Model, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:
