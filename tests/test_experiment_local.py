@@ -309,7 +309,7 @@ def test_label_maps_on_their_own_grids_are_handed_over(tmp_path: Path) -> None:
 
 
 def test_the_precision_is_settled_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from voxgap.experiment.conduct import same_experiment
+    from voxgap.experiment.cost import same_experiment
     from voxgap.training import precision
 
     asked = plan_experiment(DATA, ["mean", "knn", "masked_conv"], **QUICK | {"precision": "auto"})
@@ -329,11 +329,11 @@ def test_the_precision_is_settled_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert plain.training.precision == "float32"
     # Resumed elsewhere, it goes on in the precision that it began in.
     with open_store(tmp_path / "r.db", create=True) as store:
-        assert same_experiment(asked, store) is None
+        assert same_experiment(asked, store.experiments()) is None
         store.add(fast)
-        assert same_experiment(asked, store) == fast
-        assert same_experiment(plain, store) is None
-        assert same_experiment(dataclasses.replace(asked, folds=3), store) is None
+        assert same_experiment(asked, store.experiments()) == fast
+        assert same_experiment(plain, store.experiments()) is None
+        assert same_experiment(dataclasses.replace(asked, folds=3), store.experiments()) is None
 
 
 def test_an_estimate_is_a_range(tmp_path: Path) -> None:

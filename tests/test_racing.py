@@ -10,10 +10,10 @@ import pytest
 
 import planted
 from voxgap.errors import VoxgapError
-from voxgap.experiment.asked import Asked, Verdict, designed, seconds
+from voxgap.experiment.asked import Verdict, designed, in_seconds
 from voxgap.experiment.comparison import Comparison
-from voxgap.experiment.conduct import Results, Told, _rounds
 from voxgap.experiment.plan import Experiment, Outcome, Run
+from voxgap.experiment.racing import rounds
 from voxgap.experiment.store import Store, open_store
 from voxgap.metrics.racing import look, looks, share
 
@@ -38,9 +38,7 @@ def raced(
     most: int = 1000,
 ) -> list[str]:
     """Do the rounds of a race by what its runs are known to come to, at most so many; return their strategies."""
-    asked = Asked(designed(racing=True))
-    results = Results(store.path, budget=budget)
-    more = _rounds(plan, asked, results, store, Told(), 0.0)
+    more = rounds(plan, store, Verdict(), lambda race: None, -store.seconds(plan), budget)
     done: list[str] = []
     while store.statuses(plan).get("waiting") or more():
         run = store.claim(plan, "here:1:a")
@@ -99,7 +97,7 @@ def test_time_bounds_the_rounds_and_nothing_else(tmp_path: Path, monkeypatch: py
     plan = a_race()
     known = outcomes_of(plan)
     clock = iter(range(0, 10_000, 60))  # a minute for each round
-    monkeypatch.setattr("voxgap.experiment.conduct.time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("voxgap.experiment.racing.time.monotonic", lambda: next(clock))
     with open_store(tmp_path / "r.db", create=True) as store:
         short = raced(store, plan, known, budget=170.0)
         found = Comparison.from_outcomes(plan, store.outcomes(plan))
@@ -140,10 +138,10 @@ def test_an_experiment_without_a_race_is_known_by_what_it_was() -> None:
 
 
 def test_budgets_are_times() -> None:
-    assert [seconds(text) for text in ("90s", "30m", "1.5h", " 2h ", 45)] == [90, 1800, 5400, 7200, 45]
+    assert [in_seconds(text) for text in ("90s", "30m", "1.5h", " 2h ", 45)] == [90, 1800, 5400, 7200, 45]
     for text in ("30", "m", "-3m", "nan", "30 minutes", 0):
         with pytest.raises(VoxgapError, match="is no time: give 90s, 30m or 2h"):
-            seconds(text)
+            in_seconds(text)
     with pytest.raises(VoxgapError, match="one round"):
         designed(folds=1, racing=True)
     assert (designed(racing=True).repeats, designed(racing=True, repeats=5).repeats) == (3, 5)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import planted
-from voxgap.experiment.comparison import race_of
+from voxgap.experiment.asked import Verdict
+from voxgap.experiment.racing import race_of
 
 SCRIPT = Path(__file__).parents[1] / "benchmarks" / "verdicts.py"
 
@@ -63,6 +64,6 @@ def test_races_are_simulated_as_they_are_run(verdicts: ModuleType) -> None:
             )
             for run in runs
         }
-        race = race_of(plan, known.items(), rope=0.01)
+        race = race_of(plan, known.items(), Verdict(rope=0.01))
         assert race.over
         assert sum(race.counts(run, plan.folds) for run in runs) == count

@@ -213,7 +213,7 @@ def compare(
       voxgap compare scans.csv --size 32,32,32 --models resnet3d,resnet2d --seeds 2 --out runs/2d-or-3d
     """
     from voxgap import decision
-    from voxgap.experiment.asked import Asked, Verdict, designed, seconds
+    from voxgap.experiment.asked import Asked, Verdict, designed, in_seconds
     from voxgap.experiment.conduct import Results, Told, conduct
 
     design = designed(
@@ -253,7 +253,7 @@ def compare(
         threshold or decision.DEFAULT,
         Verdict(metric, rope, against, ("--metric", "--rope", "--against")),
     )
-    limit = None if budget is None else seconds(budget)
+    limit = None if budget is None else in_seconds(budget)
     results = Results(out_folder / "compare.db", _command(data), data, retry, not resume, limit)
     grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices)
     dataset = load(data, **grid)
@@ -302,12 +302,13 @@ class _Teller:
     def running(self, experiment: Experiment, before: Ended) -> Iterator[Tell]:
         from voxgap.cli.board import watching
         from voxgap.experiment import open_store
-        from voxgap.experiment.comparison import deciding_metric
+        from voxgap.experiment.racing import race_of
+        from voxgap.experiment.ranking import deciding_metric
         from voxgap.names import metric_called
 
         classes = self.dataset.classes
         metric = metric_called(self.asked.verdict.metric or deciding_metric(self.dataset.task), classes)
-        if not (experiment.racing and self.asked.verdict.race(experiment, before).over):
+        if not (experiment.racing and race_of(experiment, before, self.asked.verdict).over):
             _say_what_is_ahead(experiment, self.dataset, len(before), self.where)
         try:
             with watching(experiment, before, metric, classes) as tell:

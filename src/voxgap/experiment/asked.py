@@ -18,7 +18,6 @@ from voxgap.recipe import COMPARED, FILLS, PRESETS, Architecture, Gaps, Plain, S
 if TYPE_CHECKING:
     from voxgap.experiment.comparison import Comparison
     from voxgap.experiment.plan import Experiment, Outcome, Run
-    from voxgap.experiment.racing import Race
 
 Value = TypeVar("Value", bound=Plain)
 Strategies = Sequence[str] | Mapping[str, "str | Strategy"]
@@ -28,6 +27,7 @@ DEFAULT_STRATEGIES = ("mean", "linear", "mask_channel", "masked_conv")
 RACE_REPEATS = 3
 """How often a race deals the folds anew at most; beyond, what training sets share leaves little to win."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_BY_DATA = Architecture(normalize="auto")
 _GAP_OPTIONS = ("axis", "block_size", "per_channel", "strength")
 
 
@@ -108,7 +108,7 @@ def designed(
     )
 
 
-def seconds(budget: str | float) -> float:
+def in_seconds(budget: str | float) -> float:
     """Return how long `90s`, `30m`, `1.5h` or a number of seconds is.
 
     Raises:
@@ -146,12 +146,6 @@ class Verdict:
         return Comparison.from_outcomes(
             experiment, outcomes, metric=self.metric, rope=self.rope, reference=self.reference
         )
-
-    def race(self, experiment: Experiment, outcomes: Iterable[tuple[Run, Outcome]]) -> Race:
-        """Find out how far a race is."""
-        from voxgap.experiment.comparison import race_of
-
-        return race_of(experiment, outcomes, self.metric, self.rope, self.reference)
 
     def check(self, ranked: Iterable[str]) -> None:
         """Refuse before hours of training what would be refused after them, whatever the data.
@@ -202,7 +196,7 @@ class Asked:
     """
 
     design: Design
-    architecture: Architecture = Architecture(normalize="auto")
+    architecture: Architecture = _BY_DATA
     training: Training = COMPARED
     threshold: str | float = decision.DEFAULT
     verdict: Verdict = Verdict()

@@ -5,24 +5,30 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from voxgap import table
-from voxgap.errors import VoxgapError
+from voxgap.experiment.asked import Verdict
 from voxgap.experiment.plan import BASELINES, Experiment, Outcome, Row, Run
-from voxgap.experiment.racing import Race, run_race, without_late
-from voxgap.experiment.ranking import Condition, Ranking, Score, ranking
+from voxgap.experiment.racing import Race, race_of, without_late
+from voxgap.experiment.ranking import (
+    Ranking,
+    Score,
+    classes_of,
+    conditions_of,
+    deciding,
+    ranking,
+    scores_of,
+)
 from voxgap.files import finite, write_bytes
 from voxgap.metrics.comparison import Place
-from voxgap.names import metric_called, metric_words
+from voxgap.names import metric_words
 from voxgap.recipe import Recipe
 
-DECIDING = {"segmentation": "dice", "classification": "accuracy", "regression": "mae"}
-"""The metric that decides where none is named; the first of these that the scores have."""
 RECONSTRUCTION = "rmse"
 COLUMNS = (
     *(
@@ -126,12 +132,12 @@ class Comparison:
             VoxgapError: no run has that metric, or the reference is not compared.
         """
         pairs = tuple(outcomes)
-        metric = _metric(pairs, metric)
-        race = race_of(experiment, pairs, metric, rope, reference) if experiment.racing else None
+        metric = deciding(pairs, metric)
+        race = race_of(experiment, pairs, Verdict(metric, rope, reference)) if experiment.racing else None
         counted = without_late(pairs, race, experiment.folds)
         sizes = _sizes(counted)
         names = [name for name, _ in experiment.strategies]
-        scores = list(_scores(counted, metric))
+        scores = list(scores_of(counted, metric))
         models = list(dict.fromkeys(run.model for run, _ in pairs))
         settings: dict[str, Any] = {"rope": rope, "reference": reference}
         if race is not None:
@@ -161,7 +167,7 @@ class Comparison:
     @cached_property
     def classes(self) -> tuple[str, ...]:
         """Names of the classes of label maps, in their order; nothing where there are none, or no case was kept."""
-        return _classes(self.outcomes)
+        return classes_of(self.outcomes)
 
     def words_of(self, metric: str) -> str:
         """Return a metric's name for people: `dice of tumour`."""
@@ -338,26 +344,6 @@ class Comparison:
         table.write(Path(path), [*columns] or ["run"], self.predictions)
 
 
-def race_of(
-    experiment: Experiment,
-    outcomes: Iterable[tuple[Run, Outcome]],
-    metric: str | None = None,
-    rope: float | None = None,
-    reference: str | None = None,
-) -> Race:
-    """Return how far a race is; arguments as for `Comparison.from_outcomes`."""
-    pairs = tuple(outcomes)
-    metric = _metric(pairs, metric)
-    return run_race(
-        experiment, pairs, partial(_scores, metric=metric), metric, rope=rope, reference=reference
-    )
-
-
-def deciding_metric(task: str) -> str:
-    """Return the metric that decides for a task where none is named."""
-    return DECIDING.get(task, DECIDING["classification"])
-
-
 def interval(place: Place) -> str:
     """Return `0.912 (0.880 to 0.944)`, or the mean and why it has no interval."""
     if np.isnan(place.mean):
@@ -368,30 +354,9 @@ def interval(place: Place) -> str:
     return f"{place.mean:{digits}} ({place.low:{digits}} to {place.high:{digits}})"
 
 
-def _metric(pairs: Sequence[tuple[Run, Outcome]], wanted: str | None) -> str:
-    known = dict.fromkeys(
-        metric for _, outcome in pairs for values in outcome.scores.values() for metric in values
-    )
-    if wanted is None:
-        return next(
-            (metric for metric in DECIDING.values() if metric in known), next(iter(known), "accuracy")
-        )
-    wanted = metric_called(wanted, _classes(pairs))
-    if known and wanted not in known:
-        raise VoxgapError(f"metric {wanted!r} is not among the scores; choose one of {', '.join(known)}")
-    return wanted
-
-
-def _classes(pairs: Iterable[tuple[Run, Outcome]], column: str = "dice_") -> tuple[str, ...]:
-    """Return the names of the classes of label maps, by the scores of the first case; `p_` those of whole volumes."""
-    tables = (rows for _, outcome in pairs for rows in outcome.predictions.values() if rows)
-    first = next(tables, ({},))[0]
-    return tuple(name.removeprefix(column) for name in first if name.startswith(column))
-
-
 def _second_class(pairs: Sequence[tuple[Run, Outcome]]) -> str:
     """Return the class that a threshold decides on: by its name, where the predictions are kept."""
-    return ((_classes(pairs, "p_") or _classes(pairs))[1:] or ("The second class",))[0]
+    return ((classes_of(pairs, "p_") or classes_of(pairs))[1:] or ("The second class",))[0]
 
 
 def _sizes(pairs: Sequence[tuple[Run, Outcome]]) -> dict[tuple[int, int], tuple[int, int]]:
@@ -402,28 +367,6 @@ def _sizes(pairs: Sequence[tuple[Run, Outcome]]) -> dict[tuple[int, int], tuple[
             split = (run.repeat, run.fold)
             sizes[split] = max(sizes.get(split, (0, 0)), (outcome.n_train, outcome.n_test))
     return sizes
-
-
-def _conditions(run: Run) -> Iterator[tuple[float, Condition]]:
-    for rate in run.test_rates:
-        yield rate, Condition(run.model, run.pattern, run.mechanism, run.train_rate, rate)
-
-
-def _scores(pairs: Sequence[tuple[Run, Outcome]], metric: str) -> Iterator[Score]:
-    """Yield what the runs scored; `complete`, which has no gaps, stands beside each condition of its network."""
-    ended = [(run, outcome) for run, outcome in pairs if outcome.status == "done"]
-    conditions = dict.fromkeys(
-        c for run, _ in ended if run.strategy != "complete" for _, c in _conditions(run)
-    )
-    for run, outcome in ended:
-        of_run = list(_conditions(run))
-        if run.strategy == "complete":
-            alike = [c for c in conditions if c.model == run.model]
-            of_run = [(rate, c) for rate in run.test_rates for c in alike] or of_run
-        for rate, condition in of_run:
-            value = outcome.scores.get(rate, {}).get(metric)
-            if value is not None:
-                yield Score(run.strategy, condition, (run.repeat, run.fold), run.seed, value)
 
 
 def _of_models(scores: list[Score], models: list[str], sizes: Any, metric: str, rope: float) -> Ranking:
@@ -440,7 +383,7 @@ def _of_fills(pairs: Sequence[tuple[Run, Outcome]], names: Sequence[str], sizes:
     """Rank strategies by the error of their fill; those that fill alike share a place."""
     scores: dict[str, list[Score]] = {}
     for run, outcome in pairs:
-        for rate, condition in _conditions(run):
+        for rate, condition in conditions_of(run):
             errors = outcome.reconstruction.get(rate)
             if errors and run.strategy not in BASELINES:
                 split = (run.repeat, run.fold)

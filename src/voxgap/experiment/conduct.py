@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,13 +13,13 @@ from typing import Any
 
 from voxgap import decision
 from voxgap.dataset import Dataset, load_data
-from voxgap.experiment.asked import Asked, Strategies, Verdict, designed, seconds
+from voxgap.experiment.asked import Asked, Strategies, Verdict, designed, in_seconds
 from voxgap.experiment.comparison import Comparison
 from voxgap.experiment.local import Event, no_more, run_all
 from voxgap.experiment.plan import Experiment, Outcome, Run
 from voxgap.experiment.planning import planned
-from voxgap.experiment.racing import Race
-from voxgap.experiment.store import Store, delete_store, open_store
+from voxgap.experiment.racing import Race, rounds
+from voxgap.experiment.store import delete_store, open_store
 from voxgap.intensity import Choice
 
 Tell = Callable[[Event], None]
@@ -162,7 +161,7 @@ def compare(
     asked = Asked.of(design, architecture or {}, training, threshold, Verdict(metric, rope, reference))
     runner = partial(run_all, processes=processes, memory_limit=memory_limit)
     told = Told() if progress is None else Told(running=lambda *_: contextlib.nullcontext(progress))
-    limit = None if budget is None else seconds(budget)
+    limit = None if budget is None else in_seconds(budget)
     source = "" if isinstance(dataset, Dataset) else str(dataset)
     results = Results(Path(out), command, source, retry=retry, budget=limit)
     return conduct(load_data(dataset), asked, results, runner, told)
@@ -189,6 +188,7 @@ def conduct(
         KeyboardInterrupt: Ctrl-C; what has ended is kept.
     """
     started = time.monotonic()
+    asked.verdict.check_metric(dataset.task, dataset.classes)
     experiment, chosen = planned(dataset, asked)
     told.planned(experiment, chosen)
     from voxgap.experiment.cost import with_precision  # Keras: only now
@@ -196,41 +196,14 @@ def conduct(
     if results.fresh:
         delete_store(results.path)
     with open_store(results.path, create=True) as store:
-        experiment = same_experiment(experiment, store) or with_precision(experiment, dataset)
+        experiment = with_precision(experiment, dataset, store.experiments())
         store.add(experiment, results.command, dataset.reading(results.source))
         if results.retry:
             store.retry(experiment)
+        since = started - store.seconds(experiment)
         with told.running(experiment, store.outcomes(experiment)) as tell:
-            more = _rounds(experiment, asked, results, store, told, started) if experiment.racing else no_more
+            more = no_more
+            if experiment.racing:
+                more = rounds(experiment, store, asked.verdict, told.raced, since, results.budget)
             runner(experiment, dataset, store, progress=tell, more=more)
         return asked.verdict.on(experiment, store.outcomes(experiment))
-
-
-def _rounds(
-    experiment: Experiment, asked: Asked, results: Results, store: Store, told: Told, started: float
-) -> Callable[[], bool]:
-    """Return what adds the next round of a race, where there is one and the budget has room for it."""
-    before = store.seconds(experiment)
-
-    def more() -> bool:
-        race = asked.verdict.race(experiment, outcomes := store.outcomes(experiment))
-        told.raced(race)
-        spent = before + time.monotonic() - started
-        expected = spent / len(outcomes) * len(race.due) if outcomes else 0.0
-        if race.over or (results.budget is not None and spent + expected > results.budget):
-            return False
-        store.add(experiment, due=race.due)
-        return True
-
-    return more
-
-
-def same_experiment(experiment: Experiment, store: Store) -> Experiment | None:
-    """Find the experiment of a file that asks the same, whatever precision was chosen for it then; None without one."""
-    for known in reversed(store.experiments()):
-        training = experiment.training
-        if training.precision == "auto":
-            training = dataclasses.replace(training, precision=known.training.precision)
-        if dataclasses.replace(experiment, training=training) == known:
-            return known
-    return None

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,37 @@ FORWARD_SHARE = 1 / 3
 STEPS = 3
 
 
-def with_precision(experiment: Experiment, dataset: Dataset) -> Experiment:
+def with_precision(experiment: Experiment, dataset: Dataset, known: Sequence[Experiment] = ()) -> Experiment:
     """Return the same experiment with its precision decided, once for all runs: pairs that differ in it are no pairs.
 
     bfloat16 where it is the choice for the network of each strategy on this machine; see `voxgap.train`.
+
+    Args:
+        experiment: to be done.
+        dataset: its data.
+        known: experiments that were begun before, the latest last; of one that asks the same, the precision stays.
     """
     training = experiment.training
     if training.precision != "auto":
         return experiment
-    models = (_model(run, dataset) for run in _kinds(experiment))
+    if begun := same_experiment(experiment, known):
+        return begun
+    kinds = _kinds(experiment)
+    models = (_model(run, dataset) for run in kinds)
     wanted = all(precision.choose(model, "auto", training.batch_size) == "mixed_bfloat16" for model in models)
     decided = dataclasses.replace(training, precision="bfloat16" if wanted else "float32")
     return dataclasses.replace(experiment, training=decided)
+
+
+def same_experiment(experiment: Experiment, known: Sequence[Experiment]) -> Experiment | None:
+    """Find the experiment that asks the same, whatever precision was chosen for it then; None without one."""
+    for other in reversed(known):
+        training = experiment.training
+        if training.precision == "auto":
+            training = dataclasses.replace(training, precision=other.training.precision)
+        if dataclasses.replace(experiment, training=training) == other:
+            return other
+    return None
 
 
 def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:

@@ -45,12 +45,11 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
     """Return the experiment that is asked for on these data, and why its volumes are normalised as they are.
 
     Raises:
-        VoxgapError: the data doesn't allow what is asked of the verdict, the strategies, the networks or their training.
+        VoxgapError: the data doesn't allow what is asked of the strategies, the networks or their training.
     """
     from voxgap.training import intended
 
     design, training = asked.design, asked.training
-    asked.verdict.check_metric(dataset.task, dataset.classes)
     if training.patch_size is None:
         training = dataclasses.replace(training, patch_size=dataset.patch_size)
     intended(training, dataset.task)  # what every run would be refused for
@@ -60,6 +59,7 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
     crossed = itertools.product(design.patterns or (Gaps.pattern,), design.mechanisms, rates)
     strategies = _strategies(design, dataset.name, own, simulated=any(rates))
     key = content_key(dataset)
+    strategies = tuple((name, strategy.of_channels(dataset.channels)) for name, strategy in strategies)
     # By all volumes, without a label: each fold sees the same, and none its test classes.
     chosen = intensity.resolve(
         asked.architecture.normalize, dataset.volumes, dataset.channels, training.patch_size
@@ -70,7 +70,7 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
     experiment = Experiment(
         data=dataset.name,
         data_key=key,
-        strategies=tuple((name, strategy.of_channels(dataset.channels)) for name, strategy in strategies),
+        strategies=strategies,
         models=design.models or (network_of(dataset.task),),
         gaps=tuple(
             dataclasses.replace(design.gaps, pattern=pattern, mechanism=mechanism, missing_rate=rate)

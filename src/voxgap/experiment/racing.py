@@ -8,16 +8,22 @@ first time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from voxgap.experiment.plan import BASELINES, Experiment, Outcome, Run
-from voxgap.experiment.ranking import Score, default_rope, tables_of
+from voxgap.experiment.ranking import deciding, default_rope, scores_of, tables_of
 from voxgap.metrics.comparison import LOWER_IS_BETTER
 from voxgap.metrics.racing import look, looks, share
 from voxgap.metrics.significance import size_ratio
+
+if TYPE_CHECKING:
+    from voxgap.experiment.asked import Verdict
+    from voxgap.experiment.store import Store
 
 Pairs = Iterable[tuple[Run, Outcome]]
 
@@ -60,24 +66,16 @@ class Race:
         return " ".join(said)
 
 
-def run_race(
-    experiment: Experiment,
-    outcomes: Pairs,
-    scores: Callable[[list[tuple[Run, Outcome]]], Iterable[Score]],
-    metric: str,
-    *,
-    rope: float | None = None,
-    reference: str | None = None,
-) -> Race:
+def race_of(experiment: Experiment, outcomes: Pairs, verdict: Verdict) -> Race:
     """Run through the outcomes of a race, and say how far it is.
 
     Args:
         experiment: with `racing`.
         outcomes: of its runs so far.
-        scores: what outcomes come to, in the metric that decides.
-        metric, rope, reference: see `voxgap.experiment.ranking.ranking`.
+        verdict: how it is to be found.
     """
     pairs = list(outcomes)
+    metric, rope, reference = deciding(pairs, verdict.metric), verdict.rope, verdict.reference
     by_split = _by_split(experiment)
     splits = [*by_split]
     names = [name for name, _ in experiment.strategies if name not in BASELINES]
@@ -85,7 +83,7 @@ def run_race(
     level = share(at)
     ended = {run for run, _ in pairs}
     ratio = _ratio(pairs)
-    found = tables_of(list(scores(pairs)), names, splits)
+    found = tables_of(list(scores_of(pairs, metric)), names, splits)
     table = np.stack([found[name] for name in names]) * (-1 if metric in LOWER_IS_BETTER else 1)
     inside = np.ones(len(names), bool)
     left: dict[str, int] = {}
@@ -107,6 +105,38 @@ def run_race(
         if over:
             return Race(number, len(splits), left, True, (), level)
     return Race(len(splits), len(splits), left, True, (), level)
+
+
+def rounds(
+    experiment: Experiment,
+    store: Store,
+    verdict: Verdict,
+    tell: Callable[[Race], None],
+    since: float,
+    budget: float | None,
+) -> Callable[[], bool]:
+    """Return what adds the next round of a race, where there is one and the budget has room for it.
+
+    Args:
+        experiment: with `racing`.
+        store: of its outcomes.
+        verdict: how it is to be found.
+        tell: told how far the race is, before each round and after the last.
+        since: when it began, on the clock `time.monotonic`, pauses left out.
+        budget: seconds for all rounds; None: as long as it takes.
+    """
+
+    def more() -> bool:
+        race = race_of(experiment, outcomes := store.outcomes(experiment), verdict)
+        tell(race)
+        spent = time.monotonic() - since
+        expected = spent / len(outcomes) * len(race.due) if outcomes else 0.0
+        if race.over or (budget is not None and spent + expected > budget):
+            return False
+        store.add(experiment, due=race.due)
+        return True
+
+    return more
 
 
 def _by_split(experiment: Experiment) -> dict[tuple[int, int], list[Run]]:

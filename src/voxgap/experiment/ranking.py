@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.experiment.plan import BASELINES
+from voxgap.experiment.plan import BASELINES, Outcome, Run
 from voxgap.files import finite
 from voxgap.metrics.comparison import LOWER_IS_BETTER, Paired, Place, rank
 from voxgap.metrics.significance import ROPE
+from voxgap.names import metric_called
 
+DECIDING = {"segmentation": "dice", "classification": "accuracy", "regression": "mae"}
+"""The metric that decides where none is named; the first of these that the scores have."""
 SHARE_OF_MEAN = 0.01
 """Differences up to this share of a mean error don't matter, where the unit is the data's own."""
 UNBOUNDED = frozenset({"mae", "rmse", "log_loss"})
@@ -162,6 +165,60 @@ def ranking(
         beside.append(dataclasses.replace(among[name], against=None, verdict=None))
     conditions = tuple(dict.fromkeys(score.condition for score in scores))
     return Ranking(metric, lower, rope, reference, conditions, places, tuple(beside), dict(left or {}))
+
+
+def deciding_metric(task: str) -> str:
+    """Return the metric that decides for a task where none is named."""
+    return DECIDING.get(task, DECIDING["classification"])
+
+
+def deciding(pairs: Sequence[tuple[Run, Outcome]], wanted: str | None) -> str:
+    """Return the metric that decides: the one that is wanted, or what is usual for these scores.
+
+    Raises:
+        VoxgapError: no run has the one that is wanted.
+    """
+    known = dict.fromkeys(
+        metric for _, outcome in pairs for values in outcome.scores.values() for metric in values
+    )
+    if wanted is None:
+        return next(
+            (metric for metric in DECIDING.values() if metric in known), next(iter(known), "accuracy")
+        )
+    wanted = metric_called(wanted, classes_of(pairs))
+    if known and wanted not in known:
+        raise VoxgapError(f"metric {wanted!r} is not among the scores; choose one of {', '.join(known)}")
+    return wanted
+
+
+def classes_of(pairs: Iterable[tuple[Run, Outcome]], column: str = "dice_") -> tuple[str, ...]:
+    """Return the names of the classes of label maps, by the scores of the first case; `p_` those of whole volumes."""
+    tables = (rows for _, outcome in pairs for rows in outcome.predictions.values() if rows)
+    first = next(tables, ({},))[0]
+    return tuple(name.removeprefix(column) for name in first if name.startswith(column))
+
+
+def conditions_of(run: Run) -> Iterator[tuple[float, Condition]]:
+    """Yield each test rate of a run, and the condition that its score there is under."""
+    for rate in run.test_rates:
+        yield rate, Condition(run.model, run.pattern, run.mechanism, run.train_rate, rate)
+
+
+def scores_of(pairs: Sequence[tuple[Run, Outcome]], metric: str) -> Iterator[Score]:
+    """Yield what the runs scored; `complete`, which has no gaps, stands beside each condition of its network."""
+    ended = [(run, outcome) for run, outcome in pairs if outcome.status == "done"]
+    conditions = dict.fromkeys(
+        c for run, _ in ended if run.strategy != "complete" for _, c in conditions_of(run)
+    )
+    for run, outcome in ended:
+        of_run = list(conditions_of(run))
+        if run.strategy == "complete":
+            alike = [c for c in conditions if c.model == run.model]
+            of_run = [(rate, c) for rate in run.test_rates for c in alike] or of_run
+        for rate, condition in of_run:
+            value = outcome.scores.get(rate, {}).get(metric)
+            if value is not None:
+                yield Score(run.strategy, condition, (run.repeat, run.fold), run.seed, value)
 
 
 def tables_of(scores: list[Score], names: list[str], splits: Sequence[tuple[int, int]]) -> dict[str, Table]:
