@@ -19,7 +19,14 @@ from voxgap.files import finite, write_bytes
 from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES
 from voxgap.runtime import Bundle, Predictor, load
 from voxgap.trust.audit import Audit, audited
-from voxgap.trust.certificate import Certificate, Row, certified, check_gaps
+from voxgap.trust.certificate import (
+    Certificate,
+    Row,
+    Subsets,
+    certified,
+    check_gaps,
+    check_subsets,
+)
 from voxgap.trust.scoring import check_metric
 
 PAGE, TABLE, PLAIN = "certificate.html", "certificate.csv", "certificate.json"
@@ -72,6 +79,7 @@ def certify(
     split: Split = None,
     *,
     metric: str | None = None,
+    subsets: Subsets = None,
     patterns: Sequence[str] = CERTIFIED_PATTERNS,
     rates: Sequence[float] = CERTIFIED_RATES,
     out: str | os.PathLike[str] | None = None,
@@ -86,6 +94,9 @@ def certify(
         data: labelled, see `voxgap.load_data`.
         split: the part to score, see `evaluate`.
         metric: that is shown: by default accuracy, mae or dice, by the task.
+        subsets: of the channels that are there: `all`, `seen` (those that occur), or given ones, as in
+            `[("t1", "flair"), ("t2",)]`. By default all of up to four channels, of more those that occur and each
+            channel missing alone.
         patterns, rates: of gaps that are made besides the data's own, see `voxgap.simulate`.
         out: folder for page, table and JSON; the bundle's own evidence by default.
         seed: of those gaps, and of the intervals.
@@ -106,10 +117,12 @@ def certify(
             "a certificate is kept in a bundle: give its folder, or a predictor from voxgap.load"
         )
     check_gaps(patterns, rates)
+    check_subsets(subsets, predictor.manifest.input.channels)
     check_metric(metric, predictor.task)
     given = labelled(predictor, data, split, axes=axes, at=at)
     how: dict[str, Any] = {"threshold": predictor.decision.threshold, "seed": seed}
-    certificate = certified(given.data, predictor.predict, metric, patterns=patterns, rates=rates, **how)
+    made_of: dict[str, Any] = {"subsets": subsets, "patterns": patterns, "rates": rates}
+    certificate = certified(given.data, predictor.predict, metric, **made_of, **how)
     audit = audited(given.data, predictor.predict, metric, **how)
     made = Certified(predictor.manifest.dataset, given.split, certificate, audit, given.notes)
     made = replace(made, name=given.data.name.replace("\\", "/").rstrip("/").rpartition("/")[2])

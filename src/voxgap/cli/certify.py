@@ -25,6 +25,13 @@ def certify(
     metric: Annotated[
         str | None, typer.Option(help="That is shown; by default accuracy, mae or dice, by the task.")
     ] = None,
+    subsets: Annotated[
+        str | None,
+        typer.Option(
+            help="Channels that are there: all, seen (those that occur), or given ones, as in flair+t1,t2.",
+            show_default="all of up to 4 channels; of more those seen, and each missing alone",
+        ),
+    ] = None,
     patterns: Annotated[
         str, typer.Option(help="Of gaps that are made: slices, frames, blocks, voxels, channels; or none.")
     ] = ",".join(CERTIFIED_PATTERNS),
@@ -55,6 +62,8 @@ def certify(
 
       voxgap certify runs/patients patients.csv
 
+      voxgap certify runs/patients patients.csv --subsets flair+t1,t2 --patterns none
+
       voxgap certify runs/brain sample:brain --patterns slices --rates 0.1,0.5,0.9
     """
     import voxgap
@@ -69,6 +78,7 @@ def certify(
             fetched(data),
             split,
             metric=metric,
+            subsets=_subsets(subsets),
             patterns=made,
             rates=wanted,
             out=out_folder,
@@ -82,3 +92,10 @@ def certify(
         return
     out.print(Text(str(dataclasses.replace(found, notes=()))), soft_wrap=True)
     out.print(f"page: {found.page}", soft_wrap=True, markup=False)
+
+
+def _subsets(given: str | None) -> str | list[list[str]] | None:
+    """Return what `--subsets flair+t1,t2` names."""
+    if given is None or given in ("all", "seen"):
+        return given
+    return [[name.strip() for name in subset.split("+")] for subset in given.split(",")]

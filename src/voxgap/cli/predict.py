@@ -72,6 +72,14 @@ def predict(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    advise: Annotated[
+        bool,
+        typer.Option(
+            "--advise",
+            help="Which missing channel to acquire next, and what it is worth beside those that are there: columns "
+            "acquire_next, worth, advice. For bundles with a certificate (voxgap certify).",
+        ),
+    ] = False,
     outside: Annotated[
         int | None,
         typer.Option(help="In label maps: what stands outside of what the network saw; 0 without it."),
@@ -102,6 +110,8 @@ def predict(
       voxgap predict runs/patients scans/ --out preds.parquet --precision fast
 
       voxgap predict runs/patients ward/ --channels t1.nii.gz,flair.nii.gz --top-k 3
+
+      voxgap predict runs/patients ward/ --channels t1.nii.gz,flair.nii.gz --advise
     """
     from voxgap.runtime import Bundle, job
     from voxgap.runtime.inputs import list_items, same_file
@@ -121,7 +131,14 @@ def predict(
         raise VoxgapError(f"{table}: names what is to be predicted; choose another --out")
     said = grid_arguments(axes=axes, at=at)
     wanted = job.Wanted(
-        top_k, calibrated, overwrite=overwrite, axes=said["axes"], at=said["at"], draws=draws, seed=seed
+        top_k,
+        calibrated,
+        overwrite=overwrite,
+        axes=said["axes"],
+        at=said["at"],
+        draws=draws,
+        seed=seed,
+        advise=advise,
     )
     predictor = open_bundle(bundle, precision, engine, threads, threshold)
     if draws is not None:
@@ -136,6 +153,8 @@ def predict(
         predictor.check_outside(wanted.outside)
     elif outside is not None:
         raise VoxgapError(f"{bundle}: --outside is for label maps, and it is for {manifest.task}")
+    if advise and manifest.worths is None:
+        raise VoxgapError(f"{bundle}: no certificate to advise by; voxgap certify {bundle} DATA makes one")
     if calibrated and manifest.calibration is None:
         raise VoxgapError(
             f"{bundle}: no calibration; train with a validation part that is large enough, or leave out --calibrated"
@@ -146,6 +165,7 @@ def predict(
         "bundle": str(bundle.resolve()),
         "threshold": predictor.decision.threshold,
         "guarantee": digest(manifest.guarantee.to_json()) if manifest.guarantee else "",
+        "certificate": digest(manifest.written["certificate"]) if advise else "",
     }
     if ray is None:
         source = job.local(predictor, wanted)

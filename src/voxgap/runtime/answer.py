@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.acquire import Advice
 from voxgap.promises import Promise
 from voxgap.volume import Values
 
@@ -26,6 +27,7 @@ class Answer:
         missing_rate: share of the scan's own values that is missing, in [0, 1]; of the input's, where nobody knows how
             it came onto the network's grid.
         promise: what is guaranteed of it for such gaps; None where the bundle guarantees nothing.
+        advice: which missing channel is worth acquiring next; None where the bundle has no certificate.
         windows: along depth, whose mean the answer is, where the input is deeper than the network's.
         drift: one sentence for each way in which the input differs from the training data.
         precision: `float32`, or what was computed in.
@@ -57,6 +59,7 @@ class Answer:
     seconds: float
     windows: int = 1
     promise: Promise | None = None
+    advice: Advice | None = None
     fill_deviation: Values | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -68,6 +71,7 @@ class Answer:
             "values": self.values.tolist() if whole else None,
             "calibrated": self.calibrated.tolist() if whole and self.calibrated is not None else None,
             "guarantee": self.promise and self.promise.to_json(),
+            "advice": self.advice and self.advice.to_json(),
             "fill_deviation": self.fill_deviation.tolist()
             if whole and self.fill_deviation is not None
             else None,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from voxgap import io, table
+from voxgap import acquire, io, table
 from voxgap.doubts import kind
 from voxgap.errors import VoxgapError
 from voxgap.files import check_new, replacing
@@ -49,6 +49,7 @@ class Wanted:
         overwrite: whether label maps that are there already are replaced.
         axes, at: what is said of the axes of the files; see `Predictor.read`.
         draws, seed: of the fill, see `Predictor.predict`.
+        advise: whether it says which missing channel to acquire next.
     """
 
     top_k: int = 0
@@ -60,6 +61,7 @@ class Wanted:
     at: dict[str, int] = field(default_factory=dict)
     draws: int | None = None
     seed: int = 0
+    advise: bool = False
 
 
 class Doubt(NamedTuple):
@@ -187,6 +189,7 @@ def columns_of(predictor: Predictor, wanted: Wanted, items: Sequence[Item] = ())
         columns += _deviations(predictor)
     elif predictor.manifest.guarantee is not None:
         columns += [*_promised_names(predictor), "guarantee"]
+    columns += acquire.COLUMNS if wanted.advise else ()
     columns += ["missing_rate", "windows"]
     columns += ["precision", "difference"] if predictor.running.precision != "float32" else []
     columns += ["case"] if any(item.case for item in items) else []
@@ -210,6 +213,8 @@ def row_of(predictor: Predictor, name: str, answer: Answer, wanted: Wanted) -> R
         row |= {name: float(value) for name, value in zip(names, answer.values, strict=True)}
     if answer.promise is not None:
         row |= _promised(predictor, answer.promise)
+    if wanted.advise and answer.advice is not None:
+        row |= answer.advice.row()
     if answer.fill_deviation is not None and predictor.task != "segmentation":
         row |= dict(zip(_deviations(predictor), map(float, answer.fill_deviation), strict=True))
     row |= {
@@ -466,6 +471,7 @@ def _jsonl_file(file: Path, rows: Iterable[Row], _: Sequence[str]) -> None:
 def _parquet_file(file: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
     arrow, parquet = need("pyarrow", file), need("pyarrow.parquet", file)
     texts = {"path", *_OF_TABLES, "class", "label_map", "guarantee", "warnings", "error", "precision"}
+    texts |= acquire.TEXTS
     kinds = {
         name: arrow.string()
         if name in texts or name.startswith("top_")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
+from voxgap.acquire import Worths
 from voxgap.decision import Decision
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid
@@ -168,6 +169,7 @@ class Manifest:
         calibration: how to read the probabilities; None without one.
         decision: how classes are named.
         guarantee: what holds of its answers for each pattern of gaps; None without one.
+        worths: of channels that may be missing, from its certificate; None without one.
         trained: how its training ended.
         arguments: of the network and its training, as people read them.
         scores, intervals: of the trained network by split, and what they rest on.
@@ -191,6 +193,7 @@ class Manifest:
     calibration: Calibration | None
     decision: Decision
     guarantee: Guarantee | None
+    worths: Worths | None
     trained: Trained
     arguments: Mapping[str, Any]
     scores: Mapping[str, Mapping[str, Any]]
@@ -247,6 +250,7 @@ class Manifest:
             calibration=Calibration.of(known, where),
             decision=Decision.of(known, where),
             guarantee=Guarantee.of(known, where),
+            worths=Worths.of(known, where),
             trained=_trained(objects.pop("training"), objects["arguments"]),
             files={
                 kind: Entry.from_json(e, f"{where}: field files.{kind}") for kind, e in known["files"].items()

@@ -448,7 +448,7 @@ class Predictor:
                 said.
         """
         one_class, calibration = self.task == "classification", self.manifest.calibration
-        guarantee = self.manifest.guarantee
+        guarantee, worths = self.manifest.guarantee, self.manifest.worths
         return Answer(
             values=values,
             label=self.classes[int(named(values, self.decision.threshold))] if one_class else None,
@@ -460,6 +460,7 @@ class Predictor:
             promise=None
             if guarantee is None
             else guarantee.of_answer(volume, values, self.task, self.classes),
+            advice=None if worths is None else worths.of_volume(volume),
             seconds=seconds,
             **vars(self.running),
         )

@@ -24,6 +24,23 @@ class Guaranteed(BaseModel):
     )
 
 
+class Worth(BaseModel):
+    """What one more channel was worth to the scans of the bundle's certificate."""
+
+    channel: str
+    worth: float = Field(description="By how much the metric got better.")
+    interval: tuple[float, float] | None = Field(description="95 %.")
+    scans: int = Field(description="That had this channel and those that are there.")
+
+
+class Advised(BaseModel):
+    """Which missing channel to acquire next; see docs/trust.md."""
+
+    metric: str = Field(description="Of the worths.")
+    missing: list[str] = Field(description="Channels of which nothing is there.")
+    worths: list[Worth] = Field(description="Of those that were measured beside what is there, best first.")
+
+
 class Prediction(BaseModel):
     """What the network says of one volume."""
 
@@ -63,6 +80,9 @@ class Prediction(BaseModel):
     )
     guarantee: Guaranteed | None = Field(
         None, description="For such gaps, where the bundle guarantees something."
+    )
+    advice: Advised | None = Field(
+        None, description="What to acquire next, where the bundle has a certificate and channels are missing."
     )
     missing_rate: float = Field(
         description="Share of values that are missing (NaN): of a file's own, or of all those that the body held."

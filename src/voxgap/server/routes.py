@@ -16,6 +16,7 @@ from voxgap.resample import Record
 from voxgap.runtime import Predictor
 from voxgap.runtime.answer import Answer as Judged
 from voxgap.server.answers import (
+    Advised,
     Answer,
     Failure,
     Guaranteed,
@@ -371,6 +372,7 @@ def _predictions(predictor: Predictor, read: Read, outcome: Outcome) -> list[Pre
         Prediction(
             **_said(predictor, answer, read, index),
             guarantee=None if answer.promise is None else Guaranteed(**answer.promise.to_json()),
+            advice=Advised(**answer.advice.to_json()) if answer.advice and answer.advice.missing else None,
             missing_rate=round(answer.missing_rate, 6),
             windows=answer.windows,
             warnings=list(answer.drift),

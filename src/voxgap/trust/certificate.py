@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.missingness.simulation import PATTERNS, simulate
 from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES, check
-from voxgap.trust.conformal import subsets, without
+from voxgap.trust.conformal import subsets as combinations_of
+from voxgap.trust.conformal import without
 from voxgap.trust.scoring import (
     Change,
     Measure,
@@ -31,7 +32,10 @@ from voxgap.volume import Values
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
 
+Subsets = str | Sequence[Sequence[str]] | None
+"""Which sets of channels that are there are scored; see `certified`."""
 _FEWEST = 10  # scans: a score of fewer says nothing
+_MOST_CHANNELS = 8  # of which all subsets can be asked for: 255 predictions of each scan
 
 
 @dataclass(frozen=True)
@@ -154,12 +158,36 @@ def check_gaps(patterns: Sequence[str], rates: Sequence[float]) -> None:
             raise VoxgapError(f"rate {rate:g} is out of range: shares between 0 and 1, such as 0.25,0.5")
 
 
+def check_subsets(subsets: Subsets, channels: Sequence[str]) -> None:
+    """Refuse subsets of channels that there are not, before anything is read.
+
+    Raises:
+        VoxgapError: a channel is not the network's, or there are too many for all subsets.
+    """
+    if subsets == "all" and len(channels) > _MOST_CHANNELS:
+        raise VoxgapError(
+            f"subsets all: {len(channels)} channels have {2 ** len(channels) - 1}; name those that matter, as in "
+            f"{'+'.join(channels[:2])},{channels[0]}, or seen: those that occur"
+        )
+    if isinstance(subsets, str):
+        check("subsets", subsets, ("all", "seen"))
+        return
+    for subset in subsets or ():
+        for name in subset:
+            check("channel", name, channels)
+        if not subset or len(set(subset)) < len(subset):
+            raise VoxgapError(
+                f"subset {'+'.join(subset) or 'of nothing'}: name channels that are there, each once"
+            )
+
+
 def certified(
     data: Dataset,
     predict: Predict,
     metric: str | None = None,
     *,
     threshold: float | None = None,
+    subsets: Subsets = None,
     patterns: Sequence[str] = CERTIFIED_PATTERNS,
     rates: Sequence[float] = CERTIFIED_RATES,
     seed: int = 0,
@@ -173,18 +201,21 @@ def certified(
         predict: answers volumes.
         metric: that is shown: by default accuracy, mae or dice, by the task.
         threshold: by which classes are named.
+        subsets: of the channels that are there: `all`, `seen` (those that occur), or given ones. By default all of up
+            to four channels, of more those that occur and each channel missing alone.
         patterns, rates: of gaps that are made besides, see `voxgap.simulate`.
         seed: of those gaps, and of the intervals.
 
     Raises:
-        VoxgapError: too few scans, or no such metric.
+        VoxgapError: too few scans, or no such metric or channel.
     """
     if len(data) < _FEWEST:
         raise VoxgapError(
             f"{data.name}: {len(data)} volumes are too few for a certificate; it takes {_FEWEST}"
         )
     metric = check_metric(metric, data.task)
-    changes, kept = _subsets(data)
+    check_subsets(subsets, data.channels)
+    changes, kept = _subsets(data, subsets)
     changes |= {
         _gap_words(pattern, rate): partial(_with_gaps, pattern, rate, seed)
         for pattern in patterns
@@ -213,7 +244,13 @@ def certified(
         (few, more): np.intersect1d(places[few], complete if more == whole else places[more])
         for few, more in pairs
     }
-    shared = {pair: both for pair, both in shared.items() if len(both) >= _FEWEST}
+    known = frozenset[int]().union(*(kept[name] for name in kept if name in places and name != whole))
+    shared = {
+        (few, more): both
+        for (few, more), both in shared.items()
+        # Of given subsets, which may not tell what has every channel, nothing is said of the last one.
+        if len(both) >= _FEWEST and (more != whole or known == kept[whole])
+    }
     for (few, more), both in shared.items():
         wanted[f"{few} > {more}"] = _difference(scores[more], scores[few], both, len(data), sign)
     found = measured(wanted, members_of(data), seed)
@@ -241,21 +278,31 @@ def certified(
     return Certificate(metric, len(data), groups, rows, steps, len(answers))
 
 
-def _subsets(data: Dataset) -> tuple[dict[str, Change], dict[str, frozenset[int]]]:
+def _subsets(data: Dataset, wanted: Subsets) -> tuple[dict[str, Change], dict[str, frozenset[int]]]:
     """Ways to take channels away, by name, and which channels each leaves; as recorded first."""
     channels = data.volumes.shape[-1]
-    # Of many channels those sets that occur, for which the data is looked at once more.
-    seen = (
-        [] if channels <= 4 else [tuple(np.flatnonzero(~_there(v[None])[0]).tolist()) for v in data.volumes]
-    )
     changes: dict[str, Change] = {}
     kept: dict[str, frozenset[int]] = {}
-    for missing in subsets(channels, seen):
+    for missing in dict.fromkeys([(), *_missing(data, wanted)]):
         left = [i for i in range(channels) if i not in missing]
         if left:
             name = " + ".join(data.channels[i] for i in left) if missing else "as recorded"
             changes[name], kept[name] = partial(_take_away, missing, left), frozenset(left)
     return changes, kept
+
+
+def _missing(data: Dataset, wanted: Subsets) -> list[tuple[int, ...]]:
+    """Which channels are missing in each subset that is wanted."""
+    channels = data.volumes.shape[-1]
+    if wanted == "all":
+        return combinations_of(channels, [], 2**channels)
+    if wanted is not None and not isinstance(wanted, str):
+        return [tuple(i for i, name in enumerate(data.channels) if name not in kept) for kept in wanted]
+    if wanted is None and channels <= 4:
+        return combinations_of(channels, [])
+    # For those sets that occur the data is looked at once more.
+    seen = [tuple(np.flatnonzero(~_there(v[None])[0]).tolist()) for v in data.volumes]
+    return sorted(set(seen)) if wanted == "seen" else combinations_of(channels, seen)
 
 
 def _there(volumes: Values) -> NDArray[np.bool_]:
