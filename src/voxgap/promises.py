@@ -189,7 +189,10 @@ class Guarantee:
 
     def within(self, tolerance: float | None) -> Guarantee | None:
         """Return the same for a runtime whose answers lie within this of the network's own; None: nobody knows."""
-        return None if tolerance is None else replace(self, tolerance=max(self.tolerance, tolerance))
+        if tolerance is None:
+            return None
+        # What lies between what was calibrated on and the trained network comes on top.
+        return replace(self, tolerance=max(self.tolerance, self.tolerance - TOLERANCE + tolerance))
 
     def words(self) -> str:
         """Return what is guaranteed, in one line, for people."""

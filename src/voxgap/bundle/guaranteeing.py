@@ -20,7 +20,7 @@ from voxgap.dataset.splits import make_split
 from voxgap.errors import VoxgapError
 from voxgap.metrics.overlap import digests, in_part
 from voxgap.names import COVERAGE
-from voxgap.promises import Guarantee, Pattern, pattern_of
+from voxgap.promises import TOLERANCE, Guarantee, Pattern, pattern_of
 from voxgap.runtime import Bundle, Predictor, load
 from voxgap.trust.conformal import calibrated, check_coverage, least_for
 
@@ -123,6 +123,7 @@ def guarantee(
     counts = Counter(pattern_of(volume) for volume in part.data.volumes)
     if not made.claims:
         raise VoxgapError(_too_few(part.data, coverage))
+    made = replace(made, tolerance=TOLERANCE + _strays(predictor))
     _keep(predictor, made)
     notes = [told] if told else []
     if made.informative:
@@ -206,6 +207,13 @@ def _keep(predictor: Predictor, made: Guarantee) -> None:
         if _network(current.written) != _network(predictor.manifest.written):
             raise VoxgapError(f"{folder}: the model was replaced while it was calibrated; do it again")
         write_manifest(folder, {**current.written, "guarantee": made.to_json()})
+
+
+def _strays(predictor: Predictor) -> float:
+    """How far what was calibrated on may lie from the trained network: each other runtime may lie on its other side."""
+    files, engine = predictor.manifest.files, predictor.running.engine
+    kind = engine if engine in files else "onnx"  # which OpenVINO reads, too
+    return (predictor.manifest.strays(kind) or 0.0) if kind in files else 0.0
 
 
 def _network(manifest: Mapping[str, Any]) -> Any:
