@@ -17,7 +17,7 @@ from voxgap.errors import VoxgapError
 from voxgap.metrics import scores
 from voxgap.runtime import Predictor
 from voxgap.trust.audit import audited
-from voxgap.trust.certificate import certified, check_gaps
+from voxgap.trust.certificate import certified, check_gaps, check_subsets
 from voxgap.trust.scoring import Answers, check_metric, of_metric
 
 CHANNELS = ("t1", "t2", "flair", "dwi")
@@ -73,6 +73,41 @@ def test_every_subset_of_four_channels_costs_one_prediction_and_all_one_pass_of_
     assert (volumes.read == 1).all()
     assert len({row.kept for row in found.rows}) == 15
     assert len(found.steps) == 28, "each of 14 subsets, and each channel that it lacks"
+
+
+def test_given_subsets_cost_a_prediction_each_and_nothing_is_advised_that_they_do_not_tell() -> None:
+    given, network = data(60, lacking=0.3), Network()
+    found = certified(given, network, subsets=[("flair", "t1"), ("t2",), ("t2", "t1")], patterns=())
+    assert [row.name for row in found.rows] == ["as recorded", "t1 + flair", "t2", "t1 + t2"]
+    assert found.predictions == 4
+    assert [(step.had, step.channel) for step in found.steps] == [(("t2",), "t1")]
+    seen = certified(given, Network(), subsets="seen", patterns=())
+    assert [row.name for row in seen.rows] == ["as recorded", "t2 + flair + dwi"]
+    assert seen.steps == (), "which scans have every channel, these two do not tell"
+    many = tuple(f"c{i}" for i in range(9))
+    for subsets, channels, said in (
+        ([("t1", "pet")], CHANNELS, "no channel 'pet'"),
+        ([("t1", "t1")], CHANNELS, "subset t1.t1: name channels that are there, each once"),
+        ([()], CHANNELS, "subset of nothing"),
+        ("every", CHANNELS, "no subsets 'every': choose one of all, seen"),
+        ("all", many, "subsets all: 9 channels have 511; name those that matter, as in c0.c1,c0"),
+    ):
+        with pytest.raises(VoxgapError, match=said):
+            check_subsets(subsets, channels)
+
+
+def test_all_subsets_of_more_than_four_channels_can_be_asked_for() -> None:
+    given = data(20)
+    volumes = np.concatenate([np.asarray(given.volumes), np.asarray(given.volumes[..., :1])], axis=-1)
+    more = Dataset(
+        volumes, given.targets, "classification", given.classes, given.split, channels=(*CHANNELS, "pet")
+    )
+
+    def predict(batch: Any) -> Any:
+        return Network()(batch[..., :4])
+
+    assert len(certified(more, predict, subsets="all", patterns=()).rows) == 31
+    assert len(certified(more, predict, patterns=()).rows) == 6, "as recorded, and each channel missing alone"
 
 
 def test_scores_and_losses_are_those_of_the_scans_that_have_the_channels() -> None:

@@ -72,6 +72,23 @@ def test_a_guarantee_is_kept_in_the_manifest_and_rests_on_what_is_new_to_the_net
     assert list(asked.guarantee.claims) == [Pattern((), 1)]
 
 
+def test_calibrated_through_an_export_it_is_widened_by_both_ways_from_the_trained_network(
+    tmp_path: Path,
+) -> None:
+    entry = {"path": "m", "parts": [{"path": "m", "sha256": "0"}], "parity": {"tolerance": 2e-5}}
+    predictor = bundle(tmp_path)
+    manifest = stand_in.manifest(**{**predictor.manifest.written, "files": {"onnx": entry}})
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.written))
+    # OpenVINO reads the same file.
+    exported = Predictor(manifest, answer, Running("openvino"), tmp_path)
+    made = voxgap.guarantee(exported, data(), coverage=0.8).guarantee
+    assert made.tolerance == pytest.approx(TOLERANCE + 2e-5)
+    for strays, tolerance in ((0.0, 3e-5), (TOLERANCE, 3e-5), (2e-5, 4e-5)):
+        within = made.within(strays)
+        assert within is not None
+        assert within.tolerance == pytest.approx(tolerance)
+
+
 def reopened(predictor: Predictor) -> Predictor:
     """The same, opened anew."""
     assert predictor.folder is not None
