@@ -16,7 +16,7 @@ from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.metrics import scores
 from voxgap.runtime import Predictor
-from voxgap.trust.audit import audited
+from voxgap.trust.audit import SWAPS, audited
 from voxgap.trust.certificate import certified, check_gaps, check_subsets
 from voxgap.trust.scoring import Answers, check_metric, of_metric
 
@@ -258,10 +258,11 @@ def test_a_bundle_keeps_its_certificate_and_a_page_beside_it(tmp_path: Path) -> 
     entry = {"shape": [2, 2, 2, 4], "channels": list(CHANNELS)}
     manifest = stand_in.manifest(("no", "yes"), schema_version=1, network="formula", input=entry)
     (tmp_path / "manifest.json").write_text(json.dumps(manifest.written))
-    given = data(60, lacking=0.3)
+    given, network = data(60, lacking=0.3), Network()
     found = voxgap.certify(
-        Predictor(manifest, Network(), folder=tmp_path), given, patterns=(), metric="accuracy"
+        Predictor(manifest, network, folder=tmp_path), given, patterns=(), metric="accuracy"
     )
+    assert network.volumes <= (15 + 2 + SWAPS) * len(given), "15 subsets; recorded, blanked and swapped"
     kept = stand_in.written(tmp_path)["certificate"]
     assert kept == json.loads((tmp_path / "evidence" / "certificate.json").read_text())
     assert kept["data"] == "wards"
@@ -276,6 +277,7 @@ def test_a_bundle_keeps_its_certificate_and_a_page_beside_it(tmp_path: Path) -> 
         "Which channels it takes",
         "What to acquire next",
         "t2 + flair",
+        "perhaps dwi",
         found.certificate.conclusion,
     ):
         assert said in page

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from voxgap.report.figures import LEADING, WIDTH
 from voxgap.report.page import Section, Table, write_page
 from voxgap.trust.audit import Audit
-from voxgap.trust.certificate import Certificate, Row
+from voxgap.trust.certificate import Certificate, Row, Step
 
 AUDITED_HOW = (
     "Blanked: each observed value is its channel's mean, and the gaps stay. Gaps of another scan: the values stay "
@@ -74,7 +74,12 @@ def _unit(certificate: Certificate) -> str:
 
 def _table(certificate: Certificate, rows: Sequence[Row]) -> Table:
     header = ["what is there", "scans", _unit(certificate), "worse than as recorded by"]
-    return Table(header, [[r.name, str(r.scans), r.score.words(), r.loss.words(signed=True)] for r in rows])
+    # As recorded is what the others are held against: it loses nothing by itself.
+    losses = ["" if row is certificate.rows[0] else row.loss.words(signed=True) for row in rows]
+    cells = [
+        [row.name, str(row.scans), row.score.words(), loss] for row, loss in zip(rows, losses, strict=True)
+    ]
+    return Table(header, cells)
 
 
 def _next(certificate: Certificate) -> list[Section]:
@@ -86,9 +91,18 @@ def _next(certificate: Certificate) -> list[Section]:
     ]
     if not best:
         return []
-    rows = [[" + ".join(s.had), s.channel, str(s.scans), s.worth.words(signed=True)] for s in best]
+    rows = [[" + ".join(s.had), _channel(s), str(s.scans), s.worth.words(signed=True)] for s in best]
     header = ["where there is", "acquire next", "scans", f"{_unit(certificate)} better by"]
-    return [Section("What to acquire next", table=Table(header, rows))]
+    words = [
+        "The channel that is worth most beside those that are there; perhaps: its interval does not exclude 0."
+    ]
+    return [Section("What to acquire next", words, Table(header, rows))]
+
+
+def _channel(step: Step) -> str:
+    """Return the channel, with a doubt where it may be worth nothing."""
+    sure = step.worth.interval is not None and step.worth.interval[0] > 0
+    return step.channel if sure else f"perhaps {step.channel}"
 
 
 def _dots(rows: Sequence[Row]) -> Figure:
@@ -100,6 +114,8 @@ def _dots(rows: Sequence[Row]) -> Figure:
         axes.plot(row.score.value, place, "o", color=LEADING, markersize=4)
     axes.set_yticks(range(len(rows)), [row.name for row in reversed(rows)], fontsize=8)
     axes.tick_params(labelsize=8)
+    axes.grid(axis="x", color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
