@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -122,6 +123,50 @@ def test_a_memory_map_is_read_by_the_patch(tmp_path: Path) -> None:
     tracemalloc.stop()
     # The answer and the weights of one volume, their quotient and comparison, not the volumes.
     assert peak < 10 * 96**3 * 4
+
+
+def _by_position(batch: np.ndarray) -> np.ndarray:
+    """Answer each patch by what is in it, and by its place in the batch: as engines' last bits may depend on it."""
+    place = np.arange(len(batch), dtype=np.float32).reshape(-1, 1, 1, 1, 1)
+    return np.concatenate(
+        [np.nan_to_num(batch) * np.float32(1.1) + place / 3, np.nan_to_num(batch) - 1], axis=-1
+    )
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "overlap"),
+    [((23, 6, 9), (6, 4, 4), 0.5), ((3, 5, 9), (6, 4, 4), 0.7), ((8, 4, 4), (4, 4, 4), 0)],
+)
+def test_bands_are_the_planes_of_the_whole_wherever_they_start(
+    shape: tuple[int, ...], size: tuple[int, int, int], overlap: float
+) -> None:
+    volumes = np.random.default_rng(1).normal(size=(2, *shape, 1)).astype("float32")
+    whole = patches.predict_patches(_by_position, volumes, size, overlap, batch_size=3)[1]
+    weights = np.zeros((*shape, 1), np.float32)
+    total = np.zeros((*shape, 2), np.float32)
+    for _, row in itertools.groupby(patches.corners(shape, size, overlap), key=lambda corner: corner[0]):
+        corners = list(row)
+        for start in range(0, len(corners), 3):
+            some = corners[start : start + 3]
+            answers = _by_position(
+                np.stack([patches.read_patch(volumes, 1, corner, size) for corner in some])
+            )
+            for corner, answer in zip(some, answers, strict=True):
+                for place in np.ndindex(*size):
+                    voxel = tuple(np.add(corner, place))
+                    if min(voxel) >= 0 and (np.array(voxel) < shape).all():
+                        weight = patches.importance(size)[place]
+                        total[voxel] += answer[place] * weight
+                        weights[voxel] += weight
+    np.testing.assert_array_equal(whole, total / weights)
+    for start in range(shape[0]):
+        found = [
+            (band.start, band.values.copy())
+            for band in patches.bands(_by_position, volumes, 1, size, overlap, batch_size=3, start=start)
+        ]
+        np.testing.assert_array_equal(np.concatenate([values for _, values in found]), whole[start:])
+        assert [place for place, _ in found] == list(start + np.cumsum([0, *(len(v) for _, v in found[:-1])]))
+        assert max(len(values) for _, values in found) <= size[0]
 
 
 @pytest.mark.parametrize("size", [0, (1, 2), (4, 4, 0), "8", (2.0, 2, 2)])

@@ -257,14 +257,50 @@ def each_volume(
 
     Of `channels`, the first so many say what is observed, where they are not all of the volumes' own.
     """
-    weights = importance(size)[..., np.newaxis]
     for index in range(len(volumes)):
         shape = shape_of(volumes, index)[:3]
-        places = corners(shape, size, overlap)
-        answers = _answers(predict, volumes, index, size, places, batch_size, channels)
+        answers = _answers(predict, volumes, index, size, corners(shape, size, overlap), batch_size, channels)
         first = next(answers)
         answers = itertools.chain([first], answers)
-        yield _blended(answers, shape, weights) if first.answer.ndim > 1 else _averaged(answers)
+        yield _whole(_bands(answers, shape, size), shape) if first.answer.ndim > 1 else _averaged(answers)
+
+
+class Band(NamedTuple):
+    """Planes of an answer to which no further patch adds anything: the first one's place, and their values."""
+
+    start: int
+    values: Floats
+
+
+def bands(
+    predict: Callable[[Floats], Any],
+    volumes: Any,
+    index: int,
+    size: Size,
+    overlap: float = OVERLAP,
+    *,
+    batch_size: int = 16,
+    start: int = 0,
+) -> Iterator[Band]:
+    """Predict the voxels of one volume as `predict_patches` does, and yield its planes as they are finished.
+
+    What is held is no more than the planes of one row of patches. Planes are the same to the last bit wherever the
+    work starts: a row of patches goes through the network by itself.
+
+    Args:
+        predict, volumes, size, overlap, batch_size: See `predict_patches`; answers are of voxels.
+        index: Of the volume.
+        start: The first plane that is wanted.
+
+    Yields:
+        Bands that follow each other, `(planes, height, width, classes)`; each is gone once the next one is asked for.
+    """
+    shape = shape_of(volumes, index)[:3]
+    places = [corner for corner in corners(shape, size, overlap) if corner[0] + size[0] > start]
+    for band in _bands(_answers(predict, volumes, index, size, places, batch_size, None), shape, size):
+        done = max(0, start - band.start)
+        if done < len(band.values):
+            yield Band(band.start + done, band.values[done:])
 
 
 class _Answer(NamedTuple):
@@ -282,11 +318,13 @@ def _answers(
     count: int,
     channels: int | None,
 ) -> Iterator[_Answer]:
-    for start in range(0, len(places), count):
-        some = places[start : start + count]
-        patches = np.stack([read_patch(volumes, index, corner, size) for corner in some])
-        for corner, patch, answer in zip(some, patches, np.asarray(predict(patches)), strict=True):
-            yield _Answer(corner, not np.isnan(patch[..., :channels]).all(), answer)
+    for _, of_row in itertools.groupby(places, key=lambda corner: corner[0]):
+        row = list(of_row)
+        for start in range(0, len(row), count):
+            some = row[start : start + count]
+            patches = np.stack([read_patch(volumes, index, corner, size) for corner in some])
+            for corner, patch, answer in zip(some, patches, np.asarray(predict(patches)), strict=True):
+                yield _Answer(corner, not np.isnan(patch[..., :channels]).all(), answer)
 
 
 def _averaged(answers: Iterator[_Answer]) -> Floats:
@@ -296,18 +334,51 @@ def _averaged(answers: Iterator[_Answer]) -> Floats:
     return np.asarray(np.mean([answer.answer for answer in seen], axis=0, dtype=np.float64), np.float32)
 
 
-def _blended(answers: Iterator[_Answer], shape: tuple[int, ...], weights: Floats) -> Floats:
-    """Return the weighed mean, voxel by voxel, of the patches that hold it."""
+def _bands(answers: Iterator[_Answer], shape: tuple[int, ...], size: Size) -> Iterator[Band]:
+    """Yield the weighed mean, voxel by voxel, of the patches that hold it, row by row of patches along depth."""
+    weights = importance(size)[..., np.newaxis]
     total: Any = None
-    sums = np.zeros((*shape, 1), np.float32)
-    for corner, _, answer in answers:
-        if total is None:
-            total = np.zeros((*shape, answer.shape[-1]), np.float32)
-        outer, inner = [], []
-        for start, edge, length in zip(corner, answer.shape[:3], shape, strict=True):
-            low, high = max(0, start), min(length, start + edge)
-            outer.append(slice(low, high))
-            inner.append(slice(low - start, high - start))
-        total[tuple(outer)] += (answer * weights)[tuple(inner)]
-        sums[tuple(outer)] += weights[tuple(inner)]
-    return np.asarray(total / sums, np.float32)
+    sums = np.zeros((min(size[0], shape[0]), *shape[1:], 1), np.float32)
+    first = 0
+    for depth, row in itertools.groupby(answers, key=lambda answer: answer.corner[0]):
+        if total is not None:
+            yield _finished(total, sums, first, depth)
+        for corner, _, answer in row:
+            if total is None:
+                first = max(0, depth)
+                total = np.zeros((*sums.shape[:3], answer.shape[-1]), np.float32)
+            elif depth > first:
+                _forward((total, sums), depth - first)
+                first = depth
+            outer, inner = [], []
+            for start, edge, length in zip(corner, answer.shape[:3], shape, strict=True):
+                low, high = max(0, start), min(length, start + edge)
+                outer.append(slice(low, high))
+                inner.append(slice(low - start, high - start))
+            outer[0] = slice(outer[0].start - first, outer[0].stop - first)
+            total[tuple(outer)] += (answer * weights)[tuple(inner)]
+            sums[tuple(outer)] += weights[tuple(inner)]
+    yield _finished(total, sums, first, shape[0])
+
+
+def _finished(total: Floats, sums: Floats, first: int, end: int) -> Band:
+    """Divide the planes before `end` in place: they are not needed any more."""
+    done = total[: end - first]
+    done /= sums[: end - first]
+    return Band(first, done)
+
+
+def _forward(held: Sequence[Floats], step: int) -> None:
+    """Move planes to the front, and make room behind them; one by one, since all at once would be copied."""
+    for array in held:
+        for plane in range(len(array)):
+            array[plane] = array[plane + step] if plane + step < len(array) else 0
+
+
+def _whole(of_bands: Iterator[Band], shape: tuple[int, ...]) -> Floats:
+    whole: Any = None
+    for start, values in of_bands:
+        if whole is None:
+            whole = np.empty((*shape, values.shape[-1]), np.float32)
+        whole[start : start + len(values)] = values
+    return np.asarray(whole)
