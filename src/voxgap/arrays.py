@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import re
+from collections.abc import Iterator
 from numbers import Number
 from typing import Any
 
@@ -48,6 +50,23 @@ def as_real(values: Any, where: str, *, allow_empty: bool = False) -> NDArray[An
     if array.size == 0 and not allow_empty:
         raise VoxgapError(f"{where}: shape {times(array.shape)} holds no voxel; give at least one")
     return array
+
+
+def planes(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Go through an array along its first axis; of one that lies in a file, what was seen is let go."""
+    for plane in values:
+        yield plane
+        let_go(values)
+
+
+def let_go(values: NDArray[Any]) -> None:
+    """Let what was read of an array that is mapped from a file, for reading only, go from memory."""
+    held: Any = values
+    while isinstance(held.base, np.ndarray):
+        held = held.base
+    mapped = isinstance(held, np.memmap) and held.mode == "r" and isinstance(held.base, mmap.mmap)
+    if mapped and hasattr(mmap, "MADV_DONTNEED"):
+        held.base.madvise(mmap.MADV_DONTNEED)
 
 
 def times(shape: tuple[int | None, ...]) -> str:

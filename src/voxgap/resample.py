@@ -41,6 +41,7 @@ __all__ = [
     "crop_to_observed",
     "extent",
     "inverse",
+    "met_size",
     "onto",
     "own_missing_rate",
     "replay",
@@ -447,7 +448,12 @@ def _size(
         return int(given[0]), int(given[1]), int(given[2])
     if volume.spacing is None:
         raise VoxgapError(f"{volume.source or 'volume'}: its spacing is unknown; resample to a size instead")
-    sizes = np.rint(np.array(volume.shape[:3]) * volume.spacing / given).clip(1, 2**31)
+    return met_size(volume.shape, volume.spacing, given)
+
+
+def met_size(shape: Sequence[int], old: Sequence[float], new: Any) -> tuple[int, int, int]:
+    """Return in how many voxels of spacing `new` a volume of this shape and spacing `old` lies."""
+    sizes = np.rint(np.array(shape[:3]) * old / np.asarray(new, np.float64)).clip(1, 2**31)
     return int(sizes[0]), int(sizes[1]), int(sizes[2])
 
 

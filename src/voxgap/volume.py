@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.arrays import as_real as as_real  # they belong to a volume's words, too
+from voxgap.arrays import planes
 from voxgap.arrays import times as times
 from voxgap.errors import VoxgapError
 from voxgap.ragged import Ragged
@@ -185,7 +186,7 @@ def _finite_or_missing(array: NDArray[Any], where: str) -> Values:
     with np.errstate(over="ignore"):
         values = array.astype(np.float32, copy=False)
     # Slab by slab: a whole boolean copy of a large volume is memory for nothing.
-    infinite = sum(int(np.count_nonzero(np.isinf(slab))) for slab in values)
+    infinite = sum(int(np.count_nonzero(np.isinf(slab))) for slab in planes(values))
     if infinite:
         raise VoxgapError(
             f"{where}: {infinite} infinite value{'s' * (infinite > 1)} (or beyond float32); "

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import sys
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,7 +21,7 @@ from voxgap.files import digest, held
 if TYPE_CHECKING:
     from voxgap.runtime import Predictor
     from voxgap.runtime.inputs import Item
-    from voxgap.runtime.job import Done, Row, Source
+    from voxgap.runtime.job import Done, Row, Source, Tell
 
 BundlePath = Annotated[Path, typer.Argument(help="Folder made by voxgap train.", metavar="BUNDLE")]
 Precision = Annotated[
@@ -167,12 +168,13 @@ def predict(
         "guarantee": digest(manifest.guarantee.to_json()) if manifest.guarantee else "",
         "certificate": digest(manifest.written["certificate"]) if advise else "",
     }
+    source: Callable[[Tell], Source]
     if ray is None:
-        source = job.local(predictor, wanted)
+        source = partial(job.local, predictor, wanted)
     else:
         from voxgap.runtime.cluster import on_ray
 
-        source = on_ray(
+        on_cluster = on_ray(
             bundle.resolve(),
             ray,
             wanted,
@@ -181,6 +183,10 @@ def predict(
             threads=threads,
             threshold=threshold,
         )
+
+        def source(_: Tell) -> Source:
+            return on_cluster
+
     columns = job.columns_of(predictor, wanted, items)
     if table is None:
         with gathered():
@@ -215,8 +221,8 @@ def import_keras_for(bundle: Path, precision: str, engine: str) -> None:
         import_keras()
 
 
-def _tracked(source: Source, before: int, total: int) -> Source:
-    """Return the same source, with a bar on a terminal."""
+def _tracked(source: Callable[[Tell], Source], before: int, total: int) -> Source:
+    """Return the same source, with a bar on a terminal, and one for each label map that takes its time."""
 
     def rows(items: Sequence[Item]) -> Iterator[Row]:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -227,9 +233,16 @@ def _tracked(source: Source, before: int, total: int) -> Source:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         ]
-        with Progress(*bars, console=err, transient=True, disable=total < 2 or not err.is_terminal) as bar:
-            task = bar.add_task("predicting", total=total, completed=before)
-            for row in source(items):
+        with Progress(*bars, console=err, transient=True, disable=not err.is_terminal) as bar:
+            task = bar.add_task("predicting", total=total, completed=before, visible=total > 1)
+            maps: dict[str, Any] = {}
+
+            def tell(item: str, done: int, planes: int) -> None:
+                if item not in maps:
+                    maps[item] = bar.add_task(f"planes of {Path(item).name}", total=planes)
+                bar.update(maps[item], completed=done, visible=done < planes)
+
+            for row in source(tell)(items):
                 bar.advance(task)
                 yield row
 
@@ -238,7 +251,7 @@ def _tracked(source: Source, before: int, total: int) -> Source:
     return rows
 
 
-def _print_rows(source: Source, items: Sequence[Item], columns: Sequence[str]) -> Done:
+def _print_rows(source: Callable[[Tell], Source], items: Sequence[Item], columns: Sequence[str]) -> Done:
     from voxgap.runtime.job import Done, write_csv
 
     found = list(_tracked(source, 0, len(items))(items))

@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from voxgap.errors import VoxgapError
 from voxgap.files import write_bytes
 from voxgap.filling import FILLS, FIT_ON, STRATEGY, is_bundle
@@ -253,7 +251,7 @@ def in_voxels(reach: str, source: Source) -> list[float | None]:
             f"max_gap {reach!r}: give a number of voxels, or one with a unit, such as 12mm or 3days"
         )
     try:
-        exact = [rules.voxels(axis, float(match[1]), match[2]) for axis in _axes(source)]
+        exact = [rules.voxels(axis, float(match[1]), match[2]) for axis in source.measured]
     except (VoxgapError, ValueError) as error:
         raise VoxgapError(f"{source.path}: max_gap {reach!r}: {error}") from None
     # A spacing in single precision is no reason to miss the voxel that is just so far off.
@@ -263,20 +261,6 @@ def in_voxels(reach: str, source: Source) -> list[float | None]:
             f"{source.path}: max_gap {reach!r}: none of {', '.join(source.axes)} is measured in {match[2]}; give voxels"
         )
     return found
-
-
-def _axes(source: Source) -> Sequence[rules.Axis]:
-    """Return what is known of depth, height, width: where an affine says how large voxels are, that is all."""
-    if source.affine is not None:
-        sizes = np.linalg.norm(source.affine[:3, :3], axis=0).tolist()
-        return [rules.Axis(name, step=size, unit="mm") for name, size in zip(source.axes, sizes, strict=True)]
-    if any(axis.places is not None or axis.step for axis in source.said):
-        return source.said
-    steps = source.spacing or (None, None, None)
-    return [
-        rules.Axis(name, step=size, unit="s" if place == source.time else "mm")
-        for place, (name, size) in enumerate(zip(source.axes, steps, strict=True))
-    ]
 
 
 def _with_axis(options: Mapping[str, Any], source: Source) -> Mapping[str, Any]:

@@ -71,7 +71,13 @@ def scan_npz(path: Path, options: Options) -> Source:
         return read_npz_arrays(path, options.max_bytes, (name,))[name][box]
 
     return arrange(
-        Stored(shape, dtype, load, tuple(map(Axis, _axis_names(found, len(shape)))) or _convention(shape)),
+        Stored(
+            shape,
+            dtype,
+            load,
+            tuple(map(Axis, _axis_names(found, len(shape)))) or _convention(shape),
+            by_part=False,
+        ),
         path,
         options,
         affine=found.get("affine"),

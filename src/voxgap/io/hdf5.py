@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.arrays import let_go
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
 from voxgap.io.chunks import SLAB, check_chunk, check_touched, slabs, touched
@@ -186,11 +187,14 @@ def plain(attributes: Mapping[str, Any]) -> dict[str, Any]:
 def write_hdf5(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> None:
     """Write `values` in compressed chunks, with geometry, axis and channel names as attributes."""
     h5py = need("h5py", "HDF5")
-    values = volume.values.astype(dtype, copy=False)
+    values = volume.values
     with h5py.File(stream, "w") as file:
         dataset = file.create_dataset(
-            "values", data=values, chunks=True, compression="gzip", compression_opts=2, shuffle=True
+            "values", values.shape, dtype, chunks=True, compression="gzip", compression_opts=2, shuffle=True
         )
+        for part in slabs(tuple(slice(0, size) for size in values.shape), dataset.chunks, values.itemsize):
+            dataset[part] = values[part].astype(dtype, copy=False)
+            let_go(values)
         for axis, name in enumerate((*volume.axes, "channel")):
             dataset.dims[axis].label = name
         dataset.attrs["channels"] = json.dumps(volume.channels)

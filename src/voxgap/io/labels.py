@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from voxgap.arrays import planes
 from voxgap.errors import VoxgapError
 from voxgap.io.source import Source, as_stored
 from voxgap.volume import Volume
@@ -28,15 +29,21 @@ def whole_type(labels: Volume, where: Path | str) -> np.dtype[Any]:
     values = labels.values
     if values.shape[3] != 1:
         raise VoxgapError(f"{where}: a label map has one channel, not {values.shape[3]}")
-    if np.isnan(values).any():
-        raise VoxgapError(f"{where}: a label map has no missing voxels; give them a number, such as 0 or -1")
-    low, high = float(values.min()), float(values.max())
+    # Plane by plane: of a large map, all that is compared would be several times its memory.
+    low, high, whole = np.inf, -np.inf, True
+    for plane in planes(values):
+        if np.isnan(plane).any():
+            raise VoxgapError(
+                f"{where}: a label map has no missing voxels; give them a number, such as 0 or -1"
+            )
+        low, high = min(low, float(plane.min())), max(high, float(plane.max()))
+        whole = whole and not (plane != np.rint(plane)).any()
     for dtype in _TYPES:
         if np.iinfo(dtype).min <= low and high <= np.iinfo(dtype).max:
             break
     else:
         raise VoxgapError(f"{where}: labels go from {low:g} to {high:g}, beyond 32 bits; number them anew")
-    if (values != np.rint(values)).any():
+    if not whole:
         raise VoxgapError(f"{where}: a label map holds whole numbers; write it without labels=True")
     return dtype
 

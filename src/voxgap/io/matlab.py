@@ -64,7 +64,7 @@ def scan_mat(path: Path, options: Options) -> Source:
         isolated(read, path, size=size, into=values, **about)
         return values.T if new else values
 
-    return arrange(Stored(tuple(shape), dtype, load), path, options)
+    return arrange(Stored(tuple(shape), dtype, load, by_part=new), path, options)
 
 
 def list_new(path: Path) -> list[tuple[str, list[int], str]]:

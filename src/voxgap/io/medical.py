@@ -18,6 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.arrays import planes
 from voxgap.errors import VoxgapError
 from voxgap.io.raw import Block, read_block, rewritten
 from voxgap.io.rules import Axis, millimetres
@@ -49,7 +50,7 @@ def scan_nifti(path: Path, options: Options) -> Source:
     def load(box: Box) -> NDArray[Any]:
         return read_block(block, box, scaling)
 
-    stored = Stored(block.shape, block.dtype, load, _axes(header, path))
+    stored = Stored(block.shape, block.dtype, load, _axes(header, path), by_part=not block.packing)
     affine = np.asarray(header.get_best_affine(), np.float64)[:, _REVERSED]
     if options.rules > 1:
         affine[:3] *= millimetres(_unit(header))
@@ -111,7 +112,7 @@ def write_nifti_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Sou
     # What is said of the values is said of the scan's.
     header["cal_min"] = header["cal_max"] = 0
     header.set_intent("label")
-    _write_below(stream, header, extensions, laid.values[..., 0].astype(dtype))
+    _write_below(stream, header, extensions, laid.values[..., 0], np.dtype(dtype))
 
 
 def write_nifti_gz_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Source | None) -> None:
@@ -129,16 +130,22 @@ def _whole_header(path: Path) -> tuple[Nifti1Header, bytes]:
     return header, extensions
 
 
-def _write_below(stream: BinaryIO, header: Nifti1Header, extensions: bytes, values: NDArray[Any]) -> None:
+def _write_below(
+    stream: BinaryIO,
+    header: Nifti1Header,
+    extensions: bytes,
+    values: NDArray[Any],
+    dtype: np.dtype[Any] | None = None,
+) -> None:
     """Write values, the slowest axis first, below a header that says how they are stored."""
     if not extensions:  # The header of a pair becomes that of one file.
         extensions = bytes(4)
         header["magic"] = bytes(header["magic"]).replace(b"ni", b"n+")
     header.set_data_offset(header.sizeof_hdr + len(extensions))
-    header.set_data_dtype(values.dtype.newbyteorder(header.endianness))
+    header.set_data_dtype((dtype or values.dtype).newbyteorder(header.endianness))
     header.set_slope_inter(1, 0)
     stream.write(header.binaryblock + extensions)
-    for slab in values:
+    for slab in planes(values):
         stream.write(np.ascontiguousarray(slab, header.get_data_dtype()).data)
 
 

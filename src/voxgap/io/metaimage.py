@@ -49,7 +49,11 @@ def scan_metaimage(path: Path, options: Options) -> Source:
     header = _header(path)
     block, kinds = _voxels(path, header)
     stored = Stored(
-        block.shape, block.dtype, lambda box: read_block(block, box), tuple(Axis(kind=kind) for kind in kinds)
+        block.shape,
+        block.dtype,
+        lambda box: read_block(block, box),
+        tuple(Axis(kind=kind) for kind in kinds),
+        by_part=not block.packing,
     )
     rank = len(whole(header.fields, "DimSize", path))
     return oriented(arrange(stored, path, options, affine=_affine(header.fields, rank, path, options)))

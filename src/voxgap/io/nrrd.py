@@ -87,7 +87,9 @@ def scan_nrrd(path: Path, options: Options) -> Source:
         kinds = []
     channels = tuple(map(str, json.loads(fields.get("voxgap channels", "[]"))))
     said = _axes(fields, kinds, rank)
-    stored = Stored(block.shape, block.dtype, lambda box: read_block(block, box), said)
+    stored = Stored(
+        block.shape, block.dtype, lambda box: read_block(block, box), said, by_part=not block.packing
+    )
     columns = [vector for vector in vectors if vector is not None]
     affine = None
     if len(columns) == 3 and all(len(column) == 3 for column in columns):

@@ -70,6 +70,7 @@ class Source:
         affine, spacing, channels, axes: As for `Volume`.
         options: What the caller said.
         said: What the file says of depth, height, width; their names where it is empty.
+        by_part: Whether a part is read without all that lies before it: not so where values are packed as one stream.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class Source:
     spatial: tuple[int, ...] = (0, 1, 2)
     backwards: tuple[bool, ...] = (False, False, False)
     said: tuple[Axis, ...] = ()
+    by_part: bool = True
 
     @property
     def time(self) -> int | None:
@@ -93,6 +95,20 @@ class Source:
         said = self.said or tuple(map(Axis, self.axes))
         found = [place for place, axis in enumerate(said) if rules.is_time(axis)]
         return found[0] if len(found) == 1 and self.affine is None else None
+
+    @property
+    def measured(self) -> Sequence[Axis]:
+        """What is known of depth, height, width: where an affine says how large voxels are, that is all."""
+        if self.affine is not None:
+            sizes = np.linalg.norm(self.affine[:3, :3], axis=0).tolist()
+            return [Axis(name, step=size, unit="mm") for name, size in zip(self.axes, sizes, strict=True)]
+        if any(axis.places is not None or axis.step for axis in self.said):
+            return self.said
+        steps = self.spacing or (None, None, None)
+        return [
+            Axis(name, step=size, unit="s" if place == self.time else "mm")
+            for place, (name, size) in enumerate(zip(self.axes, steps, strict=True))
+        ]
 
     @property
     def rises(self) -> bool:
@@ -147,6 +163,7 @@ class Stored(NamedTuple):
     dtype: np.dtype[Any]
     load: Callable[[Box], NDArray[Any]]
     said: tuple[Axis, ...] = ()
+    by_part: bool = True
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -237,6 +254,7 @@ def arrange(
         tuple(spatial),
         turned,
         said=tuple(axes[axis] for axis in spatial),
+        by_part=stored.by_part,
     )
 
 

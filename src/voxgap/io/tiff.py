@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.arrays import planes
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
 from voxgap.io.optional import need
@@ -112,9 +113,12 @@ def write_tiff(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> Non
         kept["affine"] = json.dumps(volume.affine.tolist())
     metadata["MapAnnotation"] = {"Namespace": "voxgap", **kept}
     order = (0, 3, 1, 2) if depth == "T" else (3, 0, 1, 2)
+    laid = volume.values.transpose(order)
     tifffile.imwrite(
         stream,
-        np.ascontiguousarray(volume.values.transpose(order), dtype),
+        (np.ascontiguousarray(page, dtype) for outer in laid for page in planes(outer)),
+        shape=laid.shape,
+        dtype=np.dtype(dtype),
         ome=True,
         metadata=metadata,
         photometric="minisblack",

@@ -117,6 +117,7 @@ def scan_video(path: Path, options: Options) -> Source:
         channels=channels,
         axes=("time", "height", "width"),
         options=options,
+        by_part=False,
     )
 
 

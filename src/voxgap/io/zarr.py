@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.arrays import let_go
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
 from voxgap.io.beside import Beside
@@ -115,7 +116,14 @@ def write_zarr(folder: Path, volume: Volume, dtype: Any = np.float32) -> None:
         dimension_names=names,
         attributes={"voxgap": own},
     )
-    array[...] = volume.values.transpose(order).astype(dtype, copy=False)
+    _put(array, volume.values.transpose(order))
+
+
+def _put(array: Any, values: NDArray[Any]) -> None:
+    """Write values into a new array, whole rows of chunks at a time: more of them at once would be memory twice."""
+    for part in slabs(tuple(slice(0, size) for size in values.shape), array.chunks, values.itemsize):
+        array[part] = values[part].astype(array.dtype, copy=False)
+        let_go(values)
 
 
 def write_zarr_labels(folder: Path, labels: Volume, dtype: Any, source: Source | None) -> None:
@@ -133,7 +141,7 @@ def write_zarr_labels(folder: Path, labels: Volume, dtype: Any, source: Source |
     group = zarr.create_group(str(folder), zarr_format=form)
     own = {"channels": list(labels.channels)} | ({"spacing": laid.spacing} if laid.spacing else {})
     own |= {} if laid.affine is None else {"affine": laid.affine.tolist()}
-    group.create_array(
+    array = group.create_array(
         "values",
         shape=laid.shape[:3],
         chunks=tuple(min(size, 64) for size in laid.shape[:3]),
@@ -142,7 +150,8 @@ def write_zarr_labels(folder: Path, labels: Volume, dtype: Any, source: Source |
         fill_value=None if form == 2 else 0,
         attributes={"voxgap": own} | ({"_ARRAY_DIMENSIONS": list(laid.axes)} if form == 2 else {}),
         **({"dimension_names": laid.axes} if form == 3 else {}),
-    )[...] = laid.values[..., 0].astype(dtype)
+    )
+    _put(array, laid.values[..., 0])
     _copy_beside(zarr, path, level, group, options)
 
 

@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-import numpy as np
-
-from voxgap import acquire, io, table
+from voxgap import acquire, io
 from voxgap.doubts import kind
 from voxgap.errors import VoxgapError
 from voxgap.files import check_new, replacing
-from voxgap.grid import same_grid
-from voxgap.io.optional import need
+from voxgap.grid import Sample
 from voxgap.promises import Promise
 from voxgap.resample import Record
+from voxgap.runtime import maps, streaming
 from voxgap.runtime.answer import Answer
-from voxgap.runtime.inputs import Item, same_file
-from voxgap.runtime.naming import below
+from voxgap.runtime.inputs import Item
 from voxgap.runtime.predictor import OUTSIDE, Predictor
+from voxgap.runtime.tables import OF_TABLES, WRITERS
+from voxgap.runtime.tables import Row as Row
+from voxgap.runtime.tables import write_csv as write_csv
 from voxgap.volume import Volume
 
-Row = dict[str, Any]
-FORMATS = (".csv", ".json", ".jsonl", ".parquet")
+FORMATS = tuple(WRITERS)
 _BETWEEN = " | "
 """Between the warnings of a row: a sentence may hold any other mark."""
-_OF_TABLES = ("case", "group")
 _READERS = 2
-_ROWS_AT_ONCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -105,6 +103,12 @@ class Done:
 
 Source = Callable[[Sequence[Item]], Iterator[Row]]
 """Answers items in any order, one row each."""
+Tell = Callable[[str, int, int], None]
+"""Called with an item, how many planes of its label map are drawn, and how many there are."""
+
+
+def untold(item: str, done: int, planes: int) -> None:
+    """Tell nobody."""
 
 
 def run(source: Source, items: Sequence[Item], out: Path, columns: Sequence[str], key: Row) -> Done:
@@ -163,13 +167,16 @@ def answered(out: Path, key: Row) -> set[str]:
     return _recover(_journal(out), key)
 
 
-def local(predictor: Predictor, wanted: Wanted) -> Source:
-    """Return a source that reads files on threads of this machine while the network computes."""
+def local(predictor: Predictor, wanted: Wanted, tell: Tell = untold) -> Source:
+    """Return a source that reads files on threads of this machine while the network computes.
+
+    `tell` is told of the planes of a label map that are drawn, see `Tell`.
+    """
 
     def rows(items: Sequence[Item]) -> Iterator[Row]:
         with ThreadPoolExecutor(_READERS) as readers:
             for batch in _batched(_ahead(readers, predictor, items, wanted), predictor.batch_size):
-                yield from _answer(predictor, batch, wanted)
+                yield from _answer(predictor, batch, wanted, tell)
 
     return rows
 
@@ -182,7 +189,7 @@ def columns_of(predictor: Predictor, wanted: Wanted, items: Sequence[Item] = ())
         columns += [f"calibrated_{name}" for name in predictor.classes] if wanted.calibrated else []
         columns += [f"{kind}_{i}" for i in range(1, wanted.top_k + 1) for kind in ("top", "p_top")]
     elif predictor.task == "segmentation":
-        columns += ["label_map", *(f"voxels_{name}" for name in predictor.classes)]
+        columns += ["label_map", *(f"{of}_{name}" for of in ("voxels", "ml") for name in predictor.classes)]
     else:
         columns += _value_names(predictor.manifest.outputs)
     if wanted.draws is not None:
@@ -265,16 +272,21 @@ def _deviations(predictor: Predictor) -> list[str]:
 
 
 class _Read(NamedTuple):
+    """An item and its volume, or the sample that is read part by part, or why there is neither."""
+
     item: Item
     volume: Volume | None
     records: list[Record]
     scan: io.Source | None = None
     error: str = ""
+    sample: Sample | None = None
 
 
 def _read(predictor: Predictor, item: Item, wanted: Wanted) -> _Read:
     try:
         sample = predictor.scan(item.source, axes=wanted.axes, at=wanted.at)
+        if wanted.maps is not None and wanted.draws is None and streaming.streams(predictor, sample):
+            return _Read(item, None, [], sample.first, sample=sample)
         return _Read(item, *predictor.place(sample), sample.first)
     except (VoxgapError, OSError) as error:
         return _Read(item, None, [], error=" ".join(str(error).split()))
@@ -301,9 +313,15 @@ def _batched(reads: Iterator[_Read], size: int) -> Iterator[list[_Read]]:
         yield batch
 
 
-def _answer(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Iterator[Row]:
+def _answer(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted, tell: Tell) -> Iterator[Row]:
     answers = _answers(predictor, [read for read in batch if read.volume is not None], wanted)
     for read in batch:
+        if read.sample is not None:
+            try:
+                yield _draw(predictor, read, wanted, tell)
+            except (VoxgapError, OSError) as error:
+                yield _begun(read.item) | {"error": " ".join(str(error).split()).removeprefix("volume 0: ")}
+            continue
         if read.volume is None:
             yield _begun(read.item) | {"error": read.error}
             continue
@@ -321,7 +339,7 @@ def _answer(predictor: Predictor, batch: Sequence[_Read], wanted: Wanted) -> Ite
 
 
 def _begun(item: Item) -> Row:
-    said = {name: getattr(item, name) for name in _OF_TABLES}
+    said = {name: getattr(item, name) for name in OF_TABLES}
     return {"path": item.name} | {name: value for name, value in said.items() if value}
 
 
@@ -343,29 +361,31 @@ def _write_map(predictor: Predictor, read: _Read, answer: Answer, wanted: Wanted
     assert read.volume is not None
     assert wanted.maps is not None
     labels = predictor.label_map(answer.values, read.volume, read.records, wanted.outside)
-    file = Path(wanted.maps) / read.item.label_map
-    if not below(file, wanted.maps):
-        raise VoxgapError(
-            f"{file}: lies outside of {wanted.maps}, where label maps go; give the scan's own path"
-        )
-    if any(same_file(file, Path(scan)) for scan in read.item.files if scan):
-        raise VoxgapError(f"{file}: is the scan itself; name another folder for label maps")
-    if os.path.lexists(file) and not wanted.overwrite and not _holds(file, labels):
-        # A job that was killed between a map and its row writes the same again; anything else is somebody's.
-        check_new([file])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    io.write(file, labels, like=read.scan, labels=True)
-    counts = predictor.count_voxels(labels)
-    return {"label_map": str(file), **{f"voxels_{name}": count for name, count in counts.items()}}
+    file = maps.place_of(read.item, wanted.maps)
+    maps.put(file, labels, read.scan, wanted.overwrite)
+    return maps.said_of(file, predictor.count_voxels(labels), read.scan)
 
 
-def _holds(file: Path, labels: Volume) -> bool:
-    """Return whether a file is a label map already."""
-    try:
-        there = io.read(file)
-    except (VoxgapError, OSError):
-        return False
-    return same_grid(there, labels) and np.array_equal(there.values, labels.values, equal_nan=True)
+def _draw(predictor: Predictor, read: _Read, wanted: Wanted, tell: Tell) -> Row:
+    """Draw the label map of a sample part by part, so that its size is no matter of memory."""
+    assert read.sample is not None
+    assert wanted.maps is not None
+    started = time.perf_counter()
+    file = maps.place_of(read.item, wanted.maps)
+    with streaming.drawn(predictor, read.sample, file, partial(tell, read.item.name)) as drawn:
+        maps.put(file, drawn.labels, read.scan, wanted.overwrite)
+    said = Answer(
+        drawn.labels.values,
+        label=None,
+        top=(),
+        calibrated=None,
+        missing_rate=drawn.missing_rate,
+        drift=drawn.drift,
+        seconds=time.perf_counter() - started,
+        **vars(predictor.running),
+    )
+    row = _begun(read.item) | row_of(predictor, read.item.name, said, wanted)
+    return row | maps.said_of(file, drawn.counts, read.scan)
 
 
 def _journal(out: Path) -> Path:
@@ -435,61 +455,5 @@ def _finish(journal: Path, items: Sequence[Item], out: Path, columns: Sequence[s
                 yield {name: row.get(name) for name in columns}
 
     with replacing(out) as temporary:
-        _WRITERS[out.suffix.lower()](temporary, each(), columns)
+        WRITERS[out.suffix.lower()](temporary, each(), columns)
     return done
-
-
-def write_csv(stream: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
-    """Write rows as CSV, numbers to six digits."""
-    table.write(stream, columns, ({name: _cell(name, value) for name, value in row.items()} for row in rows))
-
-
-def _cell(name: str, value: Any) -> Any:
-    if isinstance(value, float) and math.isfinite(value):
-        return f"{value:.4f}" if name == "missing_rate" else f"{value:.6g}"
-    return value
-
-
-def _csv_file(file: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
-    with file.open("w", encoding="utf-8", newline="") as stream:
-        write_csv(stream, rows, columns)
-
-
-def _json_file(file: Path, rows: Iterable[Row], _: Sequence[str]) -> None:
-    with file.open("w", encoding="utf-8") as stream:
-        stream.write("[")
-        for i, row in enumerate(rows):
-            stream.write(("," if i else "") + "\n" + json.dumps(row))
-        stream.write("\n]\n")
-
-
-def _jsonl_file(file: Path, rows: Iterable[Row], _: Sequence[str]) -> None:
-    with file.open("w", encoding="utf-8") as stream:
-        stream.writelines(json.dumps(row) + "\n" for row in rows)
-
-
-def _parquet_file(file: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
-    arrow, parquet = need("pyarrow", file), need("pyarrow.parquet", file)
-    texts = {"path", *_OF_TABLES, "class", "label_map", "guarantee", "warnings", "error", "precision"}
-    texts |= acquire.TEXTS
-    kinds = {
-        name: arrow.string()
-        if name in texts or name.startswith("top_")
-        else arrow.int64()
-        if name.startswith(("voxels_", "set_", "region_")) or name == "windows"
-        else arrow.float64()
-        for name in columns
-    }
-    schema = arrow.schema(list(kinds.items()))
-    with parquet.ParquetWriter(file, schema) as writer:
-        rest = iter(rows)
-        while some := list(itertools.islice(rest, _ROWS_AT_ONCE)):
-            writer.write_table(arrow.Table.from_pylist(some, schema))
-
-
-_WRITERS: dict[str, Callable[[Path, Iterable[Row], Sequence[str]], None]] = {
-    ".csv": _csv_file,
-    ".json": _json_file,
-    ".jsonl": _jsonl_file,
-    ".parquet": _parquet_file,
-}

@@ -17,7 +17,7 @@ import numpy as np
 from voxgap.decision import Decision, named
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid, LabelMap, Sample, back_on_file, read_sample, scan_sample
-from voxgap.patches import OVERLAP, each_volume, patch_size, predict_patches
+from voxgap.patches import OVERLAP, Band, bands, each_volume, patch_size, predict_patches
 from voxgap.ragged import is_by_item, shapes_of, together
 from voxgap.resample import Record, own_missing_rate
 from voxgap.runtime import answer as answers
@@ -221,6 +221,16 @@ class Predictor:
             waiting.append((one, moved))
         if waiting:
             yield from self._answer_all(waiting, top_k, done, draws, seed)
+
+    def bands(self, volumes: Any, start: int = 0) -> Iterator[Band]:
+        """Predict the voxels of one volume that is read by part, from a plane on; see `voxgap.patches.bands`."""
+        assert self.manifest.input.patches is not None
+        size, overlap = self.manifest.input.patches
+        for band in bands(self._engine, volumes, 0, size, overlap, batch_size=self.batch_size, start=start):
+            if not np.isfinite(band.values).all():
+                seen = volumes[0, band.start : band.start + len(band.values)]
+                raise VoxgapError(f"volume 0: {self._why_not_finite(seen)}")
+            yield band
 
     @property
     def label_values(self) -> tuple[int, ...]:
