@@ -16,6 +16,7 @@ from voxgap.fill import Deviating, Learned, restoring
 from voxgap.fill.learned import _pooled
 from voxgap.fill.restoring import HiddenError
 from voxgap.fill.trial import punched
+from voxgap.filling.train import _Kept
 from voxgap.missingness import simulate
 
 
@@ -163,6 +164,65 @@ def test_training_twice_gives_the_same_network() -> None:
         made.append(layer.network.get_weights())
     for one, other in zip(*made, strict=True):
         assert_allclose(one, other, rtol=1e-4, atol=1e-6)
+
+
+class KilledError(BaseException):
+    """As a kill would, it passes every `except Exception`."""
+
+
+@pytest.mark.full
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restoring, "EVERY", 2)
+    volumes = simulate(smooth(6, (3, 4, 5, 1)), "voxels", 0.4, seed=1)
+
+    def learnt(
+        kept: Any = None, look: Any = None, punch: Any = punched
+    ) -> tuple[list[np.ndarray], list[Any]]:
+        layer = Learned(filters=(2,), steps=0)
+        layer.adapt(volumes)
+        looks = restoring.train(layer, volumes, steps=7, look=look, kept=kept, punch=punch)
+        assert not layer.network.trainable
+        return [*layer.network.get_weights(), np.asarray(layer.calibration)], looks
+
+    def keeping(**asked: Any) -> _Kept:
+        return _Kept(tmp_path / "state", {"seed": 0, **asked}, volumes, None, anew=False)
+
+    def killed_after(calls: int, function: Any = lambda *_: None) -> Any:
+        left = iter(range(calls))
+
+        def call(*arguments: Any) -> Any:
+            if next(left, None) is None:
+                raise KilledError
+            return function(*arguments)
+
+        return call
+
+    weights, looks = learnt()
+    assert len(looks) == 5
+    for calls in (
+        {"punch": killed_after(2, punched)},
+        {"look": killed_after(2)},
+        {"punch": killed_after(2, punched)},
+    ):
+        with pytest.raises(KilledError):
+            learnt(keeping(), **calls)
+    with pytest.raises(VoxgapError, match="seed was 0, is 1"):
+        learnt(keeping(seed=1))
+    steps: list[int] = []
+
+    def punch(some: Any, generator: Any) -> Any:
+        steps.append(len(some))
+        return punched(some, generator)
+
+    again, seen = learnt(keeping(), punch=punch)
+    assert len(steps) == 1 + 3  # what is held out, and the steps that were left: 4, 5, 6
+    assert [{k: v for k, v in look.items() if k not in ("seconds",)} for look in seen] == [
+        {k: v for k, v in look.items() if k not in ("seconds",)} for look in looks
+    ]
+    for one, other in zip(again, weights, strict=True):
+        assert_array_equal(one, other)
 
 
 @pytest.mark.full

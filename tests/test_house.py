@@ -158,6 +158,7 @@ MEETING = {
         # A filler is trained here, and becomes a bundle.
         "patches",
         "history",
+        "training",
         "runtime",
         "bundle",
         *BASE,

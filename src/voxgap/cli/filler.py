@@ -39,6 +39,9 @@ def train_fill(context: typer.Context, data: str, folder: Path) -> None:
     """
     import voxgap
     from voxgap import patches
+    from voxgap.bundle import STATE
+    from voxgap.cli.train import saying_what_is_kept
+    from voxgap.runtime import MANIFEST
 
     given = {
         param.name: context.params[param.name]
@@ -56,22 +59,20 @@ def train_fill(context: typer.Context, data: str, folder: Path) -> None:
         how["patch_size"] = patches.patch_size(numbers(given["patch_size"], "--patch-size"), "--patch-size")
     said = grid_arguments(**{name: given.get(name) for name in READING})
     import_keras()
-    started = folder.exists()
+    started, state = folder.exists(), folder / STATE / "state.json"
     try:
-        scores = voxgap.train_filler(
-            data,
-            folder,
-            **how,
-            **{name: said[name] for name in READING},
-            say=say,
-            progress=progress,
-            look=_Looks(),
-        )
-    except KeyboardInterrupt:
-        err.print("Interrupted: nothing is kept.")
-        raise typer.Exit(130) from None
+        with saying_what_is_kept(state):
+            scores = voxgap.train_filler(
+                data,
+                folder,
+                **how,
+                **{name: said[name] for name in READING},
+                say=say,
+                progress=progress,
+                look=_Looks(),
+            )
     finally:
-        if not started and not (folder / "manifest.json").exists():
+        if not started and not state.exists() and not (folder / MANIFEST).exists():
             shutil.rmtree(folder, ignore_errors=True)
     for name, found in scores.items():
         said_of = "  ".join(f"{metric.replace('_', ' ')} {value:.4g}" for metric, value in found.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import keras
 import numpy as np
@@ -22,6 +22,17 @@ Punch = Callable[[Array, np.random.Generator], tuple[Array, Array]]
 """Hides observed voxels: volumes without them, and them alone; see `voxgap.fill.trial.punched`."""
 Look = dict[str, float]
 """What was seen of a training: loss, val_loss, learning_rate, seconds."""
+
+
+class Kept(Protocol):
+    """Where a training is kept from look to look, so that one that was killed goes on as if nothing had happened."""
+
+    def load(self, trainer: Any) -> tuple[list[Look], list[Array]] | None:
+        """Set a trainer to where it was, and return all looks and the best weights; None where nothing is kept."""
+
+    def save(self, trainer: Any, looks: list[Look], best: list[Array], better: bool) -> None:
+        """Keep a trainer after a look; `better` says whether the best weights are new."""
+
 
 STEPS = 1200
 EVERY, PATIENCE = 100, 4
@@ -43,6 +54,7 @@ def train(
     punch: Punch = punched,
     held: Array | None = None,
     look: Callable[[Look], None] | None = None,
+    kept: Kept | None = None,
 ) -> list[Look]:
     """Train a layer's network until what it restores of volumes that were held out gets no better.
 
@@ -57,7 +69,8 @@ def train(
         patience: looks without gain before the end; one comes every `EVERY` steps.
         punch: hides voxels.
         held: volumes that are held out; by default a tenth of those given.
-        look: told of each look.
+        look: told of each look, those that are kept among them.
+        kept: where it goes on from.
 
     Returns:
         All looks, the first before anything was learnt.
@@ -73,7 +86,9 @@ def train(
     watched = punch(held, generator)
     each = max(1, min(BATCH // size, len(places)))
 
-    def some() -> tuple[Array, Array]:
+    def some(step: int) -> tuple[Array, Array]:
+        # Of the step alone: a training that goes on draws the same.
+        generator = np.random.default_rng((seed, 0, step))
         if not len(places):  # of a single volume it is the rest that is learnt from
             return punch(watched[0], generator)
         return punch(_taken(volumes, generator.choice(places, each, replace=False)), generator)
@@ -85,35 +100,44 @@ def train(
     trainer.compile(
         keras.optimizers.Adam(falling, clipnorm=1.0), HiddenError(layer.scale(*watched)), jit_compile=False
     )
-    best, since, kept, found = np.inf, 0, layer.network.get_weights(), list[Look]()
+    trainer.optimizer.build(trainer.trainable_variables)
+    looks, best = (kept and kept.load(trainer)) or (list[Look](), list[Array]())
+    for one in looks if look is not None else []:
+        look(one)
+    done = min(steps, EVERY * (len(looks) - 1)) if looks else -1
     losses, started = list[float](), time.perf_counter()
-    for step in range(steps + 1):
-        if step % EVERY == 0 or step == steps:
+    for step in range(max(done, 0), steps + 1):
+        if step > done and (step % EVERY == 0 or step == steps):
             worth = trainer.worth(*watched)
-            losses = losses or [worth]
-            pace = float(falling(step)), time.perf_counter() - started
-            found.append(
+            looks.append(
                 {
-                    "loss": float(np.mean(losses)),
+                    "loss": float(np.mean(losses or [worth])),
                     "val_loss": worth,
-                    "learning_rate": pace[0],
-                    "seconds": pace[1],
+                    "learning_rate": float(falling(step)),
+                    "seconds": time.perf_counter() - started,
                 }
             )
             losses, started = [], time.perf_counter()
-            if worth < best:
-                best, kept = worth, layer.network.get_weights()
+            better = _since(looks) == 0
+            best = layer.network.get_weights() if better else best
+            if kept is not None:
+                kept.save(trainer, looks, best, better)
             if look is not None:
-                look(found[-1])
-            since = 0 if worth == best else since + 1
-            if since >= patience:
-                break
+                look(looks[-1])
+        if _since(looks) >= patience:
+            break
         if step < steps:
-            losses.append(float(trainer.train_on_batch(*some())))
-    layer.network.set_weights(kept)
+            losses.append(float(trainer.train_on_batch(*some(step))))
+    layer.network.set_weights(best)
     layer.network.trainable = False
     layer.calibrate(*watched)
-    return found
+    return looks
+
+
+def _since(looks: Sequence[Look]) -> int:
+    """Return how many looks ago the best was; what is no number never is, but the first."""
+    worths = [look["val_loss"] if np.isfinite(look["val_loss"]) else np.inf for look in looks]
+    return len(worths) - 1 - int(np.argmin(worths))
 
 
 def _taken(volumes: Any, places: Any) -> Array:

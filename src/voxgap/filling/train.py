@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from voxgap.bundle import check_free
+from voxgap.bundle import STATE, check_free
 from voxgap.bundle.filler import save_filler
 from voxgap.errors import VoxgapError
-from voxgap.files import held
+from voxgap.files import held, sweep
 from voxgap.filling import EPOCHS, FIT_ON
 from voxgap.filling.check import scores_of
 from voxgap.filling.field import of_job
@@ -52,7 +52,8 @@ def train_filler(
     """Train a network to fill gaps from data that have some, labelled or not, and save it as a bundle.
 
     Further voxels are hidden in the shapes of the data's own gaps, and it learns to restore them upon kriging, with a
-    standard deviation for each; see `voxgap.fill.Learned`. It fills volumes of any size by patches.
+    standard deviation for each; see `voxgap.fill.Learned`. It fills volumes of any size by patches. A training that was
+    killed, or interrupted, goes on when it is called again, and ends as if nothing had happened.
 
     Args:
         data: As for `voxgap.fill_files`: a data set, labelled or not, or one volume.
@@ -65,7 +66,7 @@ def train_filler(
         pattern, missing_rate, mechanism: Of gaps that are hidden in place of the data's own, see `voxgap.simulate`.
         fit_on: What it learns from: `train` (all, where there is no split) or `all`.
         seed: Of its weights, and of what is hidden.
-        overwrite: Replace a bundle that is there.
+        overwrite: Replace a bundle that is there, and what is kept of a training by other settings.
         say: Called with each line that a user should read.
         progress: Wraps what is gone through one by one, with a title.
         look: Called with the record of each epoch.
@@ -90,6 +91,7 @@ def train_filler(
     if epochs < 1:
         raise VoxgapError(f"epochs must be at least 1, got {epochs}")
     with held(folder / ".training.lock", f"{folder}: a network is trained there"):
+        sweep(folder)
         check_free(folder, overwrite)
         grid = as_files_are(**reading)
         job = Job(str(data), folder, fit_on=fit_on, grid=grid, say=say, progress=progress)
@@ -105,14 +107,20 @@ def train_filler(
         given |= {"patience": patience} if patience else {}
         if apart is None:
             given.pop("held")
-        model, looks = trained(tiles, {"filters": filters} if filters else {}, given)
-        scores = _scores(model, tiles if apart is None else apart, punch, seed)
-        history = _history(looks, epochs)
         hidden = (
             None
             if pattern is None
             else {"pattern": pattern, "missing_rate": missing_rate, "mechanism": mechanism}
         )
+        options = {"filters": tuple(filters)} if filters else {}
+        asked = {"epochs": epochs, "seed": seed, "hidden": hidden, "patch size": size, **options}
+        asked |= {name: given[name] for name in ("rate", "patience") if name in given}
+        kept = _Kept(folder / STATE, asked, tiles, apart, overwrite)
+        if kept.there:
+            say(f"going on with the training that {folder} keeps")
+        model, looks = trained(tiles, options, given | {"kept": kept})
+        scores = _scores(model, tiles if apart is None else apart, punch, seed)
+        history = _history(looks, epochs)
         save_filler(
             folder,
             model,
@@ -125,7 +133,50 @@ def train_filler(
             scores={"validation": scores["learned"]},
             arguments={"epochs": epochs, "seed": seed, "hidden": hidden, "kriging": scores["kriging"]},
         )
+        kept.checkpoint.clear()
     return scores
+
+
+class _Kept:
+    """A training's checkpoint, as that of every other network: `voxgap.fill.restoring.Kept`.
+
+    Args:
+        folder: for it.
+        asked: settings, in words.
+        tiles, apart: what is learnt from, and held out.
+        anew: whether one by other settings, or of other data, is replaced.
+    """
+
+    def __init__(
+        self, folder: Path, asked: dict[str, Any], tiles: Values, apart: Values | None, anew: bool
+    ) -> None:
+        from voxgap.training.checkpoint import Checkpoint, fingerprint
+
+        self.checkpoint, self.anew = Checkpoint(folder), anew
+        self.checkpoint.settings = {name: str(value) for name, value in asked.items()}
+        self.checkpoint.key = fingerprint(sorted(self.checkpoint.settings.items()), tiles, apart)
+
+    @property
+    def there(self) -> bool:
+        """Whether something is kept."""
+        return (self.checkpoint.folder / "state.json").exists()
+
+    def load(self, trainer: Any) -> tuple[list[Any], list[Any]] | None:
+        from voxgap.training import ForeignError
+
+        try:
+            state = self.checkpoint.load(trainer)
+        except ForeignError:
+            if not self.anew:
+                raise
+            self.checkpoint.clear()
+            return None
+        return None if state is None else (state.records, state.best_weights)
+
+    def save(self, trainer: Any, looks: list[Any], best: list[Any], better: bool) -> None:
+        from voxgap.training.checkpoint import State
+
+        self.checkpoint.save(trainer, State(looks, best_weights=best), better)
 
 
 def patch_of(volumes: Sequence[Values]) -> Size:
