@@ -11,6 +11,7 @@ import keras
 from voxgap.errors import VoxgapError
 from voxgap.layers import (
     FastBatchNormalization,
+    FastConv3D,
     GatedConv3D,
     MaskedConv3D,
     ObservedNormalization,
@@ -71,7 +72,7 @@ class Blocks:
                 kernel_size, strides, self.architecture.padding, name=self._name("pool_observed")
             )
             observed = pool(observed)
-        return keras.layers.Conv3D(**arguments)(x), observed
+        return FastConv3D(**arguments)(x), observed
 
     def shortcut(self, x: Any, observed: Any, filters: int, kernel_size: Axes, strides: Axes) -> Any:
         """Return what a residual block adds to its two convolutions: `x` itself where it fits, else projected."""
@@ -94,7 +95,7 @@ class Blocks:
         if self.conv == "masked":
             projected, _ = MaskedConv3D(**projection)([x, observed])
         else:
-            projected = keras.layers.Conv3D(**projection)(x)
+            projected = FastConv3D(**projection)(x)
         return self.normalise(projected)
 
     def activate(self, x: Any) -> Any:
@@ -152,7 +153,7 @@ class Blocks:
         if not self.attention:
             return skip
         middle = max(1, skip.shape[-1] // 2)
-        of_skip = keras.layers.Conv3D(
+        of_skip = FastConv3D(
             middle,
             1,
             strides=strides,
