@@ -40,7 +40,7 @@ def train_fill(context: typer.Context, data: str, folder: Path) -> None:
     import voxgap
     from voxgap import patches
     from voxgap.bundle import STATE
-    from voxgap.cli.train import saying_what_is_kept
+    from voxgap.cli.train import _saying_what_is_kept
     from voxgap.runtime import MANIFEST
 
     given = {
@@ -61,7 +61,7 @@ def train_fill(context: typer.Context, data: str, folder: Path) -> None:
     import_keras()
     started, state = folder.exists(), folder / STATE / "state.json"
     try:
-        with saying_what_is_kept(state):
+        with _saying_what_is_kept(state):
             scores = voxgap.train_filler(
                 data,
                 folder,

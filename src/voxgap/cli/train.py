@@ -273,7 +273,7 @@ def train(
     check_free(out_folder, overwrite=True)  # nothing but a folder can be held
     with (
         held(out_folder / ".training.lock", f"{out_folder}: a network is trained there"),
-        saying_what_is_kept(out_folder / STATE / "state.json"),
+        _saying_what_is_kept(out_folder / STATE / "state.json"),
     ):
         sweep(out_folder)  # one that was killed as it ended leaves a bundle, and what it was made from
         state = out_folder / STATE
@@ -408,7 +408,7 @@ def _other_settings(folder: Path, changed: dict[str, str], which: set[str]) -> V
 
 
 @contextlib.contextmanager
-def saying_what_is_kept(state: Path) -> Iterator[None]:
+def _saying_what_is_kept(state: Path) -> Iterator[None]:
     """Say, where Ctrl-C ends a command that has written no bundle yet, what is left of it."""
     try:
         yield

@@ -102,8 +102,9 @@ def train(
     )
     trainer.optimizer.build(trainer.trainable_variables)
     looks, best = (kept and kept.load(trainer)) or (list[Look](), list[Array]())
-    for one in looks if look is not None else []:
-        look(one)
+    if look is not None:
+        for one in looks:
+            look(one)
     done = min(steps, EVERY * (len(looks) - 1)) if looks else -1
     losses, started = list[float](), time.perf_counter()
     for step in range(max(done, 0), steps + 1):
