@@ -373,6 +373,28 @@ def test_a_stopped_job_keeps_what_others_wrote_meanwhile(segmenting, tmp_path: P
         job.check_free(maps / "predictions.csv", items, wanted, {"of": "another"})
 
 
+def test_scans_that_are_not_like_the_training_are_said_once(
+    bundle: Path, scans: Path, tmp_path: Path, voxgap
+) -> None:
+    brighter = tmp_path / "brighter"
+    for i, values in enumerate(tiny.volumes(40, seed=4)):
+        # Far enough to be seen in 40 scans; and twelve of one person are one.
+        vg.write(brighter / f"v{i}.nii.gz", vg.Volume(values + 1.5 * np.nanstd(values)))
+    done = voxgap("predict", bundle, brighter)
+    assert done.code == 0, done.err
+    assert done.err.count("are not like those of the training any more") == 1
+    assert "looks" not in done.out
+    assert "any more" not in voxgap("predict", bundle, scans, "--out", tmp_path / "p.csv").err
+
+
+def test_of_a_group_one_scan_is_watched() -> None:
+    done = job.Done()
+    for path, group in (("a", "p1"), ("b", "p1"), ("c", "p2"), ("d", ""), ("e", "")):
+        done.count({"path": path, "group": group, "looks": {"values of t1": 1.0}})
+    done.count({"path": "f", "error": "gone"})
+    assert len(done.looks) == 4
+
+
 def test_warnings_are_counted_by_kind() -> None:
     done = job.Done()
     for path, said in (

@@ -10,7 +10,7 @@ import pytest
 from voxgap.errors import VoxgapError
 from voxgap.missingness import simulate
 from voxgap.resample import crop_or_pad, extent
-from voxgap.runtime.profile import Profile, drift, far_outside, profile
+from voxgap.runtime.profile import Profile, drift, far_outside, own_part, profile
 from voxgap.volume import Volume
 
 RNG = np.random.default_rng(0)
@@ -45,33 +45,27 @@ def test_what_is_like_the_training_data_passes() -> None:
         assert drift(volume, KNOWN) == ()
 
 
-def test_fewer_gaps_than_in_training_are_no_doubt() -> None:
+def test_how_much_is_missing_and_in_which_pattern_is_no_doubt_of_one_input() -> None:
+    """A stream of such is: `voxgap.drift` has a test for that, with a rate of false alarms."""
     often = COMPLETE[:, :, :, :, :1].copy()
     often[:, 1:4] = np.nan
     known = profile(often, ("t1",))
     complete = np.random.default_rng(5).normal(100, 20, size=(8, 8, 8, 1)).astype(np.float32)
-    assert drift(complete, known) == ()
-    one_slice = complete.copy()
-    one_slice[2] = np.nan
-    assert drift(one_slice, known) == ()
-    some_voxels = np.where(np.random.default_rng(6).random(complete.shape) < 0.1, np.nan, complete)
-    assert [said[:24] for said in drift(some_voxels, known)] == ["the gaps look like voxel"]
+    for share in (0.0, 0.1, 0.9):
+        some = np.where(np.random.default_rng(6).random(complete.shape) < share, np.nan, complete)
+        assert drift(some, known) == ()
+    assert drift(np.full_like(complete, np.nan), known)
 
 
 def test_each_difference_is_said() -> None:
     nothing = np.full_like(fresh(), np.nan)
-    absent, rarer, units, blocks = fresh(), fresh(), fresh(), fresh()
+    absent, units = fresh(), fresh()
     absent[..., 1] = np.nan
-    rarer[:7, :, :, 0] = np.nan
     units[..., 1] /= 1000
-    blocks[..., 0] = np.random.default_rng(1).normal(100, 20, (8, 8, 8))
-    blocks[2:6, 2:6, 2:6, 0] = np.nan
     for volume, said in (
         (nothing, "no observed voxel"),
         (absent, "channel flair is missing as a whole"),
-        (rarer, "channel t1: 88% missing"),
         (units, "channel flair: values from"),
-        (blocks, "the gaps look like blocks"),
     ):
         assert any(said in sentence for sentence in drift(volume, KNOWN)), (said, drift(volume, KNOWN))
     assert drift(nothing, None) == drift(nothing, KNOWN)
@@ -85,8 +79,8 @@ def test_each_difference_is_said() -> None:
         [],
         {},
         {"channels": {}},
-        {"channels": {"t1": 3}, "shares": {}},
-        {"channels": {"a": {}}, "shares": {}},
+        {"channels": {"t1": 3}},
+        {"channels": {"a": {}}},
     ],
 )
 def test_a_manifest_with_another_profile_is_refused(data: object) -> None:
@@ -101,7 +95,6 @@ def test_a_value_far_outside_is_said_and_a_missing_rate_hides_no_values() -> Non
     both[7, :, :, 0] *= 1000
     assert any("channel flair: values from" in said for said in drift(one, KNOWN))
     said = " ".join(drift(both, KNOWN))
-    assert "channel t1: 88% missing" in said
     assert "channel t1: values from" in said
     assert far_outside(np.stack([fresh(), one]), KNOWN)[0].startswith(
         "channel flair holds values far outside"
@@ -129,18 +122,18 @@ def test_what_a_grid_adds_around_a_scan_is_no_gap_of_it() -> None:
         records.append([record])
     own = profile(volumes, ("t1",), boxes=[extent(steps, volumes.shape[1:]) for steps in records])
     assert own.channels["t1"].missing_rate == (0, 0)
-    assert own.shares == {}
     now = Profile.of(manifest | {"data": {"profile": own.to_json()}}, "here")
     padded = profile(volumes, ("t1",)).to_json()
-    del padded["of"]
-    before = Profile.of(manifest | {"data": {"profile": padded}}, "here")
+    # As earlier versions wrote it, with the shares of patterns.
+    before = Profile.of(manifest | {"data": {"profile": padded | {"shares": {"blocks": 1.0}}}}, "here")
     for known in (now, before):
         for volume, steps in zip(volumes, records, strict=True):
             assert drift(volume, known, steps) == ()
             assert drift(volume, known) == ()
+    assert now is not None
+    for volume, steps in zip(volumes, records, strict=True):
+        assert not np.isnan(own_part(volume, now, steps)).any()
+        assert not np.isnan(own_part(volume, now)).any()
     gapped = volumes[0].copy()
     gapped[4:6] = np.nan
-    said = drift(gapped, now, records[0])
-    assert said[0] == "channel t1: 33% missing, in the training data 0% to 0%"
-    assert said[1].startswith("the gaps look like slices along depth")
-    assert drift(gapped, before, records[0]) == ()
+    assert np.isnan(own_part(gapped, now, records[0])).mean() == pytest.approx(1 / 3)

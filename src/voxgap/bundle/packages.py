@@ -103,7 +103,11 @@ def _container(folder: Path, bundle: Bundle) -> None:
     inside.mkdir()
     for part in bundle.manifest.files[kind].parts:
         shutil.copyfile(bundle.folder / part.path, inside / part.path)
-    _write_json(inside / MANIFEST, deployed(bundle, kind))
+    manifest, reference = deployed(bundle, kind), bundle.manifest.reference
+    if reference is not None:  # A server in it watches for drift.
+        shutil.copyfile(bundle.folder / reference.path, inside / reference.path)
+        manifest["reference"] = bundle.manifest.written["reference"]
+    _write_json(inside / MANIFEST, manifest)
     wheel = write_wheel(folder)
     dockerfile = Path(__file__).with_name("Dockerfile").read_text()
     (folder / "Dockerfile").write_text(dockerfile.replace("{wheel}", wheel.name))

@@ -20,7 +20,7 @@ from voxgap.bundle.convert import parts, remove
 from voxgap.files import finite, held, naming, sha256, sweep, unfinished, write_bytes
 from voxgap.runtime import MANIFEST, Bundle, Manifest
 
-_OURS = re.compile(r"(model|golden|cases)-[0-9a-f]{12}\.\w+")
+_OURS = re.compile(r"(model|golden|cases|reference|drift)-[0-9a-f]{12}\.\w+")
 
 
 @contextlib.contextmanager
@@ -85,8 +85,11 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
 
 
 def _sweep(folder: Path, manifest: Manifest) -> None:
-    entries = [*manifest.files.values(), *filter(None, (manifest.golden, manifest.cases))]
+    kept = (manifest.golden, manifest.cases, manifest.reference)
+    entries = [*manifest.files.values(), *filter(None, kept)]
     named = {path.split("/")[0] for entry in entries for path in (entry.path, *(p.path for p in entry.parts))}
+    # What a server knows of its stream goes with the reference that the stream is held against.
+    named |= {name.replace("reference-", "drift-", 1) for name in named}
     for path in folder.iterdir():
         if _OURS.fullmatch(path.name) and path.name not in named:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

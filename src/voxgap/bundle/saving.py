@@ -18,8 +18,9 @@ from voxgap.bundle import golden
 from voxgap.bundle.evidence import remove_evidence, write_evidence
 from voxgap.bundle.placing import place, workspace, write_manifest, writing
 from voxgap.dataset import Dataset
-from voxgap.dataset.gaps import described, own_box
+from voxgap.dataset.gaps import described, own_box, own_values
 from voxgap.decision import Decision
+from voxgap.drift import looks, reference_of
 from voxgap.errors import VoxgapError
 from voxgap.evidence import Cases, Predict, collect
 from voxgap.history import History
@@ -177,6 +178,9 @@ def save_bundle(
         (temporary / "golden.npz").write_bytes(golden.to_bytes(answered))
         (temporary / "cases.json").write_text(json.dumps(known or _known(dataset)))
         manifest["cases"] = place(folder, temporary / "cases.json", "cases")["parts"][0]
+        if (reference := _reference(dataset, _own_units(model))) is not None:
+            (temporary / "reference.json").write_text(json.dumps(reference))
+            manifest["reference"] = place(folder, temporary / "reference.json", "reference")["parts"][0]
         proof = place(folder, temporary / "golden.npz", "golden")
         manifest["golden"] = proof["parts"][0]
         file = place(folder, temporary / "model.keras")
@@ -221,6 +225,14 @@ def _data(dataset: Dataset, own_units: bool) -> dict[str, Any]:
     known = profile(train.volumes, dataset.channels, own_units, boxes)
     missing = described(train, describe(train.volumes)).to_json()
     return {"name": dataset.name, "missingness": missing, "profile": known.to_json()}
+
+
+def _reference(dataset: Dataset, own_units: bool) -> dict[str, Any] | None:
+    """Return what a drift test goes by: the training scans, one of each group, since those of one are much alike."""
+    train = dataset.part("train")
+    if train.groups is not None:
+        train = train.take(np.sort(np.unique(train.groups, return_index=True)[1]))
+    return reference_of(looks(volume, dataset.channels, values=not own_units) for volume in own_values(train))
 
 
 def _predictor(model: Any, patch_size: Size | None) -> Predict:

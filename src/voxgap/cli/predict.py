@@ -114,10 +114,12 @@ def predict(
 
       voxgap predict runs/patients ward/ --channels t1.nii.gz,flair.nii.gz --advise
     """
+    from voxgap.drift import drifted
     from voxgap.runtime import Bundle, job
     from voxgap.runtime.inputs import list_items, same_file
 
-    manifest = Bundle.open(bundle).manifest
+    opened = Bundle.open(bundle)
+    manifest, watch = opened.manifest, opened.watch()
     if manifest.task == "fill":
         raise VoxgapError(f"{bundle} fills files: voxgap fill {bundle} FILE --out FOLDER")
     taken = manifest.input
@@ -197,6 +199,8 @@ def predict(
             before = len(job.answered(table, key) & {item.name for item in items})
             with gathered():
                 done = job.run(_tracked(source, before, len(items)), items, table, columns, key)
+    if watch is not None and (changed := drifted(watch, done.looks)) is not None:
+        warnings.warn(changed, stacklevel=2)
     _conclude(done, table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +38,7 @@ class Answer:
         seconds: that it took.
         fill_deviation: standard deviation that the fill leaves in each of `values`, which are then the mean over draws
             of it; None without draws.
+        looks: what a drift test watches of the input; None where the bundle has nothing to hold it against.
 
     Example:
         >>> import voxgap as vg
@@ -61,6 +63,7 @@ class Answer:
     promise: Promise | None = None
     advice: Advice | None = None
     fill_deviation: Values | None = None
+    looks: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values; of an answer for each voxel without the voxels."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from voxgap.drift import Watch, read_watch
 from voxgap.errors import VoxgapError
 from voxgap.files import sha256
 from voxgap.runtime.engines import load_keras
@@ -71,6 +72,15 @@ class Bundle:
         """
         entry = self.manifest.golden
         return None if entry is None else read_golden(self.verified(entry, "golden"))
+
+    def watch(self) -> Watch | None:
+        """Begin a watch over scans that are to be like those of its training; None where it has no reference.
+
+        Raises:
+            VoxgapError: that is not what the manifest says.
+        """
+        entry = self.manifest.reference
+        return None if entry is None else read_watch(self.verified(entry, "reference"))
 
     def verified(self, entry: Entry, name: str) -> Path:
         """Return the path of a file or folder of the bundle, once every part of it is what the manifest says.

@@ -32,6 +32,8 @@ from voxgap.volume import Volume
 FORMATS = tuple(WRITERS)
 _BETWEEN = " | "
 """Between the warnings of a row: a sentence may hold any other mark."""
+_LOOKS = "looks"
+"""What a drift test watches of an input: in the journal, and in no table."""
 _READERS = 2
 
 
@@ -74,13 +76,16 @@ class Doubt(NamedTuple):
 class Done:
     """How a job ended: rows in all, those with an error and the first of them, and how many had which warning.
 
-    Warnings that differ in their numbers only are of one kind.
+    Warnings that differ in their numbers only are of one kind. `looks` are what a drift test watches, of one input of
+    each group.
     """
 
     rows: int = 0
     failed: int = 0
     error: str = ""
     warnings: dict[str, Doubt] = field(default_factory=dict)
+    looks: list[dict[str, float]] = field(default_factory=list)
+    _groups: set[str] = field(default_factory=set)
 
     def count(self, row: Row) -> None:
         """Take one more row into account."""
@@ -88,6 +93,10 @@ class Done:
         self.rows += 1
         self.failed += bool(error)
         self.error = self.error or error
+        group = str(row.get("group") or row["path"])
+        if row.get(_LOOKS) and group not in self._groups:
+            self._groups.add(group)
+            self.looks.append(row[_LOOKS])
         for said in filter(None, str(row.get("warnings") or "").split(_BETWEEN)):
             known = self.warnings.get(kind(said), Doubt(said, str(row["path"])))
             self.warnings[kind(said)] = known._replace(inputs=known.inputs + 1)
@@ -229,6 +238,8 @@ def row_of(predictor: Predictor, name: str, answer: Answer, wanted: Wanted) -> R
         "windows": answer.windows,
         "warnings": _BETWEEN.join(answer.drift),
     }
+    if answer.looks is not None:
+        row[_LOOKS] = dict(answer.looks)
     if answer.precision != "float32":
         row |= {"precision": answer.precision, "difference": answer.difference}
     return row

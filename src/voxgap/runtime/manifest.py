@@ -177,6 +177,7 @@ class Manifest:
         files: its models, by format.
         golden: the inputs that exports are proven with; None in a copy that holds none.
         cases: the file that knows the training's volumes again; None likewise.
+        reference: the file that a drift test goes by, see `voxgap.drift`; None in older bundles.
         written: all of it as JSON, further fields too: what is written again begins here.
     """
 
@@ -202,6 +203,7 @@ class Manifest:
     files: Mapping[str, Entry]
     golden: Entry | None
     cases: Entry | None
+    reference: Entry | None
     written: Mapping[str, Any]
 
     @classmethod
@@ -257,6 +259,7 @@ class Manifest:
             },
             golden=_proof(known, "golden", where),
             cases=_proof(known, "cases", where),
+            reference=_proof(known, "reference", where),
             written=known,
             **objects,
         )
@@ -280,7 +283,7 @@ class Manifest:
         Its data has a name, but no place, and nothing is said of single cases: a bundle's evidence is no part of it.
         """
         data = self.written.get("data") or {}
-        kept = {name: value for name, value in self.written.items() if name != "cases"}
+        kept = {name: value for name, value in self.written.items() if name not in ("cases", "reference")}
         return kept | {"data": data | {"name": self.dataset}} if "name" in data else kept
 
 

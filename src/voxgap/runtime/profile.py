@@ -1,4 +1,7 @@
-"""The training data's gaps and values in a few numbers, and how an input differs from them."""
+"""The training data's gaps and values in a few numbers, and what sets one input apart from all of it.
+
+How much is missing, and in which pattern, varies from scan to scan: of that, `voxgap.drift` judges a stream.
+"""
 
 from __future__ import annotations
 
@@ -10,23 +13,13 @@ from typing import Any
 import numpy as np
 
 from voxgap.errors import VoxgapError
-from voxgap.missingness import describe
-from voxgap.missingness.diagnosis import pattern_of, shares_of
 from voxgap.observed import moments
 from voxgap.ragged import shapes_of
 from voxgap.resample import Box, Record, crop_to_observed, extent
 from voxgap.volume import Values, Volume
 
-RATE_SLACK = 0.05
-"""A missing rate this far above those of the training volumes still counts as like them; less missing is no doubt."""
-RARE = 0.01
-"""A pattern with less than this share of the training data's gaps was hardly there; an input with fewer
-missing voxels than this share has no pattern to speak of."""
 OUTSIDE = 0.01
 """More than this share of values outside of the training data's: other units, most likely."""
-
-OF_SCANS = "scans"
-"""In a profile: what was missing is counted within the scans, not around them."""
 
 FAR = 10
 """A single value that lies outside by more than so many of the training data's ranges says the same."""
@@ -55,18 +48,15 @@ class Profile:
 
     Args:
         channels: by name.
-        shares: each pattern's share of the missing voxels; None where they are not those of the scans, as in older
-            bundles, which counted what the grid adds around a scan.
         adds: whether the grid may add missing voxels around a scan.
     """
 
     channels: Mapping[str, Channel]
-    shares: Mapping[str, float] | None
     adds: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values, for a manifest's field `data.profile`."""
-        return {"channels": asdict(self)["channels"], "shares": self.shares, "of": OF_SCANS}
+        return {"channels": asdict(self)["channels"]}
 
     @classmethod
     def of(cls, manifest: dict[str, Any], where: str) -> Profile | None:
@@ -80,8 +70,6 @@ class Profile:
             return None
         try:
             channels = {str(name): _channel(entry) for name, entry in data["channels"].items()}
-            shares = {str(name): float(share) for name, share in data["shares"].items()}
-            of_scans = data.get("of") == OF_SCANS
         except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
             raise VoxgapError(
                 f"{where}: field data.profile is not a profile; train or export the bundle again"
@@ -90,7 +78,7 @@ class Profile:
             raise VoxgapError(f"{where}: field data.profile is not of the channels of input.channels")
         grid = manifest["input"].get("grid") or {}
         adds = bool(grid.get("size") and grid.get("spacing"))
-        return cls(channels, shares if of_scans or not adds else None, adds)
+        return cls(channels, adds)
 
 
 def profile(
@@ -109,11 +97,8 @@ def profile(
     """
     each = moments(volumes)
     voxels = np.array([math.prod(shape[:3]) for shape in shapes_of(volumes)])
-    if boxes is None:
-        shares = describe(volumes).shares
-    else:
+    if boxes is not None:
         voxels = np.array([math.prod(along.stop - along.start for along in box) for box in boxes])
-        shares = shares_of(volumes[index][box] for index, box in enumerate(boxes))
     found = {}
     for i, name in enumerate(channels):
         count, low, high, deviation = (
@@ -127,7 +112,21 @@ def profile(
         )
     if own_units:
         found = {name: replace(channel, values=None, deviation=None) for name, channel in found.items()}
-    return Profile(found, dict(shares))
+    return Profile(found)
+
+
+def own_part(volume: Values, known: Profile, records: Sequence[Record] | None = None) -> Values:
+    """Return a volume without what lies outside of its scan, where there is no gap.
+
+    Args:
+        volume: `(depth, height, width, channels)`, NaN = missing.
+        known: of the training data.
+        records: how it came onto the network's grid, none where it was on it. Where nobody knows, and the grid may have
+            added voxels, what lies around all that is observed is left out.
+    """
+    if records is None and known.adds:
+        return crop_to_observed(Volume(volume))[0].values
+    return volume[extent(records or (), volume.shape)]
 
 
 def drift(volume: Values, known: Profile | None, records: Sequence[Record] | None = None) -> tuple[str, ...]:
@@ -136,30 +135,23 @@ def drift(volume: Values, known: Profile | None, records: Sequence[Record] | Non
     Args:
         volume: `(depth, height, width, channels)`, NaN = missing.
         known: of the training data; without it, only a volume of nothing is noticed.
-        records: how it came onto the network's grid, none where it was on it: what lies outside of it is no gap. Where
-            nobody knows, and the grid may have added voxels, what lies around all that is observed is none either.
+        records: how it came onto the network's grid, see `own_part`.
 
     Returns:
-        One sentence for each difference: nothing observed, a channel missing that never was, more missing than in
-        the training data, values outside of theirs, gaps of a pattern that they hardly had.
+        One sentence for each difference: nothing observed, a channel missing that never was, values outside of theirs.
     """
-    missing = np.isnan(volume)
-    if missing.all():
+    if np.isnan(volume).all():
         return ("no observed voxel: the answer is what the network says of nothing",)
     if known is None:
         return ()
-    if records is None and known.adds:
-        volume = crop_to_observed(Volume(volume))[0].values
-    else:
-        volume = volume[extent(records or (), volume.shape)]
-    missing = np.isnan(volume)
-    gaps = np.count_nonzero(missing)
+    volume = own_part(volume, known, records)
     found: list[str] = []
     for index, (name, channel) in enumerate(known.channels.items()):
-        values = volume[..., index][~missing[..., index]]
-        rate = 1 - values.size / missing[..., index].size
-        found += filter(None, (_rate(name, rate, channel), _values(name, values, channel)))
-    return (*found, *_pattern(volume, gaps / missing.size, known))
+        values = volume[..., index][~np.isnan(volume[..., index])]
+        if not values.size and channel.missing_rate[1] < 1:
+            found.append(f"channel {name} is missing as a whole, which it never was in the training data")
+        found += filter(None, [_values(name, values, channel)])
+    return tuple(found)
 
 
 def far_outside(batch: Values, known: Profile | None) -> tuple[str, ...]:
@@ -189,15 +181,6 @@ def _is_far(least: float, most: float, known: Range) -> bool:
     return far > 0 and (least < low - far or most > high + far)
 
 
-def _rate(name: str, rate: float, known: Channel) -> str | None:
-    low, high = known.missing_rate
-    if rate <= high + RATE_SLACK:
-        return None
-    if rate == 1:
-        return f"channel {name} is missing as a whole, which it never was in the training data"
-    return f"channel {name}: {rate:.0%} missing, in the training data {low:.0%} to {high:.0%}"
-
-
 def _values(name: str, values: Values, known: Channel) -> str | None:
     if not values.size or known.values is None or known.deviation is None:
         return None
@@ -216,16 +199,6 @@ def _values(name: str, values: Values, known: Channel) -> str | None:
         f"channel {name}: values from {least:.4g} to {most:.4g}, in the training data {low:.4g} "
         f"to {high:.4g}; check the units"
     )
-
-
-def _pattern(volume: Values, missing_rate: float, known: Profile) -> tuple[str, ...]:
-    if missing_rate < RARE or known.shares is None:
-        return ()
-    pattern = pattern_of(volume[np.newaxis])
-    if known.shares.get(pattern, 0.0) >= RARE:
-        return ()
-    had = ", ".join(f"{name} {share:.0%}" for name, share in known.shares.items()) or "none"
-    return (f"the gaps look like {pattern}, which the training data hardly had ({had})",)
 
 
 def _channel(data: Any) -> Channel:

@@ -127,6 +127,10 @@ class Answer(BaseModel):
     model: Model
     predictions: list[Prediction]
     timing: Timing
+    drift: str | None = Field(
+        None,
+        description="Once the scans of all requests are found to be unlike the training data's: in words.",
+    )
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -168,6 +172,17 @@ class Failure(BaseModel):
     request_id: str
 
 
+class Drift(BaseModel):
+    """Whether the scans that were sent are like those of the training; see docs/trust.md."""
+
+    scans: int = Field(description="That were watched, by all servers of this bundle.")
+    evidence: float = Field(description="That they are not; 1 at the start.")
+    highest: float = Field(description="It ever was: what the alarm goes by.")
+    false_alarms: float = Field(description="Chance of an alarm, ever, where nothing has changed.")
+    alarmed: bool
+    words: str
+
+
 class ModelCard(BaseModel):
     """The network that is served, and what it takes."""
 
@@ -178,6 +193,7 @@ class ModelCard(BaseModel):
     formats: list[str] = Field(description="Suffixes of the files that can be uploaded.")
     limits: dict[str, float]
     manifest: dict[str, Any]
+    drift: Drift | None = Field(None, description="None for a bundle without a reference.")
 
 
 class Sample(BaseModel):

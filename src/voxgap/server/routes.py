@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from io import BytesIO
 from typing import Annotated, Any, Literal
 
@@ -18,6 +19,7 @@ from voxgap.runtime.answer import Answer as Judged
 from voxgap.server.answers import (
     Advised,
     Answer,
+    Drift,
     Failure,
     Guaranteed,
     JsonVolumes,
@@ -136,9 +138,10 @@ async def predict(
             outcome, deviations = await drawn(loaded, read.volumes, draws, seed)
     # Label maps of files are large: nobody waits for their counts.
     if loaded.predictor.task == "segmentation" or read.volumes.nbytes > INLINE:
-        predictions = await asyncio.to_thread(_predictions, loaded.predictor, read, outcome)
+        predictions, looks = await asyncio.to_thread(_predictions, loaded.predictor, read, outcome)
     else:
-        predictions = _predictions(loaded.predictor, read, outcome)
+        predictions, looks = _predictions(loaded.predictor, read, outcome)
+    service.stream.take(looks)
     if deviations is not None and loaded.predictor.task != "segmentation":
         predictions = [
             one.model_copy(update={"fill_deviation": _named(loaded.predictor, deviation)})
@@ -159,6 +162,7 @@ async def predict(
         model=_model(loaded),
         predictions=predictions,
         timing=timing,
+        drift=service.stream.warning,
     )
     return Response(answer.model_dump_json(by_alias=True, exclude_none=True), media_type="application/json")
 
@@ -275,6 +279,7 @@ async def model(request: Request) -> ModelCard:
     loaded, settings = service.live.current, service.settings
     # Of an older bundle, the threshold stands elsewhere.
     decision = loaded.predictor.decision
+    watch = service.stream.watch
     decided = {} if decision.threshold is None else {"decision": decision.to_json()}
     return ModelCard(
         model=_model(loaded),
@@ -290,6 +295,7 @@ async def model(request: Request) -> ModelCard:
             "timeout_seconds": settings.timeout,
         },
         manifest=loaded.predictor.manifest.published() | decided,
+        drift=None if watch is None else Drift(**watch.found()),
     )
 
 
@@ -361,14 +367,17 @@ def _nifti(loaded: Loaded, output: Values, volume: Volume, records: list[Record]
     return stream.getvalue()
 
 
-def _predictions(predictor: Predictor, read: Read, outcome: Outcome) -> list[Prediction]:
+def _predictions(
+    predictor: Predictor, read: Read, outcome: Outcome
+) -> tuple[list[Prediction], list[Mapping[str, float] | None]]:
+    """Return what is said of each volume, and what a drift test watches of it."""
     # Of values in the body, nobody said how they came onto the grid.
     records = [steps for _, steps in read.files] if read.files else [None] * len(read.volumes)
-    judged = (
+    judged = [
         predictor.judged(volume, values, records=steps)
         for volume, values, steps in zip(read.volumes, outcome.outputs, records, strict=True)
-    )
-    return [
+    ]
+    said = [
         Prediction(
             **_said(predictor, answer, read, index),
             guarantee=None if answer.promise is None else Guaranteed(**answer.promise.to_json()),
@@ -379,6 +388,7 @@ def _predictions(predictor: Predictor, read: Read, outcome: Outcome) -> list[Pre
         )
         for index, answer in enumerate(judged)
     ]
+    return said, [answer.looks for answer in judged]
 
 
 def _said(predictor: Predictor, answer: Judged, read: Read, index: int) -> dict[str, Any]:

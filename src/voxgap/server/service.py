@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from voxgap.runtime import Predictor
 from voxgap.server.batching import Batcher
+from voxgap.server.drifting import Stream
 from voxgap.server.limits import Admission, Settings, too_large
 from voxgap.server.live import Live
 from voxgap.server.metrics import Metrics
@@ -33,6 +34,7 @@ class Service:
         self.settings = settings
         self.metrics = Metrics()
         self.live = Live(folder, load, self.metrics, warm=tuple({1, settings.max_batch}))
+        self.stream = Stream(self.live, self.metrics)
         self.batcher = Batcher(settings.max_batch, settings.max_wait, self.metrics)
         self.parsers = Parsers(settings, self.metrics)
         self.admission = Admission(settings)
@@ -53,7 +55,7 @@ class Service:
         await self.parsers.start()
         self.batcher.start()
         loop = asyncio.get_running_loop()
-        tasks: set[asyncio.Task[Any]] = set()
+        tasks: set[asyncio.Task[Any]] = {loop.create_task(self.stream.run())}
         if self.settings.reload:
             tasks.add(loop.create_task(self.live.watch(self.settings.reload)))
 

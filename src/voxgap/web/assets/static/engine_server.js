@@ -32,11 +32,12 @@ export class ServerEngine {
   }
 
   async predict({ patient }) {
-    const { predictions, model, timing } = await json(await this.#send("v1/predict", patient));
+    const { predictions, model, timing, drift } = await json(await this.#send("v1/predict", patient));
     const [answer] = predictions;
     const inOrder = (held) => held && new Map(this.manifest.classes.map((name) => [name, held[name]]));
     return {
       ...answer,
+      warnings: drift ? [...answer.warnings, drift] : answer.warnings,
       probabilities: inOrder(answer.probabilities),
       calibrated: inOrder(answer.calibrated),
       voxels: inOrder(answer.voxels),

@@ -1,18 +1,11 @@
 /**
  * Why to doubt an answer: what this volume misses, and its values, against the training data's. The same rules as
- * `voxgap.runtime`'s, except that the shape of the gaps (slices, blocks, voxels) is not compared here.
+ * `voxgap.runtime`'s.
  */
 import { missingRate } from "./volume.js";
 
-const RATE_SLACK = 0.05;
 const OUTSIDE = 0.01;
 const FAR = 10;
-
-/** As Python's `.0%`: a half goes to the even neighbour. */
-function percent(share) {
-  const whole = Math.floor(100 * share);
-  return `${100 * share - whole === 0.5 ? whole + (whole % 2) : Math.round(100 * share)}%`;
-}
 
 /** As Python's `.4g`: a half goes to the even neighbour, and large and small numbers get an exponent. */
 function general(number) {
@@ -29,15 +22,12 @@ export function doubts({ values, shape }, manifest) {
   return manifest.input.channels.flatMap((name, index) => {
     if (!known[name]) return [];
     const observed = channelOf(values, shape[3], index).filter((value) => !Number.isNaN(value));
-    const rate = 1 - observed.length / (values.length / shape[3]);
-    return [rateDoubt(name, rate, known[name]), valueDoubt(name, observed, known[name])].filter(Boolean);
+    return [absence(name, observed, known[name]), valueDoubt(name, observed, known[name])].filter(Boolean);
   });
 }
 
-function rateDoubt(name, rate, { missing_rate: [low, high] }) {
-  if (rate <= high + RATE_SLACK) return null;
-  if (rate === 1) return `channel ${name} is missing as a whole, which it never was in the training data`;
-  return `channel ${name}: ${percent(rate)} missing, in the training data ${percent(low)} to ${percent(high)}`;
+function absence(name, observed, { missing_rate: [, high] }) {
+  return !observed.length && high < 1 ? `channel ${name} is missing as a whole, which it never was in the training data` : null;
 }
 
 function valueDoubt(name, observed, { values, deviation }) {
