@@ -3,7 +3,7 @@
 Volumes of four channels with gaps, and a network that is a formula: no training, so that 200 splits take a minute. Each
 split draws a calibration part and a test part anew. Two of the patterns are rare: they borrow, by taking channels away.
 
-    python benchmarks/coverage.py
+    python benchmarks/conformal_coverage.py
 """
 
 from __future__ import annotations
