@@ -10,7 +10,7 @@ from voxgap.errors import VoxgapError
 
 EMBEDDED = ("sample:", "medmnist:")
 """How DATA begins that lies in no file of the user's."""
-NETWORKS = ("cnn3d", "resnet3d", "resnet2d", "resnet2plus1d", "unet3d")
+NETWORKS = ("cnn3d", "resnet3d", "resnet2d", "resnet2plus1d", "unet3d", "resunet3d")
 NORMALIZATIONS = ("auto", "dataset", "volume", "percentile", "window:LOW,HIGH", "none")
 GAP_PATTERNS = ("voxels", "slices", "blocks", "channels")
 CERTIFIED_PATTERNS = ("slices", "frames", "blocks")
@@ -18,7 +18,7 @@ CERTIFIED_RATES = (0.25, 0.5, 0.75)
 """Gaps that a certificate makes where nobody asks for others."""
 COVERAGE = 0.9
 """Of what is guaranteed, where nobody asks for another."""
-# Of Keras, with its abbreviations; classes go by their names in capitals, too. The last is voxgap's own.
+# Of Keras, with its abbreviations; classes go by their names in capitals, too. The last are voxgap's own.
 LOSSES = (
     *("binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"),
     *("categorical_focal_crossentropy", "categorical_hinge", "circle", "cosine_similarity", "ctc", "dice"),
@@ -26,7 +26,7 @@ LOSSES = (
     *("mean_absolute_percentage_error", "mean_squared_error", "mean_squared_logarithmic_error", "poisson"),
     *("sparse_categorical_crossentropy", "squared_hinge", "tversky"),
     *("bce", "kld", "mae", "mape", "mse", "msle"),
-    "dice_cross_entropy",
+    *("dice_cross_entropy", "batch_dice_cross_entropy"),
 )
 OPTIMIZERS = (
     *("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lion", "muon", "nadam"),

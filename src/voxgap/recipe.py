@@ -19,6 +19,7 @@ Axes = tuple[int, int, int]
 Convolution = Literal["plain", "masked", "gated"]
 ClassWeight = Literal["balanced"] | dict[int, float] | None
 Precision = Literal["auto", "float32", "bfloat16"]
+Norm = Literal["batch", "instance"]
 
 FILLS: Registry[Any] = Registry(
     "fills",
@@ -292,6 +293,9 @@ class Architecture(Plain):
         activation: name of a Keras activation.
         dropout: rate before the output layer.
         normalize: see `voxgap.build_model`; `auto` is decided by data.
+        norm: between layers, `batch` or `instance`: each volume by itself, for batches of few.
+        deep_supervision: whether coarser stages of `unet3d` and `resunet3d` are trained to answer, too; a
+            segmentation's only.
 
     Raises:
         VoxgapError: a value is not possible.
@@ -304,6 +308,8 @@ class Architecture(Plain):
     activation: str = "relu"
     dropout: float = 0.0
     normalize: str = "dataset"
+    norm: Norm = "batch"
+    deep_supervision: bool = False
 
     def __post_init__(self) -> None:
         for name in ("filters", "kernel_size", "strides"):
@@ -317,6 +323,8 @@ class Architecture(Plain):
                 raise VoxgapError(f"{name} must be positive whole numbers, got {getattr(self, name)!r}")
         if self.padding not in ("same", "valid"):
             raise VoxgapError(f"padding must be same or valid, got {self.padding!r}")
+        if self.norm not in ("batch", "instance"):
+            raise VoxgapError(f"norm must be batch or instance, got {self.norm!r}")
         if not isinstance(self.dropout, numbers.Real) or not 0 <= self.dropout < 1:
             raise VoxgapError(f"dropout must be in [0, 1), got {self.dropout!r}")
         names.normalization(self.normalize)

@@ -56,6 +56,7 @@ class Origin:
         seed: of its weights and batches.
         gaps: that were simulated in its data.
         command, options: what was typed to make it, and all options by name; for the page that stays in the house.
+        plan: that its numbers are of, as `voxgap.experiment.Plan` has it, where there was one.
         judged: the model that history and scores are of, where the one that is saved was trained on all data
             afterwards. What it answers is the evidence; calibration by it would be of another, and is left out.
     """
@@ -64,6 +65,7 @@ class Origin:
     gaps: Gaps | None = None
     command: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    plan: Mapping[str, Any] = field(default_factory=dict)
     judged: Any = field(default=None, compare=False)
 
     def record(self) -> dict[str, Any]:
@@ -73,7 +75,7 @@ class Origin:
         gaps = self.gaps and {
             name: self.gaps.to_json()[name] for name in ("pattern", "missing_rate", "mechanism")
         }
-        return {"simulated_gaps": gaps, "seed": self.seed}
+        return {"simulated_gaps": gaps, "seed": self.seed} | ({"plan": dict(self.plan)} if self.plan else {})
 
 
 def save_bundle(

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from voxgap.cli import plan
 from voxgap.cli.config import NAME as RECIPE
 from voxgap.cli.config import Config, changes, settings, write_recipe
 from voxgap.cli.console import err, import_keras, out, training_progress
@@ -35,7 +36,6 @@ from voxgap.cli.data import (
     choose_normalization,
     grid_arguments,
     load,
-    patch_argument,
 )
 from voxgap.cli.export import check_export, export_bundle
 from voxgap.cli.network import (
@@ -50,17 +50,15 @@ from voxgap.cli.network import (
     Conv,
     Dropout,
     Fill,
-    Filters,
     GapDropout,
     KernelSize,
     MaskChannel,
     Padding,
-    Strides,
     architecture,
 )
 from voxgap.errors import VoxgapError
 from voxgap.files import held, sweep
-from voxgap.recipe import Gaps, Recipe, Training, network_of, strategy_of
+from voxgap.recipe import Architecture, Gaps, Recipe, Training, network_of, strategy_of
 
 if TYPE_CHECKING:
     from voxgap.bundle import Trained
@@ -97,7 +95,8 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="cnn3d, resnet3d, resnet2d, resnet2plus1d or unet3d. [default: resnet3d; unet3d for label maps]"
+            help="cnn3d, resnet3d, resnet2d, resnet2plus1d, unet3d or resunet3d. "
+            "[default: resnet3d; unet3d for label maps]"
         ),
     ] = None,
     strategy: Annotated[
@@ -107,7 +106,7 @@ def train(
         ),
     ] = "mean",
     epochs: Annotated[int, typer.Option(help="At most so many.")] = Training.epochs,
-    batch_size: Annotated[int, typer.Option(help="Volumes a training step.")] = Training.batch_size,
+    batch_size: plan.BatchSize = None,
     learning_rate: Annotated[float, typer.Option(help="At the start.")] = Training.learning_rate,
     optimizer: Annotated[
         str, typer.Option(help="Keras name: adam, adamw, sgd, rmsprop ...")
@@ -174,9 +173,12 @@ def train(
         str | None,
         typer.Option(help="Formats as for voxgap export: tried before training, written after it."),
     ] = None,
-    filters: Filters = FILTERS,
+    how: plan.How = None,
+    filters: plan.Filters = None,
     kernel_size: KernelSize = KERNEL_SIZE,
-    strides: Strides = STRIDES,
+    strides: plan.Strides = None,
+    norm: plan.Norm = None,
+    deep_supervision: plan.DeepSupervision = None,
     padding: Padding = PADDING,
     activation: Activation = ACTIVATION,
     dropout: Dropout = DROPOUT,
@@ -196,6 +198,7 @@ def train(
     normalize: Normalize = "auto",
     task: Task = None,
     patch_size: PatchSize = None,
+    patches_per_volume: plan.PatchesPerVolume = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -266,7 +269,16 @@ def train(
     names.check("optimizer", optimizer, names.OPTIMIZERS)
     if coverage is not None:
         check_coverage(coverage)
-    network = architecture(filters, kernel_size, strides, padding, activation, dropout)
+    wanted = plan.Numbers.of(
+        patch_size,
+        filters,
+        strides,
+        norm=norm,
+        deep_supervision=deep_supervision,
+        batch_size=batch_size,
+        patches_per_volume=patches_per_volume,
+    )
+    network = architecture(FILTERS, kernel_size, STRIDES, padding, activation, dropout)
     if loss is not None:
         names.check("loss", loss, names.LOSSES)
 
@@ -285,21 +297,25 @@ def train(
         if class_weight not in ("none", "balanced"):
             raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
         grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices)
-        patch = patch_argument(patch_size)
         raw = load(data, cache=cache, task=task, **grid)
         model = model or network_of(raw.task)
         asked(threshold, raw.task, len(raw.classes))
         gaps = None if pattern is None else Gaps(pattern, missing_rate, mechanism)
         given = material(raw, gaps, coverage=coverage, refit=refit, seed=seed)
-        patch = patch or given.learnt.patch_size
+        proposed = plan.made(how, given.learnt, model, wanted)
+        numbers = wanted.among(Training) | (proposed.training if proposed else {})
+        network = dataclasses.replace(
+            network, **wanted.among(Architecture) | (proposed.architecture if proposed else {})
+        )
+        patch = numbers["patch_size"] = numbers.get("patch_size") or given.learnt.patch_size
         normalize = choose_normalization(normalize, given.learnt, patch)
         trained = Training.of(
             {
-                "loss": loss,
+                **numbers,
+                "loss": loss or numbers.get("loss"),
                 "optimizer": optimizer,
                 "learning_rate": learning_rate,
                 "epochs": epochs,
-                "batch_size": batch_size,
                 "patience": patience,
                 "min_delta": min_delta,
                 "lr_patience": lr_patience,
@@ -308,14 +324,13 @@ def train(
                 "augment": augment,
                 "augment_kind": augment_kind,
                 "precision": precision,
-                "patch_size": patch,
                 "ema": ema,
                 "distribute": devices == "all" or (devices.split(",") if devices else False),
             }
         )
         recipe = Recipe(model, chosen, dataclasses.replace(network, normalize=normalize), trained, threshold)
         err.print(given.learnt.summary(), soft_wrap=True)
-        if patch_size is None and patch is not None:
+        if patch_size is None and proposed is None and patch is not None:
             err.print(
                 f"volumes differ in shape: patches of {','.join(map(str, patch))} (--patch-size)",
                 soft_wrap=True,
@@ -332,7 +347,13 @@ def train(
                 out_folder,
                 given,
                 recipe,
-                Origin(seed, gaps, shlex.join(["voxgap", *sys.argv[1:]]), settings(context, out_folder)),
+                Origin(
+                    seed,
+                    gaps,
+                    shlex.join(["voxgap", *sys.argv[1:]]),
+                    settings(context, out_folder),
+                    plan=proposed.to_json() if proposed else {},
+                ),
                 lambda: training_progress(f"{model} {strategy}"),
                 functools.partial(write_recipe, context),
                 overwrite=overwrite,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from voxgap.experiment.local import Event, run_all
     from voxgap.experiment.plan import Experiment, Outcome, Run
     from voxgap.experiment.planning import plan_experiment
+    from voxgap.experiment.proposal import Plan
     from voxgap.experiment.single import Result, fill_volumes, train_and_score
     from voxgap.experiment.store import Store, open_store
 
@@ -22,6 +23,7 @@ _HOMES = {
     "Event": "local",
     "Experiment": "plan",
     "Outcome": "plan",
+    "Plan": "proposal",
     "Result": "single",
     "Run": "plan",
     "Store": "store",
@@ -38,6 +40,7 @@ __all__ = [
     "Event",
     "Experiment",
     "Outcome",
+    "Plan",
     "Result",
     "Run",
     "Store",

@@ -13,15 +13,18 @@ from voxgap.layers.attention import SpatialAttention3D, SqueezeExcitation3D
 from voxgap.layers.convolution import GatedConv3D, MaskedConv3D
 from voxgap.layers.intensity import VolumeNormalization
 from voxgap.layers.missing import GapDropout, SplitMissing, split_missing
-from voxgap.layers.normalization import FastBatchNormalization, ObservedNormalization
+from voxgap.layers.normalization import FastBatchNormalization, InstanceNormalization, ObservedNormalization
 from voxgap.layers.strided import FastConv3D
+from voxgap.layers.supervision import DeepSupervision
 from voxgap.layers.upsampling import UpsampleLike3D
 
 __all__ = [
+    "DeepSupervision",
     "FastBatchNormalization",
     "FastConv3D",
     "GapDropout",
     "GatedConv3D",
+    "InstanceNormalization",
     "MaskedConv3D",
     "ObservedNormalization",
     "SpatialAttention3D",

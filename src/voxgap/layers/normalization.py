@@ -150,3 +150,62 @@ class FastBatchNormalization(keras.layers.BatchNormalization):
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             moving.assign(moving * self.momentum + batch * (1 - self.momentum))
         return tf.reshape(normalised, shape)
+
+
+@keras.saving.register_keras_serializable(package="voxgap")
+class InstanceNormalization(keras.layers.Layer):
+    """Shift and scale each channel of each volume by its own mean and deviation, in training and afterwards alike.
+
+    It serves batches of few volumes, whose common statistics say little. Ulyanov et al. 2016.
+
+    Args:
+        epsilon: added to the variance.
+
+    Called on features `(batch, depth, height, width, channels)`; or on `[features, observed]`, where features are 0 by
+    construction wherever nothing is observed (those of `MaskedConv3D`): statistics are then of the observed voxels, so
+    that they don't depend on how much is missing. Features of filled volumes have a value everywhere, and need no map.
+
+    Example:
+        >>> import numpy as np, voxgap as vg
+        >>> x = np.random.default_rng(0).normal(5, 2, (2, 4, 4, 4, 1)).astype("float32")
+        >>> y = np.asarray(vg.layers.InstanceNormalization()(x))
+        >>> [round(float(one), 3) for one in (*abs(y.mean(axis=(1, 2, 3))), *y.std(axis=(1, 2, 3)))]
+        [0.0, 0.0, 1.0, 1.0]
+    """
+
+    def __init__(self, epsilon: float = 1e-5, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        self.epsilon = epsilon
+
+    def build(self, input_shape: Any) -> None:
+        """Make the scale and the shift of each channel."""
+        features = input_shape[0] if isinstance(input_shape[0], tuple | list) else input_shape
+        shape = (features[-1],)
+        self.gamma = self.add_weight(name="gamma", shape=shape, initializer="ones")
+        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros")
+
+    def call(self, inputs: Any) -> Any:
+        """Return the features with mean `beta` and deviation `gamma` in each channel of each volume."""
+        x, observed = inputs if isinstance(inputs, list | tuple) else (inputs, None)
+        values = ops.cast(x, "float32")
+        if observed is None:
+            mean = ops.mean(values, axis=(1, 2, 3), keepdims=True)
+            variance = ops.mean(ops.square(values - mean), axis=(1, 2, 3), keepdims=True)
+        else:
+            seen = ops.max(ops.cast(observed, "float32"), axis=-1, keepdims=True)
+            count = ops.maximum(ops.sum(seen, axis=(1, 2, 3), keepdims=True), 1.0)
+            mean = ops.sum(values * seen, axis=(1, 2, 3), keepdims=True) / count
+            off = (values - mean) * seen
+            variance = ops.sum(off * off, axis=(1, 2, 3), keepdims=True) / count
+        scale = ops.cast(self.gamma, "float32") / ops.sqrt(variance + self.epsilon)
+        shift = ops.cast(self.beta, "float32") - mean * scale
+        return ops.cast(values * scale + shift, self.compute_dtype)
+
+    def compute_output_shape(self, input_shape: Any) -> tuple[int | None, ...]:
+        """Return the shape of the features: the layer keeps it."""
+        features = input_shape[0] if isinstance(input_shape[0], tuple | list) else input_shape
+        return tuple(features)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make the same layer, for Keras's saved files."""
+        return super().get_config() | {"epsilon": self.epsilon}

@@ -3,7 +3,7 @@
 Example:
     >>> import voxgap as vg
     >>> sorted(vg.models.NETWORKS)
-    ['cnn3d', 'resnet2d', 'resnet2plus1d', 'resnet3d', 'unet3d']
+    ['cnn3d', 'resnet2d', 'resnet2plus1d', 'resnet3d', 'resunet3d', 'unet3d']
 """
 
 from __future__ import annotations
@@ -51,14 +51,15 @@ def build_model(
         outputs: number of classes, or of regression values.
         task: `classification` (softmax probabilities), `regression` (values) or `segmentation` (softmax
             probabilities of each voxel). Segmentation takes a network whose features keep the grid of the
-            volume: `unet3d`, or another with strides 1 and padding `same`.
+            volume: `unet3d`, `resunet3d`, or another with strides 1 and padding `same`.
         strategy: a preset's name or a `Strategy`.
         normalize: `dataset` shifts and scales each channel by mean and standard deviation of the training data;
             `volume` first does so to each volume by its own observed voxels, `percentile` brings the range between
             its percentiles 0.5 and 99.5 to 0 and 1, `window:LOW,HIGH` the range between two values of the data's
             own units; `none` leaves values as they are.
         seed: of the initial weights, dropout and gap dropout.
-        **arguments: filters, kernel_size, strides, padding, activation, dropout: see `Architecture`.
+        **arguments: filters, kernel_size, strides, padding, activation, dropout, norm, deep_supervision: see
+            `Architecture`.
 
     Returns:
         An unadapted `keras.Model`: float32 `(batch, *input_shape)` with NaN -> `(batch, outputs)`, for

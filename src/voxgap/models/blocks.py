@@ -10,9 +10,11 @@ import keras
 
 from voxgap.errors import VoxgapError
 from voxgap.layers import (
+    DeepSupervision,
     FastBatchNormalization,
     FastConv3D,
     GatedConv3D,
+    InstanceNormalization,
     MaskedConv3D,
     ObservedNormalization,
     SpatialAttention3D,
@@ -40,6 +42,8 @@ class Blocks:
         self.attention = attention
         # Same-shaped layers must not start equal, so each initializer has a seed of its own.
         self._seeds = itertools.count(1000 * seed)
+        self.coarser: list[tuple[Any, Axes]] = []
+        """Features of the stages that answer in training too, and how many voxels one of theirs stands for."""
         self._counts: collections.Counter[str] = collections.Counter()
 
     def _name(self, kind: str) -> str:
@@ -93,18 +97,21 @@ class Blocks:
             "name": self._name("shortcut"),
         }
         if self.conv == "masked":
-            projected, _ = MaskedConv3D(**projection)([x, observed])
+            projected, observed = MaskedConv3D(**projection)([x, observed])
         else:
             projected = FastConv3D(**projection)(x)
-        return self.normalise(projected)
+        return self.normalise(projected, observed)
 
     def activate(self, x: Any) -> Any:
         """Apply the architecture's activation."""
         return keras.layers.Activation(self.architecture.activation, name=self._name("activation"))(x)
 
-    def normalise(self, x: Any) -> Any:
-        """Apply batch normalisation."""
-        return FastBatchNormalization(name=self._name("norm"))(x)
+    def normalise(self, x: Any, observed: Any) -> Any:
+        """Apply the architecture's normalisation: by volumes, of what is observed where all else is 0."""
+        if self.architecture.norm == "batch":
+            return FastBatchNormalization(name=self._name("norm"))(x)
+        norm = InstanceNormalization(name=self._name("norm"))
+        return norm([x, observed] if self.conv == "masked" else x)
 
     def add(self, x: Any, y: Any) -> Any:
         """Return the sum of two tensors of one shape."""
@@ -195,4 +202,16 @@ class Blocks:
         if task == "regression":
             # The network learns standardised targets and answers in their own units.
             answer = ObservedNormalization(invert=True, name="denormalize")(answer)
+        if self.architecture.deep_supervision:
+            answer = self._supervised(answer, task)
         return answer
+
+    def _supervised(self, answer: Any, task: str) -> Any:
+        """Have the coarser stages answer in training."""
+        if task != "segmentation" or not self.coarser:
+            raise VoxgapError(
+                "deep_supervision is of a segmentation by unet3d or resunet3d with three stages or more: leave it out"
+            )
+        features, factors = zip(*self.coarser, strict=True)
+        seeds = [next(self._seeds) for _ in factors]
+        return DeepSupervision(factors, seeds, name="deep_supervision")([answer, *features])

@@ -20,7 +20,7 @@ def cnn3d(blocks: Blocks, x: Any, observed: Any) -> Any:
     strides: Axes = (1, 1, 1)
     for filters in architecture.filters:
         x, observed = blocks.convolve(x, observed, filters, kernel_size, strides)
-        x = blocks.attend(blocks.activate(blocks.normalise(x)), observed, kernel_size)
+        x = blocks.attend(blocks.activate(blocks.normalise(x, observed)), observed, kernel_size)
         strides = axes(architecture.strides, "strides")
     return x
 
@@ -59,7 +59,7 @@ def resnet2plus1d(blocks: Blocks, x: Any, observed: Any) -> Any:
         channels, area = x.shape[-1], height * width
         middle = max(1, depth * area * channels * filters // (area * channels + depth * filters))
         x, observed = blocks.convolve(x, observed, middle, (1, height, width), (1, *strides[1:]))
-        x = blocks.activate(blocks.normalise(x))
+        x = blocks.activate(blocks.normalise(x, observed))
         return blocks.convolve(x, observed, filters, (depth, 1, 1), (strides[0], 1, 1))
 
     kernel_size = (depth, height, width)
@@ -71,13 +71,19 @@ def _residual(
 ) -> Any:
     step: Axes = (1, 1, 1)
     for filters in blocks.architecture.filters:
-        shortcut = blocks.shortcut(x, observed, filters, kernel_size, step)
-        y, observed = convolve(x, observed, filters, step)
-        y, observed = convolve(blocks.activate(blocks.normalise(y)), observed, filters, (1, 1, 1))
-        x = blocks.activate(blocks.add(blocks.normalise(y), shortcut))
-        x = blocks.attend(x, observed, kernel_size)
+        x, observed = _residual_stage(blocks, x, observed, filters, convolve, kernel_size, step)
         step = strides
     return x
+
+
+def _residual_stage(
+    blocks: Blocks, x: Any, observed: Any, filters: int, convolve: Convolve, kernel_size: Axes, step: Axes
+) -> tuple[Any, Any]:
+    shortcut = blocks.shortcut(x, observed, filters, kernel_size, step)
+    y, observed = convolve(x, observed, filters, step)
+    y, observed = convolve(blocks.activate(blocks.normalise(y, observed)), observed, filters, (1, 1, 1))
+    x = blocks.activate(blocks.add(blocks.normalise(y, observed), shortcut))
+    return blocks.attend(x, observed, kernel_size), observed
 
 
 def unet3d(blocks: Blocks, x: Any, observed: Any) -> Any:
@@ -87,29 +93,51 @@ def unet3d(blocks: Blocks, x: Any, observed: Any) -> Any:
     (3D U-Net), with the lighter decoder of Isensee et al. 2024 and, where the strategy has attention, the gates
     of Oktay et al. 2018 on its skip connections.
     """
+    kernel_size = axes(blocks.architecture.kernel_size, "kernel_size")
+
+    def stage(x: Any, observed: Any, filters: int, step: Axes) -> tuple[Any, Any]:
+        for strides in (step, (1, 1, 1)):
+            x, observed = blocks.convolve(x, observed, filters, kernel_size, strides)
+            x = blocks.activate(blocks.normalise(x, observed))
+        return blocks.attend(x, observed, kernel_size), observed
+
+    return _down_and_up(blocks, x, observed, stage)
+
+
+def resunet3d(blocks: Blocks, x: Any, observed: Any) -> Any:
+    """Build `unet3d` with the stages of `resnet3d` on its way down. Isensee et al. 2024 (residual encoder)."""
+    kernel_size = axes(blocks.architecture.kernel_size, "kernel_size")
+
+    def convolve(x: Any, observed: Any, filters: int, strides: Axes) -> tuple[Any, Any]:
+        return blocks.convolve(x, observed, filters, kernel_size, strides)
+
+    def stage(x: Any, observed: Any, filters: int, step: Axes) -> tuple[Any, Any]:
+        return _residual_stage(blocks, x, observed, filters, convolve, kernel_size, step)
+
+    return _down_and_up(blocks, x, observed, stage)
+
+
+def _down_and_up(blocks: Blocks, x: Any, observed: Any, stage: Convolve) -> Any:
     architecture = blocks.architecture
     if architecture.padding != "same":
-        raise VoxgapError("unet3d answers on the grid of its input: padding must be same")
+        raise VoxgapError("unet3d and resunet3d answer on the grid of their input: padding must be same")
     kernel_size = axes(architecture.kernel_size, "kernel_size")
     strides = axes(architecture.strides, "strides")
-
-    def convolve(x: Any, observed: Any, filters: int, step: Axes) -> tuple[Any, Any]:
-        x, observed = blocks.convolve(x, observed, filters, kernel_size, step)
-        return blocks.activate(blocks.normalise(x)), observed
-
     skips = []
     step: Axes = (1, 1, 1)
     for filters in architecture.filters:
-        x, observed = convolve(x, observed, filters, step)
-        x, observed = convolve(x, observed, filters, (1, 1, 1))
-        x = blocks.attend(x, observed, kernel_size)
+        x, observed = stage(x, observed, filters, step)
         skips.append((filters, x, observed))
         step = strides
-    for filters, skip, skip_observed in reversed(skips[:-1]):
+    for level, (filters, skip, skip_observed) in reversed([*enumerate(skips[:-1])]):
         skip = blocks.gate(skip, x, strides)
         x = blocks.reduce(x, filters)
         x, observed = blocks.join(x, observed, skip, skip_observed, strides)
-        x, observed = convolve(x, observed, filters, (1, 1, 1))
+        x, observed = blocks.convolve(x, observed, filters, kernel_size, (1, 1, 1))
+        x = blocks.activate(blocks.normalise(x, observed))
+        if level:
+            depth, height, width = (edge**level for edge in strides)
+            blocks.coarser.insert(0, (x, (depth, height, width)))
     return x
 
 
@@ -119,4 +147,5 @@ NETWORKS: Mapping[str, Network] = {
     "resnet2d": resnet2d,
     "resnet2plus1d": resnet2plus1d,
     "unet3d": unet3d,
+    "resunet3d": resunet3d,
 }

@@ -131,6 +131,13 @@ def _batch_norm(call: Call) -> list[Layer]:
     return [call.record("batch_norm", parameters=call.layer.count_params() if call.layer.built else None)]
 
 
+def _supervised(call: Call) -> list[Layer]:
+    # In use it passes on what is answered already.
+    counted = call.layer.count_params() if call.layer is not None else 0
+    channels = call.gives[0][-1] if call.gives and call.gives[0] else None
+    return [call.record("other", inputs=call.sources[:1], filters=channels, parameters=counted)]
+
+
 def _unknown(call: Call) -> list[Layer]:
     """Return a layer that keeps the spatial shape, with the parameters that it counts itself."""
     shapes = [shape for shape in (*call.takes[:1], *call.gives) if shape is not None]
@@ -178,6 +185,7 @@ _KNOWN: dict[str, Callable[[Call], list[Layer]]] = {
     "ZeroPadding": _plain("pad", padding="padding"),
     "Cropping": _plain("crop", padding="cropping"),
     "BatchNormalization": _batch_norm,
+    "DeepSupervision": _supervised,
     "Dense": _dense,
     "Flatten": _plain("flatten"),
     "Concatenate": _concatenate,

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 
 from voxgap.errors import VoxgapError
+from voxgap.layers import DeepSupervision
 from voxgap.recipe import ClassWeight
 from voxgap.training.metrics import Accuracy, Counts, Dice
-from voxgap.training.segmentation import DiceCrossEntropy
+from voxgap.training.segmentation import DeeplySupervised, DiceCrossEntropy
 
 Encode = Callable[[np.ndarray], np.ndarray]
 
@@ -68,6 +69,8 @@ def compile_model(
     if task == "segmentation":
         metrics = [Dice(classes), counts]
         function = _segmentation_loss(loss, class_weights)
+        if any(isinstance(layer, DeepSupervision) for layer in model._flatten_layers(include_self=False)):
+            function = DeeplySupervised(function, classes)
     else:
         function = _named_loss(loss, task)
     made = _optimizer(optimizer, learning_rate)
@@ -121,16 +124,18 @@ def _named_loss(loss: Any, task: str) -> Any:
 
 
 def _segmentation_loss(loss: Any, class_weights: np.ndarray | None) -> Any:
-    if loss is None or loss == "dice_cross_entropy":
-        return DiceCrossEntropy(None if class_weights is None else class_weights.tolist())
+    if loss in (None, "dice_cross_entropy", "batch_dice_cross_entropy"):
+        weights = None if class_weights is None else class_weights.tolist()
+        return DiceCrossEntropy(weights, batch=loss == "batch_dice_cross_entropy")
     if class_weights is not None:
         raise VoxgapError("class_weight needs the loss of its own that segmentation has: leave out loss")
     if loss == "sparse_categorical_crossentropy":
         return keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)
     if isinstance(loss, str):
         raise VoxgapError(
-            f"no loss {loss!r} for segmentation: dice_cross_entropy, sparse_categorical_crossentropy, or a "
-            "function (label maps with -1 where unlabelled, probabilities) -> loss"
+            f"no loss {loss!r} for segmentation: dice_cross_entropy, batch_dice_cross_entropy, "
+            "sparse_categorical_crossentropy, or a function (label maps with -1 where unlabelled, probabilities) "
+            "-> loss"
         )
     return loss
 

@@ -1,0 +1,130 @@
+"""`voxgap train --plan`: the options that a plan has a say in, and what is made of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from voxgap.cli.console import err, import_keras, numbers, one_or_three
+from voxgap.cli.data import patch_argument
+from voxgap.cli.network import PANEL
+from voxgap.errors import VoxgapError
+from voxgap.names import check
+from voxgap.recipe import Architecture, Training
+
+if TYPE_CHECKING:
+    from voxgap.dataset import Dataset
+    from voxgap.experiment import Plan
+
+PLANNED_NETWORKS = ("unet3d", "resunet3d")
+
+How = Annotated[
+    str | None,
+    typer.Option(
+        "--plan",
+        help="auto: patch size, depth, filters, batch size, normalisation and steps from the data, for label maps; "
+        "what you give of them stays. none: the defaults of each. [default: auto where you give none of them]",
+    ),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(help=f"Volumes a training step. [default: {Training.batch_size}, or by --plan]"),
+]
+Filters = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Per stage. [default: {','.join(map(str, Architecture.filters))}, or by --plan]",
+        rich_help_panel=PANEL,
+    ),
+]
+Strides = Annotated[
+    str | None,
+    typer.Option(
+        help=f"Between stages. [default: {Architecture.strides}, or by --plan]", rich_help_panel=PANEL
+    ),
+]
+Norm = Annotated[
+    str | None,
+    typer.Option(
+        help=f"batch, or instance: each volume by itself. [default: {Architecture.norm}, or by --plan]",
+        rich_help_panel=PANEL,
+    ),
+]
+DeepSupervision = Annotated[
+    bool | None,
+    typer.Option(
+        help="Train coarser stages of unet3d to answer, too. [default: no, or by --plan]",
+        rich_help_panel=PANEL,
+    ),
+]
+PatchesPerVolume = Annotated[
+    int | None,
+    typer.Option(
+        help="In an epoch. [default: as many as tile it, or by --plan]",
+        rich_help_panel="Volumes",
+    ),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Numbers:
+    """What was given of a plan's numbers, None where nobody did."""
+
+    patch_size: tuple[int, int, int] | None
+    filters: tuple[int, ...] | None
+    strides: Any
+    norm: str | None
+    deep_supervision: bool | None
+    batch_size: int | None
+    patches_per_volume: int | None
+
+    @classmethod
+    def of(cls, patch_size: str | None, filters: str | None, strides: str | None, **others: Any) -> Numbers:
+        """Parse the options.
+
+        Raises:
+            VoxgapError: one of them can't be understood.
+        """
+        found = cls(
+            patch_argument(patch_size),
+            None if filters is None else numbers(filters, "--filters"),
+            None if strides is None else one_or_three(strides, "--strides"),
+            **others,
+        )
+        Architecture.of(found.among(Architecture))
+        return found
+
+    def among(self, kind: type[Architecture] | type[Training]) -> dict[str, Any]:
+        """Return those that were given and are fields of this value."""
+        names = {field.name for field in dataclasses.fields(kind)}
+        return {name: value for name, value in vars(self).items() if name in names and value is not None}
+
+
+def made(how: str | None, dataset: Dataset, network: str, given: Numbers) -> Plan | None:
+    """Make a plan and say it, where one is asked for, or where nobody gave a number of it.
+
+    Raises:
+        VoxgapError: a plan is asked for, and the data or the network is not of those that it is for.
+    """
+    if how is not None:
+        check("plan", how, ("auto", "none"))
+    fits = dataset.task == "segmentation" and network in PLANNED_NETWORKS
+    if how == "auto" and not fits:
+        raise VoxgapError(
+            "--plan auto is for label maps, with unet3d or resunet3d; give the numbers themselves"
+        )
+    if (
+        how == "none"
+        or not fits
+        or (how is None and any(value is not None for value in vars(given).values()))
+    ):
+        return None
+    import_keras()
+    from voxgap.experiment.proposal import plan
+
+    found = plan(dataset, **vars(given))
+    for line in found.why:
+        err.print(f"plan: {line}", soft_wrap=True, markup=False)
+    return found

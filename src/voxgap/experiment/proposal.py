@@ -1,0 +1,254 @@
+"""A plan from the data: how large a patch, how deep and wide a network, how many patches a step, and why.
+
+Source: the fingerprint and rules of nnU-Net (Isensee et al., Nature Methods 18, 2021), for few processors as well as
+for a GPU. What differs: volumes that fit are trained on whole, since each can then be normalised
+by itself; and a stage halves the same axes as the others do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from voxgap.dataset import Dataset
+from voxgap.errors import VoxgapError
+from voxgap.patches import LARGEST, LARGEST_WHOLE
+from voxgap.ragged import shapes_of, spanned
+from voxgap.recipe import Architecture, Axes, Plain, Training, axes
+
+MULTIPLE = 4
+COARSEST = 4  # voxels along an axis that may be halved no more
+ANISOTROPIC = 3  # a voxel so many times as long along one axis as along another
+MOST_FILTERS = 320
+ACTIVATIONS = 30  # float32 values that training keeps, for each voxel and each filter of the first stage
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a training has to do with.
+
+    Args:
+        name: in words.
+        voxels: of the largest patch.
+        filters: of the first stage.
+        halvings: at most.
+        steps: of an epoch, at least.
+        fill: whether a batch may be larger than two patches, to keep the machine busy.
+    """
+
+    name: str
+    voxels: int
+    filters: int
+    halvings: int
+    steps: int
+    fill: bool
+
+
+PROCESSORS = Machine("processors", LARGEST, 16, 4, 50, False)
+GPU = Machine("a GPU", LARGEST_WHOLE, 32, 5, 250, True)
+
+
+@dataclass(frozen=True)
+class Plan(Plain):
+    """What is proposed for a data set.
+
+    Attributes:
+        spacing: size of a voxel that the network sees; None where nobody knows.
+        patch_size, filters, strides, norm, deep_supervision, batch_size, patches_per_volume, loss: as `Architecture`
+            and `Training` have them.
+        why: a line each.
+    """
+
+    spacing: tuple[float, float, float] | None
+    patch_size: Axes
+    filters: tuple[int, ...]
+    strides: int | Axes
+    norm: str
+    deep_supervision: bool
+    batch_size: int
+    patches_per_volume: int
+    loss: str | None
+    why: tuple[str, ...]
+
+    def _of(self, kind: type[Plain]) -> dict[str, Any]:
+        names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        return {name: value for name, value in self.arguments().items() if name in names}
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """Those of its numbers that `build_model` takes."""
+        return self._of(Architecture)
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """Those of its numbers that `train` takes."""
+        return self._of(Training)
+
+
+PLANNED = ("patch_size", "filters", "strides", "norm", "deep_supervision", "batch_size", "patches_per_volume")
+
+
+def plan(dataset: Dataset, *, gpu: bool | None = None, **given: Any) -> Plan:
+    """Propose how a segmentation of a data set is to be trained.
+
+    Args:
+        dataset: its training part counts.
+        gpu: whether it is trained on one; None: whether there is one.
+        **given: numbers that stand already, by their names in the plan; the others follow from them.
+
+    Raises:
+        VoxgapError: the data is no segmentation, or one of `given` is no number of a plan.
+
+    Example:
+        >>> import voxgap as vg
+        >>> proposed = vg.plan(vg.load_data("sample:brain-tissue"), gpu=False)
+        >>> proposed.patch_size, proposed.filters, proposed.batch_size
+        ((20, 20, 20), (16, 32, 64), 2)
+    """
+    if dataset.task != "segmentation":
+        raise VoxgapError(f"{dataset.name}: a plan is for label maps, and these are of a {dataset.task}")
+    part = dataset.part("train")
+    shapes = [shape[:3] for shape in shapes_of(part.volumes if len(part) else dataset.volumes)]
+    spacing = dataset.grid.spacing or dataset.spacing
+    machine = GPU if (_has_gpu() if gpu is None else gpu) else PROCESSORS
+    return proposed(shapes, spacing, machine, memory=_memory(), **given)
+
+
+def proposed(
+    shapes: Sequence[Sequence[int]],
+    spacing: Sequence[float] | None = None,
+    machine: Machine = PROCESSORS,
+    *,
+    memory: int = 2**33,
+    **given: Any,
+) -> Plan:
+    """Propose numbers by the shapes of the training volumes; see `plan`.
+
+    Args:
+        shapes: `(depth, height, width)` of each.
+        spacing: size of a voxel.
+        machine: that trains.
+        memory: bytes that there are, of processors.
+        **given: see `plan`.
+    """
+    unknown = sorted(set(given) - {*PLANNED, "loss"})
+    if unknown:
+        raise VoxgapError(f"plan: no number {unknown[0]!r}; there are {', '.join(PLANNED)}")
+    said = {name: value for name, value in given.items() if value is not None}
+    why = []
+    if spacing is not None:
+        why.append(f"spacing {_by([f'{one:g}' for one in spacing])}: that of the volumes, all brought to one")
+    size, reason = _patch(shapes, _most_voxels(machine, memory))
+    size = axes(said.get("patch_size", size), "patch_size")
+    whole = bool((np.array(shapes) <= size).all())
+    why.append(f"patches of {_by(size)}: {_given('patch_size', said) or reason}")
+    strides, halvings = _strides(size, spacing, machine)
+    strides = said.get("strides", strides)
+    filters = tuple(min(MOST_FILTERS, machine.filters * 2**level) for level in range(halvings + 1))
+    filters = tuple(said.get("filters", filters))
+    steps = axes(strides, "strides")
+    smallest = [math.ceil(edge / step ** (len(filters) - 1)) for edge, step in zip(size, steps, strict=True)]
+    why.append(
+        f"{len(filters)} stages, filters {','.join(map(str, filters))}: "
+        + (
+            _given("filters", said)
+            or f"halved down to {_by(smallest)}; {filters[0]} to begin with, for {machine.name}"
+        )
+    )
+    batch = said.get("batch_size", _batch(size, shapes, machine))
+    each = said.get("patches_per_volume", max(1, math.ceil(machine.steps * batch / len(shapes))))
+    count = math.ceil(each * len(shapes) / batch)
+    why.append(f"batches of {batch}, {each} a volume: {count} steps an epoch")
+    why.append("instance normalisation: a batch of few volumes has no statistics worth learning")
+    deep = len(filters) > 2
+    return Plan(
+        spacing=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
+        patch_size=size,
+        filters=filters,
+        strides=strides,
+        norm=said.get("norm", "instance"),
+        deep_supervision=said.get("deep_supervision", deep),
+        batch_size=batch,
+        patches_per_volume=each,
+        loss=said.get("loss", None if whole else "batch_dice_cross_entropy"),
+        why=tuple(why),
+    )
+
+
+def _patch(shapes: Sequence[Sequence[int]], most: int) -> tuple[Axes, str]:
+    """Return one that holds each volume; where that is too large, one of the shape that most have, made smaller."""
+    sizes = np.array(shapes)
+    largest = [_rounded(length) for length in sizes.max(axis=0).tolist()]
+    if math.prod(largest) <= most:
+        return axes(tuple(largest), "patch_size"), f"one holds each volume whole ({spanned(shapes)})"
+    usual = np.median(sizes, axis=0)
+    edges = [_rounded(math.ceil(length)) for length in usual.tolist()]
+    while math.prod(edges) > most and max(edges) > MULTIPLE:
+        # What is left of each axis, as of the volumes: the patch keeps their proportions.
+        shares = [
+            edge / length if edge > MULTIPLE else 0.0
+            for edge, length in zip(edges, usual.tolist(), strict=True)
+        ]
+        edges[int(np.argmax(shares))] -= MULTIPLE
+    return axes(tuple(edges), "patch_size"), (
+        f"a part of the volumes ({spanned(shapes)}), in the proportions of the median one, which would be too large"
+    )
+
+
+def _rounded(length: int) -> int:
+    return 1 if length == 1 else MULTIPLE * math.ceil(length / MULTIPLE)
+
+
+def _strides(size: Axes, spacing: Sequence[float] | None, machine: Machine) -> tuple[int | Axes, int]:
+    """Return the steps between stages, and how many there are: axes of few or of long voxels are not halved."""
+    long = [spacing is not None and one >= ANISOTROPIC * min(spacing) for one in (spacing or (1.0,) * 3)]
+    can = [0 if no else int(math.log2(max(1, edge / COARSEST))) for edge, no in zip(size, long, strict=True)]
+    deepest = max(1, min(machine.halvings, max(can)))
+
+    def halved(halvings: int) -> list[bool]:
+        return [not no and edge / 2**halvings > 1 for edge, no in zip(size, long, strict=True)]
+
+    # All stages halve the same axes: more of them count for more stages.
+    halvings = max(range(1, deepest + 1), key=lambda count: (count * sum(halved(count)), count))
+    steps = [2 if yes else 1 for yes in halved(halvings)]
+    return (2 if min(steps) == 2 else axes(tuple(steps), "strides")), halvings
+
+
+def _batch(size: Axes, shapes: Sequence[Sequence[int]], machine: Machine) -> int:
+    """Return two, or what keeps the machine busy; not more than a twentieth of the data."""
+    voxels, all_voxels = math.prod(size), sum(math.prod(shape) for shape in shapes)
+    room = min(2 * machine.voxels // voxels, all_voxels // (20 * voxels)) if machine.fill else 2
+    return max(1, min(len(shapes), max(2, room)))
+
+
+def _most_voxels(machine: Machine, memory: int) -> int:
+    room = memory // 2 // (2 * machine.filters * ACTIVATIONS * 4)
+    return machine.voxels if machine.fill else min(machine.voxels, room)
+
+
+def _given(name: str, said: dict[str, Any]) -> str:
+    return "as asked for" if name in said else ""
+
+
+def _by(numbers: Sequence[Any]) -> str:
+    return "×".join(map(str, numbers))
+
+
+def _memory() -> int:
+    """Return the bytes of memory of this machine; where it doesn't say, what most have."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**33
+
+
+def _has_gpu() -> bool:
+    from voxgap.backend import keras
+
+    return bool(keras.distribution.list_devices("gpu"))
