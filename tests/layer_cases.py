@@ -72,12 +72,6 @@ CASES: dict[str, Case] = {
         )
         for method in ("volume", "percentile", "window")
     },
-    "FastConv3D": Case(
-        partial(
-            layers.FastConv3D, 3, (2, 3, 3), (1, 2, 2), "same", activation="relu", kernel_initializer=SEED
-        ),
-        FINITE,
-    ),
     "MaskedConv3D": Case(partial(layers.MaskedConv3D, 3, 3, kernel_initializer=SEED), PAIR),
     "MaskedConv3D-full": Case(
         partial(
@@ -143,12 +137,6 @@ CASES: dict[str, Case] = {
     "MatrixFactorization": _fill(fill.MatrixFactorization, rank=3, sweeps=3),
     "PerChannel": Case(
         partial(fill.make, {"0": "linear", "1": "median"}, {"1": {"per": "channel"}}),
-        GAPPY,
-        TRAINING,
-        float32=True,
-    ),
-    "PerChannel-large": Case(
-        partial(fill.make, {"0": "learned", "1": "kriging"}, {"0": {"filters": (2, 3), "steps": 2}}),
         GAPPY,
         TRAINING,
         float32=True,

@@ -14,14 +14,12 @@ from voxgap.layers.convolution import GatedConv3D, MaskedConv3D
 from voxgap.layers.intensity import VolumeNormalization
 from voxgap.layers.missing import GapDropout, SplitMissing, split_missing
 from voxgap.layers.normalization import FastBatchNormalization, InstanceNormalization, ObservedNormalization
-from voxgap.layers.strided import FastConv3D
 from voxgap.layers.supervision import DeepSupervision
 from voxgap.layers.upsampling import UpsampleLike3D
 
 __all__ = [
     "DeepSupervision",
     "FastBatchNormalization",
-    "FastConv3D",
     "GapDropout",
     "GatedConv3D",
     "InstanceNormalization",

@@ -9,13 +9,12 @@ import keras
 from keras import ops
 
 from voxgap.errors import VoxgapError
-from voxgap.layers.strided import FastConv3D
 
 Shape = tuple[int | None, ...]
 
 
 class _ObservedConvolution3D(keras.layers.Layer):
-    """What `MaskedConv3D` and `GatedConv3D` share: a `FastConv3D` and the coverage of its kernel."""
+    """What `MaskedConv3D` and `GatedConv3D` share: a `keras.layers.Conv3D` and the coverage of its kernel."""
 
     # Features that the convolution computes for each filter of the layer.
     _per_filter: ClassVar[int] = 1
@@ -38,7 +37,7 @@ class _ObservedConvolution3D(keras.layers.Layer):
         super().__init__(autocast=False, **kwargs)
         self.filters = filters
         self.activation = keras.activations.get(activation)
-        self.convolution = FastConv3D(
+        self.convolution = keras.layers.Conv3D(
             self._per_filter * filters,
             kernel_size,
             strides=strides,
@@ -168,7 +167,7 @@ class MaskedConv3D(_ObservedConvolution3D):
         coverage, full = self._coverage(observed)
         valid = ops.cast(coverage > 0, "float32")
         kernel = ops.cast(self.convolution.kernel, dtype)
-        features = self.convolution.convolve(_weigh(values, observed, dtype, training), kernel, training)
+        features = self.convolution.convolution_op(_weigh(values, observed, dtype, training), kernel)
         if math.prod(self.kernel_size) * observed.shape[-1] > 1:
             # Not full / coverage: where they are equal this is 1 exactly, on every backend. A kernel over a single
             # input has nothing to scale: that input is there, or the sum is 0.

@@ -12,7 +12,6 @@ from voxgap.errors import VoxgapError
 from voxgap.layers import (
     DeepSupervision,
     FastBatchNormalization,
-    FastConv3D,
     GatedConv3D,
     InstanceNormalization,
     MaskedConv3D,
@@ -76,7 +75,7 @@ class Blocks:
                 kernel_size, strides, self.architecture.padding, name=self._name("pool_observed")
             )
             observed = pool(observed)
-        return FastConv3D(**arguments)(x), observed
+        return keras.layers.Conv3D(**arguments)(x), observed
 
     def shortcut(self, x: Any, observed: Any, filters: int, kernel_size: Axes, strides: Axes) -> Any:
         """Return what a residual block adds to its two convolutions: `x` itself where it fits, else projected."""
@@ -99,7 +98,7 @@ class Blocks:
         if self.conv == "masked":
             projected, observed = MaskedConv3D(**projection)([x, observed])
         else:
-            projected = FastConv3D(**projection)(x)
+            projected = keras.layers.Conv3D(**projection)(x)
         return self.normalise(projected, observed)
 
     def activate(self, x: Any) -> Any:
@@ -160,7 +159,7 @@ class Blocks:
         if not self.attention:
             return skip
         middle = max(1, skip.shape[-1] // 2)
-        of_skip = FastConv3D(
+        of_skip = keras.layers.Conv3D(
             middle,
             1,
             strides=strides,
