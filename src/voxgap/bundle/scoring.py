@@ -23,7 +23,7 @@ from voxgap.metrics.overlap import digests, in_part, overlap, read_cases
 from voxgap.metrics.surfaces import case_scores
 from voxgap.names import metric_words
 from voxgap.patches import predict_patches, size_for
-from voxgap.ragged import differ, each, shapes_of
+from voxgap.ragged import differ, shapes_of
 from voxgap.runtime import Bundle, Predictor, load
 from voxgap.volume import Values, times
 
@@ -297,14 +297,11 @@ def _score(given: Labelled, answers: Values, volumes: Values, decided: Decision,
     """Score answers for volumes, which may have other gaps than those of the data, by the classes that they name."""
     data = given.data
     found = scored(
-        data.task,
-        data.targets,
-        answers,
-        observed=each(lambda v: ~np.isnan(v), volumes) if data.task == "segmentation" else None,
+        predictions=answers,
         threshold=decided.threshold,
-        own_grids=data.on_own_grids,
         groups=data.groups,
         seed=seed,
+        **data.truth(volumes),
     )
     return Evaluation(given.split, found, decided, given.known, data.classes, given.notes)
 

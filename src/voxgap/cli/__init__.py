@@ -97,7 +97,7 @@ def main() -> None:
             if isinstance(error, VoxgapError)
             else on_disk(error, "" if error.filename else "standard output")
         )
-        err.print(f"[bold red]Error:[/] {_escape(str(said))}", soft_wrap=True, highlight=False)
+        err.print(f"[bold red]Error:[/] {_escape(str(said))}", highlight=False, markup=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         package = str(error.name).split(".")[0]
@@ -105,7 +105,7 @@ def main() -> None:
             raise
         command = f"pip install 'voxgap[{EXTRA_OF[package]}]'"
         err.print(
-            f"[bold red]Error:[/] this needs {package}: {_escape(command)}", soft_wrap=True, highlight=False
+            f"[bold red]Error:[/] this needs {package}: {_escape(command)}", highlight=False, markup=True
         )
         sys.exit(2)
     except KeyboardInterrupt:
@@ -139,4 +139,4 @@ def _one_line(message: Warning | str, category: type[Warning], *_: object, **__:
     # A file is looked at several times, and says the same each time.
     if issubclass(category, UserWarning) and str(message) not in _said:
         _said.add(str(message))
-        err.print(f"[yellow]Warning:[/] {_escape(str(message))}", soft_wrap=True, highlight=False)
+        err.print(f"[yellow]Warning:[/] {_escape(str(message))}", highlight=False, markup=True)

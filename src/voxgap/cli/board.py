@@ -122,7 +122,7 @@ def _print(event: Event, metric: str, classes: Sequence[str]) -> None:
     left = left and f"  about {left} left"
     number = f"{event.done:>{len(str(event.total))}}/{event.total}"
     line = f"{number}  {event.run.strategy}  {place(event.run)}  {said}{left}"
-    err.print(line, soft_wrap=True, markup=False)
+    err.print(line)
 
 
 def place(run: Run) -> str:

@@ -90,8 +90,8 @@ def certify(
     if as_json:
         out.print_json(json.dumps(finite(found.to_json()), allow_nan=False))
         return
-    out.print(Text(str(dataclasses.replace(found, notes=()))), soft_wrap=True)
-    out.print(f"page: {found.page}", soft_wrap=True, markup=False)
+    out.print(Text(str(dataclasses.replace(found, notes=()))))
+    out.print(f"page: {found.page}")
 
 
 def _subsets(given: str | None) -> str | list[list[str]] | None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from voxgap.cli.config import Config, write_recipe
-from voxgap.cli.console import decimals, err, numbers, one_or_three, out
+from voxgap.cli.config import Config, fields_of, write_recipe
+from voxgap.cli.console import decimals, err, out
 from voxgap.cli.data import (
     At,
     Axes,
@@ -30,11 +30,11 @@ from voxgap.cli.data import (
     patch_argument,
     say_values,
 )
-from voxgap.cli.network import FILTERS, KERNEL_SIZE, Filters, KernelSize
+from voxgap.cli.network import FILTERS, KERNEL_SIZE, Filters, KernelSize, architecture
 from voxgap.cli.report import VERDICT, Against, Metric, Rope, write
 from voxgap.errors import VoxgapError
 from voxgap.experiment.asked import DEFAULT_STRATEGIES
-from voxgap.recipe import COMPARED, Gaps
+from voxgap.recipe import COMPARED, Gaps, Training
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -229,27 +229,12 @@ def compare(
         split_seed=seed,
         racing=budget is not None,
     )
-    patch = patch_argument(patch_size)
     if class_weight not in ("none", "balanced"):
         raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
     asked = Asked.of(
         design,
-        {
-            "filters": numbers(filters, "--filters"),
-            "kernel_size": one_or_three(kernel_size, "--kernel-size"),
-            "normalize": normalize,
-        },
-        {
-            "epochs": epochs,
-            "patience": patience,
-            "batch_size": batch_size,
-            "learning_rate": learning_rate,
-            "class_weight": class_weight,
-            "augment": augment,
-            "augment_kind": augment_kind,
-            "precision": precision,
-            **({} if patch is None else {"patch_size": patch}),
-        },
+        architecture(context),
+        fields_of(context, Training) | {"patch_size": patch_argument(patch_size)},
         threshold or decision.DEFAULT,
         Verdict(metric, rope, against, ("--metric", "--rope", "--against")),
     )
@@ -257,7 +242,7 @@ def compare(
     results = Results(out_folder / "compare.db", _command(data), data, retry, not resume, limit)
     grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices)
     dataset = load(data, **grid)
-    err.print(dataset.summary(), soft_wrap=True, markup=False)
+    err.print(dataset.summary())
     where = "this machine" if ray is None else "one machine like this; the cluster shares it"
     teller = _Teller(asked, results, dataset, where)
 
@@ -274,8 +259,8 @@ def compare(
     )
     page = out_folder / "report.html"
     write(found, page, results.command, lambda: dataset)
-    out.print(found.summary(), soft_wrap=True, markup=False)
-    out.print(f"page: {page}", soft_wrap=True, markup=False)
+    out.print(found.summary())
+    out.print(f"page: {page}")
 
 
 class _Teller:
@@ -288,7 +273,7 @@ class _Teller:
     def raced(self, race: Race) -> None:
         for name, rounds in race.left.items():
             if name not in self.left:
-                err.print(f"{name} leaves the race after {rounds} rounds.", soft_wrap=True, markup=False)
+                err.print(f"{name} leaves the race after {rounds} rounds.")
         self.left = race.left
 
     def planned(self, experiment: Experiment, chosen: Choice) -> None:
@@ -317,8 +302,8 @@ class _Teller:
             with open_store(self.results.path) as store:
                 ended, total = len(store.ended(experiment)), len(experiment.runs())
             kept = f"{ended} runs" if experiment.racing else f"{ended} of {total} runs"
-            err.print(f"Interrupted. {kept} are kept. Go on with:", soft_wrap=True)
-            err.print(f"  {self.results.command}", soft_wrap=True, markup=False)
+            err.print(f"Interrupted. {kept} are kept. Go on with:")
+            err.print(f"  {self.results.command}")
             raise typer.Exit(130) from None
 
 
@@ -349,8 +334,7 @@ def _warn_of_uneven_classes(dataset: Dataset) -> None:
         share = counts.max() / counts.sum()
         err.print(
             f"The classes are uneven: guessing the commonest is right for {share:.0%}. Consider --metric "
-            "balanced_accuracy or auc.",
-            soft_wrap=True,
+            "balanced_accuracy or auc."
         )
 
 
@@ -377,9 +361,7 @@ def _say_what_is_ahead(experiment: Experiment, dataset: Dataset, ended: int, whe
     if experiment.racing:
         rounds = experiment.repeats * experiment.folds
         before = f"; {ended} networks were trained before" if ended else ""
-        err.print(
-            f"A race of at most {rounds} rounds, {total} networks if nobody leaves{before}.", soft_wrap=True
-        )
+        err.print(f"A race of at most {rounds} rounds, {total} networks if nobody leaves{before}.")
     else:
         err.print(f"{total} networks to train" + (f", {ended} of them done before" if ended else "") + ".")
     if ended == total:
@@ -389,7 +371,7 @@ def _say_what_is_ahead(experiment: Experiment, dataset: Dataset, ended: int, whe
     span = f"About {short} on {where}."
     if short != long:
         span = f"About {short} to {long}, by how early they stop, on {where}."
-    err.print(span, soft_wrap=True)
+    err.print(span)
 
 
 def _command(data: str) -> str:

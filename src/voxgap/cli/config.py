@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import json
 import os
@@ -64,6 +65,17 @@ Config = Annotated[
         is_eager=True,
     ),
 ]
+
+
+def fields_of(context: typer.Context, plan: type[Any]) -> dict[str, Any]:
+    """Return those fields of a plan that are options of a command under the same name, if they were given.
+
+    Args:
+        context: Of the command.
+        plan: A class of `voxgap.recipe`.
+    """
+    names = [field.name for field in dataclasses.fields(plan)]
+    return {name: context.params[name] for name in names if context.params.get(name) is not None}
 
 
 def to_toml(context: typer.Context, folder: Path) -> str:

@@ -13,6 +13,8 @@ from rich.text import Text
 from voxgap.errors import VoxgapError, visible
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from voxgap.training import Progress
 
 T = TypeVar("T")
@@ -20,6 +22,12 @@ T = TypeVar("T")
 
 class Plain(Console):
     """A console on which text is only text: control bytes in a name or a cell are shown, and not obeyed."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print sentences as they are, each a line for whoever reads them; what is no text as any console does."""
+        if all(isinstance(one, str | Text) for one in objects):
+            how = {"soft_wrap": True, "markup": False} | how
+        super().print(*objects, **how)
 
     def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
         """Yield the pieces of text with their control characters made visible."""
@@ -38,7 +46,17 @@ err = Plain(stderr=True, highlight=False)
 def say_notes(notes: Iterable[str]) -> None:
     """Print what is to be known of a score beside it, warnings in yellow."""
     for note in notes:
-        err.print(Text(note), style="yellow" if note.startswith("Warning") else "", soft_wrap=True)
+        err.print(Text(note), style="yellow" if note.startswith("Warning") else "")
+
+
+def table(*names: str) -> Table:
+    """Return a table with these columns, `>name` for one of numbers, which stand to the right."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for name in names:
+        made.add_column(name.removeprefix(">"), justify="right" if name.startswith(">") else "left")
+    return made
 
 
 def import_keras() -> None:

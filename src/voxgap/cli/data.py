@@ -160,9 +160,9 @@ def say_values(chosen: Choice, known: Any, dataset: Dataset, decided: bool) -> N
     from voxgap.dataset.survey import as_they_are
 
     if decided:
-        err.print(f"normalize: {chosen.method} ({chosen.why})", soft_wrap=True)
+        err.print(f"normalize: {chosen.method} ({chosen.why})")
     for said in intensity.suspects(as_they_are(dataset.name, dataset.grid) or known, dataset.channels):
-        err.print(f"values: {said}", soft_wrap=True, markup=False)
+        err.print(f"values: {said}")
 
 
 def fetched(data: str) -> str:

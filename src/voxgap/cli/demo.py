@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import import_keras, out, training_progress
+from voxgap.cli.console import import_keras, out, table, training_progress
 from voxgap.cli.data import Seed
 from voxgap.errors import VoxgapError
 from voxgap.files import held
@@ -84,26 +84,17 @@ def demo(
       voxgap demo --sample motion --out motion-demo
     """
     from voxgap.dataset import load_data
-    from voxgap.missingness import simulate
+    from voxgap.dataset.gaps import with_simulated
 
     if sample not in PLANS:
         raise VoxgapError(f"--sample must be one of {', '.join(PLANS)}, got {sample!r}")
     started = time.perf_counter()
     plan = PLANS[sample]
     complete = load_data(f"sample:{sample}")
-    data = complete
-    if plan.pattern is not None:
-        gaps = simulate(
-            complete.volumes,
-            pattern=plan.pattern,
-            missing_rate=plan.missing_rate,
-            mechanism="mcar",
-            seed=seed,
-        )
-        data = complete.with_volumes(gaps)
+    data = with_simulated(complete, plan.pattern, plan.missing_rate, "mcar", seed)
     with held(out_folder / ".demo.lock", f"{out_folder}: a demo writes there"):
         page = _tell(plan, sample, complete, data, out_folder, seed, epochs)
-    out.print(f"\nDone in {time.perf_counter() - started:.0f} s. Open [bold]{page}[/]")
+    out.print(f"\nDone in {time.perf_counter() - started:.0f} s. Open [bold]{page}[/]", markup=True)
 
 
 def _tell(
@@ -113,7 +104,7 @@ def _tell(
     from voxgap.missingness.diagnosis import describe
 
     out.rule("[bold]1  The data", align="left")
-    out.print(f"[bold]{plan.question}[/]")
+    out.print(f"[bold]{plan.question}[/]", markup=True)
     out.print(data.summary())
     out.print(str(describe(data.volumes, data.targets)))
 
@@ -134,9 +125,7 @@ def _tell(
     out.rule("[bold]4  A prediction", align="left")
     example = _predict(bundle, data, out_folder)
 
-    return _write_page(
-        plan, complete, data, results, ranked, best, example, out_folder, f"sample:{sample}", seed
-    )
+    return _write_page(plan, complete, data, results, ranked, best, example, out_folder, sample, seed)
 
 
 def fitting(plan: Plan, data: Dataset, budget: float = BUDGET) -> Plan:
@@ -197,8 +186,7 @@ def _train(plan: Plan, data: Dataset, seed: int) -> dict[str, Result]:
         results[label] = result
         test = result.scores["test"]
         out.print(
-            f"{label:<24} test accuracy {test['accuracy']:.3f}   {result.seconds:4.0f} s   {result.history.summary()}",
-            soft_wrap=True,
+            f"{label:<24} test accuracy {test['accuracy']:.3f}   {result.seconds:4.0f} s   {result.history.summary()}"
         )
     return results
 
@@ -208,15 +196,11 @@ def _label(network: str, strategy: str) -> str:
 
 
 def _print_table(ranked: list[Result], best: Result) -> None:
-    from rich.table import Table
-
     header, rows = _cells(ranked)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for i, name in enumerate(header):
-        table.add_column(name, justify="right" if i else "left")
+    shown = table(header[0], *(f">{name}" for name in header[1:]))
     for result, row in zip(ranked, rows, strict=True):
-        table.add_row(*row, style="bold green" if result is best else None)
-    out.print(table)
+        shown.add_row(*row, style="bold green" if result is best else None)
+    out.print(shown)
     out.print("Green: the one kept, chosen by its validation score; the test score played no part.")
 
 
@@ -279,10 +263,12 @@ def _predict(bundle: Path, data: Dataset, folder: Path) -> dict[str, Any]:
     probabilities = predictor.predict(volume)[0]
     truth = test.classes[int(test.targets[index])]
     command = f"voxgap predict {bundle} {path}"
-    out.print(f"[dim]$ {command}[/]")
+    out.print(f"[dim]$ {command}[/]", markup=True)
     for name, p in zip(predictor.classes, probabilities, strict=True):
         out.print(f"  {name:<16} {p:6.3f} {'█' * round(30 * float(p))}")
-    out.print(f"{volume.missing_rate:.0%} of this volume is missing; it is in truth: [bold]{truth}[/]")
+    out.print(
+        f"{volume.missing_rate:.0%} of this volume is missing; it is in truth: [bold]{truth}[/]", markup=True
+    )
     return {
         "volume": volume.values,
         "probabilities": dict(zip(predictor.classes, map(float, probabilities), strict=True)),
@@ -300,7 +286,7 @@ def _write_page(
     best: Result,
     example: dict[str, Any],
     folder: Path,
-    name: str,
+    sample: str,
     seed: int,
 ) -> Path:
     from voxgap import pictures
@@ -367,11 +353,13 @@ def _write_page(
             figures=[
                 (pictures.slices({"input": example["volume"]}), "The volume as it went in, gaps and all.")
             ],
-            code=f"{example['command']}\nvoxgap demo --sample {name.removeprefix('sample:')} --seed {seed}",
+            code=f"{example['command']}\nvoxgap demo --sample {sample} --seed {seed}",
         ),
     ]
     page = folder / "report.html"
-    write_page(page, plan.question, f"voxgap demo on {name}: real data, trained on this machine.", sections)
+    write_page(
+        page, plan.question, f"voxgap demo on sample:{sample}: real data, trained on this machine.", sections
+    )
     return page
 
 

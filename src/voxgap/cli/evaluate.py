@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import err, out, say_notes
+from voxgap.cli.console import err, out, say_notes, table
 from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, Seed, Split, fetched, grid_arguments
 from voxgap.cli.fill import say, tell
 from voxgap.cli.predict import BundlePath, Engine, Precision, Threads, Threshold, open_bundle
@@ -97,7 +97,7 @@ def evaluate(
     )
     if cases is not None:
         table.write(cases, list(found.cases[0]), [_blank_where_none(row) for row in found.cases])
-        err.print(f"{len(found.cases)} cases, the worst first: {cases}", soft_wrap=True)
+        err.print(f"{len(found.cases)} cases, the worst first: {cases}")
     say_notes(found.notes)
     if as_json:
         out.print_json(json.dumps(finite(found.to_json()), allow_nan=False))
@@ -117,28 +117,24 @@ def _blank_where_none(row: dict[str, Any]) -> dict[str, Any]:
 def print_scores(scores: dict[str, Scored], classes: tuple[str, ...], console: Console = out) -> None:
     """Print metrics with their 95 % intervals, a row each, and a column for each split; classes by their names."""
     from rich.markup import escape
-    from rich.table import Table
 
     from voxgap.metrics import without_interval
     from voxgap.names import metric_words
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("metric")
-    for split, found in scores.items():
-        table.add_column(f"{split} ({found.words})", justify="right")
+    shown = table("metric", *(f">{split} ({found.words})" for split, found in scores.items()))
     for name in next(iter(scores.values())).scores if scores else ():
         # What can't be had from these data, such as the score on missing voxels where none are, has no row.
         if not all(math.isnan(found.scores[name]) for found in scores.values()):
-            table.add_row(
+            shown.add_row(
                 escape(metric_words(name, classes)), *(found.cell(name) for found in scores.values())
             )
-    console.print(table)
+    console.print(shown)
     for split, found in scores.items():
         for why in without_interval(found.reasons, classes):
-            console.print(f"{split}: {why}", soft_wrap=True, markup=False, style="dim")
+            console.print(f"{split}: {why}", style="dim")
 
 
 def say_decision(decision: Decision, task: str, classes: tuple[str, ...]) -> None:
     """Print by what classes are named, where there are some."""
     if task != "regression":
-        out.print(decision.words(classes), soft_wrap=True, markup=False)
+        out.print(decision.words(classes))

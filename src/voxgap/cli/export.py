@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import err, out
+from voxgap.cli.console import err, out, table
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -122,20 +122,16 @@ def export_progress(formats: int) -> Iterator[Callable[[str, str], None]]:
 
 def print_entries(bundle: Path, entries: dict[str, dict[str, Any]]) -> None:
     """Print what was exported: sizes and proofs, then where the folders are."""
-    from rich.table import Table
-
     from voxgap.runtime import Bundle
 
     files = {kind: entry for kind, entry in entries.items() if "parts" in entry}
     if files:
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for name in ("format", "weights", "MB", "largest difference", "tolerance", "same class"):
-            table.add_column(name, justify="left" if name in ("format", "weights") else "right")
+        shown = table("format", "weights", ">MB", ">largest difference", ">tolerance", ">same class")
         for kind, entry in files.items():
             proof = entry["parity"]
             same = proof["class_agreement"]
             size = sum(part["bytes"] for part in entry["parts"]) / 1e6
-            table.add_row(
+            shown.add_row(
                 kind,
                 entry["precision"],
                 f"{size:.2f}",
@@ -143,25 +139,24 @@ def print_entries(bundle: Path, entries: dict[str, dict[str, Any]]) -> None:
                 f"{proof['tolerance']:g}",
                 "" if same is None else f"{same:.1%}",
             )
-        out.print(table)
+        out.print(shown)
     for kind, entry in files.items():
         for name, scores in entry.get("scores", {}).items():
             if isinstance(scores, dict):
                 said = "  ".join(f"{metric} {value:.4f}" for metric, value in scores.items())
-                out.print(f"{kind} {name}: {said}", soft_wrap=True)
+                out.print(f"{kind} {name}: {said}")
         for path in _written(entry):
-            out.print(f"{kind}: {bundle / path}  (in the bundle)", soft_wrap=True)
+            out.print(f"{kind}: {bundle / path}  (in the bundle)")
     for kind, entry in entries.items():
         if "parts" not in entry:
-            out.print(f"{kind}: {entry['path']}", soft_wrap=True)
+            out.print(f"{kind}: {entry['path']}")
             if kind == "web":
                 out.print(
                     "  its samples are two of your validation volumes; delete the folder samples if nobody else may "
-                    "have them",
-                    soft_wrap=True,
+                    "have them"
                 )
             if kind != "container" and Bundle.open(bundle).manifest.input.patches:
-                out.print("  it takes single patches: unlike voxgap.load, it cuts no volume", soft_wrap=True)
+                out.print("  it takes single patches: unlike voxgap.load, it cuts no volume")
 
 
 def _written(entry: dict[str, Any]) -> list[str]:

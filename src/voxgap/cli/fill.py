@@ -133,7 +133,7 @@ def fill(
     if folder is None:
         raise VoxgapError("--out names the folder for the filled files: give one, or --check to fill nothing")
     done = voxgap.fill_files(data, folder, strategy, overwrite=overwrite, evidence=evidence, **how)
-    out.print(done, soft_wrap=True, markup=False)
+    out.print(done)
 
 
 def tell(found: Check, folder: Path | None, as_json: bool) -> None:
@@ -143,7 +143,7 @@ def tell(found: Check, folder: Path | None, as_json: bool) -> None:
     if as_json:
         out.print_json(json.dumps(finite(found.to_json()), allow_nan=False))
         return
-    out.print(str(found), soft_wrap=True, markup=False)
+    out.print(str(found))
 
 
 def _options(texts: Sequence[str]) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def _options(texts: Sequence[str]) -> dict[str, Any]:
 
 def say(line: str) -> None:
     """Print a line that a user should read."""
-    err.print(line, soft_wrap=True, markup=False)
+    err.print(line)
 
 
 def progress(items: Sequence[Any], title: str) -> Iterable[Any]:

@@ -76,8 +76,8 @@ def train_fill(context: typer.Context, data: str, folder: Path) -> None:
             shutil.rmtree(folder, ignore_errors=True)
     for name, found in scores.items():
         said_of = "  ".join(f"{metric.replace('_', ' ')} {value:.4g}" for metric, value in found.items())
-        out.print(f"{name:<8} {said_of}", soft_wrap=True, markup=False)
-    out.print(f"bundle: {folder}   voxgap fill {folder} FILE --out FOLDER fills with it", soft_wrap=True)
+        out.print(f"{name:<8} {said_of}")
+    out.print(f"bundle: {folder}   voxgap fill {folder} FILE --out FOLDER fills with it")
     if given.get("export"):
         export_bundle(folder, given["export"])
 
@@ -107,4 +107,4 @@ class _Looks:
     def __call__(self, look: dict[str, float]) -> None:
         self.count += 1
         said = f"epoch {self.count}" if self.count else "kriging"
-        err.print(f"{said}: val_loss {look['val_loss']:.4f}, {look['seconds']:.0f} s", soft_wrap=True)
+        err.print(f"{said}: val_loss {look['val_loss']:.4f}, {look['seconds']:.0f} s")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from voxgap.cli.console import out, say_notes
+from voxgap.cli.console import out, say_notes, table
 from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, Seed, Split, fetched, grid_arguments
 from voxgap.cli.predict import BundlePath, Engine, Threads, open_bundle
 from voxgap.doubts import gathered
@@ -64,17 +64,14 @@ def guarantee(
         )
     say_notes(found.notes)
     print_claims(found.rows())
-    out.print(found.guarantee.words(), soft_wrap=True, markup=False)
+    out.print(found.guarantee.words())
 
 
 def print_claims(rows: list[list[str]]) -> None:
     """Print what is guaranteed for each pattern of gaps, a row each."""
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("pattern of gaps", "scans", "claim", "rests on"):
-        table.add_column(name, justify="right" if name in ("scans", "rests on") else "left")
+    shown = table("pattern of gaps", ">scans", "claim", ">rests on")
     for row in rows:
-        table.add_row(*map(escape, row))
-    out.print(table)
+        shown.add_row(*map(escape, row))
+    out.print(shown)

@@ -67,7 +67,7 @@ def inspect(
     grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices)
     inspection = voxgap.inspect(fetched(data), **grid, seed=seed)
     for note in inspection.notes:
-        err.print(note, soft_wrap=True, markup=False)
+        err.print(note)
     if as_json:
         typer.echo(json.dumps(inspection.to_json()))
     else:
@@ -75,7 +75,7 @@ def inspect(
     if page is not None:
         target = page if page.suffix.lower() in (".html", ".htm") else page / "inspect.html"
         inspection.write_page(target)
-        err.print(f"page: {target}", soft_wrap=True)
+        err.print(f"page: {target}")
 
 
 def _print(inspection: Inspection) -> None:
@@ -85,14 +85,14 @@ def _print(inspection: Inspection) -> None:
 
     _section(inspection.name, inspection.rows())
     if inspection.found.missing_rate:
-        out.print(f"\n[bold]What does it depend on?[/]\n{inspection.evidence.conclusion}")
+        out.print(f"\n[bold]What does it depend on?[/]\n{inspection.evidence.conclusion}", markup=True)
         if inspection.evidence.tests:
             _print_tests(inspection)
-            out.print(f"[dim]{NOBODY_KNOWS}[/]")
+            out.print(f"[dim]{NOBODY_KNOWS}[/]", markup=True)
     out.print()
     _section("What to try", inspection.to_try())
     if command := inspection.command():
-        out.print(Text(f"$ {command}", style="dim"), soft_wrap=True)
+        out.print(Text(f"$ {command}", style="dim"))
 
 
 def _section(title: str, rows: Sequence[tuple[str, str]]) -> None:

@@ -62,7 +62,7 @@ def manifest(
     table.write(out_path or sys.stdout, columns, _rows(listing, columns, folder))
     if out_path is not None:
         beside = f"; their names: {folder / described.NAME}" if names else ""
-        err.print(f"{len(listing.rows)} samples: {out_path}{beside}", soft_wrap=True)
+        err.print(f"{len(listing.rows)} samples: {out_path}{beside}")
 
 
 def _names_to_keep(listing: Listing, folder: Path, written: bool) -> dict[str, Any]:
@@ -77,8 +77,7 @@ def _names_to_keep(listing: Listing, folder: Path, written: bool) -> dict[str, A
     if not written:
         err.print(
             f"a table alone has no names for channels in a file and values of label maps ({said}): --out data.csv "
-            f"keeps them in a {described.NAME} beside it",
-            soft_wrap=True,
+            f"keeps them in a {described.NAME} beside it"
         )
     elif file.exists():
         raise VoxgapError(f"{file}: says other names than these ({said}); write the table to another folder")

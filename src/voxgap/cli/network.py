@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from voxgap import names
+from voxgap.cli.config import fields_of
 from voxgap.cli.console import numbers, one_or_three
 from voxgap.recipe import Architecture
 
@@ -42,21 +43,16 @@ GapDropout = Annotated[
 Attention = Annotated[bool | None, typer.Option(help="Override.", rich_help_panel=STRATEGY_PANEL)]
 
 
-def architecture(
-    filters: str, kernel_size: str, strides: str, padding: str, activation: str, dropout: float
-) -> Architecture:
-    """Parse the options.
+def architecture(context: typer.Context) -> dict[str, Any]:
+    """Parse those options of a command that are fields of an `Architecture`.
 
     Raises:
         VoxgapError: one of them can't be understood.
     """
-    names.check("activation", activation, names.ACTIVATIONS)
-    fields = {
-        "filters": numbers(filters, "--filters"),
-        "kernel_size": one_or_three(kernel_size, "--kernel-size"),
-        "strides": one_or_three(strides, "--strides"),
-        "padding": padding,
-        "activation": activation,
-        "dropout": dropout,
-    }
-    return Architecture.of(fields)
+    fields = fields_of(context, Architecture)
+    if "activation" in fields:
+        names.check("activation", fields["activation"], names.ACTIVATIONS)
+    for name, parse in (("filters", numbers), ("kernel_size", one_or_three), ("strides", one_or_three)):
+        if name in fields:
+            fields[name] = parse(fields[name], f"--{name.replace('_', '-')}")
+    return fields

@@ -126,5 +126,5 @@ def made(how: str | None, dataset: Dataset, network: str, given: Numbers) -> Pla
 
     found = plan(dataset, **vars(given))
     for line in found.why:
-        err.print(f"plan: {line}", soft_wrap=True, markup=False)
+        err.print(f"plan: {line}")
     return found

@@ -148,7 +148,7 @@ def predict(
         import_keras()
         predictor.check_draws(draws)
     if predictor.decision.threshold is not None:
-        err.print(predictor.decision.words(predictor.classes), soft_wrap=True, markup=False)
+        err.print(predictor.decision.words(predictor.classes))
     if maps:
         wanted = dataclasses.replace(
             wanted, maps=str(out_path), outside=wanted.outside if outside is None else outside
@@ -280,7 +280,7 @@ def _conclude(done: Done, table: Path | None) -> None:
     for said in done.doubts():
         warnings.warn(said, stacklevel=2)
     if table is not None:
-        err.print(f"{done.rows - done.failed} predictions: {table}", soft_wrap=True)
+        err.print(f"{done.rows - done.failed} predictions: {table}")
     if done.failed:
         warnings.warn(f"{done.failed} of {done.rows} not predicted (column error)", stacklevel=2)
         raise typer.Exit(1)

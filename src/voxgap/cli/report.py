@@ -73,7 +73,7 @@ def report(
         found = Verdict(metric, rope, against).on(experiment, store.outcomes(experiment))
         command, reading = store.command(experiment), store.reading(experiment)
     write(found, page or path.with_name("report.html"), command, lambda: load_data(**reading))
-    out.print(found.summary(), soft_wrap=True, markup=False)
+    out.print(found.summary())
 
 
 def write(found: Comparison, page: Path, command: str, data: Callable[[], Dataset]) -> None:
@@ -102,7 +102,7 @@ def _fills(experiment: Experiment, data: Callable[[], Dataset]) -> Sequence[Exam
 
         return fill_examples(experiment, dataset)
     except (VoxgapError, OSError) as error:
-        err.print(f"No pictures of fills: {error}", soft_wrap=True, markup=False)
+        err.print(f"No pictures of fills: {error}")
         return ()
 
 
@@ -113,9 +113,7 @@ def _chosen(store: Store, key: str | None) -> Experiment:
     if key is None:
         if len(known) > 1:
             keys = ", ".join(one.key for one in known)
-            err.print(
-                f"{len(known)} experiments; this is the latest. --experiment chooses: {keys}", soft_wrap=True
-            )
+            err.print(f"{len(known)} experiments; this is the latest. --experiment chooses: {keys}")
         return known[-1]
     for one in known:
         if one.key.startswith(key):

@@ -111,4 +111,4 @@ def serve(
 
 
 def _warn(text: str) -> None:
-    err.print(f"[yellow]Warning:[/] {text}", soft_wrap=True)
+    err.print(f"[yellow]Warning:[/] {text}", markup=True)

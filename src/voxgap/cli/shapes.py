@@ -14,6 +14,7 @@ import typer
 from rich.table import Table
 from typer.core import TyperCommand
 
+from voxgap.cli.config import fields_of
 from voxgap.cli.console import import_keras, out
 from voxgap.cli.network import (
     ACTIVATION,
@@ -35,7 +36,7 @@ from voxgap.cli.network import (
     architecture,
 )
 from voxgap.errors import VoxgapError
-from voxgap.recipe import strategy_of
+from voxgap.recipe import Architecture, Strategy, strategy_of
 from voxgap.shapes import Layer, Row, from_keras, smallest_input, trace
 
 NUMBERS = r"\d{1,6}(?:x\d{1,6})*"
@@ -261,15 +262,8 @@ def shapes(  # noqa: D103 - the docstring is the help text, which is set below.
             shape,
             outputs=outputs,
             task=task,
-            strategy=strategy_of(
-                strategy,
-                fill=fill,
-                mask_channel=mask_channel,
-                conv=override,
-                gap_dropout=gap_dropout,
-                attention=attention,
-            ),
-            **architecture(filters, kernel_size, strides, padding, activation, dropout).arguments(),
+            strategy=strategy_of(strategy, **fields_of(context, Strategy) | {"conv": override}),
+            **Architecture.of(architecture(context)).arguments(),
         )
     else:
         _check_no_network(context)

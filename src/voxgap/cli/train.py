@@ -16,7 +16,7 @@ import typer
 
 from voxgap.cli import plan
 from voxgap.cli.config import NAME as RECIPE
-from voxgap.cli.config import Config, changes, settings, write_recipe
+from voxgap.cli.config import Config, changes, fields_of, settings, write_recipe
 from voxgap.cli.console import err, import_keras, out, training_progress
 from voxgap.cli.data import (
     At,
@@ -41,10 +41,8 @@ from voxgap.cli.export import check_export, export_bundle
 from voxgap.cli.network import (
     ACTIVATION,
     DROPOUT,
-    FILTERS,
     KERNEL_SIZE,
     PADDING,
-    STRIDES,
     Activation,
     Attention,
     Conv,
@@ -58,7 +56,7 @@ from voxgap.cli.network import (
 )
 from voxgap.errors import VoxgapError
 from voxgap.files import held, sweep
-from voxgap.recipe import Architecture, Gaps, Recipe, Training, network_of, strategy_of
+from voxgap.recipe import Architecture, Gaps, Recipe, Strategy, Training, network_of, strategy_of
 
 if TYPE_CHECKING:
     from voxgap.bundle import Trained
@@ -255,15 +253,8 @@ def train(
     from voxgap.decision import asked
     from voxgap.trust.conformal import check_coverage
 
-    overrides = {
-        "fill": fill,
-        "mask_channel": mask_channel,
-        "conv": conv,
-        "gap_dropout": gap_dropout,
-        "attention": attention,
-    }
     named, filler = as_strategy(strategy)
-    chosen = strategy_of(named, **overrides)
+    chosen = strategy_of(named, **fields_of(context, Strategy))
     if model is not None:
         names.check("model", model, names.NETWORKS)
     names.check("optimizer", optimizer, names.OPTIMIZERS)
@@ -278,7 +269,7 @@ def train(
         batch_size=batch_size,
         patches_per_volume=patches_per_volume,
     )
-    network = architecture(FILTERS, kernel_size, STRIDES, padding, activation, dropout)
+    network = Architecture.of(architecture(context))
     if loss is not None:
         names.check("loss", loss, names.LOSSES)
 
@@ -303,45 +294,25 @@ def train(
         gaps = None if pattern is None else Gaps(pattern, missing_rate, mechanism)
         given = material(raw, gaps, coverage=coverage, refit=refit, seed=seed)
         proposed = plan.made(how, given.learnt, model, wanted)
-        numbers = wanted.among(Training) | (proposed.training if proposed else {})
-        network = dataclasses.replace(
-            network, **wanted.among(Architecture) | (proposed.architecture if proposed else {})
-        )
-        patch = numbers["patch_size"] = numbers.get("patch_size") or given.learnt.patch_size
+        planned = wanted.among(Training) | (proposed.training if proposed else {})
+        network = dataclasses.replace(network, **(proposed.architecture if proposed else {}))
+        patch = planned.get("patch_size") or given.learnt.patch_size
         normalize = choose_normalization(normalize, given.learnt, patch)
+        shared = devices == "all" or (devices.split(",") if devices else False)
         trained = Training.of(
-            {
-                **numbers,
-                "loss": loss or numbers.get("loss"),
-                "optimizer": optimizer,
-                "learning_rate": learning_rate,
-                "epochs": epochs,
-                "patience": patience,
-                "min_delta": min_delta,
-                "lr_patience": lr_patience,
-                "monitor": monitor,
-                "class_weight": class_weight,
-                "augment": augment,
-                "augment_kind": augment_kind,
-                "precision": precision,
-                "ema": ema,
-                "distribute": devices == "all" or (devices.split(",") if devices else False),
-            }
+            planned | fields_of(context, Training) | {"patch_size": patch, "distribute": shared}
         )
         recipe = Recipe(model, chosen, dataclasses.replace(network, normalize=normalize), trained, threshold)
-        err.print(given.learnt.summary(), soft_wrap=True)
+        err.print(given.learnt.summary())
         if patch_size is None and proposed is None and patch is not None:
-            err.print(
-                f"volumes differ in shape: patches of {','.join(map(str, patch))} (--patch-size)",
-                soft_wrap=True,
-            )
+            err.print(f"volumes differ in shape: patches of {','.join(map(str, patch))} (--patch-size)")
         import_keras()
         from voxgap.training import ForeignError
 
         if export:
             check_export(export, recipe, given.learnt)
         if there and not overwrite:
-            err.print(f"going on with the training that {out_folder} keeps", soft_wrap=True)
+            err.print(f"going on with the training that {out_folder} keeps")
         try:
             made = train_bundle(
                 out_folder,
@@ -380,35 +351,33 @@ def _say(made: Trained, dataset: Dataset, folder: Path) -> None:
     from voxgap.runtime.calibration import too_few
 
     result, history = made.result, made.result.history
-    out.print(history.summary(), soft_wrap=True)
+    out.print(history.summary())
     print_scores(result.scored, dataset.classes)
     say_decision(result.decision, dataset.task, dataset.classes)
     if result.refitted is not None:
         out.print(
             f"refitted: the network in the bundle learnt from all {len(dataset)} volumes, for "
-            f"{history.best_epoch + 1} epochs; the scores are of the one before, on what it had not seen",
-            soft_wrap=True,
+            f"{history.best_epoch + 1} epochs; the scores are of the one before, on what it had not seen"
         )
     if made.promised is not None:
         print_claims(made.promised.rows())
-        out.print(made.promised.guarantee.words(), soft_wrap=True, markup=False)
+        out.print(made.promised.guarantee.words())
     by_class = [name for name in ("val_accuracy", "val_dice") if name in history.best]
     if result.decision.threshold is not None and by_class:
         out.print(
             f"{by_class[0]} of the epochs is of the most probable class, the scores are of this decision"
         )
     if dataset.task == "classification" and (why := too_few(dataset.part("validation").targets)):
-        out.print(why, soft_wrap=True)
-    out.print(f"bundle: {folder}   report: {folder / EVIDENCE / REPORT}", soft_wrap=True)
+        out.print(why)
+    out.print(f"bundle: {folder}   report: {folder / EVIDENCE / REPORT}")
     if dataset.task == "segmentation":
-        out.print(f"dice of each case: {folder / EVIDENCE / PREDICTIONS}", soft_wrap=True)
+        out.print(f"dice of each case: {folder / EVIDENCE / PREDICTIONS}")
     for line in made.gone:
-        err.print(line, soft_wrap=True, markup=False)
+        err.print(line)
     if history.reason == "interrupted":
         err.print(
             f"Interrupted: the network of epoch {history.best_epoch + 1}, the best of {len(history.epochs)}, is kept; "
-            "the same command goes on.",
-            soft_wrap=True,
+            "the same command goes on."
         )
         raise typer.Exit(130)
 

@@ -229,6 +229,21 @@ class Dataset:
         """How many outputs a network for these data has: its classes, or values a sample."""
         return len(self.classes) if self.task != "regression" else int(np.prod(self.targets.shape[1:]))
 
+    def truth(self, shown: Any = None) -> dict[str, Any]:
+        """Return what answers for these samples are scored against: arguments of `voxgap.metrics.scores`.
+
+        Args:
+            shown: Volumes that the network was given, where they have other gaps than these.
+        """
+        volumes = self.volumes if shown is None else shown
+        observed = each(lambda one: ~np.isnan(one), volumes) if self.task == "segmentation" else None
+        return {
+            "task": self.task,
+            "targets": self.targets,
+            "observed": observed,
+            "own_grids": self.on_own_grids,
+        }
+
     def own_spacings(self) -> list[tuple[float, float, float] | None]:
         """Return the size of a voxel of each label map as it was drawn, None where nobody knows."""
         if self.drawn is None:

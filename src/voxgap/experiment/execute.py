@@ -31,7 +31,6 @@ from voxgap.experiment.prepared import (
 from voxgap.experiment.single import built, predictions_of
 from voxgap.history import History
 from voxgap.patches import Patches, Size
-from voxgap.ragged import each
 from voxgap.training import Compiled, Examples, Progress, fit
 from voxgap.volume import Values
 
@@ -120,15 +119,7 @@ def _done(
     for rate in run.test_rates:
         test = with_gaps(run, dataset, parts.test, rate, cache)
         predictions, seconds_each = _predict(model, test.volumes, size)
-        shown = each(lambda v: ~np.isnan(v), test.volumes) if dataset.task == "segmentation" else None
-        scores[rate] = metrics.scores(
-            dataset.task,
-            test.targets,
-            predictions,
-            observed=shown,
-            threshold=threshold,
-            own_grids=test.on_own_grids,
-        )
+        scores[rate] = metrics.scores(predictions=predictions, threshold=threshold, **test.truth())
         cases[rate] = case_rows(dataset.take(parts.test), test.volumes, predictions, threshold)
         inference.append(seconds_each)
         reconstruction[rate] = _reconstruction(run, dataset, parts, model, rate, test.volumes, cache)

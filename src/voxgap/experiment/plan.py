@@ -13,7 +13,6 @@ from voxgap.files import digest, finite
 from voxgap.recipe import COMPARED, Architecture, Gaps, Recipe, Strategy, Training
 
 BASELINES = ("complete", "drop")
-STATUSES = ("done", "failed", "not possible")
 
 
 def key_of(value: Any) -> str:

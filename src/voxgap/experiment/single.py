@@ -17,7 +17,6 @@ from voxgap.fill.base import filling
 from voxgap.history import History
 from voxgap.models import build_model
 from voxgap.patches import Size, predict_patches
-from voxgap.ragged import each
 from voxgap.recipe import Recipe
 from voxgap.training import Examples, train
 from voxgap.training import refit as train_on_all
@@ -104,15 +103,8 @@ def train_and_score(
                 history = dataclasses.replace(
                     history, never=never_named(part.targets, predictions, decision.threshold)
                 )
-            shown = each(lambda v: ~np.isnan(v), part.volumes) if dataset.task == "segmentation" else None
             scored[split] = metrics.scored(
-                dataset.task,
-                part.targets,
-                predictions,
-                observed=shown,
-                threshold=decision.threshold,
-                own_grids=part.on_own_grids,
-                groups=part.groups,
+                predictions=predictions, threshold=decision.threshold, groups=part.groups, **part.truth()
             )
     if verbose is not False:
         for remark in history.remarks(dataset.classes):
