@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 import voxgap as vg
 from voxgap.cli.fill import fill
 from voxgap.errors import VoxgapError
-from voxgap.filling import filler, learn
+from voxgap.filling import files as files_of
+from voxgap.filling import filler, learn, streamed
 from voxgap.filling.check import check_fills
 from voxgap.filling.train import patch_of, tiled
 from voxgap.runtime import Bundle, Manifest, Predictor
@@ -186,3 +187,45 @@ def test_from_gaps_to_a_filled_file_in_every_format(tmp_path: Path) -> None:
     after = vg.read(tmp_path / "filled" / "sea.nii.gz").values[..., 0]
     assert np.isfinite(after).all()
     np.testing.assert_allclose(after, found[1][..., 0], atol=1e-4)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("suffix", [".zarr", ".nii", ".h5"])
+def test_a_large_file_is_filled_part_by_part_to_the_same_bits(
+    suffix: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files(out: str) -> dict[str, vg.Volume]:
+        return {path.name: vg.read(path) for path in sorted((tmp_path / out).glob(f"scan*{suffix}"))}
+
+    file = tmp_path / f"scan{suffix}"
+    vg.write(file, Volume(gappy((9, 6, 7)), np.diag([3.0, 2, 1, 1])[[2, 1, 0, 3]]))
+    vg.fill_files(file, tmp_path / "at once", str(folder))
+    monkeypatch.setattr(streamed, "LARGE", 0)
+    monkeypatch.setattr(files_of, "_read", None)  # nothing is read as a whole any more
+    left = 3
+
+    def dying(patches: np.ndarray) -> np.ndarray:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return doubling(patches)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(filler, "load", lambda where: Predictor(Bundle.open(where).manifest, dying))
+        for batches in (3, 2, 2):
+            left = batches
+            with pytest.raises(KeyboardInterrupt):
+                vg.fill_files(file, tmp_path / "parts", str(folder))
+    done = vg.fill_files(file, tmp_path / "parts", str(folder))
+    assert done == f"1 volume filled: {tmp_path / 'parts'}"
+    expected, found = files("at once"), files("parts")
+    assert (
+        list(found) == list(expected) == [f"scan{suffix}", f"scan_deviation{suffix}", f"scan_source{suffix}"]
+    )
+    for name, volume in expected.items():
+        assert found[name].values.tobytes() == volume.values.tobytes(), name
+        np.testing.assert_array_equal(found[name].affine, volume.affine)
+    pictures = [(tmp_path / out / "scan_filled.png").read_bytes() for out in ("at once", "parts")]
+    assert pictures[0] == pictures[1]
+    assert not [path.name for path in (tmp_path / "parts").iterdir() if path.name.startswith(".")]

@@ -79,7 +79,11 @@ def write_beside(place: Path, whole: Volume, like: Source, before: Values, made:
     if stale is not None and files.deviation is None:  # of another fill, whose values are replaced
         remove(stale)
     write_maps(files, made, whole, like)
-    write_picture(files.picture, before, whole.values, made, like.rises, whole.channels)
+    filled: Where = np.isnan(before) & ~np.isnan(whole.values)
+    index = int(filled.sum(axis=(1, 2, 3)).argmax())
+    write_picture(
+        files.picture, index, *_slice(index, before, whole.values, made), like.rises, whole.channels
+    )
     return told(made) if tells(place) else ()
 
 
@@ -119,11 +123,22 @@ def write_maps(files: Beside, made: Made, like: Volume, original: Source) -> Non
     for path, values in ((files.deviation, made.deviation), (files.source, made.source)):
         if path is None or values is None:
             continue
-        labels = values is made.source and values.shape[-1] == 1
         numbers = values.astype(np.float32)
         whole = Volume(numbers, like.affine, like.spacing, like.channels, axes=like.axes)
-        alike = original if _alike(path, original) else None
-        write(path, whole, like=alike, labels=labels)
+        write_map(path, whole, original, labels=values is made.source)
+
+
+def write_map(path: Path, whole: Volume, original: Source, labels: bool) -> None:
+    """Write one map beside the volume that it is of; `labels` if it holds whole numbers."""
+    alike = original if _alike(path, original) else None
+    write(path, whole, like=alike, labels=labels and whole.shape[3] == 1)
+
+
+def _slice(index: int, before: Values, after: Values, made: Made) -> tuple[Values, Values, Made]:
+    """Return one slice of each."""
+    part = slice(index, index + 1)
+    deviation = None if made.deviation is None else made.deviation[part]
+    return before[part], after[part], Made(made.source[part], deviation)
 
 
 def _alike(path: Path, original: Source) -> bool:
@@ -134,24 +149,24 @@ def _alike(path: Path, original: Source) -> bool:
 
 
 def write_picture(
-    path: Path, before: Values, after: Values, made: Made, rises: bool, names: Sequence[str]
+    path: Path, index: int, before: Values, after: Values, made: Made, rises: bool, names: Sequence[str]
 ) -> None:
-    """Draw the slice in which most was filled: before, after and, where it is known, the standard deviation.
+    """Draw a slice before, after and, where it is known, the standard deviation, of the channel with most filled.
 
     Args:
         path: Of the picture.
-        before, after: `(depth, height, width, channels)`.
-        made: What the fill says.
+        index: Of the slice.
+        before, after: That slice, `(1, height, width, channels)`.
+        made: What the fill says of it.
         rises: See `voxgap.volume.upright`.
         names: Of the channels.
     """
     from voxgap import pictures
 
     filled: Where = np.isnan(before) & ~np.isnan(after)
-    counts = filled.sum(axis=(1, 2))
-    index, channel = (int(one) for one in np.unravel_index(counts.argmax(), counts.shape))
-    shown = [one[index, ..., channel][np.newaxis] for one in (before, after)]
-    sure = None if made.deviation is None else made.deviation[index, ..., channel][np.newaxis]
+    channel = int(filled.sum(axis=(0, 1, 2)).argmax())
+    shown = [one[..., channel] for one in (before, after)]
+    sure = None if made.deviation is None else made.deviation[..., channel]
     outside = upright(np.isnan(shown[1]), rises)[0]
     panels = [upright(one, rises)[0] for one in (*shown, *([] if sure is None else [sure]))]
     title = f"slice {index}" + (f", {names[channel]}" if len(names) > 1 else "")

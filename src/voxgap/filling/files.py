@@ -18,7 +18,7 @@ from voxgap.dataset.listing import Listing, Row
 from voxgap.dataset.manifest import read_manifest
 from voxgap.errors import VoxgapError
 from voxgap.files import held, replacing
-from voxgap.filling import FIT_ON, STRATEGY, evidence, learn
+from voxgap.filling import FIT_ON, STRATEGY, evidence, learn, streamed
 from voxgap.filling.evidence import remove
 from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
 from voxgap.filling.learn import Fill, Where
@@ -226,6 +226,9 @@ def _fill_one(job: Job, path: Path) -> str:
         evidence.check_free(job, [(sample.targets[0], path)])
         if sample.done and not job.overwrite:
             return f"0 volumes filled, 1 was there already (--overwrite replaces it): {job.folder}"
+        if streamed.able(job, source):
+            _start(job, [sample])
+            return f"1 volume filled{_left(streamed.fill(job, source, sample.targets[0]))}: {job.folder}"
         volumes = _read(job, sample)
         values = _joined(volumes)
         time = source.time if (steps or 1) > 1 else None

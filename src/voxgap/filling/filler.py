@@ -10,7 +10,7 @@ import numpy as np
 from voxgap.errors import VoxgapError
 from voxgap.filling.learn import Fill, Where, _put, _saying
 from voxgap.patches import predict_patches
-from voxgap.runtime import Bundle, load
+from voxgap.runtime import Bundle, Predictor, load
 from voxgap.volume import Values
 
 
@@ -27,9 +27,14 @@ def check(folder: str, options: Mapping[str, Any]) -> None:
         raise VoxgapError(f"--option {next(iter(options))}: {folder} is trained, and takes none")
 
 
+def opened(folder: str) -> Predictor:
+    """Return the predictor of a bundle that fills."""
+    return load(folder)
+
+
 def from_bundle(folder: str) -> Fill:
     """Return what fills volumes of any size with a bundle."""
-    predictor = load(folder)
+    predictor = opened(folder)
 
     def answer(values: Values) -> Values:
         return predictor.predict(values[np.newaxis])[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -162,30 +163,48 @@ def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
     root = _opened(zarr, path, "", options)
     level = _level(zarr, root, path, options)
     array = _array(zarr, path, level.item, options)
-    stored = np.asarray(array[...])
     attributes = dict(array.attrs)
-    values = kept(stored, cf.decode(stored, _sentinels(array, attributes)), source.restore(volume.values))
-    plainly = stored.dtype.kind == "f" and not {"scale_factor", "add_offset"} & set(attributes)
-    if not plainly and values is not stored:
-        values = source.restore(volume.values).astype(np.float32)
-        attributes = {key: value for key, value in attributes.items() if key not in cf.ATTRIBUTES}
+    sentinels, wanted, dtype = (
+        _sentinels(array, attributes),
+        source.restore(volume.values),
+        np.dtype(array.dtype),
+    )
+
+    def parts() -> Iterator[tuple[Box, NDArray[Any], bool]]:
+        """Yield what is to be stored, and whether it was: all of it at once would be several times its memory."""
+        box = tuple(slice(0, size) for size in array.shape)
+        for part in slabs(box, array.shards or array.chunks, max(4, dtype.itemsize)):
+            stored = np.asarray(array[part])
+            new = kept(stored, cf.decode(stored, sentinels), wanted[part])
+            yield part, new, new is stored
+            let_go(wanted)
+
+    plainly = dtype.kind == "f" and not {"scale_factor", "add_offset"} & set(attributes)
+    room = np.result_type(dtype, np.float32) if plainly else np.dtype(np.float32)
+    if not plainly or room != dtype:  # What is new may have no room in it.
+        unchanged = all(same for *_, same in parts())
+        room = dtype if unchanged else room
+        if not (plainly or unchanged):
+            attributes = {key: value for key, value in attributes.items() if key not in cf.ATTRIBUTES}
     form = array.metadata.zarr_format
     about = {
         "shape": array.shape,
         "chunks": array.chunks,
-        "dtype": values.dtype,
-        "fill_value": array.fill_value if values.dtype == stored.dtype else float("nan"),
+        "dtype": room,
+        "fill_value": array.fill_value if room == dtype else float("nan"),
         "attributes": attributes,
         **({"dimension_names": array.metadata.dimension_names} if form == 3 else {}),
     }
-    if not level.item:
-        zarr.create_array(str(folder), zarr_format=form, **about)[...] = values
-        return
-    name = level.item.removeprefix(level.group).lstrip("/")
-    image = dict(_opened(zarr, path, level.group, options).attrs)
-    group = zarr.create_group(str(folder), zarr_format=form, attributes=_one_level(image, name))
-    group.create_array(name, **about)[...] = values
-    if not level.axes:
+    if level.item:
+        name = level.item.removeprefix(level.group).lstrip("/")
+        image = dict(_opened(zarr, path, level.group, options).attrs)
+        group = zarr.create_group(str(folder), zarr_format=form, attributes=_one_level(image, name))
+        made = group.create_array(name, **about)
+    else:
+        made = zarr.create_array(str(folder), zarr_format=form, **about)
+    for part, new, _ in parts():
+        made[part] = new if plainly or room == dtype else wanted[part].astype(np.float32)
+    if level.item and not level.axes:
         _copy_beside(zarr, path, level, group, options)
 
 
