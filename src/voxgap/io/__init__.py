@@ -43,6 +43,7 @@ __all__ = [
     "beside",
     "check_file",
     "check_volume",
+    "is_series",
     "is_volume",
     "label_suffix",
     "one_line",
@@ -367,6 +368,13 @@ def tells(path: Path) -> bool:
     return (
         not path.is_dir() and path.name.lower().endswith(tuple(FORMATS)) and bool(FORMATS[suffix(path)].tell)
     )
+
+
+def is_series(source: Source) -> bool:
+    """Return whether a volume is a DICOM series that says where it lies: a label map can be a Segmentation of it."""
+    is_folder = source.path.is_dir()
+    scanned = _scanner(source.path) if is_folder else FORMATS[suffix(source.path)].scan
+    return scanned is dicom.scan_dicom and source.affine is not None
 
 
 def label_suffix(path: Path) -> str:

@@ -47,7 +47,7 @@ class Stack(NamedTuple):
 def write_dicom_like(folder: Path, volume: Volume, source: Source) -> None:
     """Write a series with patient, study and acquisition of the original; see `write_slice_like`."""
     path = source.path
-    stack = _stacked(chosen(all_series(path), path, source.options.item), path)
+    stack = stack_of(source)
     values = source.restore(volume.values)
     places = stack.places.tolist()
     if (
@@ -67,6 +67,11 @@ def write_dicom_like(folder: Path, volume: Volume, source: Source) -> None:
         corner = (stack.affine[:3, 3] + stack.affine[:3, 0] * place) * _TO_RAS
         number = numbered(place, numbers)
         write_slice_like(folder, frame, cells, values[place, ..., 0], series, number, corner)
+
+
+def stack_of(source: Source) -> Stack:
+    """Return the frames that a volume was read from, and where each of them stands."""
+    return _stacked(chosen(all_series(source.path), source.path, source.options.item), source.path)
 
 
 def scan_dicom(path: Path, options: Options) -> Source:

@@ -9,13 +9,14 @@ from typing import Any
 from voxgap.errors import VoxgapError
 
 
-def need(module: str, path: Path | str, package: str = "") -> Any:
+def need(module: str, path: Path | str, package: str = "", extra: str = "formats") -> Any:
     """Import a module, or say in one line what to install for this file.
 
     Args:
         module: What to import.
         path: The file that needs it.
         package: The package that brings it, where its name is another.
+        extra: With which it is installed.
 
     Raises:
         VoxgapError: It isn't installed.
@@ -25,5 +26,5 @@ def need(module: str, path: Path | str, package: str = "") -> Any:
     except ImportError as error:
         missing = package or module.partition(".")[0]
         raise VoxgapError(
-            f"{path}: reading and writing it needs {missing}; run: pip install 'voxgap[formats]'"
+            f"{path}: reading and writing it needs {missing}; run: pip install 'voxgap[{extra}]'"
         ) from error

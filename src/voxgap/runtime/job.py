@@ -374,7 +374,17 @@ def _write_map(predictor: Predictor, read: _Read, answer: Answer, wanted: Wanted
     labels = predictor.label_map(answer.values, read.volume, read.records, wanted.outside)
     file = maps.place_of(read.item, wanted.maps)
     maps.put(file, labels, read.scan, wanted.overwrite)
-    return maps.said_of(file, predictor.count_voxels(labels), read.scan)
+    doubts = _segments(predictor, file, labels, read, wanted)
+    warned = {"warnings": _BETWEEN.join((*answer.drift, *doubts))} if doubts else {}
+    return maps.said_of(file, predictor.count_voxels(labels), read.scan) | warned
+
+
+def _segments(
+    predictor: Predictor, file: Path, labels: Volume, read: _Read, wanted: Wanted
+) -> tuple[str, ...]:
+    """Write the segments of a DICOM series; the first class is the background."""
+    names = dict(zip(predictor.label_values[1:], predictor.classes[1:], strict=True))
+    return maps.put_segments(file, labels, read.scan, names, wanted.overwrite)
 
 
 def _draw(predictor: Predictor, read: _Read, wanted: Wanted, tell: Tell) -> Row:
@@ -385,13 +395,14 @@ def _draw(predictor: Predictor, read: _Read, wanted: Wanted, tell: Tell) -> Row:
     file = maps.place_of(read.item, wanted.maps)
     with streaming.drawn(predictor, read.sample, file, partial(tell, read.item.name)) as drawn:
         maps.put(file, drawn.labels, read.scan, wanted.overwrite)
+        doubts = _segments(predictor, file, drawn.labels, read, wanted)
     said = Answer(
         drawn.labels.values,
         label=None,
         top=(),
         calibrated=None,
         missing_rate=drawn.missing_rate,
-        drift=drawn.drift,
+        drift=(*drawn.drift, *doubts),
         seconds=time.perf_counter() - started,
         **vars(predictor.running),
     )

@@ -13,7 +13,7 @@ from voxgap import io
 from voxgap.errors import VoxgapError
 from voxgap.files import check_new
 from voxgap.grid import same_grid
-from voxgap.io import rules
+from voxgap.io import dicom_seg, rules
 from voxgap.runtime.inputs import Item, same_file
 from voxgap.runtime.naming import below
 from voxgap.runtime.tables import Row
@@ -47,6 +47,28 @@ def put(file: Path, labels: Volume, scan: io.Source | None, overwrite: bool) -> 
         check_new([file])
     file.parent.mkdir(parents=True, exist_ok=True)
     io.write(file, labels, like=scan, labels=True)
+
+
+def put_segments(
+    file: Path, labels: Volume, scan: io.Source | None, names: Mapping[int, str], overwrite: bool
+) -> tuple[str, ...]:
+    """Write the label map of a DICOM series as a DICOM Segmentation, too, beside it; say why where that can't be.
+
+    Args:
+        file: the label map, of NIfTI.
+        labels, scan, overwrite: see `put`.
+        names: of the values that are segments.
+    """
+    if scan is None or not names or not io.is_series(scan):
+        return ()
+    if not dicom_seg.can_write():
+        return ("no DICOM SEG beside the label map: pip install 'voxgap[seg]' for it",)
+    try:
+        beside = file.with_name(file.name.removesuffix(io.OTHERS) + dicom_seg.ENDING)
+        dicom_seg.write_seg(beside, labels, scan, names, overwrite)
+    except VoxgapError as error:
+        return (str(error),)
+    return ()
 
 
 def said_of(file: Path, counts: Mapping[str, int], scan: io.Source | None) -> Row:
