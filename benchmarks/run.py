@@ -19,7 +19,7 @@ from rich.table import Table
 
 import agreement
 import augment_step
-import coverage
+import conformal_coverage as coverage
 import experiment_step
 import predict_step
 import server_step
