@@ -16,13 +16,16 @@ from voxgap.decision import named
 from voxgap.evidence import Cases, Predict, sureness
 from voxgap.grid import UNLABELLED
 from voxgap.history import History
+from voxgap.ragged import differ
 from voxgap.runtime import Bundle, Manifest
 from voxgap.runtime.calibration import tempered
+from voxgap.trust.audit import Audit, audited
 from voxgap.volume import upright
 
 EVIDENCE = "evidence"
 PREDICTIONS, REPORT = "predictions.csv", "report.html"
 WORST = 6
+FEWEST_AUDITED = 10
 
 
 def remove_evidence(folder: Path) -> None:
@@ -91,4 +94,14 @@ def _write_page(
     calibration, calibrated = manifest.calibration, None
     if calibration is not None and shown.task == "classification":
         calibrated = sureness(tempered(shown.answers, calibration.temperature), shown.targets)
-    write_training_report(page, manifest, cases, worst, examples, history, calibrated=calibrated, **how)
+    audit = _audited(data.take(shown.index), predict, cases.threshold)
+    write_training_report(
+        page, manifest, cases, worst, examples, history, calibrated=calibrated, audit=audit, **how
+    )
+
+
+def _audited(data: Dataset, predict: Predict, threshold: float | None) -> Audit | None:
+    """Audit what the page shows; None where it is too little, or of several shapes: no scan has another's gaps."""
+    if len(data) < FEWEST_AUDITED or differ(data.volumes):
+        return None
+    return audited(data, predict, threshold=threshold)

@@ -17,6 +17,7 @@ from voxgap.grid import as_options
 from voxgap.inspection.disguised import Disguise
 from voxgap.io.slices import KINDS
 from voxgap.missingness.advice import Advice, to_compare
+from voxgap.missingness.alone import Alone
 from voxgap.missingness.diagnosis import Description
 from voxgap.missingness.mechanism import Evidence
 from voxgap.names import EMBEDDED
@@ -46,6 +47,7 @@ class Inspection:
         disguises: slices and blocks that may be missing, likewise.
         inside: where a mask of the file says that something could be observed, in the shape of a volume.
         notes: what else is to be said of the file.
+        alone: how well the gaps alone tell the classes apart; None where that can't be said.
     """
 
     test_header: ClassVar = ("question", "what the data shows", "p", "p, corrected")
@@ -62,18 +64,19 @@ class Inspection:
     disguises: tuple[Disguise, ...] = ()
     inside: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
+    alone: Alone | None = None
 
     def __repr__(self) -> str:
         parts = [_in_columns(self.name, self.rows())]
         if self.found.missing_rate:
-            parts.append(f"What does it depend on?\n{self.evidence.conclusion}")
+            parts.append("\n".join(["What does it depend on?", *self.depends()]))
         parts.append(_in_columns("What to try", self.to_try()))
         return "\n\n".join([*parts, f"$ {self.command()}"] if self.command() else parts)
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain dictionaries, lists and numbers."""
         advice = [asdict(one) for one in self.advice]
-        evidence = self.evidence.to_json()
+        evidence = self.evidence.to_json() | {"gaps_alone": self.alone and self.alone.to_json()}
         return {**self.facts, "description": self.found.to_json(), "evidence": evidence, "advice": advice}
 
     def plot(self) -> Figure:
@@ -94,6 +97,10 @@ class Inspection:
         from voxgap.report.inspection import write_inspection
 
         write_inspection(self, path)
+
+    def depends(self) -> list[str]:
+        """Say what the gaps depend on, a sentence or two each."""
+        return [self.evidence.conclusion, *([self.alone.conclusion] if self.alone else [])]
 
     def command(self) -> str:
         """Return the command that tries what is advised, or that names marks first; empty where there is neither."""

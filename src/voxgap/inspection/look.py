@@ -19,6 +19,7 @@ from voxgap.inspection.disguised import Disguise, disguises
 from voxgap.inspection.found import Inspection
 from voxgap.inspection.masked import within_mask
 from voxgap.missingness.advice import Advice, advise
+from voxgap.missingness.alone import told_by_gaps
 from voxgap.missingness.diagnosis import describe
 from voxgap.missingness.mechanism import examine
 from voxgap.names import EMBEDDED
@@ -149,7 +150,9 @@ def _labelled(dataset: Dataset, options: dict[str, Any], seed: int) -> Inspectio
         seed=seed,
     )
     found = described(dataset, describe(volumes, of_class, channels=channels, classes=dataset.classes))
-    return Inspection(dataset.name, volumes, channels, facts, found, evidence, options, rises=dataset.rises)
+    alone = None if of_class is None else told_by_gaps(volumes, of_class, dataset.groups, seed)
+    seen = Inspection(dataset.name, volumes, channels, facts, found, evidence, options, rises=dataset.rises)
+    return replace(seen, alone=alone)
 
 
 def _answer_first(marks: Sequence[float], hidden: Sequence[Disguise]) -> Advice:

@@ -7,16 +7,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from voxgap.report.audit import audit_section
 from voxgap.report.figures import LEADING, WIDTH
 from voxgap.report.page import Section, Table, write_page
 from voxgap.trust.audit import Audit
 from voxgap.trust.certificate import Certificate, Row, Step
-
-AUDITED_HOW = (
-    "Blanked: each observed value is its channel's mean, and the gaps stay. Gaps of another scan: the values stay "
-    "where they were observed, what else is now shown is the mean of what the scan has. The share is the mean of "
-    "what the gaps add alone and of what they add to the values (Shapley, 1953)."
-)
 
 
 def write_certificate(
@@ -53,15 +48,7 @@ def write_certificate(
     if gaps:
         words = ["Made in the scans besides the gaps that they have, completely at random."]
         sections.append(Section("How much may be missing", words, _table(certificate, [first, *gaps])))
-    if audit is not None:
-        lines = {
-            "as recorded": audit.recorded,
-            "observed values blanked, gaps as they are": audit.gaps_alone,
-            "values as they are, gaps of another scan": audit.values_alone,
-            "both: chance": audit.neither,
-        }
-        table = Table(["", _unit(certificate)], [[name, one.words()] for name, one in lines.items()])
-        sections.append(Section("Does it look at what is missing?", [audit.conclusion, AUDITED_HOW], table))
+    sections += audit_section(audit)
     sections.append(Section("How", [*notes, _how(certificate)]))
     write_page(
         path, f"What {network} is worth for each pattern of gaps, on {data}", certificate.conclusion, sections

@@ -46,7 +46,7 @@ def write_inspection(inspection: Inspection, path: str | Path) -> None:
         sections.append(Section("What is observed", figures=_observed(inspection)))
     if found.missing_rate:
         tests = Table(inspection.test_header, inspection.tests(), words=True) if evidence.tests else None
-        words = [evidence.conclusion, TESTED_HOW, NOBODY_KNOWS] if tests else [evidence.conclusion]
+        words = inspection.depends() + ([TESTED_HOW, NOBODY_KNOWS] if tests else [])
         sections.append(Section("What it depends on", words, tests))
     advice = Table(("strategy", "why"), inspection.to_try(), words=True)
     sections.append(Section("What to try", table=advice, code=inspection.command()))

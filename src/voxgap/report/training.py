@@ -17,11 +17,13 @@ from voxgap.metrics import without_interval
 from voxgap.metrics.metrics import dice_of
 from voxgap.names import metric_words
 from voxgap.report import cases as drawn
+from voxgap.report.audit import audit_section
 from voxgap.report.figures import number
 from voxgap.report.page import Section, Table, write_page
 
 if TYPE_CHECKING:
     from voxgap.runtime import Manifest
+    from voxgap.trust.audit import Audit
 
 CALIBRATED = "calibrated"
 """Label of the curve of calibrated probabilities."""
@@ -43,6 +45,7 @@ def write_training_report(
     history: History,
     *,
     calibrated: NDArray[np.float64] | None = None,
+    audit: Audit | None = None,
     command: str = "",
     settings: Mapping[str, Any] | None = None,
 ) -> None:
@@ -56,6 +59,7 @@ def write_training_report(
         examples: what there is to see of each of them.
         history: of its training.
         calibrated: sureness of the shown part once its probabilities are calibrated; see `Cases`.
+        audit: what of the score of the shown part comes from what is missing alone; None where nothing could be told.
         command: that was typed to train it.
         settings: options of that command, by name.
     """
@@ -65,6 +69,7 @@ def write_training_report(
         *(_numbers(shown, part) if cases.task == "regression" else _classes(shown, part)),
         *_detection(shown),
         *_reliability(shown, calibrated),
+        *audit_section(audit),
         *_worst(manifest, worst, examples),
         _curves(history),
         _facts(manifest, cases, bool(settings)),
