@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.metrics import log_loss
 
 from voxgap.errors import VoxgapError
+from voxgap.promises import Pattern, pattern_of
 from voxgap.runtime.calibration import (
     LEAST_SAMPLES,
     Calibration,
@@ -115,3 +118,46 @@ def test_a_manifest_with_another_calibration_is_refused(data: object) -> None:
         return
     with pytest.raises(VoxgapError, match="field calibration"):
         Calibration.of({"calibration": data}, "m")
+
+
+def by_pattern(n: int, temperatures: tuple[float, ...], seed: int = 0):
+    """Each pattern as often, and overconfident by a temperature of its own."""
+    parts = [overconfident(n, temperature=t, seed=seed + i) for i, t in enumerate(temperatures)]
+    patterns = [Pattern((i,), i) for i in range(len(parts)) for _ in range(n)]
+    return np.concatenate([p for p, _ in parts]), np.concatenate([y for _, y in parts]), patterns
+
+
+def test_patterns_have_temperatures_of_their_own_where_that_is_better() -> None:
+    p, y, patterns = by_pattern(300, (0.7, 3.0))
+    made = calibrate(p, y, patterns)
+    manifest = {"calibration": json.loads(json.dumps(made))}
+    known = Calibration.of(manifest, "m")
+    assert known is not None
+    assert known.of_gaps(patterns[0]) == pytest.approx(0.7, rel=0.2)
+    assert known.of_gaps(patterns[-1]) == pytest.approx(3.0, rel=0.2)
+    assert known.of_gaps(Pattern((5,), 0)) == known.temperature == fit_temperature(p, y)
+    assert made["log_loss"][1] < calibrate(p, y)["log_loss"][1]
+    volume = np.zeros((4, 4, 4, 3))
+    volume[..., 0] = np.nan
+    assert known.of_input(volume) == known.of_gaps(patterns[0])
+    volume[:1, ..., 1] = np.nan
+    assert pattern_of(volume) == Pattern((0,), 1)
+    assert known.of_input(volume) == known.temperature
+    for damaged in ([{"missing": [0]}], [{"missing": [0], "rate": 0, "temperature": -1, "samples": 3}], 3):
+        manifest["calibration"]["patterns"] = damaged
+        with pytest.raises(VoxgapError, match=r"calibration\.patterns"):
+            Calibration.of(manifest, "m")
+
+
+def test_where_patterns_are_alike_one_temperature_serves_all() -> None:
+    own = sum("patterns" in calibrate(*by_pattern(60, (1.5, 1.5), 10 * seed)) for seed in range(6))
+    assert own <= 2
+
+
+def test_a_rare_pattern_is_near_to_the_common_temperature() -> None:
+    """One sample that was wrong at great sureness says little."""
+    p, y, patterns = by_pattern(300, (0.7, 3.0))
+    sure = np.array([[0.98, 0.01, 0.01]])
+    made = calibrate(np.concatenate([p, sure]), [*y, 2], [*patterns, Pattern((), 0)])
+    rare = next(one for one in made["patterns"] if one["samples"] == 1)
+    assert 1 < rare["temperature"] / made["temperature"] < 2.5

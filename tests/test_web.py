@@ -18,8 +18,9 @@ from voxgap.bundle.packages import forewarn
 from voxgap.decision import named
 from voxgap.grid import Grid
 from voxgap.io import read, write
+from voxgap.promises import pattern_of
 from voxgap.runtime import Bundle, Manifest
-from voxgap.runtime.calibration import tempered
+from voxgap.runtime.calibration import Calibration, OfPattern, tempered
 from voxgap.runtime.profile import Profile, drift
 from voxgap.volume import Volume
 from voxgap.web import ASSETS, refused, write_web
@@ -197,9 +198,9 @@ def test_a_page_without_samples_works(
 def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
     page: Any, serve: Callable[[Path], str], labels: Path
 ) -> None:
-    script = """async ([manifest, volumes, shape, probabilities, temperature, thresholds, classes]) => {
+    script = """async ([manifest, volumes, shape, probabilities, temperature, thresholds, classes, byGaps]) => {
         const { doubts } = await import("./static/missingness.js");
-        const { calibrated, labelValues, named } = await import("./static/decision.js");
+        const { calibrated, labelValues, named, temperatureOf } = await import("./static/decision.js");
         return {
             drawn: classes.map(labelValues),
             doubts: volumes.map((values) => {
@@ -208,6 +209,10 @@ def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
             }),
             named: thresholds.map((threshold) => probabilities.map((p) => named(p, threshold))),
             calibrated: probabilities.map((p) => calibrated(p, { temperature })),
+            byGaps: volumes.map((values) => {
+                const floats = Float32Array.from(values, (value) => value ?? NaN);
+                return temperatureOf({ values: floats, shape }, byGaps);
+            }),
         };
     }"""
     rng = np.random.default_rng(0)
@@ -236,9 +241,16 @@ def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
     p = np.concatenate([rng.dirichlet([1, 1], 20), [[0.5, 0.5], [0.7, 0.3], [0.3, 0.7]]]).astype(np.float32)
     thresholds = [None, 0.3, 0.5, 0.7, float(p[4, 1])]
     plain = [[None if np.isnan(v) else float(v) for v in volume.reshape(-1)] for volume in volumes]
+    own = [
+        OfPattern(*pattern, 2.0 + i) for i, pattern in enumerate(dict.fromkeys(map(pattern_of, volumes[:5])))
+    ]
+    calibration = Calibration(1.7, patterns=tuple(own[:-1]))
+    made = calibration.to_json() | {"log_loss": None}
     url = serve(labels)
     page.goto(url)
-    found = page.evaluate(script, [manifest, plain, list(cases.SHAPE), p.tolist(), 1.7, thresholds, learnt])
+    found = page.evaluate(
+        script, [manifest, plain, list(cases.SHAPE), p.tolist(), 1.7, thresholds, learnt, made]
+    )
     known = Profile.of(manifest, "manifest")
     for volume, said in zip(volumes, found["doubts"], strict=True):
         expected = [line for line in drift(volume, known) if not line.startswith("the gaps look like")]
@@ -247,6 +259,8 @@ def test_decisions_and_doubts_follow_the_rules_of_the_runtime(
     assert found["drawn"] == [list(stand_in.manifest(**said).label_values) for said in learnt]
     assert found["named"] == [named(p, threshold).tolist() for threshold in thresholds]
     np.testing.assert_allclose(found["calibrated"], tempered(p, 1.7), atol=1e-12)
+    assert found["byGaps"] == [calibration.of_input(volume) for volume in volumes]
+    assert len({*found["byGaps"]}) > 2
 
 
 # --- with the server --------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from voxgap.decision import named
 from voxgap.evidence import Cases, Predict, sureness
 from voxgap.grid import UNLABELLED
 from voxgap.history import History
+from voxgap.promises import pattern_of
 from voxgap.ragged import differ
 from voxgap.runtime import Bundle, Manifest
 from voxgap.runtime.calibration import tempered
@@ -91,12 +92,23 @@ def _write_page(
         )
         for volume, drawn in zip(seen.volumes, maps, strict=True)
     ]
+    patterns = [pattern_of(data.volumes[int(index)]) for index in shown.index]
     calibration, calibrated = manifest.calibration, None
     if calibration is not None and shown.task == "classification":
-        calibrated = sureness(tempered(shown.answers, calibration.temperature), shown.targets)
+        each = np.array([[calibration.of_gaps(pattern)] for pattern in patterns])
+        calibrated = sureness(tempered(shown.answers, each), shown.targets)
     audit = _audited(data.take(shown.index), predict, cases.threshold)
     write_training_report(
-        page, manifest, cases, worst, examples, history, calibrated=calibrated, audit=audit, **how
+        page,
+        manifest,
+        cases,
+        worst,
+        examples,
+        history,
+        calibrated=calibrated,
+        patterns=patterns,
+        audit=audit,
+        **how,
     )
 
 

@@ -28,6 +28,7 @@ from voxgap.metrics import Scored
 from voxgap.metrics.overlap import digests, known_cases
 from voxgap.missingness.diagnosis import describe
 from voxgap.patches import OVERLAP, Size, predict_patches
+from voxgap.promises import pattern_of
 from voxgap.recipe import Gaps, Recipe, Strategy, strategy_of
 from voxgap.runtime import MANIFEST, SCHEMA_VERSION
 from voxgap.runtime.calibration import calibrate
@@ -167,7 +168,7 @@ def save_bundle(
         | origin.record()
         | ({} if judged is None else {"refitted_on": len(dataset)}),
         "data": _data(dataset, _own_units(model)),
-        "calibration": _calibration(cases.part("validation")) if judged is None else {},
+        "calibration": _calibration(cases.part("validation"), dataset) if judged is None else {},
         "training": history.to_json() if history else {},
         "scores": {split: found.scores for split, found in (scored or {}).items()},
         "intervals": {split: found.to_json() for split, found in (scored or {}).items()},
@@ -244,13 +245,12 @@ def _predictor(model: Any, patch_size: Size | None) -> Predict:
     return predict if patch_size is None else lambda volumes: predict_patches(predict, volumes, patch_size)
 
 
-def _calibration(held_out: Cases) -> dict[str, Any]:
+def _calibration(held_out: Cases, dataset: Dataset) -> dict[str, Any]:
     """Return how confident a classifier should be, by data that it was not trained on; empty where there is none."""
-    return (
-        calibrate(held_out.answers, held_out.targets)
-        if held_out.task == "classification" and len(held_out)
-        else {}
-    )
+    if held_out.task != "classification" or not len(held_out):
+        return {}
+    patterns = [pattern_of(dataset.volumes[int(index)]) for index in held_out.index]
+    return calibrate(held_out.answers, held_out.targets, patterns, held_out.groups)
 
 
 def _versions() -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,6 +17,7 @@ from voxgap.history import ON_ITS_GRID, History
 from voxgap.metrics import without_interval
 from voxgap.metrics.metrics import dice_of
 from voxgap.names import metric_words
+from voxgap.promises import Pattern
 from voxgap.report import cases as drawn
 from voxgap.report.audit import audit_section
 from voxgap.report.figures import number
@@ -24,6 +26,8 @@ from voxgap.report.page import Section, Table, write_page
 if TYPE_CHECKING:
     from voxgap.runtime import Manifest
     from voxgap.trust.audit import Audit
+
+FEWEST_DRAWN, MOST_PATTERNS = 15, 4  # cases of a pattern, and patterns, that have a curve
 
 CALIBRATED = "calibrated"
 """Label of the curve of calibrated probabilities."""
@@ -45,6 +49,7 @@ def write_training_report(
     history: History,
     *,
     calibrated: NDArray[np.float64] | None = None,
+    patterns: Sequence[Pattern] = (),
     audit: Audit | None = None,
     command: str = "",
     settings: Mapping[str, Any] | None = None,
@@ -59,6 +64,7 @@ def write_training_report(
         examples: what there is to see of each of them.
         history: of its training.
         calibrated: sureness of the shown part once its probabilities are calibrated; see `Cases`.
+        patterns: of the gaps of each case of the shown part.
         audit: what of the score of the shown part comes from what is missing alone; None where nothing could be told.
         command: that was typed to train it.
         settings: options of that command, by name.
@@ -68,7 +74,7 @@ def write_training_report(
         *_scores(manifest, cases),
         *(_numbers(shown, part) if cases.task == "regression" else _classes(shown, part)),
         *_detection(shown),
-        *_reliability(shown, calibrated),
+        *_reliability(manifest, shown, calibrated, patterns),
         *audit_section(audit),
         *_worst(manifest, worst, examples),
         _curves(history),
@@ -210,7 +216,9 @@ def _detection(shown: Cases) -> list[Section]:
     ]
 
 
-def _reliability(shown: Cases, calibrated: NDArray[np.float64] | None) -> list[Section]:
+def _reliability(
+    manifest: Manifest, shown: Cases, calibrated: NDArray[np.float64] | None, patterns: Sequence[Pattern]
+) -> list[Section]:
     if shown.task == "regression":
         return []
     curves = {"the network's own": shown.sureness}
@@ -220,7 +228,24 @@ def _reliability(shown: Cases, calibrated: NDArray[np.float64] | None) -> list[S
     caption = (
         "On the dotted line probabilities come true as often as they say; below it they promise too much."
     )
-    return [Section("Probabilities", figures=[(drawn.calibration(curves, shown.classes, unit), caption)])]
+    figures = [(drawn.calibration(curves, shown.classes, unit), caption)]
+    words = []
+    often = [one for one, count in Counter(patterns).most_common(MOST_PATTERNS) if count >= FEWEST_DRAWN]
+    if calibrated is not None and len(often) > 1:
+        by_gaps = {
+            f"{one.words(manifest.input.channels)}": calibrated[[other == one for other in patterns]]
+            for one in often
+        }
+        figures.append(
+            (drawn.calibration(by_gaps, shown.classes, unit), "The calibrated ones, by pattern of gaps.")
+        )
+        own = bool(manifest.calibration and manifest.calibration.patterns)
+        words.append(
+            "Each pattern of gaps has a temperature of its own: that was better for cases not met."
+            if own
+            else "One temperature serves all patterns of gaps: one for each was no better for cases not met."
+        )
+    return [Section("Probabilities", words, figures=figures)]
 
 
 def _worst(manifest: Manifest, worst: Cases, examples: Sequence[Example]) -> list[Section]:

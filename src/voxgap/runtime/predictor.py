@@ -467,7 +467,7 @@ class Predictor:
             values=values,
             label=self.classes[int(named(values, self.decision.threshold))] if one_class else None,
             top=answers.top(values, self.classes, top_k) if one_class else (),
-            calibrated=tempered(values, calibration.temperature) if calibration and one_class else None,
+            calibrated=tempered(values, calibration.of_input(volume)) if calibration and one_class else None,
             missing_rate=own_missing_rate(volume, records or ()),
             drift=drift(volume, profile, records),
             windows=self.manifest.input.windows(volume.shape),

@@ -1,4 +1,5 @@
 /** What is made of a network's answer: the same rules as `voxgap.decision`'s and `voxgap.runtime`'s. */
+import { patternOf } from "./guarantee.js";
 
 const LEAST = 1e-12;
 
@@ -15,10 +16,19 @@ export function decided(threshold, classes) {
   return threshold == null ? "" : `${classes[1]} from a probability of ${Number(threshold.toPrecision(4))} on`;
 }
 
-/** Probabilities at the temperature that was fitted on validation data; null without one. */
-export function calibrated(probabilities, calibration) {
+/** The temperature for an input: that of its pattern of gaps, where it has one of its own. */
+export function temperatureOf(volume, { temperature, patterns, rates }) {
+  if (!patterns) return temperature;
+  const { missing, rate } = patternOf(volume, rates);
+  const own = patterns.find((one) => one.rate === rate && one.missing.join() === missing.join());
+  return own?.temperature ?? temperature;
+}
+
+/** Probabilities at the temperature that was fitted on validation data, for the gaps of this volume; null without one. */
+export function calibrated(probabilities, calibration, volume) {
   if (!calibration?.temperature) return null;
-  const logits = Array.from(probabilities, (p) => Math.log(Math.max(p, LEAST)) / calibration.temperature);
+  const temperature = temperatureOf(volume, calibration);
+  const logits = Array.from(probabilities, (p) => Math.log(Math.max(p, LEAST)) / temperature);
   const most = Math.max(...logits);
   const odds = logits.map((logit) => Math.exp(logit - most));
   const total = odds.reduce((sum, odd) => sum + odd, 0);

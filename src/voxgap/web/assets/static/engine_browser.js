@@ -86,7 +86,7 @@ export class BrowserEngine {
     if (task === "regression") return { ...answer, values: Array.from(output), best: output.indexOf(Math.max(...output)) };
     const byName = (numbers) => numbers && new Map(classes.map((name, i) => [name, numbers[i]]));
     const best = named(output, decision.threshold);
-    return { ...answer, class: classes[best], probabilities: byName(output), calibrated: byName(calibrated(output, calibration)), best };
+    return { ...answer, class: classes[best], probabilities: byName(output), calibrated: byName(calibrated(output, calibration, volume)), best };
   }
 
   #run({ shape }, values) {
