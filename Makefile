@@ -5,7 +5,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Commands start hundreds of processes: without compiled files each would compile the package again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test check lint bench samples pictures clean
+.PHONY: demo test check lint bench bench-segmentation samples pictures clean
 
 demo: .venv/base          ## train on embedded real data with gaps, see what does best, keep it
 	$(BIN)/voxgap demo --out demo
@@ -23,6 +23,9 @@ lint: .venv/dev           ## style and types
 
 bench: .venv/dev .venv-peers/installed   ## each headline number against its peers, in one run
 	$(BIN)/python benchmarks/run.py
+
+bench-segmentation: .venv/dev .venv-peers/installed   ## hippocampus, five folds, beside MONAI: make ... DATA=hippocampus/
+	$(BIN)/python benchmarks/segmentation.py segmentation.jsonl $(DATA)
 
 pictures: .venv/dev       ## the pictures of README and docs
 	$(BIN)/python scripts/make_pictures.py

@@ -114,6 +114,11 @@ CASES: dict[str, Case] = {
     "FastBatchNormalization-plain": Case(
         partial(layers.FastBatchNormalization, 0.8, 1e-2, center=False, scale=False), FINITE
     ),
+    "InstanceNormalization": Case(layers.InstanceNormalization, FINITE),
+    "InstanceNormalization-observed": Case(partial(layers.InstanceNormalization, 1e-3), PAIR),
+    "DeepSupervision": Case(
+        partial(layers.DeepSupervision, [(2, 3, 1)], [1]), [FINITE, FINITE[:, :2, :2]], float32=True
+    ),
     "ObservedNormalization": Case(layers.ObservedNormalization, FINITE, TRAINING, float32=True),
     "ObservedNormalization-invert": Case(
         partial(layers.ObservedNormalization, invert=True),

@@ -25,6 +25,7 @@ from voxgap.bundle.graph import write_onnx
 from voxgap.bundle.parity import Parity
 from voxgap.cli import app
 from voxgap.cli.export import print_entries
+from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.models import build_model
 from voxgap.recipe import PRESETS, Strategy
@@ -399,6 +400,25 @@ def test_every_strategy_in_every_format(strategy: str, network: str, tmp_path: P
 @pytest.mark.parametrize("normalize", ["volume", "percentile", "window:-1,2", "none"])
 def test_every_normalisation_in_every_format(normalize: str, strategy: str, tmp_path: Path) -> None:
     entries = export(saved(tmp_path / "b", strategy, normalize=normalize), list(FORMATS))
+    for kind, entry in entries.items():
+        assert entry["parity"]["max_difference"] <= 1e-5, kind
+        assert entry["parity"]["class_agreement"] == 1.0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("network", ["unet3d", "resunet3d"])
+@pytest.mark.parametrize("strategy", ["mean", "masked_conv", "gated_conv", "attention"])
+def test_what_a_plan_builds_in_every_format(strategy: str, network: str, tmp_path: Path) -> None:
+    """Instance normalisation and deep supervision, an odd size: one output, and the same answers."""
+    shape = (7, 9, 6, 1)
+    told: dict[str, Any] = {"filters": (3, 4, 5), "norm": "instance", "deep_supervision": True}
+    model = build_model(network, shape, 3, "segmentation", strategy, **told)
+    volumes = tiny.volumes(12, shape)
+    maps = np.arange(12 * 7 * 9 * 6).reshape(12, 7, 9, 6) % 3
+    data = Dataset.from_arrays(volumes, label_maps=maps)
+    adapt_model(model, data.part("train"))
+    save_bundle(tmp_path / "b", model, data, strategy=strategy)
+    entries = export(tmp_path / "b", list(FORMATS))
     for kind, entry in entries.items():
         assert entry["parity"]["max_difference"] <= 1e-5, kind
         assert entry["parity"]["class_agreement"] == 1.0

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -447,3 +448,46 @@ def test_spatial_attention_is_the_definition() -> None:
     patches = windows(summary, (3, 3, 3), (1, 1, 1), "same", (1, 1, 1))
     weights = sigmoid(np.einsum("ndhwcijk,ijkcf->ndhwf", patches, kernel) + bias)
     np.testing.assert_allclose(y, x * weights, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("observed", [None, 1, 2])
+def test_instance_normalization_is_the_definition(observed: int | None) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(3, 2, (3, 4, 5, 6, 2)).astype("float32")
+    layer = layers.InstanceNormalization(epsilon=1e-3)
+    seen = np.ones(x.shape[:-1], bool)
+    inputs: Any = x
+    if observed:
+        held = (rng.random((*x.shape[:-1], observed)) < 0.4).astype("float32")
+        held[2] = 0  # a volume of which nothing is observed
+        seen, inputs = held.any(-1), [x, held]
+    layer.build([value.shape for value in inputs] if observed else x.shape)
+    gamma, beta = np.array([2.0, 0.5], "float32"), np.array([1.0, -1.0], "float32")
+    layer.set_weights([gamma, beta])
+    expected = np.empty_like(x)
+    for i in range(3):
+        for c in range(2):
+            values = x[i, ..., c][seen[i]].astype(float)
+            mean, variance = (values.mean(), values.var()) if values.size else (0.0, 0.0)
+            expected[i, ..., c] = (x[i, ..., c] - mean) / np.sqrt(variance + 1e-3) * gamma[c] + beta[c]
+    np.testing.assert_allclose(layer(inputs), expected, rtol=1e-4, atol=1e-4)
+    if observed is None:
+        stock = keras.layers.GroupNormalization(groups=-1, epsilon=1e-3)
+        stock.build(x.shape)
+        stock.set_weights([gamma, beta])
+        np.testing.assert_allclose(layer(x), stock(x), rtol=1e-4, atol=1e-4)
+
+
+def test_coarser_stages_answer_in_training_only() -> None:
+    rng = np.random.default_rng(0)
+    answer = rng.random((2, 5, 4, 3, 3)).astype("float32")
+    coarse = rng.normal(size=(2, 3, 2, 3, 4)).astype("float32")
+    layer = layers.DeepSupervision([(2, 2, 1)], [7])
+    np.testing.assert_array_equal(layer([answer, coarse], training=False), answer)
+    found = np.asarray(layer([answer, coarse], training=True))
+    kernel, bias = layer.get_weights()
+    for where in np.ndindex(2, 5, 4, 3):
+        i, z, y, x = where
+        logits = coarse[i, z // 2, y // 2, x] @ kernel + bias
+        expected = np.exp(logits) / np.exp(logits).sum()
+        np.testing.assert_allclose(found[where], [*answer[where], *expected], rtol=1e-5)

@@ -16,7 +16,10 @@ def _functions(registry: dict) -> set[str]:
 def test_the_names_are_those_of_this_keras_and_of_the_models() -> None:
     abstract = {"optimizer", "optimizermap", "multioptimizer", "lossscaleoptimizer"}
     assert set(names.OPTIMIZERS) == _functions(optimizers.ALL_OBJECTS_DICT) - abstract
-    assert set(names.LOSSES) == _functions(losses.ALL_OBJECTS_DICT) | {"dice_cross_entropy"}
+    assert set(names.LOSSES) == _functions(losses.ALL_OBJECTS_DICT) | {
+        "dice_cross_entropy",
+        "batch_dice_cross_entropy",
+    }
     assert set(names.ACTIVATIONS) == _functions(activations.ALL_OBJECTS_DICT)
     assert tuple(models.NETWORKS) == names.NETWORKS
 

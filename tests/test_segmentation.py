@@ -21,7 +21,7 @@ from voxgap.recipe import PRESETS, Architecture, Recipe, Training
 from voxgap.training import adapt_model, train
 from voxgap.training.loader import Loader
 from voxgap.training.metrics import Accuracy, Dice
-from voxgap.training.segmentation import DiceCrossEntropy
+from voxgap.training.segmentation import DeeplySupervised, DiceCrossEntropy
 
 QUICK: dict[str, Any] = {"precision": "float32", "batch_size": 4, "learning_rate": 0.02}
 SHAPE = (5, 7, 6, 1)
@@ -79,6 +79,39 @@ def test_the_loss_equals_a_loop(weights: list[float] | None) -> None:
     assert float(again(maps, answers)) == float(loss(maps, answers))
 
 
+def test_the_dice_of_a_batch_sums_over_its_volumes() -> None:
+    rng = np.random.default_rng(1)
+    maps = rng.integers(-1, 3, (3, 2, 3, 4)).astype(np.int16)
+    maps[1][maps[1] == 2] = 0
+    answers = probabilities(maps.shape, 3)
+    one = maps.reshape(1, 2, 3, 12), answers.reshape(1, 2, 3, 12, 3)  # the same voxels as of one volume
+    entropy = np.mean(
+        [
+            -np.log(p[t >= 0][np.arange((t >= 0).sum()), t[t >= 0]]).mean()
+            for t, p in zip(maps, answers, strict=True)
+        ]
+    )
+    of_all = -np.log(one[1][one[0] >= 0][np.arange((one[0] >= 0).sum()), one[0][one[0] >= 0]]).mean()
+    expected = float(DiceCrossEntropy()(*one)) - of_all + entropy
+    loss = DiceCrossEntropy(batch=True)
+    assert float(loss(maps, answers)) == pytest.approx(expected, rel=1e-5)
+    assert DiceCrossEntropy.from_config(loss.get_config()).batch
+
+
+@pytest.mark.parametrize(
+    "inner", [DiceCrossEntropy(), lambda t, p: keras.ops.mean(p[..., 0] * (t + 2), axis=(1, 2, 3))]
+)
+def test_coarser_answers_weigh_half_as_much_each(inner: Any) -> None:
+    maps = np.random.default_rng(0).integers(0, 3, (2, 3, 4, 5)).astype("float32")
+    parts = [probabilities(maps.shape, 3, seed) for seed in range(3)]
+    each = [float(keras.ops.mean(inner(maps, part))) for part in parts]
+    loss = DeeplySupervised(inner, 3)
+    assert float(loss(maps, np.concatenate(parts, axis=-1))) == pytest.approx(
+        np.average(each, weights=[4, 2, 1]), rel=1e-5
+    )
+    assert float(loss(maps, parts[0])) == pytest.approx(each[0], rel=1e-5)
+
+
 def test_the_loss_of_a_perfect_answer_is_nothing_and_of_no_labels_too() -> None:
     maps = np.array([[[[0, 1, 2, -1]]]], np.int16)
     perfect = np.eye(3, dtype="float32")[maps]
@@ -134,7 +167,7 @@ def test_every_network_segments_with_strides_1(network: str, tmp_path: Path) -> 
     assert_segments(network, "masked_conv", tmp_path, strides=1)
 
 
-@pytest.mark.parametrize("network", [name for name in NETWORKS if name != "unet3d"])
+@pytest.mark.parametrize("network", [name for name in NETWORKS if "unet" not in name])
 def test_a_network_that_loses_the_grid_is_refused(network: str) -> None:
     with pytest.raises(VoxgapError, match="use unet3d, or strides=1"):
         build_model(network, (16, 16, 16, 1), 3, "segmentation", filters=(2, 3))
@@ -158,10 +191,37 @@ def test_the_gradient_reaches_every_weight(strategy: str) -> None:
         assert np.abs(gradient.numpy()).max() > 0, weight.path
 
 
+def test_deep_supervision_trains_stages_that_nobody_asks_afterwards() -> None:
+    model = build_model(
+        "resunet3d", SHAPE, 3, "segmentation", filters=(3, 4, 5), norm="instance", deep_supervision=True
+    )
+    before = [w.copy() for w in model.get_layer("network").get_layer("deep_supervision").get_weights()]
+    history = train(model, DATA, epochs=2, **QUICK)
+    after = model.get_layer("network").get_layer("deep_supervision").get_weights()
+    assert any(np.abs(a - b).max() > 0 for a, b in zip(after, before, strict=True))
+    assert history.epochs[0].keys() >= {"val_dice", "val_accuracy"}
+    assert model.predict(DATA.volumes[:1], verbose=0).shape == (1, *SHAPE[:3], 3)
+    for task, filters in (("classification", (3, 4, 5)), ("segmentation", (3, 4))):
+        with pytest.raises(VoxgapError, match="deep_supervision is of a segmentation by unet3d"):
+            build_model("unet3d", SHAPE, 3, task, filters=filters, deep_supervision=True)
+    with pytest.raises(VoxgapError, match="norm must be batch or instance, got 'layer'"):
+        build_model("unet3d", SHAPE, 3, "segmentation", norm="layer")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("strategy", PRESETS)
+@pytest.mark.parametrize("network", ["unet3d", "resunet3d"])
+def test_instance_norm_and_deep_supervision_with_every_strategy(
+    network: str, strategy: str, tmp_path: Path
+) -> None:
+    assert_segments(network, strategy, tmp_path, norm="instance", deep_supervision=True)
+
+
 @pytest.mark.parametrize("strategy", ["masked_conv", "attention"])
 def test_unet3d_sees_no_missing_value(strategy: str) -> None:
     """What lies under a gap must not matter: only that it is one."""
-    model = build_model("unet3d", SHAPE, 3, "segmentation", strategy, filters=(3, 4))
+    # By instance the statistics are of what is observed alone.
+    model = build_model("unet3d", SHAPE, 3, "segmentation", strategy, filters=(3, 4), norm="instance")
     adapt_model(model, DATA.part("train"))
     values = tiny.volumes(1, SHAPE, missing_rate=0.0)
     observed = np.ones_like(values)
@@ -375,6 +435,23 @@ def test_patches_of_nothing_are_drawn_again_and_only_patches_are_read() -> None:
     assert np.bincount(targets).tolist() == [32, 32]
     assert (~np.isnan(volumes)).any(axis=(1, 2, 3, 4)).mean() > 0.95
     assert lazy.read == 8**3
+
+
+def test_a_third_of_the_patches_lies_about_foreground_that_can_be_seen() -> None:
+    maps = np.zeros((2, 40, 40, 40), np.int16)
+    maps[:, 3, 30, 8], maps[:, 20:24, 20, 20] = 1, 2  # rare, and a little less so
+    volumes = np.ones((2, 40, 40, 40, 1), np.float32)
+    volumes[1, 20:24] = np.nan  # the second class of the second volume is in a gap
+    loader = Loader(volumes, maps, 50, seed=1, patch_size=(8, 8, 8), per_volume=300)
+    seen = [(v, m) for i in range(len(loader)) for v, m in zip(*loader[i], strict=True)]
+    has = np.array([[(m == kind).any() for kind in (1, 2)] for _, m in seen]).mean(axis=0)
+    assert 0.12 < has[0] < 0.32
+    assert 0.06 < has[1] < 0.25
+    assert has.sum() > 0.28
+    blind = [np.isnan(v[..., 0][m > 0]).all() for v, m in seen if (m > 0).any()]
+    assert np.mean(blind) < 0.1
+    corners = [loader._corner(0, True, np.random.default_rng(seed)) for seed in range(20)]
+    assert set(corners) == {(0, 26, 4), *((at - 4, 16, 16) for at in range(20, 24))}
 
 
 def test_training_on_patches_and_predicting_whole_volumes() -> None:

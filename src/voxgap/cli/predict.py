@@ -81,6 +81,13 @@ def predict(
             "acquire_next, worth, advice. For bundles with a certificate (voxgap certify).",
         ),
     ] = False,
+    mirror: Annotated[
+        bool,
+        typer.Option(
+            help="Answer with the mean over each volume and its mirror images: eight times as long. Not where classes "
+            "are sides."
+        ),
+    ] = False,
     outside: Annotated[
         int | None,
         typer.Option(help="In label maps: what stands outside of what the network saw; 0 without it."),
@@ -143,7 +150,7 @@ def predict(
         seed=seed,
         advise=advise,
     )
-    predictor = open_bundle(bundle, precision, engine, threads, threshold)
+    predictor = open_bundle(bundle, precision, engine, threads, threshold, mirror)
     if draws is not None:
         import_keras()
         predictor.check_draws(draws)
@@ -167,6 +174,7 @@ def predict(
         **dataclasses.asdict(wanted),
         "bundle": str(bundle.resolve()),
         "threshold": predictor.decision.threshold,
+        **({"mirror": True} if mirror else {}),
         "guarantee": digest(manifest.guarantee.to_json()) if manifest.guarantee else "",
         "certificate": digest(manifest.written["certificate"]) if advise else "",
     }
@@ -184,6 +192,7 @@ def predict(
             engine=predictor.running.engine,
             threads=threads,
             threshold=threshold,
+            mirror=mirror,
         )
 
         def source(_: Tell) -> Source:
@@ -205,13 +214,18 @@ def predict(
 
 
 def open_bundle(
-    bundle: Path, precision: str, engine: str, threads: int | None, threshold: float | None = None
+    bundle: Path,
+    precision: str,
+    engine: str,
+    threads: int | None,
+    threshold: float | None = None,
+    mirror: bool = False,
 ) -> Predictor:
     """Load a bundle as `voxgap.load` does; where that takes Keras, without what TensorFlow prints."""
     from voxgap.runtime import load
 
     import_keras_for(bundle, precision, engine)
-    return load(bundle, precision, engine, threads, threshold)  # type: ignore[arg-type]  # load says what is wrong with it
+    return load(bundle, precision, engine, threads, threshold, mirror)  # type: ignore[arg-type]  # load says what is wrong with it
 
 
 def import_keras_for(bundle: Path, precision: str, engine: str) -> None:

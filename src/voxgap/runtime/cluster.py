@@ -37,6 +37,7 @@ def on_ray(
     engine: str = "auto",
     threads: int | None = None,
     threshold: float | None = None,
+    mirror: bool = False,
 ) -> Source:
     """Return a source that answers on a Ray cluster, where the bundle and the files have the same paths as here.
 
@@ -44,7 +45,7 @@ def on_ray(
         bundle: its folder, as each machine of the cluster sees it.
         address: of the cluster; `local` starts one on this machine.
         wanted: what a row holds.
-        precision, engine, threshold: as for `load`.
+        precision, engine, threshold, mirror: as for `load`.
         threads: processor cores of one worker; 1 by default, so that each core has a worker.
     """
 
@@ -63,7 +64,10 @@ def on_ray(
             answered = listed.map_batches(
                 Answerer,
                 batch_size=_ITEMS_AT_ONCE,
-                fn_constructor_args=(partial(load, str(bundle), precision, engine, cores, threshold), wanted),
+                fn_constructor_args=(
+                    partial(load, str(bundle), precision, engine, cores, threshold, mirror),
+                    wanted,
+                ),
                 concurrency=(1, workers),
                 num_cpus=cores,
             )

@@ -23,6 +23,7 @@ from voxgap.runtime.engines import (
     open_engine,
 )
 from voxgap.runtime.manifest import Entry, Manifest
+from voxgap.runtime.mirroring import mirrored
 from voxgap.runtime.predictor import Predictor, Running
 from voxgap.volume import Values, times
 
@@ -36,6 +37,7 @@ def load(
     engine: str = "auto",
     threads: int | None = None,
     threshold: float | None = None,
+    mirror: bool = False,
 ) -> Predictor:
     """Load a bundle for prediction.
 
@@ -51,6 +53,9 @@ def load(
         threads: processor cores to use; all by default.
         threshold: of two classes, name the second from this probability on, 0.5: the more probable one. By default
             as the bundle's manifest says in `decision`.
+        mirror: answer with the mean over a volume and its mirror images, for up to eight times as long. It gains most
+            where the training mirrored volumes too, and is wrong where classes are sides. What the bundle guarantees
+            is of single answers, and is left out.
 
     Raises:
         VoxgapError: it is not a bundle, is damaged, was made by a newer voxgap, or has no file for such an engine.
@@ -86,8 +91,12 @@ def load(
     running = _running(name, manifest.files[kinds[name]], precision, run, opened)
     if manifest.guarantee is not None:
         strays = manifest.strays(kinds[name]) if precision != "fast" else running.difference
-        manifest = replace(manifest, guarantee=manifest.guarantee.within(strays))
-    return Predictor(manifest, run, running, opened.folder)
+        manifest = replace(manifest, guarantee=None if mirror else manifest.guarantee.within(strays))
+    if mirror:
+        if manifest.task == "fill":
+            raise VoxgapError(f"{opened.folder}: a fill is not mirrored; leave out mirror")
+        run = mirrored(run, manifest.task == "segmentation")
+    return Predictor(manifest, run, running, opened.folder, mirrored=mirror)
 
 
 def decided(manifest: Manifest, threshold: float | None) -> Manifest:

@@ -62,6 +62,7 @@ class Predictor:
         manifest: what the bundle says of itself.
         running: how it computes.
         folder: of the bundle, where it has one.
+        mirrored: whether its engine answers mirror images along with volumes.
 
     Example:
         >>> import voxgap as vg
@@ -77,9 +78,12 @@ class Predictor:
         engine: Engine,
         running: Running | None = None,
         folder: Path | None = None,
+        *,
+        mirrored: bool = False,
     ) -> None:
         self.manifest = manifest
         self.folder = folder
+        self.mirrored = mirrored
         self.running = running or Running()
         self._engine = engine
         self._drawing: Drawing | None = None
@@ -379,6 +383,8 @@ class Predictor:
             VoxgapError: so many draws say nothing, or the bundle's fill says no deviation.
         """
         check_draws(draws)
+        if self.mirrored:
+            raise VoxgapError("draws are not answered along with mirror images: leave out one of the two")
         with self._lock:
             if self._drawing is None:
                 if self.folder is None:

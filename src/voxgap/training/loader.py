@@ -20,8 +20,10 @@ Batch = tuple[np.ndarray, ...]
 AHEAD = 2
 # How often a patch is drawn before one without anything to learn from is taken.
 TRIES = 8
-# Of label maps a third of the patches shall hold more than background, as nnU-Net does (Isensee et al. 2021).
+# Of label maps a third of the patches lies about a voxel of a class drawn among those but the background, as in nnU-Net
+# (Isensee et al. 2021), so that small structures are seen as often as large ones; of each class so many are known.
 FOREGROUND = 1 / 3
+PLACES = 1000
 
 
 def owners(volumes: Array, size: Size | None, per_volume: int | None) -> np.ndarray:
@@ -85,7 +87,8 @@ class Loader(keras.utils.PyDataset):
         spacing: size of a voxel along depth, height and width, for `augment`.
         threads: that share a batch's augmentation; by default as many as there are processors.
         patch_size: `(depth, height, width)`: batches are of random patches, drawn by (seed, epoch, index); nothing
-            else of the volumes is read. A patch in which nothing is observed, or nothing labelled, is drawn again.
+            else of the volumes is read. A patch in which nothing is observed, or nothing labelled, is drawn again; so
+            is one that lies about foreground, all of which is in a gap.
         per_volume: patches of each volume in an epoch; by default as many as tile it.
         devices: that share a batch. A last batch that leaves one of them nothing joins the one before.
 
@@ -116,6 +119,7 @@ class Loader(keras.utils.PyDataset):
         self.threads = threads or os.cpu_count() or 1
         self.patch_size = patch_size
         self._owners = owners(volumes, patch_size, per_volume)
+        self._foreground: dict[int, list[np.ndarray]] = {}
         self.devices = devices
         if 0 < self._count < devices:
             raise VoxgapError(
@@ -176,14 +180,33 @@ class Loader(keras.utils.PyDataset):
         maps = len(self.targets.shape) >= len(self.volumes.shape) - 1
         least = 1 if maps and rng.random() < FOREGROUND else 0
         for _ in range(TRIES):
-            corner = random_corner(shape_of(self.volumes, index)[:3], self.patch_size, rng)
+            corner = self._corner(index, bool(least), rng)
             target = read_patch(self.targets, index, corner, self.patch_size) if maps else self.targets[index]
             if maps and (target < least).all():
                 continue
             volume = read_patch(self.volumes, index, corner, self.patch_size)
-            if not np.isnan(volume).all():
+            seen = ~np.isnan(volume).all(axis=-1)
+            if (seen & (target >= least) if maps else seen).any():
                 return volume, target
         return read_patch(self.volumes, index, corner, self.patch_size), target
+
+    def _corner(self, index: int, aimed: bool, rng: np.random.Generator) -> Size:
+        """Draw a patch of a volume, anywhere or about a voxel of its foreground."""
+        size, shape = self.patch_size or (1, 1, 1), shape_of(self.volumes, index)[:3]
+        anywhere = random_corner(shape, size, rng)
+        if not aimed or all(length <= edge for length, edge in zip(shape, size, strict=True)):
+            return anywhere
+        if index not in self._foreground:
+            self._foreground[index] = _places(np.asarray(self.targets[index]))
+        if not self._foreground[index]:
+            return anywhere
+        places = self._foreground[index][int(rng.integers(len(self._foreground[index])))]
+        voxel = places[int(rng.integers(len(places)))].tolist()
+        depth, height, width = (
+            start if length <= edge else min(max(0, at - edge // 2), length - edge)
+            for at, edge, length, start in zip(voxel, size, shape, anywhere, strict=True)
+        )
+        return depth, height, width
 
     def _augmented(
         self, augment: Augment, volumes: np.ndarray, targets: np.ndarray, seed: tuple[int, int, int]
@@ -197,3 +220,12 @@ class Loader(keras.utils.PyDataset):
                 "a network needs one shape; crop or pad the data set instead"
             )
         return np.asarray(moved, np.float32), targets
+
+
+def _places(label_map: np.ndarray) -> list[np.ndarray]:
+    """Return voxels of each class but the background, `(voxels, 3)` each, evenly thinned out where there are many."""
+    found = []
+    for kind in np.unique(label_map[label_map > 0]).tolist():
+        places = np.argwhere(label_map == kind)
+        found.append(places[:: -(-len(places) // PLACES)].astype(np.int32))
+    return found
