@@ -121,7 +121,7 @@ def plan(dataset: Dataset, *, gpu: bool | None = None, **given: Any) -> Plan:
 
 
 def proposed(
-    shapes: Sequence[Sequence[int]],
+    shapes: Sequence[tuple[int, ...]],
     spacing: Sequence[float] | None = None,
     machine: Machine = PROCESSORS,
     *,
@@ -143,7 +143,9 @@ def proposed(
     said = {name: value for name, value in given.items() if value is not None}
     why = []
     if spacing is not None:
-        why.append(f"spacing {_by([f'{one:g}' for one in spacing])}: that of the volumes, all brought to one")
+        why.append(
+            f"spacing {_by([f'{one:g}' for one in spacing])}: that of the volumes, or what they were brought to"
+        )
     size, reason = _patch(shapes, _most_voxels(machine, memory))
     size = axes(said.get("patch_size", size), "patch_size")
     whole = bool((np.array(shapes) <= size).all())
@@ -181,7 +183,7 @@ def proposed(
     )
 
 
-def _patch(shapes: Sequence[Sequence[int]], most: int) -> tuple[Axes, str]:
+def _patch(shapes: Sequence[tuple[int, ...]], most: int) -> tuple[Axes, str]:
     """Return one that holds each volume; where that is too large, one of the shape that most have, made smaller."""
     sizes = np.array(shapes)
     largest = [_rounded(length) for length in sizes.max(axis=0).tolist()]
