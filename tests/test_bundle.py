@@ -71,7 +71,9 @@ def folder(original: Path, tmp_path: Path) -> Path:
 
 def test_the_manifest_names_each_file_and_nothing_else_is_there(original: Path) -> None:
     manifest = stand_in.written(original)
-    named = {manifest[part]["path"] for part in ("golden", "cases", "reference")} | {manifest["files"]["keras"]["path"]}
+    named = {manifest[part]["path"] for part in ("golden", "cases", "reference")} | {
+        manifest["files"]["keras"]["path"]
+    }
     others = {MANIFEST, "history.csv", "history.png", EVIDENCE}
     assert {path.name for path in original.iterdir()} == {*others, *named}
     assert manifest["files"]["keras"]["precision"] == "float32"

@@ -169,7 +169,17 @@ MEETING = {
     "web": {"runtime", *BASE},
     "server": {"drift", "runtime", "grid", "volume", "io", "resample", "layers", "fill", *BASE},
     "pictures": {"history", "volume", *BASE},
-    "report": {"promises", "trust", "pictures", "history", "metrics", "evidence", "missingness", "volume", *BASE},
+    "report": {
+        "promises",
+        "trust",
+        "pictures",
+        "history",
+        "metrics",
+        "evidence",
+        "missingness",
+        "volume",
+        *BASE,
+    },
 }
 ALLOWED = NUMPY_SIDE | KERAS_SIDE | MEETING
 HEAVY = {"keras", "tensorflow", "torch", "jax"}

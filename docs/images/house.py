@@ -33,7 +33,11 @@ ROWS: tuple[tuple[str, tuple[tuple[str, str, tuple[str, ...]], ...]], ...] = (
     (
         "data and networks",
         (
-            ("NumPy", NUMPY, ("evidence", "dataset", "samples", "subjects", "paths", "promises", "acquire", "drift")),
+            (
+                "NumPy",
+                NUMPY,
+                ("evidence", "dataset", "samples", "subjects", "paths", "promises", "acquire", "drift"),
+            ),
             ("Keras", KERAS, ("training", "models", "history")),
         ),
     ),

@@ -85,10 +85,8 @@ def _print(inspection: Inspection) -> None:
 
     _section(inspection.name, inspection.rows())
     if inspection.found.missing_rate:
-        out.print("
-[bold]What does it depend on?[/]", markup=True)
-        out.print("
-".join(inspection.depends()))
+        out.print("\n[bold]What does it depend on?[/]", markup=True)
+        out.print("\n".join(inspection.depends()))
         if inspection.evidence.tests:
             _print_tests(inspection)
             out.print(f"[dim]{NOBODY_KNOWS}[/]", markup=True)
