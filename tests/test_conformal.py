@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from voxgap.dataset import Dataset
+from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
 from voxgap.promises import Pattern, promised
 from voxgap.trust.conformal import (
@@ -120,6 +120,22 @@ def test_rare_patterns_borrow_by_masking_more_unless_gaps_depend_on_something() 
     told = calibrated(data(300, informative=True), predict)
     assert "depends on the label" in told.informative
     assert {claim.rests for claim in told.claims.values()} == {"pattern"}
+
+
+@pytest.mark.full
+def test_of_nodules_only_what_was_calibrated_by_pattern_is_guaranteed() -> None:
+    given = load_data("sample:nodules").part("test")
+
+    def predict(volumes: Any) -> Any:
+        second = 1 / (1 + np.exp(-20 * (np.nanmean(volumes, axis=(1, 2, 3, 4)) - 0.1)))
+        return np.stack([1 - second, second], axis=1)
+
+    # A sixteenth of the voxels says as much about what is missing.
+    made = calibrated(given.with_volumes(given.volumes[:, ::4, ::4]), predict)
+    assert made.informative, "nobody drew what looked like nothing"
+    assert {pattern.missing for pattern in made.claims} == {()}
+    assert {claim.rests for claim in made.claims.values()} == {"pattern"}
+    assert "if gaps depend on nothing" not in made.words()
 
 
 def test_what_can_be_asked_for() -> None:
