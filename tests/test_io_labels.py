@@ -272,3 +272,20 @@ def test_the_format_of_a_map_is_that_of_the_scan_where_it_can_be(tmp_path: Path)
     series = read(tmp_path / "a.dicom")
     write(tmp_path / "b.nii", Volume(NUMBERS, series.affine), like=tmp_path / "a.dicom", labels=True)
     np.testing.assert_allclose(read(tmp_path / "b.nii").affine, series.affine)
+
+
+def test_the_map_of_an_ome_image_is_a_label_image_that_names_it(tmp_path: Path) -> None:
+    write(tmp_path / "in" / "ct.zarr", Volume(NUMBERS[..., None], spacing=(3.0, 2.0, 1.0)))
+    write(
+        tmp_path / "maps" / "ct.zarr",
+        Volume(NUMBERS[..., None] * 0 + 2, spacing=(3.0, 2.0, 1.0)),
+        like=tmp_path / "in" / "ct.zarr",
+        labels=True,
+    )
+    label, image = (zarr.open_group(tmp_path / folder / "ct.zarr", mode="r") for folder in ("maps", "in"))
+    said = label.attrs["ome"]["image-label"]
+    assert said["version"] == label.attrs["ome"]["version"] == "0.5"
+    assert (tmp_path / "maps" / "ct.zarr" / said["source"]["image"]).resolve() == tmp_path / "in" / "ct.zarr"
+    assert label.attrs["ome"]["multiscales"][0]["axes"] == image.attrs["ome"]["multiscales"][0]["axes"]
+    assert label["0"].dtype == np.uint8
+    assert label["0"].shape == image["0"].shape

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -84,8 +84,10 @@ def scan_zarr(path: Path, options: Options) -> Source:
     )
 
 
-def write_zarr(folder: Path, volume: Volume, dtype: Any = np.float32) -> None:
-    """Write an OME-Zarr 0.5 image of one level, with affine and channel names as attributes."""
+def write_zarr(
+    folder: Path, volume: Volume, dtype: Any = np.float32, said: Mapping[str, Any] | None = None
+) -> None:
+    """Write an OME-Zarr 0.5 image of one level, with affine and channel names as attributes, and what else is said."""
     zarr = need("zarr", folder)
     over_time = volume.axes[0] == "time"
     order = (0, 3, 1, 2) if over_time else (3, 0, 1, 2)
@@ -100,6 +102,7 @@ def write_zarr(folder: Path, volume: Volume, dtype: Any = np.float32) -> None:
         "version": "0.5",
         "multiscales": [{"name": "values", "axes": axes, "datasets": [level]}],
         "omero": {"channels": labels},
+        **(said or {}),
     }
     group = zarr.create_group(str(folder), zarr_format=3, attributes={"ome": ome})
     shape = tuple(volume.values.shape[axis] for axis in order)
@@ -131,13 +134,14 @@ def write_zarr_labels(folder: Path, labels: Volume, dtype: Any, source: Source |
     """Write a label map of whole numbers, along the axes of the array that it is for, with their coordinates."""
     zarr = need("zarr", folder)
     if source is None:
-        return write_zarr(folder, labels, dtype)
+        return write_zarr(folder, labels, dtype, {"image-label": {"version": "0.5"}})
     laid, path, options = as_stored(labels, source), source.path, source.options
     level = _level(zarr, _opened(zarr, path, "", options), path, options)
     if (
         level.axes or not level.item
     ):  # An OME image says what its axes are; an array alone has nothing beside it.
-        return write_zarr(folder, laid, dtype)
+        image = {"image": os.path.relpath(path, folder)}
+        return write_zarr(folder, laid, dtype, {"image-label": {"version": "0.5", "source": image}})
     form = _array(zarr, path, level.item, options).metadata.zarr_format
     group = zarr.create_group(str(folder), zarr_format=form)
     own = {"channels": list(labels.channels)} | ({"spacing": laid.spacing} if laid.spacing else {})
