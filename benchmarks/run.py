@@ -7,6 +7,7 @@ Prints one table a question and writes bench-results/latest.json. Names on the c
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 import tempfile
@@ -21,6 +22,7 @@ import agreement
 import augment_step
 import conformal_coverage as coverage
 import experiment_step
+import fill_rivals
 import predict_step
 import server_step
 from protocol import FOLDER, OURS, PEERS, compare
@@ -214,10 +216,27 @@ def guarantees() -> dict[str, object]:
     return {"seconds": {}, "ratios": ratios}
 
 
+def fills() -> dict[str, object]:
+    """Half of the frames of sample:motion, and with ALBORAN= points of a sea: errors beside those of peers."""
+    found = fill_rivals.motion()
+    errors = found["errors"]
+    best = min((name for name in fill_rivals.RIVALS if name in errors), key=errors.__getitem__)
+    ratios = {f"motion: {name} / {best}": (errors[name] / errors[best], 1.0) for name in fill_rivals.OWN}
+    if file := os.environ.get("ALBORAN"):
+        field = fill_rivals.alboran(file, os.environ.get("DINEOF"))
+        own, (peer, theirs) = field["kriging"], list(field.items())[1]
+        ratios |= {
+            f"Alboran, {trial}: kriging / {peer}": (own[trial] / theirs[trial], 1.0) for trial in theirs
+        }
+        found |= field
+    return {**found, "ratios": ratios}
+
+
 QUESTIONS: dict[str, Callable[[], dict[str, object]]] = {
     "training": training,
     "masked_conv": masked_conv,
     "knn": knn,
+    "fills": fills,
     "augmentation": augmentation,
     "loader": loader,
     "predict": predict,
