@@ -165,9 +165,9 @@ mask = ['in.nc#mask']
 time = 'in.nc#time'
 alpha = 0.01
 numit = 3
-nev = 8
+nev = 5
 neini = 1
-ncv = 9
+ncv = 10
 tol = 1.0e-8
 nitemax = 300
 toliter = 1.0e-3
@@ -178,7 +178,7 @@ Output = './'
 results = ['out.nc#SST']
 seed = 243435
 """
-"""As in DINEOF's example for this file; of ten days, eight modes can be had."""
+"""As in DINEOF's own example of this file."""
 
 
 def main() -> None:
