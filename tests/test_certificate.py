@@ -249,7 +249,7 @@ def test_an_audit_says_where_there_is_nothing_to_share_out() -> None:
     found = audited(given, lambda x: np.full((len(x), 2), 0.5))
     assert found is not None
     assert found.share is None
-    assert "not above chance" in found.conclusion
+    assert "not shown to be above chance" in found.conclusion
     assert audited(given.with_volumes(np.nan_to_num(given.volumes)), predict) is None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ from voxgap.bundle.evidence import WORST, write_evidence
 from voxgap.dataset import Dataset
 from voxgap.evidence import Cases, collect
 from voxgap.history import History
+from voxgap.promises import RATES
 from voxgap.report import cases as drawn
-from voxgap.report.training import shown_part
+from voxgap.report.training import OF_ALL, OF_EACH, shown_part
 from voxgap.runtime import Bundle
 
 EPOCHS = tuple({"loss": 1.0 / n, "val_loss": 1.2 / n, "accuracy": 0.5, "seconds": 1.0} for n in range(1, 4))
@@ -52,6 +54,37 @@ def page_of(folder: Path, known: Dataset, **more: Any) -> str:
     cases = collect(known, network)
     write_evidence(bundle(folder, known, network, **more), known, cases, network, HISTORY)
     return checked(folder / "evidence" / "report.html")
+
+
+def gapped(count: int = 150) -> Dataset:
+    """Two channels, of which one is missing more often in one class; half of it for the test."""
+    rng = np.random.default_rng(0)
+    targets = np.arange(count) % 2
+    volumes = rng.normal(size=(count, 4, 4, 4, 2)).astype(np.float32) + targets[:, None, None, None, None]
+    volumes[rng.random(count) < 0.2 + 0.6 * targets, ..., 1] = np.nan
+    split = np.repeat(["test", "validation", "train"], [count - 40, 20, 20])
+    return Dataset.from_arrays(volumes, labels=targets, split=split, channels=("t1", "flair"))
+
+
+def test_a_page_says_what_comes_from_the_gaps_and_how_sure_each_pattern_is(tmp_path: Path) -> None:
+    known = gapped()
+
+    def by_the_gaps(volumes: Any) -> Any:
+        sure = np.where(np.isnan(volumes).any(axis=(1, 2, 3, 4)), 0.8, 0.2)
+        return np.stack([1 - sure, sure], axis=1)
+
+    own = [{"missing": [1], "rate": 0, "temperature": 3.0, "samples": 20}]
+    for patterns, words in ((own, OF_EACH), (None, OF_ALL)):
+        by_gaps = {} if patterns is None else {"patterns": patterns, "rates": list(RATES)}
+        calibration = {"temperature": 1.5, "samples": 50} | by_gaps
+        folder = bundle(tmp_path, known, Network(known), scores={}, calibration=calibration)
+        write_evidence(folder, known, collect(known, by_the_gaps), by_the_gaps, HISTORY)
+        page = checked(tmp_path / "evidence" / "report.html")
+        assert words in page
+        assert "flair missing, and nothing of the rest" in page
+        share = re.search(r"accuracy above chance, ([\d.]+) .* comes from what is missing alone", page)
+        assert share is not None
+        assert float(share[1]) == pytest.approx(1, abs=0.1)
 
 
 def cases_of(known: Dataset) -> Cases:

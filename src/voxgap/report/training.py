@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 
 FEWEST_DRAWN, MOST_PATTERNS = 15, 4  # cases of a pattern, and patterns, that have a curve
 
+OF_EACH = (
+    "Each pattern of gaps has a temperature of its own, which was better for cases that it was not fitted on."
+)
+OF_ALL = (
+    "All patterns of gaps have one temperature: one for each was not shown to be better for cases that it was not "
+    "fitted on."
+)
 CALIBRATED = "calibrated"
 """Label of the curve of calibrated probabilities."""
 
@@ -239,12 +246,7 @@ def _reliability(
         figures.append(
             (drawn.calibration(by_gaps, shown.classes, unit), "The calibrated ones, by pattern of gaps.")
         )
-        own = bool(manifest.calibration and manifest.calibration.patterns)
-        words.append(
-            "Each pattern of gaps has a temperature of its own: that was better for cases not met."
-            if own
-            else "One temperature serves all patterns of gaps: one for each was no better for cases not met."
-        )
+        words.append(OF_EACH if manifest.calibration and manifest.calibration.patterns else OF_ALL)
     return [Section("Probabilities", words, figures=figures)]
 
 

@@ -69,7 +69,10 @@ class Audit:
         """What it says, in a sentence."""
         unit = self.metric.replace("_", " ")
         if self.share is None:
-            return f"The network's {unit} is not above chance here: there is nothing to share between gaps and values."
+            return (
+                f"The network's {unit} is not shown to be above chance here: there is nothing to share between gaps "
+                "and values."
+            )
         said = f"Of its {unit} above chance, {self.share.words()} comes from what is missing alone"
         low = self.share.interval[0] if self.share.interval else self.share.value
         return said + (": a network that would not do so elsewhere." if low > 0.05 else ".")
