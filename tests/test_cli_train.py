@@ -150,7 +150,8 @@ OTHERWISE = {
         "mask-channel": None,
         "attention": None,
     },
-    **{"missing-slices": "constant", "coverage": "0.9", "fill": "zero", "ema": "2.0"},
+    **{"missing-slices": "constant", "coverage": "0.9", "fill": "zero", "ema": "2.0", "plan": "none"},
+    **{"norm": "instance", "deep-supervision": None, "patches-per-volume": "4"},
 }
 
 
