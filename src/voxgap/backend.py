@@ -51,9 +51,6 @@ def _without_tensorflow_s_log() -> Iterator[None]:
                     os.write(2, line)
 
 
-# TensorFlow takes oneDNN by itself only where the processor has AVX-512: elsewhere its Conv3D is four times slower.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
 with _without_tensorflow_s_log():
     import keras
 

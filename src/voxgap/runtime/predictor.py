@@ -15,7 +15,6 @@ from typing import Any, overload
 import numpy as np
 
 from voxgap.decision import Decision, named
-from voxgap.drift import looks
 from voxgap.errors import VoxgapError
 from voxgap.grid import Grid, LabelMap, Sample, back_on_file, read_sample, scan_sample
 from voxgap.patches import OVERLAP, Band, bands, each_volume, patch_size, predict_patches
@@ -28,7 +27,7 @@ from voxgap.runtime.calibration import tempered
 from voxgap.runtime.draws import Drawing, Pooled, check_draws, pooled
 from voxgap.runtime.engines import Engine
 from voxgap.runtime.manifest import Manifest
-from voxgap.runtime.profile import drift, far_outside, own_part
+from voxgap.runtime.profile import drift, far_outside, watched
 from voxgap.runtime.summary import in_lines
 from voxgap.volume import Values, Volume, as_batch, as_real, times
 
@@ -465,24 +464,19 @@ class Predictor:
                 said.
         """
         one_class, calibration = self.task == "classification", self.manifest.calibration
-        guarantee, profile, worths = self.manifest.guarantee, self.manifest.profile, self.manifest.worths
-        watched = None
-        if self.manifest.reference is not None and profile is not None:
-            watched = looks(own_part(volume, profile, records), self.manifest.input.channels)
+        guarantee, worths = self.manifest.guarantee, self.manifest.worths
         return Answer(
             values=values,
             label=self.classes[int(named(values, self.decision.threshold))] if one_class else None,
             top=answers.top(values, self.classes, top_k) if one_class else (),
             calibrated=tempered(values, calibration.of_input(volume)) if calibration and one_class else None,
             missing_rate=own_missing_rate(volume, records or ()),
-            drift=drift(volume, profile, records),
+            drift=drift(volume, self.manifest.profile, records),
             windows=self.manifest.input.windows(volume.shape),
-            promise=None
-            if guarantee is None
-            else guarantee.of_answer(volume, values, self.task, self.classes),
+            promise=guarantee and guarantee.of_answer(volume, values, self.task, self.classes),
             advice=None if worths is None else worths.of_volume(volume),
             seconds=seconds,
-            looks=watched,
+            looks=watched(volume, self.manifest, records),
             **vars(self.running),
         )
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from voxgap.drift import looks
 from voxgap.errors import VoxgapError
 from voxgap.observed import moments
 from voxgap.ragged import shapes_of
 from voxgap.resample import Box, Record, crop_to_observed, extent
 from voxgap.volume import Values, Volume
+
+if TYPE_CHECKING:
+    from voxgap.runtime.manifest import Manifest
 
 OUTSIDE = 0.01
 """More than this share of values outside of the training data's: other units, most likely."""
@@ -215,3 +219,12 @@ def _range(data: Any) -> Range | None:
     if not math.isfinite(low) or not low <= high < math.inf:
         raise ValueError("a range is two numbers, the lower one first")
     return low, high
+
+
+def watched(
+    volume: Values, manifest: Manifest, records: Sequence[Record] | None
+) -> Mapping[str, float] | None:
+    """Return what a drift test watches of an input; None where a bundle keeps nothing to hold it against."""
+    if manifest.reference is None or manifest.profile is None:
+        return None
+    return looks(own_part(volume, manifest.profile, records), manifest.input.channels)
