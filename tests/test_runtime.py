@@ -219,7 +219,7 @@ def test_the_manifest_says_what_using_the_bundle_takes(original: Path) -> None:
     digest = hashlib.sha256(data).hexdigest()
     assert entry["parts"] == [{"path": entry["path"], "sha256": digest, "bytes": len(data)}]
     names = {p.name for p in original.iterdir()}
-    own = {entry["path"], *(manifest[part]["path"] for part in ("golden", "cases"))}
+    own = {entry["path"], *(manifest[part]["path"] for part in ("golden", "cases", "reference"))}
     assert names == {MANIFEST, *own, "history.csv", "history.png", "evidence"}
 
 

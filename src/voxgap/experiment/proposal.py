@@ -167,7 +167,8 @@ def proposed(
     each = said.get("patches_per_volume", max(1, math.ceil(machine.steps * batch / len(shapes))))
     count = math.ceil(each * len(shapes) / batch)
     why.append(f"batches of {batch}, {each} a volume: {count} steps an epoch")
-    why.append("instance normalisation: a batch of few volumes has no statistics worth learning")
+    if "norm" not in said:
+        why.append("instance normalisation: a batch of few volumes has no statistics worth learning")
     deep = len(filters) > 2
     return Plan(
         spacing=None if spacing is None else (spacing[0], spacing[1], spacing[2]),
