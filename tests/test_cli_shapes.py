@@ -18,7 +18,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from voxgap.cli import app as voxgap_app
-from voxgap.cli.network import PANEL, STRATEGY_PANEL
+from voxgap.cli.network import FILTERS, PANEL, STRATEGY_PANEL, STRIDES
 from voxgap.cli.shapes import OF_A_NAMED_MODEL, InOrder, shapes
 from voxgap.errors import VoxgapError
 from voxgap.models import build_model
@@ -133,8 +133,11 @@ def test_a_named_model_takes_what_train_takes(app: typer.Typer) -> None:
     theirs = {p.name: (p.default, p) for p in get_command(voxgap_app).commands["train"].params}
     of_a_network = {name for name, (_, p) in theirs.items() if p.rich_help_panel in (PANEL, STRATEGY_PANEL)}
     assert of_a_network == (OF_A_NAMED_MODEL - {"outputs", "task", "strategy"}) | {"conv"}
+    planned = {"filters": FILTERS, "strides": STRIDES, "norm": "batch", "deep_supervision": False}
+    assert all(theirs[name][0] is None for name in planned)
     for name in of_a_network - {"conv"} | {"strategy"}:
-        assert ours[name] == theirs[name][0], name
+        # What a plan has a say in, train leaves open; without a plan it is what a network is built with anyhow.
+        assert ours[name] == (theirs[name][0] if name not in planned else planned[name]), name
 
 
 @pytest.mark.parametrize("given", ["--filters 8,16", "--dropout 0.5", "--mask-channel", "--outputs 3"])

@@ -22,6 +22,10 @@ Strides = Annotated[str, typer.Option(help="Between stages.", rich_help_panel=PA
 Padding = Annotated[str, typer.Option(help="same or valid.", rich_help_panel=PANEL)]
 Activation = Annotated[str, typer.Option(help="Keras name.", rich_help_panel=PANEL)]
 Dropout = Annotated[float, typer.Option(help="Before the output.", rich_help_panel=PANEL)]
+Norm = Annotated[str, typer.Option(help="batch, or instance: each volume by itself.", rich_help_panel=PANEL)]
+DeepSupervision = Annotated[
+    bool, typer.Option(help="Train coarser stages of unet3d to answer, too.", rich_help_panel=PANEL)
+]
 MaskChannel = Annotated[
     bool | None,
     typer.Option(help="Override the strategy: feed what is observed.", rich_help_panel=STRATEGY_PANEL),

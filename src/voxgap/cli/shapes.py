@@ -25,12 +25,14 @@ from voxgap.cli.network import (
     STRIDES,
     Activation,
     Attention,
+    DeepSupervision,
     Dropout,
     Fill,
     Filters,
     GapDropout,
     KernelSize,
     MaskChannel,
+    Norm,
     Padding,
     Strides,
     architecture,
@@ -81,7 +83,7 @@ SAVED = (".keras", ".h5")
 KINDS = ("plain", "masked", "gated")
 OF_A_NAMED_MODEL = frozenset(
     {"outputs", "task", "strategy", "filters", "kernel_size", "strides", "padding", "activation", "dropout"}
-    | {"fill", "mask_channel", "gap_dropout", "attention"}
+    | {"norm", "deep_supervision", "fill", "mask_channel", "gap_dropout", "attention"}
 )
 
 
@@ -242,6 +244,8 @@ def shapes(  # noqa: D103 - the docstring is the help text, which is set below.
     padding: Padding = PADDING,
     activation: Activation = ACTIVATION,
     dropout: Dropout = DROPOUT,
+    norm: Norm = Architecture.norm,
+    deep_supervision: DeepSupervision = Architecture.deep_supervision,
     fill: Fill = None,
     mask_channel: MaskChannel = None,
     gap_dropout: GapDropout = None,

@@ -169,7 +169,8 @@ class InstanceNormalization(keras.layers.Layer):
         >>> import numpy as np, voxgap as vg
         >>> x = np.random.default_rng(0).normal(5, 2, (2, 4, 4, 4, 1)).astype("float32")
         >>> y = np.asarray(vg.layers.InstanceNormalization()(x))
-        >>> [round(float(one), 3) for one in (*abs(y.mean(axis=(1, 2, 3))), *y.std(axis=(1, 2, 3)))]
+        >>> means, spreads = y.mean(axis=(1, 2, 3)), y.std(axis=(1, 2, 3))
+        >>> [round(float(one), 3) for one in (*abs(means).ravel(), *spreads.ravel())]
         [0.0, 0.0, 1.0, 1.0]
     """
 
