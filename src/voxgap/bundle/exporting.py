@@ -17,6 +17,7 @@ from voxgap.bundle import packages
 from voxgap.bundle.formats import FORMATS, PACKAGES, Precision, check_formats
 from voxgap.bundle.parity import TOLERANCES, Parity, differences, measure
 from voxgap.bundle.placing import place, workspace, write_manifest, writing
+from voxgap.bundle.scoring import in_order
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.runtime import Bundle, Manifest
@@ -181,6 +182,7 @@ def convert_and_prove(
 def _labelled(data: Dataset | None, manifest: Manifest) -> Dataset | None:
     if data is None:
         return None
+    data = in_order(data, manifest.input.channels)
     part = data.part("validation")
     part = part if len(part) else data
     part = part.take(np.arange(min(len(part), _MOST)))

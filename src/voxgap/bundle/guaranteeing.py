@@ -125,7 +125,7 @@ def guarantee(
         raise VoxgapError(_too_few(part.data, coverage))
     made = replace(made, tolerance=TOLERANCE + _strays(predictor))
     _keep(predictor, made)
-    notes = [told] if told else []
+    notes = [said for said in (given.lacks, told) if said]
     if made.informative:
         notes.append(f"nothing is borrowed between patterns: {made.informative}")
     return Guaranteed(made, counts, tuple(notes))

@@ -23,9 +23,9 @@ from voxgap.metrics.overlap import digests, in_part, overlap, read_cases
 from voxgap.metrics.surfaces import case_scores
 from voxgap.names import metric_words
 from voxgap.patches import predict_patches, size_for
-from voxgap.ragged import differ, shapes_of
+from voxgap.ragged import differ, each, shapes_of
 from voxgap.runtime import Bundle, Predictor, load
-from voxgap.volume import Values, times
+from voxgap.volume import Values, channel_names, times
 
 if TYPE_CHECKING:
     from voxgap.backend import keras
@@ -159,6 +159,7 @@ class Labelled:
         whole: whether that is all there is, because the data has no split.
         known: see `Evaluation`.
         told: how its samples were found, where the data does not say which they are.
+        lacks: which channels of the bundle it does not have.
     """
 
     split: str
@@ -168,11 +169,12 @@ class Labelled:
     whole: bool
     known: dict[str, int] | None = None
     told: str = ""
+    lacks: str = ""
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What to know before its scores are believed."""
-        count, notes = len(self.data), [self.told] if self.told else []
+        count, notes = len(self.data), [said for said in (self.lacks, self.told) if said]
         if self.whole:
             notes.append(f"{self.data.name}: no split, so that all {count} volumes are scored")
         met = [
@@ -218,9 +220,61 @@ def labelled(
     dataset = load_data(data, task=task, scoring=True, **on_grid)
     if dataset.task != manifest.task:
         raise VoxgapError(f"{dataset.name}: the data is for {dataset.task}, the bundle for {manifest.task}")
-    found = _part(dataset, split, known_to(opened))
+    lacking = [] if _unnamed(dataset, manifest.input.channels) else _lacking(dataset, manifest.input.channels)
+    found = _part(in_order(dataset, manifest.input.channels), split, known_to(opened))
     part = _with_classes(found.data, manifest.classes, manifest.label_values)
-    return replace(found, data=part)
+    lacks = f"{dataset.name}: no {', '.join(lacking)}: missing in all volumes" if lacking else ""
+    return replace(found, data=part, lacks=lacks)
+
+
+def in_order(data: Dataset, channels: Sequence[str]) -> Dataset:
+    """Return data with the channels of a network in its order, found by name; one that the data lacks is missing.
+
+    Where one of the two was never given names, their places count.
+
+    Args:
+        data: as it was read.
+        channels: of the network.
+
+    Raises:
+        VoxgapError: the data has a channel that the network does not know.
+    """
+    wanted = tuple(channels)
+    if data.channels == wanted:
+        return data
+    if _unnamed(data, wanted):
+        # Another number of channels is refused by whoever answers.
+        return replace(data, channels=wanted) if len(data.channels) == len(wanted) else data
+    own = _places(data, wanted)
+    if unknown := [name for place, name in enumerate(data.channels) if place not in own]:
+        raise VoxgapError(
+            f"{data.name}: its channels are {', '.join(data.channels)}, the bundle's {', '.join(wanted)}: rename or "
+            f"leave out {', '.join(unknown)}"
+        )
+
+    def placed(volume: Values) -> Values:
+        found = np.full((*volume.shape[:-1], len(wanted)), np.nan, np.float32)
+        for index, place in enumerate(own):
+            if place is not None:
+                found[..., index] = volume[..., place]
+        return found
+
+    return replace(data, volumes=each(placed, data.volumes), channels=wanted)
+
+
+def _unnamed(data: Dataset, channels: Sequence[str]) -> bool:
+    return any(tuple(names) == channel_names((), len(names), "") for names in (data.channels, channels))
+
+
+def _places(data: Dataset, channels: Sequence[str]) -> list[int | None]:
+    """Where each channel of a network stands in data, in any case of letters as in a table for `voxgap predict`."""
+    own = data.channels
+    folded = {name.casefold(): index for index, name in enumerate(own) if name not in channels}
+    return [own.index(name) if name in own else folded.get(name.casefold()) for name in channels]
+
+
+def _lacking(data: Dataset, channels: Sequence[str]) -> list[str]:
+    return [name for name, place in zip(channels, _places(data, channels), strict=True) if place is None]
 
 
 def _check_split(split: Split) -> None:
