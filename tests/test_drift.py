@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from voxgap.drift import Bets, Watch, _bets, drifted, looks, read_watch, reference_of
+from voxgap.drift import SCAN, Bets, Watch, _bets, drifted, looks, read_watch, reference_of
 from voxgap.errors import VoxgapError
 
 
@@ -137,6 +137,27 @@ def test_a_scan_that_is_sent_again_is_no_news() -> None:
         plain.update({"missing rate of t1": 0.0})
     assert plain.scans == 40
     assert not plain.alarmed
+
+
+def test_a_scan_is_known_again_where_no_values_are_watched_and_different_complete_scans_all_count() -> None:
+    rng = np.random.default_rng(0)
+    scans = rng.normal(size=(60, 2, 2, 2, 1)).astype(np.float32)
+    train = [looks(scan, ("t1",), values=False) for scan in scans[:20]]
+    assert SCAN not in reference_of(train)["names"]
+    watch = Watch({"missing rate of t1": np.linspace(0.2, 0.9, 20)})
+    for _ in range(150):
+        watch.update(json.loads(json.dumps(looks(scans[20], ("t1",), values=False))))
+        watch = Watch.from_json(json.loads(json.dumps(watch.to_json())))
+    assert watch.scans == 1
+    assert not watch.alarmed
+    for scan in scans[20:]:
+        watch.update(looks(scan, ("t1",), values=False))
+    assert watch.scans == 40
+    old = watch.to_json()
+    del old["known"]
+    assert Watch.from_json(old).scans == 40
+    with pytest.raises(VoxgapError, match="not the state of a watch"):
+        Watch.from_json(old | {"known": ["a"]})
 
 
 def test_a_reference_is_kept_and_read_again(tmp_path: Path) -> None:

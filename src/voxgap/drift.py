@@ -10,6 +10,7 @@ Estimating means of bounded random variables by betting, JRSS-B 86, 2024.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -32,10 +33,13 @@ _JUMP = 0.01  # share of the capital that is spread over all bets anew after eac
 _CEILING = 1e100  # beyond any doubt; more would be no number one day
 _DIGITS = 6  # of what is kept, of reference and stream alike: ties are ties in both
 _VALUES = "values of "
+SCAN = "scan"
+"""What a scan is known by, among its looks: a number made from its content, which is watched by nothing."""
+_REMEMBERED = 4000  # scans that are known again
 
 
 def looks(volume: Any, channels: Sequence[str], values: bool = True) -> dict[str, float]:
-    """Return what is watched of a scan, by name, without what can't be said of it.
+    """Return what is watched of a scan, by name, without what can't be said of it; and `SCAN`.
 
     Rate: how much of each channel is missing. Pattern: what the gaps consist of. Mechanism: how far the values beside
     the gaps of a channel lie from the others, in standard deviations, and the values of the other channels where one is
@@ -66,7 +70,14 @@ def looks(volume: Any, channels: Sequence[str], values: bool = True) -> dict[str
     gone = [name for name in channels if name not in means]
     if values:
         found |= {f"{_VALUES}{name} where {one} is missing": means[name] for name in means for one in gone}
-    return {name: float(f"{value:.{_DIGITS}g}") for name, value in found.items()}
+    known = {name: float(f"{value:.{_DIGITS}g}") for name, value in found.items()}
+    return known | {SCAN: _number_of(volume)}
+
+
+def _number_of(volume: Any) -> float:
+    """Return a number of 48 bits, which a float holds as it is."""
+    content = hashlib.blake2b(np.ascontiguousarray(volume, np.float32).data, digest_size=6)
+    return float(int.from_bytes(content.digest(), "big"))
 
 
 def _beside(gaps: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -156,6 +167,7 @@ class Watch:
         self.highest = 1.0
         """Highest evidence so far: what the alarm goes by."""
         self.names = tuple(reference)
+        self._known: dict[float, None] = {}
         self._bets = Bets(np.array([np.asarray(values, np.float64) for values in reference.values()]).T)
 
     @property
@@ -171,13 +183,13 @@ class Watch:
     def update(self, look: Mapping[str, float]) -> float:
         """Take one more scan into account, and return the evidence.
 
-        A scan that is there already, value for value, is that scan once more, and no news.
+        A scan that is there already, by its content or value for value, is that scan once more, and no news.
 
         Args:
             look: what is watched of it, by name; what is not there can't be said.
         """
         values = np.array([float(look.get(name, np.nan)) for name in self.names])
-        if self._met(values):
+        if self._met(values) or self._known_again(look.get(SCAN)):
             return self.evidence
         # Of seed and place, so that a watch that is restarted goes on as it would have.
         *ties, forgotten = np.random.default_rng([self.seed, self.scans]).random(len(values) + 1)
@@ -185,6 +197,14 @@ class Watch:
         self._bets.update(values, np.array(ties), np.array(forgotten))
         self.highest = max(self.highest, self.evidence)
         return self.evidence
+
+    def _known_again(self, scan: float | None) -> bool:
+        if scan is None or scan in self._known:
+            return scan is not None
+        self._known[scan] = None
+        if len(self._known) > _REMEMBERED:
+            del self._known[next(iter(self._known))]
+        return False
 
     def _met(self, values: NDArray[np.float64]) -> bool:
         # Rates and patterns of different scans may well be the same; the means of their values are not.
@@ -216,7 +236,11 @@ class Watch:
         """All of its state as plain values: what is made of it goes on where this one was."""
         facts = {name: getattr(self, name) for name in ("false_alarms", "seed", "scans", "highest")}
         seen = self._bets.seen[:, : self._bets.scans].T
-        return facts | _plain(self.names, seen) | {"capital": self._bets.capital.tolist()}
+        return (
+            facts
+            | _plain(self.names, seen)
+            | {"capital": self._bets.capital.tolist(), "known": [*self._known]}
+        )
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Watch:
@@ -228,6 +252,8 @@ class Watch:
         try:
             made = cls(_columns(data), float(data["false_alarms"]), int(data["seed"]))
             made.scans, made.highest = int(data["scans"]), float(data["highest"])
+            # Earlier versions of voxgap kept none.
+            made._known = dict.fromkeys(map(float, data.get("known", ())))
             made._bets.capital = np.array(data["capital"], np.float64).reshape(made._bets.capital.shape)
         except (KeyError, TypeError, ValueError) as error:
             raise VoxgapError(f"not the state of a watch ({error}); begin it anew") from error
@@ -244,7 +270,7 @@ def reference_of(found: Iterable[Mapping[str, float]], seed: int = 0) -> dict[st
     scans = list(found)
     order = np.random.default_rng(seed).permutation(len(scans))[:MOST_SCANS]
     some = [scans[i] for i in order]
-    every = dict.fromkeys(name for one in some for name in one)
+    every = dict.fromkeys(name for one in some for name in one if name != SCAN)
     names = [name for name in every if sum(name in one for one in some) >= _FEWEST]
     return _plain(names, [[one.get(name, np.nan) for name in names] for one in some]) if names else None
 
