@@ -46,7 +46,7 @@ def bundle(folder: Path, met: Dataset | None = None) -> Predictor:
     fields: dict[str, Any] = {"schema_version": 1}
     if met is not None:
         cases = folder / "cases.json"
-        cases.write_text(json.dumps(known_cases(digests(met.volumes), ["train"] * len(met))))
+        cases.write_text(json.dumps(known_cases(digests(met.volumes), ["train"] * len(met), met.groups)))
         fields["cases"] = {"path": cases.name, "sha256": sha256(cases), "bytes": cases.stat().st_size}
     entry = {"shape": [1, 2, 2, 1], "channels": ["t1"]}
     manifest = stand_in.manifest(CLASSES, input=entry, **fields)
@@ -93,6 +93,24 @@ def reopened(predictor: Predictor) -> Predictor:
     """The same, opened anew."""
     assert predictor.folder is not None
     return Predictor(Bundle.open(predictor.folder).manifest, answer, folder=predictor.folder)
+
+
+def test_copies_of_a_scan_count_once_and_groups_of_the_training_are_left_out(tmp_path: Path) -> None:
+    given = data(120)
+    copied = given.take(np.tile(np.arange(120), 3))
+    found = voxgap.guarantee(bundle(tmp_path), copied, coverage=0.8)
+    assert found.guarantee.samples == 120
+    assert "240 of 360 volumes left out: they are copies of others, and a scan counts once" in found.notes
+    with pytest.raises(VoxgapError, match="commonest of these 8 scans"):
+        voxgap.guarantee(bundle(tmp_path), given.take(np.tile(np.arange(8), 100)), coverage=0.8)
+    patients = replace(given, groups=np.array([f"p{i % 60}" for i in range(120)]))
+    # Of 6 patients the network has met the first scan.
+    found = voxgap.guarantee(bundle(tmp_path, patients.take(np.arange(6))), patients, coverage=0.6)
+    assert found.notes == tuple(
+        f"6 of 120 volumes left out: the network was trained or chosen on {what}"
+        for what in ("them", "others of their groups")
+    )
+    assert found.guarantee.samples == 54
 
 
 def test_what_can_not_be_guaranteed_is_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from voxgap.errors import VoxgapError
-from voxgap.metrics.overlap import digests, known_cases, overlap, read_cases
+from voxgap.metrics.overlap import digests, group_digests, in_part, known_cases, overlap, read_cases
 
 
 def test_content_is_what_counts() -> None:
@@ -45,3 +45,10 @@ def test_a_file_of_something_else_is_refused(content: str, tmp_path: Path) -> No
         read_cases(file)
     file.write_text(json.dumps({"train": ["aa"], "validation": []}))
     assert read_cases(file) == {"train": ["aa"], "validation": []}
+
+
+def test_groups_of_a_training_are_known_by_digests_of_their_names() -> None:
+    parts = ["train", "validation", "test", "calibration"]
+    known = known_cases(["aa", "bb", "cc", "dd"], parts, ["ann", "bob", "cid", "dan"])
+    assert known["groups"] == sorted(group_digests(["ann", "bob"]))
+    assert in_part([*known["groups"]], known, "test") == [True, True]

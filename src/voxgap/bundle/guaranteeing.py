@@ -18,7 +18,7 @@ from voxgap.dataset import Dataset
 from voxgap.dataset.gaps import with_simulated
 from voxgap.dataset.splits import make_split
 from voxgap.errors import VoxgapError
-from voxgap.metrics.overlap import digests, in_part
+from voxgap.metrics.overlap import GROUPS, digests, group_digests, in_part
 from voxgap.names import COVERAGE
 from voxgap.promises import TOLERANCE, Guarantee, Pattern, pattern_of
 from voxgap.runtime import Bundle, Predictor, load
@@ -125,33 +125,58 @@ def guarantee(
         raise VoxgapError(_too_few(part.data, coverage))
     made = replace(made, tolerance=TOLERANCE + _strays(predictor))
     _keep(predictor, made)
-    notes = [said for said in (given.lacks, told) if said]
+    notes = [given.lacks, *told] if given.lacks else told
     if made.informative:
         notes.append(f"nothing is borrowed between patterns: {made.informative}")
     return Guaranteed(made, counts, tuple(notes))
 
 
-def unmet(bundle: Bundle, given: Labelled) -> tuple[Labelled, str]:
-    """Leave out what a network was trained or chosen on, and say in a line what was.
+def unmet(bundle: Bundle, given: Labelled) -> tuple[Labelled, list[str]]:
+    """Leave out copies, and what a network was trained or chosen on, and say what was left out, a line each.
 
     Raises:
         VoxgapError: nothing is left.
     """
-    known, count = known_to(bundle), len(given.data)
+    known, data = known_to(bundle), given.data
+    found, said = digests(data.volumes), []
+    new = np.ones(len(data), bool)
+
+    def leave_out(which: NDArray[np.bool_], why: str) -> None:
+        if count := np.count_nonzero(new & which):
+            said.append(f"{count} of {len(data)} volumes left out: {why}")
+            new[which] = False
+
     if known is None:
-        return (
-            given,
-            "nothing is known of what the network was trained on: that this data is new to it is up to you",
+        said.append(
+            "nothing is known of what the network was trained on: that this data is new to it is up to you"
         )
-    new = np.flatnonzero(in_part(digests(given.data.volumes), known, "test"))
-    if not len(new):
-        raise VoxgapError(
-            f"{given.data.name}: all {count} volumes are known to this network from its training; a guarantee takes "
-            "data that is new to it"
-        )
-    told = f"{count - len(new)} of {count} volumes left out: the network was trained or chosen on them"
-    left = replace(given, data=given.data.take(new), places=given.places[new])
-    return left, told if len(new) < count else ""
+    else:
+        met = ~np.array(in_part(found, known, "test"))
+        leave_out(met, "the network was trained or chosen on them")
+        if not new.any():
+            raise VoxgapError(
+                f"{data.name}: all {len(data)} volumes are known to this network from its training; a guarantee takes "
+                "data that is new to it"
+            )
+        if data.groups is not None and GROUPS in known:
+            same = np.isin(group_digests(data.groups), known[GROUPS])
+            leave_out(same, "the network was trained or chosen on others of their groups")
+            if not new.any():
+                raise VoxgapError(
+                    f"{data.name}: all volumes, or their groups by name, are known to this network from its training; "
+                    "a guarantee takes data that is new to it; give groups that are others another name"
+                )
+    leave_out(_again(found), "they are copies of others, and a scan counts once")
+    places = np.flatnonzero(new)
+    return replace(given, data=data.take(places), places=given.places[places]), said
+
+
+def _again(found: Sequence[str | None]) -> NDArray[np.bool_]:
+    """Which volumes are copies of one before them; of which nothing was observed, nobody knows."""
+    first: dict[str, int] = {}
+    return np.array(
+        [case is not None and first.setdefault(case, i) != i for i, case in enumerate(found)], bool
+    )
 
 
 def set_aside(data: Dataset, coverage: float, seed: int) -> NDArray[np.bool_]:

@@ -211,7 +211,7 @@ def _record(recipe: Recipe | None) -> dict[str, Any]:
 
 
 def _known(dataset: Dataset) -> dict[str, list[str]]:
-    return known_cases(digests(dataset.volumes), dataset.split)
+    return known_cases(digests(dataset.volumes), dataset.split, dataset.groups)
 
 
 def _own_units(model: Any) -> bool:

@@ -61,7 +61,7 @@ def material(
         dataset = with_simulated(raw, gaps.pattern, gaps.missing_rate, gaps.mechanism, seed)
     aside = np.zeros(len(raw), bool) if coverage is None else set_aside(dataset, coverage, seed)
     learnt = np.full(len(raw), "train") if refit else raw.split
-    known = known_cases(digests(raw.volumes), np.where(aside, "calibration", learnt))
+    known = known_cases(digests(raw.volumes), np.where(aside, "calibration", learnt), raw.groups)
     if coverage is None:
         return Material(dataset, known)
     kept, held = (dataset.take(np.flatnonzero(which)) for which in (~aside, aside))

@@ -13,6 +13,7 @@ import numpy as np
 from voxgap.errors import VoxgapError
 
 PARTS = ("train", "validation")
+GROUPS = "groups"
 _DIGITS = 12  # of a thousand million pairs of cases, one in a quarter of a million sets agrees by chance
 
 
@@ -40,18 +41,30 @@ def _digest(volume: np.ndarray) -> str | None:
     return content.hexdigest()[:_DIGITS]
 
 
-def known_cases(found: Iterable[str | None], split: Iterable[str]) -> dict[str, list[str]]:
+def group_digests(groups: Iterable[str]) -> list[str]:
+    """Return what each group is known by: 12 hexadecimal digits of the SHA-256 of its name."""
+    return [hashlib.sha256(str(name).encode()).hexdigest()[:_DIGITS] for name in groups]
+
+
+def known_cases(
+    found: Iterable[str | None], split: Iterable[str], groups: Iterable[str] | None = None
+) -> dict[str, list[str]]:
     """Return what a bundle keeps of the cases that its network was trained and chosen on.
 
     Args:
         found: their `digests`.
         split: the part that each is in.
+        groups: the name of the group of each.
 
     Returns:
-        Digests by part, sorted, so that they say nothing of an order either.
+        Digests by part, sorted, so that they say nothing of an order either; those of the groups under `groups`.
     """
     pairs = list(zip(found, split, strict=True))
-    return {part: sorted({case for case, held in pairs if case and held == part}) for part in PARTS}
+    known = {part: sorted({case for case, held in pairs if case and held == part}) for part in PARTS}
+    if groups is None:
+        return known
+    of = zip(group_digests(groups), pairs, strict=True)
+    return known | {GROUPS: sorted({group for group, (_, held) in of if held in PARTS})}
 
 
 def overlap(found: Iterable[str | None], known: Mapping[str, list[str]]) -> dict[str, int]:
@@ -64,7 +77,7 @@ def overlap(found: Iterable[str | None], known: Mapping[str, list[str]]) -> dict
 def in_part(found: Iterable[str | None], known: Mapping[str, list[str]], part: str) -> list[bool]:
     """Say of each case whether it was in that part of the data of a training: `test` is what is in no other."""
     if part == "test":
-        met = {case for held in known.values() for case in held}
+        met = {case for one in PARTS for case in known.get(one, ())}
         return [case not in met for case in found]
     met = set(known.get(part, ()))
     return [case in met for case in found]
@@ -78,6 +91,10 @@ def read_cases(file: Path) -> dict[str, list[str]]:
     """
     try:
         held = json.loads(file.read_bytes())
-        return {part: [str(case) for case in held[part]] for part in PARTS}
+        # Earlier versions of voxgap kept no groups.
+        return {
+            part: [str(case) for case in held[part]]
+            for part in (*PARTS, *([GROUPS] if GROUPS in held else []))
+        }
     except (ValueError, KeyError, TypeError, RecursionError):
         raise VoxgapError(f"{file}: not the cases of a training; train the bundle again") from None
