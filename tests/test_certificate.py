@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,76 @@ def test_given_subsets_cost_a_prediction_each_and_nothing_is_advised_that_they_d
     ):
         with pytest.raises(VoxgapError, match=said):
             check_subsets(subsets, channels)
+
+
+def test_where_some_scans_lack_channels_the_complete_set_has_a_row_of_those_that_have_all() -> None:
+    whole, network = data(60, lacking=0.3), Network()
+    two = CHANNELS[:2]
+
+    def predict(batch: Any) -> Any:
+        return network(np.pad(batch, [(0, 0)] * 4 + [(0, 2)]))
+
+    given = replace(whole, volumes=np.asarray(whole.volumes)[..., :2], channels=two)
+    full = np.flatnonzero(~np.isnan(given.volumes).any(axis=(1, 2, 3, 4)))
+    right = np.asarray(predict(given.volumes).argmax(axis=1) == given.targets)
+    for subsets, predictions in ((None, 3), ([two, ("t2",)], 3)):
+        found = certified(given, predict, subsets=subsets, patterns=())
+        assert [row.name for row in found.rows[:2]] == ["as recorded", "t1 + t2"]
+        row = found.rows[1]
+        assert (row.kept, row.scans, row.score.value) == (two, len(full), pytest.approx(right[full].mean()))
+        assert row.loss.value == 0
+        assert found.predictions == predictions
+        complete = certified(given.take(full[:12]), predict, subsets=subsets, patterns=())
+        assert "t1 + t2" not in [row.name for row in complete.rows]
+
+
+def test_a_metric_that_one_class_alone_does_not_say_is_refused() -> None:
+    given = data(60)
+    only = given.take(np.flatnonzero(given.targets == 0))
+    with pytest.raises(
+        VoxgapError, match=r"wards: its auc can't be said: all \d+ volumes are no; choose another"
+    ):
+        certified(only, Network(), "auc", patterns=())
+
+
+def test_a_certificate_of_asked_subsets_leaves_the_bundles_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("voxgap.bundle.certifying._write", lambda folder, *_: None)
+    entry = {"shape": [2, 2, 2, 4], "channels": list(CHANNELS)}
+    manifest = stand_in.manifest(("no", "yes"), schema_version=1, input=entry)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.written | {"certificate": {}}))
+    predictor = Predictor(manifest, Network(), folder=tmp_path)
+    found = voxgap.certify(predictor, data(12), patterns=(), subsets=[("t1",)])
+    assert found.page == tmp_path / "evidence" / "subsets" / "certificate.html"
+    assert stand_in.written(tmp_path)["certificate"] == {}
+
+
+@pytest.mark.full
+def test_a_certificate_elsewhere_leaves_the_bundles_own(tmp_path: Path) -> None:
+    entry = {"shape": [2, 2, 2, 4], "channels": list(CHANNELS)}
+    manifest = stand_in.manifest(("no", "yes"), schema_version=1, input=entry)
+    evidence = tmp_path / "evidence"
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.written | {"certificate": {}}))
+    predictor = Predictor(manifest, Network(), folder=tmp_path)
+    voxgap.certify(predictor, data(12), patterns=(), out=tmp_path / "elsewhere")
+    assert stand_in.written(tmp_path)["certificate"] == {}
+    voxgap.certify(predictor, data(12), patterns=(), out=evidence)
+    kept = stand_in.written(tmp_path)["certificate"]
+    assert kept == json.loads((evidence / "certificate.json").read_text())
+
+
+def test_a_network_that_was_replaced_meanwhile_gets_no_certificate_of_another(tmp_path: Path) -> None:
+    entry = {"shape": [2, 2, 2, 4], "channels": list(CHANNELS)}
+    manifest = stand_in.manifest(("no", "yes"), schema_version=1, input=entry)
+    newer = {"keras": {"path": "m", "parts": [{"path": "m", "sha256": "0"}]}}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.written | {"files": newer}))
+    with pytest.raises(VoxgapError, match="the model was replaced while it was certified; do it again"):
+        voxgap.certify(
+            Predictor(manifest, Network(), folder=tmp_path), data(12), patterns=(), subsets=[("t1",)]
+        )
+    assert "certificate" not in stand_in.written(tmp_path)
+    assert not (tmp_path / "evidence").exists()
 
 
 def test_all_subsets_of_more_than_four_channels_can_be_asked_for() -> None:

@@ -11,13 +11,13 @@ from typing import Any
 
 from voxgap import table
 from voxgap.bundle.evidence import EVIDENCE
-from voxgap.bundle.placing import write_manifest, writing
+from voxgap.bundle.placing import current_of, write_manifest, writing
 from voxgap.bundle.scoring import Split, labelled
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.files import finite, write_bytes
 from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES
-from voxgap.runtime import Bundle, Predictor, load
+from voxgap.runtime import Predictor, load
 from voxgap.trust.audit import Audit, audited
 from voxgap.trust.certificate import (
     Certificate,
@@ -30,6 +30,8 @@ from voxgap.trust.certificate import (
 from voxgap.trust.scoring import check_metric
 
 PAGE, TABLE, PLAIN = "certificate.html", "certificate.csv", "certificate.json"
+SOME = "subsets"
+"""The folder in a bundle's evidence for the page of subsets that were asked for."""
 _COLUMNS = ("what", "channels", "scans", "score", "low", "high", "loss", "loss_low", "loss_high")
 
 
@@ -96,9 +98,11 @@ def certify(
         metric: that is shown: by default accuracy, mae or dice, by the task.
         subsets: of the channels that are there: `all`, `seen` (those that occur), or given ones, as in
             `[("t1", "flair"), ("t2",)]`. By default all of up to four channels, of more those that occur and each
-            channel missing alone.
+            channel missing alone. Those that are asked for have a page of their own, in `evidence/subsets`, and the
+            bundle's certificate stays.
         patterns, rates: of gaps that are made besides the data's own, see `voxgap.simulate`.
-        out: folder for page, table and JSON; the bundle's own evidence by default.
+        out: folder for page, table and JSON: the bundle's certificate stays. By default the bundle's own evidence, and
+            the manifest has the same certificate.
         seed: of those gaps, and of the intervals.
         axes, at: what is said of the axes of the files, where they are called otherwise; see `voxgap.load_data`.
 
@@ -126,12 +130,15 @@ def certify(
     audit = audited(given.data, predictor.predict, metric, **how)
     made = Certified(predictor.manifest.dataset, given.split, certificate, audit, given.notes)
     made = replace(made, name=given.data.name.replace("\\", "/").rstrip("/").rpartition("/")[2])
-    folder = Path(out) if out is not None else predictor.folder / EVIDENCE
+    own = predictor.folder / EVIDENCE
+    folder = Path(out) if out is not None else own if subsets is None else own / SOME
     made = replace(made, page=folder / PAGE)
-    _write(folder, predictor, made)
     with writing(predictor.folder):
-        current = Bundle.open(predictor.folder).manifest
-        write_manifest(predictor.folder, {**current.written, "certificate": made.to_json()})
+        current = current_of(predictor.folder, predictor.manifest, "certified")
+        _write(folder, predictor, made)
+        # The manifest holds what the page in the evidence shows, and no other.
+        if folder.resolve() == own.resolve():
+            write_manifest(predictor.folder, {**current.written, "certificate": made.to_json()})
     return made
 
 

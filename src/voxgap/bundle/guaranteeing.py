@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap.bundle.placing import write_manifest, writing
+from voxgap.bundle.placing import current_of, write_manifest, writing
 from voxgap.bundle.scoring import Labelled, Split, known_to, labelled
 from voxgap.dataset import Dataset
 from voxgap.dataset.gaps import with_simulated
@@ -227,10 +226,7 @@ def _keep(predictor: Predictor, made: Guarantee) -> None:
     """Write a guarantee into the manifest of the network that it is of."""
     folder = Path(predictor.folder or "")
     with writing(folder):
-        # Read anew: an export may have finished meanwhile.
-        current = Bundle.open(folder).manifest
-        if _network(current.written) != _network(predictor.manifest.written):
-            raise VoxgapError(f"{folder}: the model was replaced while it was calibrated; do it again")
+        current = current_of(folder, predictor.manifest, "calibrated")
         write_manifest(folder, {**current.written, "guarantee": made.to_json()})
 
 
@@ -239,7 +235,3 @@ def _strays(predictor: Predictor) -> float:
     files, engine = predictor.manifest.files, predictor.running.engine
     kind = engine if engine in files else "onnx"  # which OpenVINO reads, too
     return (predictor.manifest.strays(kind) or 0.0) if kind in files else 0.0
-
-
-def _network(manifest: Mapping[str, Any]) -> Any:
-    return manifest["files"].get("keras", {}).get("path")

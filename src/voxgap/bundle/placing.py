@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from voxgap.bundle.convert import parts, remove
+from voxgap.errors import VoxgapError
 from voxgap.files import finite, held, naming, sha256, sweep, unfinished, write_bytes
 from voxgap.runtime import MANIFEST, Bundle, Manifest
 
@@ -82,6 +83,27 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> Bundle:
     write_bytes(folder / MANIFEST, f"{text}\n".encode())
     _sweep(folder, checked)
     return Bundle(folder, checked)
+
+
+def current_of(folder: Path, manifest: Manifest, doing: str) -> Manifest:
+    """Return the manifest as it is now: an export may have finished meanwhile. The bundle is held by `writing`.
+
+    Args:
+        folder: of the bundle.
+        manifest: of its network, as it was opened.
+        doing: what was done meanwhile, in words: calibrated.
+
+    Raises:
+        VoxgapError: it is of another network now.
+    """
+    current = Bundle.open(folder).manifest
+    if _network(current.written) != _network(manifest.written):
+        raise VoxgapError(f"{folder}: the model was replaced while it was {doing}; do it again")
+    return current
+
+
+def _network(manifest: Mapping[str, Any]) -> Any:
+    return manifest["files"].get("keras", {}).get("path")
 
 
 def _sweep(folder: Path, manifest: Manifest) -> None:

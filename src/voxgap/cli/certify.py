@@ -28,7 +28,8 @@ def certify(
     subsets: Annotated[
         str | None,
         typer.Option(
-            help="Channels that are there: all, seen (those that occur), or given ones, as in flair+t1,t2.",
+            help="Channels that are there: all, seen (those that occur), or given ones, as in flair+t1,t2; the page "
+            "comes into evidence/subsets, and the bundle's certificate stays.",
             show_default="all of up to 4 channels; of more those seen, and each missing alone",
         ),
     ] = None,
@@ -42,7 +43,9 @@ def certify(
     out_folder: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="Folder for page, table and JSON.", show_default="the bundle's folder evidence"
+            "--out",
+            help="Folder for page, table and JSON; the bundle's certificate stays.",
+            show_default="the bundle's folder evidence, and the manifest has the numbers",
         ),
     ] = None,
     seed: Seed = 0,
@@ -56,7 +59,7 @@ def certify(
     """Certify a bundle: its score for every subset of channels and for gaps of several kinds, on the same scans.
 
     Names the worst, says what the next channel is worth, and how much of the score comes from what is missing alone.
-    Writes a page, a table and JSON, and keeps the numbers in the manifest.
+    Writes a page, a table and JSON, and keeps the numbers in the manifest, as long as --out and --subsets are left out.
 
     [bold]Examples[/]
 

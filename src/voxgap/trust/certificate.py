@@ -16,6 +16,7 @@ from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES, check
 from voxgap.trust.conformal import subsets as combinations_of
 from voxgap.trust.conformal import without
 from voxgap.trust.scoring import (
+    Answers,
     Change,
     Measure,
     Predict,
@@ -82,7 +83,7 @@ class Certificate:
         metric: that they are of.
         scans: in all.
         groups: that they come from; None where each is its own.
-        rows: as recorded first, then subsets of channels, then gaps.
+        rows: as recorded first, then the complete set where not all scans have it, then subsets of channels, then gaps.
         steps: what each further channel is worth.
         predictions: how often the network answered: for each scan, at most.
     """
@@ -96,8 +97,9 @@ class Certificate:
 
     @property
     def worst(self) -> Row:
-        """The row with the worst score."""
-        return min(self.rows, key=lambda row: better(self.metric) * row.score.value)
+        """The row with the worst score, of those that can be said."""
+        able = [row for row in self.rows if row.score.value == row.score.value]
+        return min(able, key=lambda row: better(self.metric) * row.score.value)
 
     def next_of(self, had: Sequence[str]) -> Step | None:
         """Return the channel that is worth most where these are there; None where nobody knows."""
@@ -226,9 +228,22 @@ def certified(
         for name, given in answered(data, predict, changes, threshold).items()
         if len(given.places) >= _FEWEST
     }
-    scores = {name: score_of(data, given, metric, threshold) for name, given in answers.items()}
+    predictions, whole, every = len(answers), next(iter(kept)), " + ".join(data.channels)
+    known = frozenset[int]().union(*(kept[name] for name in kept if name in answers and name != whole))
+    # What was recorded lacks some channels itself: the last one is worth something where all are there.
+    complete = reduce(np.intersect1d, [answers[name].places for name in kept if name in answers])
+    if every in answers:
+        known, complete = kept[whole], answers[every].places
+    elif known == kept[whole] and _FEWEST <= len(complete) < len(data):
+        answers[every] = Answers(complete, answers[whole].values[complete])
+    if every in answers and len(complete) == len(data):
+        del answers[every]
+    order = [whole, *[every] * (every in answers), *(name for name in answers if name not in (whole, every))]
+    scores = {name: score_of(data, answers[name], metric, threshold) for name in order}
     places = {name: given.places for name, given in answers.items()}
-    sign, whole = better(metric), next(iter(scores))
+    sign = better(metric)
+    if (said := scores[whole](np.arange(len(data)))) != said:
+        raise VoxgapError(f"{data.name}: its {metric} can't be said{_one_class(data)}; choose another metric")
     wanted: dict[str, Score] = dict(scores)
     for name in scores:
         wanted[f"loss {name}"] = _difference(scores[whole], scores[name], places[name], len(data), sign)
@@ -238,13 +253,10 @@ def certified(
         for more in kept
         if few in scores and more in scores and kept[few] < kept[more] and len(kept[more] - kept[few]) == 1
     ]
-    complete = reduce(np.intersect1d, [places[name] for name in kept if name in places])
-    # What was recorded lacks some channels itself: the last one is worth something where all are there.
     shared = {
         (few, more): np.intersect1d(places[few], complete if more == whole else places[more])
         for few, more in pairs
     }
-    known = frozenset[int]().union(*(kept[name] for name in kept if name in places and name != whole))
     shared = {
         (few, more): both
         for (few, more), both in shared.items()
@@ -254,6 +266,7 @@ def certified(
     for (few, more), both in shared.items():
         wanted[f"{few} > {more}"] = _difference(scores[more], scores[few], both, len(data), sign)
     found = measured(wanted, members_of(data), seed)
+    kept[every] = kept[whole]
     names = data.channels
     rows = tuple(
         Row(
@@ -275,7 +288,7 @@ def certified(
         for (few, more), both in shared.items()
     )
     groups = None if data.groups is None else len(np.unique(data.groups))
-    return Certificate(metric, len(data), groups, rows, steps, len(answers))
+    return Certificate(metric, len(data), groups, rows, steps, predictions)
 
 
 def _subsets(data: Dataset, wanted: Subsets) -> tuple[dict[str, Change], dict[str, frozenset[int]]]:
@@ -288,6 +301,8 @@ def _subsets(data: Dataset, wanted: Subsets) -> tuple[dict[str, Change], dict[st
         if left:
             name = " + ".join(data.channels[i] for i in left) if missing else "as recorded"
             changes[name], kept[name] = partial(_take_away, missing, left), frozenset(left)
+    if wanted is not None and not isinstance(wanted, str) and any(len(one) == channels for one in wanted):
+        changes[" + ".join(data.channels)] = _complete
     return changes, kept
 
 
@@ -318,6 +333,17 @@ def _take_away(
     if missing:
         able = np.asarray(_there(volumes)[:, list(left)].all(axis=1))
     return able, without(volumes[able], missing)
+
+
+def _complete(volumes: Values, _: NDArray[np.intp]) -> tuple[NDArray[np.bool_], Values]:
+    able = np.asarray(_there(volumes).all(axis=1))
+    return able, volumes[able]
+
+
+def _one_class(data: Dataset) -> str:
+    """Say that one class is all there is, where it is."""
+    there = np.unique(np.asarray(data.targets)) if data.task == "classification" else []
+    return f": all {len(data)} volumes are {data.classes[there[0]]}" if len(there) == 1 else ""
 
 
 def _with_gaps(
