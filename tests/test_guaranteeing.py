@@ -125,9 +125,53 @@ def test_what_can_not_be_guaranteed_is_refused(tmp_path: Path) -> None:
         voxgap.guarantee(bundle(tmp_path), data(120, groups=40))
     with pytest.raises(VoxgapError, match="coverage must be a number between 0 and 1"):
         voxgap.guarantee(bundle(tmp_path), given, coverage=90)
+    for coverage, said in (
+        ("0.9", "got '0.9'"),
+        (None, "got None"),
+        (0.2, "coverage 0.2: what is wrong more often"),
+    ):
+        with pytest.raises(VoxgapError, match=said):
+            voxgap.guarantee(bundle(tmp_path), given, coverage=coverage)  # type: ignore[arg-type]
+    with pytest.raises(VoxgapError, match=r"coverage 0\.9999999 takes \d+ scans"):
+        voxgap.guarantee(bundle(tmp_path), given, coverage=0.9999999)
+    for seed in (-1, 0.5, None):
+        for door in (voxgap.evaluate, voxgap.guarantee, voxgap.certify):
+            with pytest.raises(VoxgapError, match=f"seed must be a whole number from 0 on, got {seed}"):
+                door(bundle(tmp_path), given, seed=seed)  # type: ignore[operator]
     half = Predictor(bundle(tmp_path).manifest, answer, Running(precision="bf16"), tmp_path)
     with pytest.raises(VoxgapError, match="calibrated in float32, not in bf16"):
         voxgap.guarantee(half, given)
+
+
+def test_a_class_that_no_scan_has_is_said(tmp_path: Path) -> None:
+    given = data(240)
+    found = voxgap.guarantee(bundle(tmp_path), given.take(np.flatnonzero(given.targets == 0)), coverage=0.8)
+    assert "no scan with yes: of these nothing was calibrated" in found.notes
+
+
+def test_regions_rest_on_the_scans_that_have_their_class(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    maps = np.zeros((120, 1, 2, 2), np.int16)
+    maps[:70, 0, 0] = 1
+    maps[70:, 0, 1] = 2
+    volumes = (maps[..., None] + rng.normal(size=(*maps.shape, 1))).astype(np.float32)
+    split, classes = np.full(120, "test"), ("none", "one", "two")
+    given = Dataset(volumes, maps, "segmentation", classes, split, None, ("t1",), name="wards")
+
+    def regions(shown: Any) -> Any:
+        return np.repeat(1 / (1 + np.abs(np.asarray(shown))), 3, axis=-1) / 3
+
+    entry = {"shape": [1, 2, 2, 1], "channels": ["t1"]}
+    manifest = stand_in.manifest(classes, task="segmentation", input=entry, schema_version=1)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest.written))
+    predictor = Predictor(manifest, regions, folder=tmp_path)
+    (claim,) = voxgap.guarantee(predictor, given, coverage=0.6).guarantee.claims.values()
+    assert claim.samples == 50
+    (claim,) = voxgap.guarantee(predictor, given.take(np.arange(119)), coverage=0.6).guarantee.claims.values()
+    assert claim.samples == 70, "49 scans of the other class claim nothing"
+    assert claim.thresholds[1] is None
+    with pytest.raises(VoxgapError, match=r"takes 50 scans with one and the same class .* is in 49 scans"):
+        voxgap.guarantee(predictor, given.take(np.arange(21, 119)), coverage=0.6)
 
 
 def test_whole_groups_of_the_training_part_are_set_aside() -> None:

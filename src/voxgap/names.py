@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
 
 from voxgap.errors import VoxgapError
 
@@ -56,6 +58,16 @@ def check(what: str, name: str, known: Sequence[str]) -> None:
     near = difflib.get_close_matches(name.lower(), known, 1)
     hint = f"did you mean {near[0]}? There are" if near else "choose one of"
     raise VoxgapError(f"no {what} {name!r}: {hint} {', '.join(known)}")
+
+
+def check_seed(seed: Any) -> None:
+    """Refuse what no draw can begin with, before anything is computed.
+
+    Raises:
+        VoxgapError: it is no whole number from 0 on.
+    """
+    if not isinstance(seed, Integral) or seed < 0:
+        raise VoxgapError(f"seed must be a whole number from 0 on, got {seed!r}")
 
 
 def metric_words(name: str, classes: Sequence[str] = ()) -> str:

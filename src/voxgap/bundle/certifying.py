@@ -16,7 +16,7 @@ from voxgap.bundle.scoring import Split, labelled
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.files import finite, write_bytes
-from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES
+from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES, check_seed
 from voxgap.runtime import Predictor, load
 from voxgap.trust.audit import Audit, audited
 from voxgap.trust.certificate import (
@@ -115,6 +115,7 @@ def certify(
         >>> made.page.name, [row.name for row in made.certificate.rows]
         ('certificate.html', [...])
     """
+    check_seed(seed)
     predictor = bundle if isinstance(bundle, Predictor) else load(bundle)
     if predictor.folder is None:
         raise VoxgapError(

@@ -18,7 +18,7 @@ from voxgap.dataset.gaps import with_simulated
 from voxgap.dataset.splits import make_split
 from voxgap.errors import VoxgapError
 from voxgap.metrics.overlap import GROUPS, digests, group_digests, in_part
-from voxgap.names import COVERAGE
+from voxgap.names import COVERAGE, check_seed
 from voxgap.promises import TOLERANCE, Guarantee, Pattern, pattern_of
 from voxgap.runtime import Bundle, Predictor, load
 from voxgap.trust.conformal import calibrated, check_coverage, least_for
@@ -106,6 +106,7 @@ def guarantee(
         >>> vg.load("runs/patients").answer("scan.nii.gz").promise  # doctest: +SKIP
     """
     check_coverage(coverage)
+    check_seed(seed)
     predictor = bundle if isinstance(bundle, Predictor) else load(bundle)
     if predictor.folder is None:
         raise VoxgapError("a guarantee is kept in a bundle: give its folder, or a predictor from voxgap.load")
@@ -125,6 +126,7 @@ def guarantee(
     made = replace(made, tolerance=TOLERANCE + _strays(predictor))
     _keep(predictor, made)
     notes = [given.lacks, *told] if given.lacks else told
+    notes += _unseen(part.data)
     if made.informative:
         notes.append(f"nothing is borrowed between patterns: {made.informative}")
     return Guaranteed(made, counts, tuple(notes))
@@ -205,19 +207,40 @@ def set_aside(data: Dataset, coverage: float, seed: int) -> NDArray[np.bool_]:
 
 
 def _units(data: Dataset) -> Counter[Pattern]:
-    """Count the scans, or the groups of them, that have each pattern."""
+    """Count the scans, or the groups of them, that have each pattern; of a segmentation, and a class: the commonest."""
     names = range(len(data)) if data.groups is None else data.groups.tolist()
-    pairs = {(pattern_of(volume), name) for volume, name in zip(data.volumes, names, strict=True)}
-    return Counter(pattern for pattern, _ in pairs)
+    pairs = list(zip(map(pattern_of, data.volumes), names, strict=True))
+    if data.task != "segmentation":
+        return Counter(pattern for pattern, _ in set(pairs))
+    held = [np.unique(truth).tolist() for truth in data.targets]
+    by_class = (
+        Counter(
+            pattern
+            for pattern, _ in {pair for pair, there in zip(pairs, held, strict=True) if label in there}
+        )
+        for label in range(1, len(data.classes))
+    )
+    return max(by_class, key=lambda units: max(units.values(), default=0), default=Counter())
+
+
+def _unseen(data: Dataset) -> list[str]:
+    """Say which classes of the network occur in no scan."""
+    if data.task == "regression":
+        return []
+    there = {label for truth in data.targets for label in np.unique(truth).tolist()}
+    first = 1 if data.task == "segmentation" else 0
+    lacking = [name for label, name in enumerate(data.classes) if label >= first and label not in there]
+    return [f"no scan with {', '.join(lacking)}: of these nothing was calibrated"] if lacking else []
 
 
 def _too_few(data: Dataset, coverage: float) -> str:
-    ((most, count),) = _units(data).most_common(1)
+    ((most, count),) = _units(data).most_common(1) or [(pattern_of(data.volumes[0]), 0)]
     unit = "scan" if data.groups is None else "group"
+    of = " with one and the same class" if data.task == "segmentation" else ""
     held = f"{count} {unit}" + "s" * (count != 1)
     return (
-        f"{data.name}: coverage {coverage:g} takes {least_for(coverage)} {unit}s with one pattern of gaps to calibrate "
-        f"on, and the commonest of these {len(data)} scans ({most.words(data.channels)}) is in {held}; "
+        f"{data.name}: coverage {float(coverage)!r} takes {least_for(coverage)} {unit}s{of} with one pattern of gaps "
+        f"to calibrate on, and the commonest of these {len(data)} scans ({most.words(data.channels)}) is in {held}; "
         "give more data, or ask for less"
     )
 

@@ -21,7 +21,7 @@ from voxgap.errors import VoxgapError
 from voxgap.metrics import Scored, scored, without_interval
 from voxgap.metrics.overlap import digests, in_part, overlap, read_cases
 from voxgap.metrics.surfaces import case_scores
-from voxgap.names import metric_words
+from voxgap.names import check_seed, metric_words
 from voxgap.patches import predict_patches, size_for
 from voxgap.ragged import differ, each, shapes_of
 from voxgap.runtime import Bundle, Predictor, load
@@ -121,6 +121,7 @@ def evaluate(
         >>> low <= evaluation.scored.scores["accuracy"] <= high
         True
     """
+    check_seed(seed)
     if isinstance(model, str | os.PathLike):
         model = load(model)
     reading = {"axes": axes, "at": at}

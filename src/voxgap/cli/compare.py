@@ -111,7 +111,7 @@ def compare(
         int, typer.Option(help="How often the folds are dealt, and the gaps drawn, anew.")
     ] = 1,
     seeds: Annotated[int, typer.Option(help="Trainings of each run, with other weights and batches.")] = 1,
-    seed: Annotated[int, typer.Option(help="Seed of splits and gaps.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of splits and gaps.")] = 0,
     epochs: Annotated[int, typer.Option(help="At most so many.", rich_help_panel=TRAINING)] = COMPARED.epochs,
     patience: Annotated[
         int, typer.Option(help="Epochs without improvement before stopping.", rich_help_panel=TRAINING)

@@ -21,7 +21,7 @@ Pattern = Annotated[
 ]
 MissingRate = Annotated[float, typer.Option(help="Share of units that go missing.", rich_help_panel="Gaps")]
 Mechanism = Annotated[str, typer.Option(help="mcar, mar or mnar (Rubin).", rich_help_panel="Gaps")]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of everything random.")]
 Split = Annotated[
     str | None,
     typer.Option(

@@ -22,7 +22,10 @@ def guarantee(
         ),
     ],
     coverage: Annotated[
-        float, typer.Option(help="Share of scans, of each pattern of gaps, for which answers are to hold.")
+        float,
+        typer.Option(
+            help="Share of scans, of each pattern of gaps, for which answers are to hold; from 0.5 on."
+        ),
     ] = COVERAGE,
     split: Split = None,
     pattern: Pattern = None,

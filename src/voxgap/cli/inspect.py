@@ -49,7 +49,7 @@ def inspect(
     reference: Reference = None,
     axes: Axes = None,
     at: At = None,
-    seed: Annotated[int, typer.Option(help="Seed of the permutation tests.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the permutation tests.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for other programs.")] = False,
 ) -> None:
     """Show what a data set or one volume holds, what is missing, what that depends on, and what to do.

@@ -72,7 +72,7 @@ def predict(
             "columns fill_sd_... For bundles that fill by kriging; 20 say enough."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 0,
     advise: Annotated[
         bool,
         typer.Option(

@@ -41,7 +41,9 @@ class Metrics:
             buckets=[n / 10 for n in range(11)],
             registry=self.registry,
         )
-        self.warnings = Counter("voxgap_drift_warnings", "Answers with a warning.", registry=self.registry)
+        self.warnings = Counter(
+            "voxgap_input_warnings", "Answers with a warning of their input.", registry=self.registry
+        )
         self.parsers_lost = Counter(
             "voxgap_parsers_lost", "Parsing processes that died or were too slow.", registry=self.registry
         )

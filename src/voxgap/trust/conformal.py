@@ -13,6 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 LEAST = 50
 """Scans, or groups of them, that a claim takes."""
+LOWEST = 0.5
+"""Coverage that can be asked for."""
 MOST_SUBSETS = 15
 """Sets of missing channels that are tried where channels are taken away: all of four channels."""
 LEVELS = 1 / (1 + np.exp(-np.linspace(-14, 14, 2801)))
@@ -39,11 +42,15 @@ of coverage where a network's probabilities lie close together."""
 _EXACT = 1e-9  # of a count, against rounding
 
 
-def check_coverage(coverage: float) -> float:
-    """Return a coverage that can be asked for, or raise a `VoxgapError`."""
-    if not 0 < coverage < 1:
-        raise VoxgapError(f"coverage must be a number between 0 and 1, such as {COVERAGE}; got {coverage:g}")
-    return coverage
+def check_coverage(coverage: Any) -> float:
+    """Return a coverage that can be asked for, from 0.5 on and below 1, or raise a `VoxgapError`."""
+    if not isinstance(coverage, Real) or not 0 < coverage < 1:
+        raise VoxgapError(f"coverage must be a number between 0 and 1, such as {COVERAGE}; got {coverage!r}")
+    if coverage < LOWEST:
+        raise VoxgapError(
+            f"coverage {coverage!r}: what is wrong more often than right guarantees nothing; give {LOWEST} or more"
+        )
+    return float(coverage)
 
 
 def calibrated(data: Dataset, predict: Predict, coverage: float = COVERAGE, seed: int = 0) -> Guarantee:
@@ -165,6 +172,10 @@ def _claim(task: str, scores: Floats, members: NDArray[np.intp], coverage: float
     known = [limit is not None for limit in limits]
     if not (any(known) if task == "segmentation" else all(known)):
         return None
+    if task == "segmentation":
+        # A region rests on the scans that have its class.
+        has = ~np.isnan(scores[:, :, 0])
+        count = min(len(np.unique(members[there])) for there, one in zip(has.T, known, strict=True) if one)
     return Claim(tuple(limits), count)
 
 
