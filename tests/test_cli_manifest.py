@@ -131,7 +131,8 @@ def test_inspect_needs_no_size_and_suggests_one(tmp_path: Path) -> None:
     assert facts["description"]["pattern"] == "slices along depth"
     assert load_data(tmp_path / "d.csv", **facts["suggested"]).volumes.shape == (12, 8, 32, 32, 1)
     (tmp_path / "d.csv").unlink()
-    assert "12; patterns are measured on" in voxgap("inspect", tmp_path), "and no label, either"
+    unlabelled = voxgap("inspect", tmp_path)
+    assert "tests and pictures: resampled to 8×32×32" in " ".join(unlabelled.split()), "and no label, either"
 
 
 # DICOM

@@ -11,6 +11,7 @@ import pytest
 import voxgap as vg
 from test_cli_inspect import informative, output
 from voxgap.io import write
+from voxgap.report import inspection as pictured
 
 
 def test_it_is_what_the_command_line_says(tmp_path: Path) -> None:
@@ -42,3 +43,51 @@ def test_of_nothing_observed_there_is_no_picture(tmp_path: Path) -> None:
     write(tmp_path / "empty.nii.gz", vg.Volume(np.full((3, 3, 3), np.nan)))
     with pytest.raises(vg.VoxgapError, match=r"empty\.nii\.gz: nothing is observed"):
         vg.inspect(tmp_path / "empty.nii.gz").plot()
+
+
+def mixed(folder: Path, scales: tuple[float, ...] = (1.0,) * 6) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Write scans of several shapes with label maps: four to train on, one to validate, the last to test."""
+    rng, rows, scans, maps = np.random.default_rng(0), ["image,label_map,split"], [], []
+    for index, (scale, part) in enumerate(zip(scales, [*["train"] * 4, "validation", "test"], strict=True)):
+        shape = (4, 5 + index, 9 - index)
+        scans.append((scale * rng.gamma(1, 1, shape)).astype(np.float32))
+        maps.append((rng.random(shape) < 0.15).astype(np.float32))
+        scans[-1][index % 4, 1:3] = np.nan
+        for kind, values in (("scan", scans[-1]), ("map", maps[-1])):
+            write(folder / f"{kind}{index}.nii.gz", vg.Volume(values, spacing=(1, 1, 1)))
+        rows.append(f"scan{index}.nii.gz,map{index}.nii.gz,{part}")
+    (folder / "data.csv").write_text("\n".join(rows))
+    return scans, maps
+
+
+def test_of_mixed_shapes_the_numbers_are_those_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scans, maps = mixed(tmp_path)
+    values = np.concatenate([scan.ravel() for scan in scans])
+    seen = values[~np.isnan(values)]
+    drawn: dict[str, np.ndarray] = {}
+    monkeypatch.setattr(pictured, "histogram", lambda values: drawn.update(values))
+    inspections = [
+        vg.inspect(given) for given in (tmp_path / "data.csv", vg.load_data(tmp_path / "data.csv"))
+    ]
+    for found in inspections:
+        facts = found.to_json()
+        voxels = np.concatenate([one.ravel() for one in maps])
+        assert list(facts["classes"].values()) == [int((voxels == 0).sum()), int((voxels == 1).sum())]
+        held = facts["description"]
+        assert held["missing_rate"] == pytest.approx(np.isnan(values).mean())
+        for name, number in {
+            "min": seen.min(),
+            "max": seen.max(),
+            "mean": seen.mean(),
+            "std": seen.std(),
+        }.items():
+            assert held["intensity"][name] == pytest.approx(number, rel=1e-5), name
+        for name in ("p01", "p25", "p50", "p75", "p99"):
+            assert held["intensity"][name] == pytest.approx(np.quantile(seen, int(name[1:]) / 100), rel=1e-5)
+        pictured._observed(found)
+        np.testing.assert_array_equal(np.sort(next(iter(drawn.values()))), np.sort(seen))
+        size = facts["measured_on"]["size"]
+        assert f"tests and pictures: resampled to {'×'.join(map(str, size))}" in str(found)
+        assert f"resampled to {'×'.join(map(str, size))} here" in pictured.examples(found)[0][1]

@@ -31,15 +31,13 @@ class Survey(NamedTuple):
     """The samples of a listing as their headers describe them.
 
     `shapes` are `(depth, height, width, channels)` and `spacings` `(depth, height, width)`, None where unknown, one
-    each; `missing_rate` is the share of all values that is missing, each volume on its own grid, where shapes differ;
-    `rises` as in a `Dataset`.
+    each; `rises` as in a `Dataset`.
     """
 
     name: str
     listing: Listing
     shapes: tuple[tuple[int, ...], ...]
     spacings: tuple[tuple[float, float, float] | None, ...]
-    missing_rate: float
     rises: bool = False
 
     @property
@@ -110,24 +108,18 @@ def listing_of(data: str) -> Listing | None:
 
 
 def survey(listing: Listing, name: str, grid: Grid) -> Survey:
-    """Describe the samples of a listing as they are; volumes are read one by one, and only where shapes differ.
+    """Describe the samples of a listing as they are, by their headers.
 
     Raises:
         VoxgapError: All files that can't be read at once.
     """
     samples = scan_samples(listing, name, grid)
     shapes = tuple(sample.shape for sample in samples)
-    rate = math.nan
-    if len(set(shapes)) > 1:
-        as_it_is = _unmoved(grid)
-        missing = sum(int(np.isnan(read_sample(one, as_it_is).volume.values).sum()) for one in samples)
-        rate = missing / sum(map(math.prod, shapes))
     return Survey(
         name,
         listing,
         shapes,
         tuple(spacing_of(sample.first) for sample in samples),
-        rate,
         samples[0].first.rises,
     )
 

@@ -21,12 +21,15 @@ from voxgap.missingness.alone import Alone
 from voxgap.missingness.diagnosis import Description
 from voxgap.missingness.mechanism import Evidence
 from voxgap.names import EMBEDDED
+from voxgap.ragged import shapes_of, spanned
 from voxgap.volume import Values, times
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pairs = list[tuple[str, str]]
+ON_ONE_GRID = ("tests", "pictures")
+"""What can't be had of volumes of several sizes, and is measured on one grid."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -35,7 +38,8 @@ class Inspection:
 
     Attributes:
         name: of the data.
-        volumes: `(n, depth, height, width, channels)`, NaN where missing.
+        volumes: `(n, depth, height, width, channels)`, NaN where missing: for tests and pictures, on one grid.
+        own: the same as they are in their files, a `Ragged` where they differ in shape.
         channels: their names.
         facts: what else there is, as plain values: task, classes, splits, spacing and others.
         found: what is missing.
@@ -53,6 +57,7 @@ class Inspection:
     test_header: ClassVar = ("question", "what the data shows", "p", "p, corrected")
     name: str
     volumes: Values
+    own: Any
     channels: tuple[str, ...]
     facts: dict[str, Any]
     found: Description
@@ -151,9 +156,15 @@ class Inspection:
             rows.append(("spacing", " × ".join(f"{size:.4g}" for size in self.facts["spacing"])))
         rows += [("values", said) for said in self.facts["intensity"]]
         described = dict(self.found.rows())
-        if suggested:
-            counts = f"{self.found.volumes}; patterns are measured on {times(self.found.shape)}"
-            described["volumes"] = counts
+        if "measured_on" in self.facts:
+            size = times(tuple(self.facts["measured_on"]["size"]))
+            described["volumes"] = (
+                f"{self.found.volumes} of {spanned(shapes_of(self.own))}, each counted as it is; tests and pictures: "
+                f"resampled to {size}"
+            )
+            for axis in self.found.per_axis:
+                if (name := f"along {axis}") in described:
+                    described[name] += " (each volume stretched to the largest)"
         if self.facts.get("mask"):
             described["missing"] = f"{self.found.missing_rate:.1%} {self.facts['mask']['of']}"
             rows.append(("mask", self.facts["mask"]["said"]))

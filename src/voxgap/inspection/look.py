@@ -16,13 +16,14 @@ from voxgap.dataset.gaps import described
 from voxgap.dataset.survey import Survey, as_they_are, at_one_size, listing_of, names_of, survey
 from voxgap.grid import Grid
 from voxgap.inspection.disguised import Disguise, disguises
-from voxgap.inspection.found import Inspection
+from voxgap.inspection.found import ON_ONE_GRID, Inspection
 from voxgap.inspection.masked import within_mask
 from voxgap.missingness.advice import Advice, advise
 from voxgap.missingness.alone import told_by_gaps
 from voxgap.missingness.diagnosis import describe
 from voxgap.missingness.mechanism import examine
 from voxgap.names import EMBEDDED
+from voxgap.ragged import differ
 from voxgap.volume import Values
 
 _OPTIONS = ("size", "spacing", "crop", "missing_values", "reference", "axes", "at", "missing_slices")
@@ -46,7 +47,7 @@ def inspect(
     Args:
         data: as for `voxgap.load_data`, labelled or not; or one volume.
         size, spacing, crop, missing_values, reference, axes, at, missing_slices: see `voxgap.load_data`. Volumes of
-            several sizes are described as they are, and their patterns measured on a common grid.
+            several sizes are described as they are; what needs one grid is measured on a common one, and says so.
         seed: of the permutation tests.
 
     Raises:
@@ -66,20 +67,18 @@ def inspect(
     names: tuple[str, ...]
     if isinstance(data, Dataset):
         dataset = load_data(data, **grid)
-        one_size = at_one_size(dataset)
-        seen = _labelled(one_size, {key: asdict(dataset.grid)[key] for key in _OPTIONS}, seed)
-        if one_size is not dataset:
-            seen = replace(seen, found=replace(seen.found, missing_rate=dataset.missing_rate))
+        options = {key: asdict(dataset.grid)[key] for key in _OPTIONS}
+        seen = _labelled(dataset, dataset.volumes, at_one_size(dataset).volumes, options, seed)
         names = dataset.names or ()
     elif is_one_volume(str(data)):
         seen, raw = _one_volume(Path(data), grid)
         names = (Path(data).name,)
     else:
         seen = _several(str(data), grid, seed)
-        read_on = Grid(**seen.grid | seen.facts.get("suggested", {}))
+        read_on = Grid(**seen.grid)
         raw, names = as_they_are(seen.name, read_on), names_of(seen.name, read_on)
-    said, marks = _intensity(seen.volumes, seen.channels, raw or seen.volumes)
-    hidden = disguises(raw or seen.volumes, seen.channels, names)
+    said, marks = _intensity(seen.own, seen.channels, raw or seen.own)
+    hidden = disguises(raw or seen.own, seen.channels, names)
     advice = advise(seen.found, seen.evidence)
     if (marks or hidden) and not seen.found.missing_rate:
         advice = [_answer_first(marks, hidden)]
@@ -100,7 +99,7 @@ def _one_volume(path: Path, options: dict[str, Any]) -> tuple[Inspection, list[V
     inside = None
     if masked is not None:
         found, facts["mask"], inside = masked
-    seen = Inspection(str(path), volumes, channels, facts, found, evidence, options)
+    seen = Inspection(str(path), volumes, volumes, channels, facts, found, evidence, options)
     return replace(seen, rises=source.rises, inside=inside, notes=tuple(notes)), [as_read.values]
 
 
@@ -109,18 +108,18 @@ def _several(name: str, options: dict[str, Any], seed: int) -> Inspection:
     there = _survey(name, Grid(**options))
     on_one = options | ({"size": there.suggested["size"]} if there is not None and there.suggested else {})
     if there is None or not there.unlabelled:
-        seen = replace(_labelled(load_data(name, **on_one), options, seed), name=name)
+        data = load_data(name, **on_one)
+        # Not by load_data: that brings files of several sizes to one size of a voxel.
+        own = there.read(Grid(**options))[1] if there is not None and on_one != options else data.volumes
+        seen = replace(_labelled(data, own, data.volumes, options, seed), name=name)
     else:
-        facts, volumes, channels = there.read(Grid(**on_one))
-        found = describe(volumes, channels=channels)
+        facts, own, channels = there.read(Grid(**options))
+        volumes = there.read(Grid(**on_one))[1] if on_one != options else own
+        found = describe(own, channels=channels)
         evidence = examine(volumes, channels=channels, seed=seed)
-        seen = Inspection(name, volumes, channels, facts, found, evidence, options, rises=there.rises)
-    if there is None:
-        return seen
-    seen = replace(seen, facts=seen.facts | there.facts)
-    # A rate is that of the volumes as they are; what a common grid is for, patterns, it hardly changes.
-    differ = bool(there.suggested)
-    return replace(seen, found=replace(seen.found, missing_rate=there.missing_rate)) if differ else seen
+        facts |= _measured_on(own, volumes)
+        seen = Inspection(name, volumes, own, channels, facts, found, evidence, options, rises=there.rises)
+    return seen if there is None else replace(seen, facts=seen.facts | there.facts)
 
 
 def _survey(name: str, grid: Grid) -> Survey | None:
@@ -129,17 +128,35 @@ def _survey(name: str, grid: Grid) -> Survey | None:
     return None if listing is None else survey(listing, name, grid)
 
 
-def _labelled(dataset: Dataset, options: dict[str, Any], seed: int) -> Inspection:
+def _measured_on(own: Any, volumes: Values) -> dict[str, Any]:
+    """Say which grid was put in the place of several, and for what; nothing where the volumes are on one."""
+    on_one = {"size": list(volumes.shape[1:4]), "what": [*ON_ONE_GRID]}
+    return {"measured_on": on_one} if differ(own) else {}
+
+
+def _counts(dataset: Dataset, as_drawn: bool) -> dict[str, int]:
+    """Count each class: voxels of label maps, on the grids that they were drawn on or as they are, or volumes."""
+    maps: Any = [dataset.targets]
+    if dataset.task == "segmentation":
+        maps = dataset.targets
+        if as_drawn:
+            maps = [truth for truth, _ in dataset.on_own_grids(maps)]
+    return {name: sum(int((one == i).sum()) for one in maps) for i, name in enumerate(dataset.classes)}
+
+
+def _labelled(dataset: Dataset, own: Any, volumes: Values, options: dict[str, Any], seed: int) -> Inspection:
+    """Count and describe samples as they are, `own`, and test on one grid, in `volumes`, what needs one."""
     of_class = dataset.targets if dataset.task == "classification" else None
     facts = {
         "name": dataset.name,
         "spacing": dataset.spacing,
         "task": dataset.task,
         "splits": {name: int((dataset.split == name).sum()) for name in SPLITS},
-        "classes": {name: int((dataset.targets == i).sum()) for i, name in enumerate(dataset.classes)},
+        "classes": _counts(dataset, as_drawn=differ(own)),
         "groups": None if dataset.groups is None else len(set(dataset.groups.tolist())),
+        **_measured_on(own, volumes),
     }
-    volumes, channels = dataset.volumes, dataset.channels
+    channels = dataset.channels
     evidence = examine(
         volumes,
         # Of a label map no volume has a class of its own.
@@ -149,10 +166,12 @@ def _labelled(dataset: Dataset, options: dict[str, Any], seed: int) -> Inspectio
         channels=channels,
         seed=seed,
     )
-    found = described(dataset, describe(volumes, of_class, channels=channels, classes=dataset.classes))
+    found = describe(own, of_class, channels=channels, classes=dataset.classes)
+    if own is dataset.volumes:
+        found = described(dataset, found)
     alone = None if of_class is None else told_by_gaps(volumes, of_class, dataset.groups, seed)
-    seen = Inspection(dataset.name, volumes, channels, facts, found, evidence, options, rises=dataset.rises)
-    return replace(seen, alone=alone)
+    seen = Inspection(dataset.name, volumes, own, channels, facts, found, evidence, options)
+    return replace(seen, rises=dataset.rises, alone=alone)
 
 
 def _answer_first(marks: Sequence[float], hidden: Sequence[Disguise]) -> Advice:
@@ -168,7 +187,7 @@ def _answer_first(marks: Sequence[float], hidden: Sequence[Disguise]) -> Advice:
     )
 
 
-def _intensity(volumes: Values, channels: tuple[str, ...], raw: Any) -> tuple[list[str], tuple[float, ...]]:
+def _intensity(volumes: Any, channels: tuple[str, ...], raw: Any) -> tuple[list[str], tuple[float, ...]]:
     """Say what is odd about the values themselves, units that differ, marks that were not named; and those marks."""
     chosen = intensity.choose(volumes, channels)
     odd = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +10,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from voxgap.missingness.mechanism import NOBODY_KNOWS
+from voxgap.observed import blocks
 from voxgap.pictures import bars, histogram, missing_rates, slices
+from voxgap.ragged import shapes_of
 from voxgap.report.page import Section, Table, write_page
-from voxgap.volume import upright
+from voxgap.volume import times, upright
 
 if TYPE_CHECKING:
     from voxgap.inspection import Inspection
@@ -47,6 +50,8 @@ def write_inspection(inspection: Inspection, path: str | Path) -> None:
     if found.missing_rate:
         tests = Table(inspection.test_header, inspection.tests(), words=True) if evidence.tests else None
         words = inspection.depends() + ([TESTED_HOW, NOBODY_KNOWS] if tests else [])
+        if "measured_on" in inspection.facts:
+            words.append(f"Tested on volumes that were all resampled to {_one_size(inspection)}.")
         sections.append(Section("What it depends on", words, tests))
     advice = Table(("strategy", "why"), inspection.to_try(), words=True)
     sections.append(Section("What to try", table=advice, code=inspection.command()))
@@ -56,6 +61,10 @@ def write_inspection(inspection: Inspection, path: str | Path) -> None:
     if found.missing_rate:
         lead += f" {evidence.conclusion}"
     write_page(path, f"What is missing in {inspection.name}", lead, sections)
+
+
+def _one_size(inspection: Inspection) -> str:
+    return times(tuple(inspection.facts["measured_on"]["size"]))
 
 
 def examples(inspection: Inspection) -> list[tuple[Figure, str]]:
@@ -87,6 +96,8 @@ def examples(inspection: Inspection) -> list[tuple[Figure, str]]:
         if len(rows) == 1:
             caption = "The volume." if len(volumes) == 1 else "A volume."
     gaps = " Gaps are red." if inspection.found.missing_rate else ""
+    if "measured_on" in inspection.facts:
+        gaps += f" All volumes are resampled to {_one_size(inspection)} here."
     shown = {name: upright(volume, inspection.rises) for name, volume in rows.items()}
     outside = None
     if inspection.inside is not None:
@@ -102,6 +113,7 @@ def _where(inspection: Inspection) -> list[tuple[Figure, str]]:
     uneven = {axis: lines for axis, lines in profiles.items() if np.ptp(lines, axis=1).max() > EVEN}
     if uneven:
         caption = "Share of the values missing at each position, over all volumes."
+        caption += " Each is stretched to the largest." * ("measured_on" in inspection.facts)
         caption += " It is the same all along the other axes." * (len(uneven) < len(profiles))
         figures.append((missing_rates(uneven, names), caption))
     else:
@@ -115,11 +127,14 @@ def _where(inspection: Inspection) -> list[tuple[Figure, str]]:
 
 def _observed(inspection: Inspection) -> list[tuple[Figure, str]]:
     # A prime number of values apart, so that no position of the volumes is preferred.
-    values: dict[str, np.ndarray] = {}
-    for index, name in enumerate(inspection.channels[:MAX_CHANNELS]):
-        channel = inspection.volumes[..., index].reshape(-1)
-        some = channel[:: len(channel) // 2**18 | 1]
-        some = some[~np.isnan(some)]
-        if some.size:
-            values[name] = some
+    names = inspection.channels[:MAX_CHANNELS]
+    voxels = sum(math.prod(shape[:3]) for shape in shapes_of(inspection.own))
+    step, before, pieces = voxels // 2**18 | 1, 0, []
+    for chunk in blocks(inspection.own):
+        flat = chunk.reshape(-1, chunk.shape[-1])
+        pieces.append(flat[-before % step :: step, : len(names)].copy())  # A view would hold the chunk.
+        before += len(flat)
+    some = np.concatenate(pieces)
+    channels = zip(names, some.T, strict=True)
+    values = {name: seen for name, channel in channels if (seen := channel[~np.isnan(channel)]).size}
     return [(histogram(values), "How often each value is observed.")] if values else []
