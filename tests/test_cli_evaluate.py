@@ -240,6 +240,19 @@ def remember(bundle: Path, data: Path, part: list[str]) -> None:
     (bundle / "manifest.json").write_text(json.dumps(manifest | {"cases": entry}))
 
 
+def test_the_table_of_cases_says_which_ones_the_bundle_knows(tmp_path: Path) -> None:
+    bundle, data = written(tmp_path, "segmentation", 2, 6, split=True)
+    with_split = data.read_text().splitlines()
+    remember(bundle, data, ["train", "validation", "test", "train", "test", "test"])
+    (tmp_path / "bare.csv").write_text("\n".join(line.rpartition(",")[0] for line in with_split))
+    predictor = opened(bundle, "segmentation", 2)
+    # The fifth is said to be validation, and the bundle has never met it.
+    for table, last in ((data, "test"), (tmp_path / "bare.csv", "new")):
+        found = evaluate(predictor, table, "all", cases=True)
+        told = {str(row["case"]): row["split"] for row in found.cases}
+        assert [told[name] for name in sorted(told)] == ["train", "validation", last, "train", "new", last]
+
+
 @pytest.mark.parametrize(
     "gaps", [pytest.param({}, marks=pytest.mark.full), {"pattern": "slices", "missing_rate": 0.4, "seed": 7}]
 )

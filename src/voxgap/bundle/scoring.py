@@ -19,7 +19,7 @@ from voxgap.dataset.targets import as_classes, class_places
 from voxgap.decision import Decision, asked, named
 from voxgap.errors import VoxgapError
 from voxgap.metrics import Scored, scored, without_interval
-from voxgap.metrics.overlap import digests, in_part, overlap, read_cases
+from voxgap.metrics.overlap import digests, in_part, overlap, read_cases, told_apart
 from voxgap.metrics.surfaces import case_scores
 from voxgap.names import check_seed, metric_words
 from voxgap.patches import predict_patches, size_for
@@ -146,7 +146,15 @@ def evaluate(
         gapped = with_simulated(given.source, pattern, missing_rate, mechanism, seed).volumes[given.places]
     answers = predict(gapped)
     found = _score(given, answers, gapped, decided, seed)
-    return replace(found, cases=_cases_of(given.data, answers, decided)) if cases else found
+    if not cases:
+        return found
+    opened = (
+        Bundle(model.folder or Path(), model.manifest)
+        if isinstance(model, Predictor) and model.folder
+        else None
+    )
+    known = None if opened is None else known_to(opened)
+    return replace(found, cases=_cases_of(given.data, answers, decided, known))
 
 
 @dataclass(frozen=True)
@@ -361,18 +369,30 @@ def _score(given: Labelled, answers: Values, volumes: Values, decided: Decision,
     return Evaluation(given.split, found, decided, given.known, data.classes, given.notes)
 
 
-def _cases_of(data: Dataset, answers: Any, decided: Decision) -> tuple[Row, ...]:
-    """Score each case on the grid that it was drawn on, the one with the least Dice first and those without last."""
+def _cases_of(
+    data: Dataset, answers: Any, decided: Decision, known: Mapping[str, list[str]] | None = None
+) -> tuple[Row, ...]:
+    """Score each case on the grid that it was drawn on, the one with the least Dice first and those without last.
+
+    Where it is known what the network has met, `split` says of each case which part it was in.
+    """
     if data.task != "segmentation":
         raise VoxgapError(
             f"{data.name}: cases are scored where label maps are; voxgap predict has a row for each answer"
         )
     found = [named(answer, decided.threshold) for answer in answers]
     rows: list[Row] = []
+    parts = [] if known is None else told_apart(digests(data.volumes), known)
+    if not data.unsplit:  # new to the network, and said to be its test
+        parts = [
+            "test" if part == "new" and said == "test" else part
+            for part, said in zip(parts, data.split[: len(parts)], strict=True)
+        ]
     about = zip(case_names(data), data.own_spacings(), data.on_own_grids(found), strict=True)
     for index, (name, spacing, (truth, there)) in enumerate(about):
         group = {} if data.groups is None else {"group": str(data.groups[index])}
-        rows.append({"case": name, **group, **case_scores(truth, there, data.classes, spacing)})
+        split = {"split": parts[index]} if parts else {}
+        rows.append({"case": name, **group, **split, **case_scores(truth, there, data.classes, spacing)})
     return tuple(sorted(rows, key=lambda row: (row["dice"] != row["dice"], row["dice"])))
 
 

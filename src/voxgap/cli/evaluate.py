@@ -46,7 +46,8 @@ def evaluate(
     cases: Annotated[
         Path | None,
         typer.Option(
-            help="Of label maps: a CSV file with a row for each case, the worst first: Dice, Hausdorff 95, surface "
+            help="Of label maps: a CSV file with a row for each case, the worst first: `split` (train, "
+            "validation, test, or new to the bundle), Dice, Hausdorff 95, surface "
             "Dice at 1 mm and volumes in ml, class by class."
         ),
     ] = None,

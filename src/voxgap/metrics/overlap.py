@@ -83,6 +83,12 @@ def in_part(found: Iterable[str | None], known: Mapping[str, list[str]], part: s
     return [case in met for case in found]
 
 
+def told_apart(found: Iterable[str | None], known: Mapping[str, list[str]]) -> list[str]:
+    """Say of each case what it was in the training: `train`, `validation`, or `new` to the network."""
+    case_of = {case: part for part in reversed(PARTS) for case in known.get(part, ())}
+    return [case_of.get(case or "", "new") for case in found]
+
+
 def read_cases(file: Path) -> dict[str, list[str]]:
     """Read what `known_cases` made, from a bundle.
 
