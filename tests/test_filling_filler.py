@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 import voxgap as vg
+from voxgap.cli import app as cli
 from voxgap.cli.fill import fill
 from voxgap.errors import VoxgapError
 from voxgap.filling import files as files_of
 from voxgap.filling import filler, learn, streamed
-from voxgap.filling.check import check_fills
+from voxgap.filling.check import Check, check_fills
 from voxgap.filling.train import patch_of, tiled
+from voxgap.metrics.overlap import digests, known_cases
 from voxgap.runtime import Bundle, Manifest, Predictor
 from voxgap.volume import Volume
 
@@ -106,6 +109,36 @@ def test_a_filler_stands_beside_the_fills(folder: Path, tmp_path: Path) -> None:
     assert found.best.strategy == str(folder)
     assert found.best.scores is not None
     assert found.best.scores.crps is not None
+
+
+def test_a_filler_that_met_the_volumes_is_said_to(folder: Path, tmp_path: Path) -> None:
+    volumes = [gappy((8, 8, 8), seed) for seed in (0, 1)]
+    for name, values in zip(("met", "new"), volumes, strict=True):
+        vg.write(tmp_path / f"{name}.nii.gz", Volume(values))
+    cases = json.dumps(known_cases(digests([volumes[0][..., None]]), ["train"])).encode()
+    (folder / "cases.json").write_bytes(cases)
+    entry = {"path": "cases.json", "sha256": hashlib.sha256(cases).hexdigest(), "bytes": len(cases)}
+    (folder / "manifest.json").write_text(json.dumps(manifest(cases=entry)))
+    met, new = (
+        check_fills(tmp_path / f"{name}.nii.gz", str(folder), fills=("zero",), seeds=1)
+        for name in ("met", "new")
+    )
+    assert "1 of 1 volumes were in training of this bundle: these scores are too good" in str(met)
+    assert not new.notes
+    assert not check_fills(tmp_path / "met.nii.gz", "zero", fills=(), seeds=1).notes
+
+
+def test_a_filler_is_evaluated_beside_kriging(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def check(*data: Any, **how: Any) -> Check:
+        asked.update(how)
+        return Check("", "", 0, 1, "", (), "")
+
+    monkeypatch.setattr(vg, "check_fills", check)
+    result = CliRunner().invoke(cli, ["evaluate", str(folder), "scan.nii.gz"])
+    assert result.exit_code == 0, result.output
+    assert asked["fills"] == ("kriging",)
 
 
 def test_what_is_no_filler_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -158,6 +158,7 @@ MEETING = {
         "recipe",
         "fill",
         "backend",
+        "metrics",
         # A filler is trained here, and becomes a bundle.
         "patches",
         "history",

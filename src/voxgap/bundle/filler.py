@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ def save_filler(
     history: History,
     scores: Mapping[str, Mapping[str, float]],
     arguments: Mapping[str, Any],
+    cases: Mapping[str, list[str]],
 ) -> None:
     """Write a model of `voxgap.fill.Deviating` as a bundle of task `fill`, which fills volumes of any size by patches.
 
@@ -44,6 +46,7 @@ def save_filler(
         history: of its training.
         scores: errors at hidden voxels, by part.
         arguments: that it was trained by, as plain values.
+        cases: `known_cases` of `voxgap.metrics.overlap`, of whole volumes.
 
     Raises:
         VoxgapError: a file is in the way.
@@ -82,6 +85,8 @@ def save_filler(
         model.save(temporary / "model.keras")
         (temporary / "golden.npz").write_bytes(golden.to_bytes(answered))
         manifest["golden"] = place(folder, temporary / "golden.npz", "golden")["parts"][0]
+        (temporary / "cases.json").write_text(json.dumps(cases))
+        manifest["cases"] = place(folder, temporary / "cases.json", "cases")["parts"][0]
         file = place(folder, temporary / "model.keras")
         manifest["files"] = {"keras": file | file["parts"][0] | {"precision": "float32"}}
         remove_evidence(folder)

@@ -19,7 +19,7 @@ from voxgap.dataset.targets import as_classes, class_places
 from voxgap.decision import Decision, asked, named
 from voxgap.errors import VoxgapError
 from voxgap.metrics import Scored, scored, without_interval
-from voxgap.metrics.overlap import digests, in_part, overlap, read_cases, told_apart
+from voxgap.metrics.overlap import digests, in_part, overlap, read_cases, told_apart, too_good
 from voxgap.metrics.surfaces import case_scores
 from voxgap.names import check_seed, metric_words
 from voxgap.patches import predict_patches, size_for
@@ -186,14 +186,7 @@ class Labelled:
         count, notes = len(self.data), [said for said in (self.lacks, self.told) if said]
         if self.whole:
             notes.append(f"{self.data.name}: no split, so that all {count} volumes are scored")
-        met = [
-            f"{known} of {count} volumes were in {called}"
-            for part, called in (("train", "training"), ("validation", "validation"))
-            if self.split != "train" and (known := (self.known or {}).get(part)) and part != self.split
-        ]
-        if met:
-            notes.append(f"Warning: {' and '.join(met)} of this bundle: these scores are too good")
-        return tuple(notes)
+        return (*notes, *too_good(self.known, count, self.split))
 
 
 def labelled(

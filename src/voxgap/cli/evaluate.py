@@ -80,7 +80,7 @@ def evaluate(
                 f"--{'pattern' if pattern else 'split'}"
             )
         reading = {name: said[name] for name in ("axes", "at")}
-        checked = voxgap.check_fills(fetched(data), str(bundle), fills=(), say=say, **reading)
+        checked = voxgap.check_fills(fetched(data), str(bundle), fills=("kriging",), say=say, **reading)
         tell(checked, None, as_json)
         return
     predictor = open_bundle(bundle, precision, engine, threads, threshold)

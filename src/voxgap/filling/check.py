@@ -22,6 +22,7 @@ from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
 from voxgap.filling.learn import Chosen, Where, check
 from voxgap.filling.learn import reading as read_as
 from voxgap.grid import as_options
+from voxgap.metrics.overlap import digests, overlap, too_good
 from voxgap.recipe import fill_name
 
 _READ = ("missing_values", "axes", "at", "missing_slices")
@@ -124,6 +125,7 @@ class Check:
         unit: Of the scores.
         rows: Of each fill, the best first, and the impossible last.
         command: Fills the data with the best one.
+        notes: What to know before the errors are believed.
     """
 
     data: str
@@ -133,6 +135,7 @@ class Check:
     unit: str
     rows: Sequence[Row]
     command: str
+    notes: Sequence[str] = ()
 
     @property
     def best(self) -> Row:
@@ -160,6 +163,7 @@ class Check:
             ),
             *(f"{row.name}: {row.why}" for row in self.rows if row.why),
             f"best: {self.command}",
+            *self.notes,
         ]
         return "\n".join(text)
 
@@ -191,7 +195,8 @@ def check_fills(
     """Measure every fill on observed voxels that are hidden in the shapes of the data's own gaps, and name the best.
 
     Hidden are gaps of other steps in time, or of other volumes, where they lie; else the data's own gaps, moved; else
-    simulated ones, of the pattern that the gaps look like. What is hidden is not learnt from. Nothing is written.
+    simulated ones, of the pattern that the gaps look like. What is hidden is not learnt from; a bundle has learnt
+    before, and `notes` say so where it was from these data. Nothing is written.
 
     Args:
         data: As for `voxgap.load_data`, labelled or not; or one volume.
@@ -254,7 +259,19 @@ def check_fills(
         "standard deviations of each channel" if several else "the units of the data",
         rows,
         _command(job, rows[0]),
+        _met(job, known),
     )
+
+
+def _met(job: Job, known: Field) -> list[str]:
+    """Say that a bundle was trained on what it is tried on, where it was."""
+    if not job.is_bundle:
+        return []
+    from voxgap.bundle.scoring import known_to
+    from voxgap.runtime import Bundle
+
+    cases = known_to(Bundle.open(str(job.strategy)))
+    return too_good(None if cases is None else overlap(digests(known.volumes), cases), len(known.volumes))
 
 
 @dataclass(frozen=True)

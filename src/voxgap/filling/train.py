@@ -19,6 +19,7 @@ from voxgap.filling.check import scores_of
 from voxgap.filling.field import of_job
 from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
 from voxgap.history import History, Reason
+from voxgap.metrics.overlap import digests, known_cases
 from voxgap.missingness import simulate
 from voxgap.patches import Patches, Size
 from voxgap.volume import Values
@@ -132,6 +133,7 @@ def train_filler(
             history=history,
             scores={"validation": scores["learned"]},
             arguments={"epochs": epochs, "seed": seed, "hidden": hidden, "kriging": scores["kriging"]},
+            cases=known_cases(digests(volumes), ["train"] * len(volumes)),
         )
         kept.checkpoint.clear()
     return scores

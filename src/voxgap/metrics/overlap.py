@@ -74,6 +74,22 @@ def overlap(found: Iterable[str | None], known: Mapping[str, list[str]]) -> dict
     return {part: sum(case in held for case in cases) for part, held in met.items()}
 
 
+def too_good(met: Mapping[str, int] | None, count: int, split: str = "all") -> list[str]:
+    """Return the warning that scores are too good, where a network has met what they are of; else nothing.
+
+    Args:
+        met: what `overlap` counted; None where nobody knows.
+        count: of all cases that are scored.
+        split: the part that they are meant to be: what was trained on is no surprise in `train`.
+    """
+    called = [
+        f"{known} of {count} volumes were in {words}"
+        for part, words in (("train", "training"), ("validation", "validation"))
+        if split != "train" and part != split and (known := (met or {}).get(part))
+    ]
+    return [f"Warning: {' and '.join(called)} of this bundle: these scores are too good"] if called else []
+
+
 def in_part(found: Iterable[str | None], known: Mapping[str, list[str]], part: str) -> list[bool]:
     """Say of each case whether it was in that part of the data of a training: `test` is what is in no other."""
     if part == "test":
