@@ -21,7 +21,8 @@ from voxgap.errors import VoxgapError
 from voxgap.filling import files as files_of
 from voxgap.filling import filler, learn, streamed
 from voxgap.filling.check import Check, check_fills
-from voxgap.filling.train import patch_of, tiled
+from voxgap.filling.train import patch_of, tiled, unbeaten
+from voxgap.history import History
 from voxgap.metrics.overlap import digests, known_cases
 from voxgap.runtime import Bundle, Manifest, Predictor
 from voxgap.volume import Volume
@@ -139,6 +140,25 @@ def test_a_filler_is_evaluated_beside_kriging(folder: Path, monkeypatch: pytest.
     result = CliRunner().invoke(cli, ["evaluate", str(folder), "scan.nii.gz"])
     assert result.exit_code == 0, result.output
     assert asked["fills"] == ("kriging",)
+
+
+def test_a_filler_that_kriging_equals_is_said_to_be() -> None:
+    def scores(rmse: float) -> dict[str, dict[str, float]]:
+        return {"kriging": {"rmse": 0.367}, "learned": {"rmse": rmse}}
+
+    said = unbeaten(scores(0.374))
+    assert said == (
+        "learned did not beat kriging on what was held out (RMSE 0.374 against 0.367): more data or steps, or "
+        "--strategy kriging"
+    )
+    assert "was hidden" in unbeaten(scores(0.367), held_out=False)
+    assert unbeaten(scores(0.366)) == ""
+    assert unbeaten(scores(float("nan")))
+    epoch = {"loss": 1.0, "val_loss": 1.0, "seconds": 1.0}
+    history = History((epoch,), "val_loss", 0, 1, "epochs", unbeaten=said)
+    assert history.remarks() == [said]
+    assert history.to_json()["unbeaten"] == said
+    assert "unbeaten" not in History((epoch,), "val_loss", 0, 1, "epochs").to_json()
 
 
 def test_what_is_no_filler_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class History:
         never: classes, as numbers, that are in the validation data and that the kept network never names.
         chance: validation loss of a guess that knows only how frequent the classes, or how large the targets, are.
         steps: training steps of an epoch.
+        unbeaten: what does as well without a network, in words; empty where nothing does.
 
     Example:
         >>> from voxgap import History
@@ -53,6 +54,7 @@ class History:
     never: tuple[int, ...] = ()
     chance: float | None = None
     steps: int | None = None
+    unbeaten: str = ""
 
     @property
     def best(self) -> dict[str, float]:
@@ -102,7 +104,7 @@ class History:
         Args:
             classes: their names; numbers without them.
         """
-        said = []
+        said = [self.unbeaten] if self.unbeaten else []
         if self.never:
             names = [classes[c] if c < len(classes) else f"number {c}" for c in self.never]
             said.append(
@@ -133,6 +135,7 @@ class History:
             "reason": self.reason,
             "policy": self.policy,
             "seconds": round(self.seconds, 1),
+            **({"unbeaten": self.unbeaten} if self.unbeaten else {}),
         }
 
     def to_csv(self, path: str | Path) -> None:

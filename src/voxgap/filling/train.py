@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +121,9 @@ def train_filler(
             say(f"going on with the training that {folder} keeps")
         model, looks = trained(tiles, options, given | {"kept": kept})
         scores = _scores(model, tiles if apart is None else apart, punch, seed)
-        history = _history(looks, epochs)
+        history = replace(_history(looks, epochs), unbeaten=unbeaten(scores, held_out=apart is not None))
+        for remark in history.remarks():
+            say(remark)
         save_filler(
             folder,
             model,
@@ -257,6 +259,22 @@ def _scores(model: Any, tiles: Values, punch: Any, seed: int) -> dict[str, dict[
         error = (value.astype(float) - hidden[asked]) / unit
         found[name] = {k: v for k, v in asdict(scores_of(error, deviation / unit)).items() if v is not None}
     return found
+
+
+def unbeaten(scores: Mapping[str, Mapping[str, float]], *, held_out: bool = True) -> str:
+    """Say that kriging does as well as the network that was trained; nothing where it does not.
+
+    Args:
+        scores: errors of both, as `train_filler` returns them.
+        held_out: whether they are at voxels that were held out.
+    """
+    closed, own = scores["kriging"]["rmse"], scores["learned"]["rmse"]
+    if own < closed:
+        return ""
+    return (
+        f"learned did not beat kriging on what was {'held out' if held_out else 'hidden'} (RMSE {own:.4g} against "
+        f"{closed:.4g}): more data or steps, or --strategy kriging"
+    )
 
 
 def _history(looks: Sequence[dict[str, float]], epochs: int) -> History:
