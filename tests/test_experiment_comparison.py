@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from voxgap.errors import VoxgapError
 from voxgap.experiment.comparison import Comparison
 from voxgap.experiment.plan import Outcome
 from voxgap.metrics.comparison import compare_pair
+from voxgap.report.experiment import _table
 
 MEANS = {"mean": 0.70, "linear": 0.80, "masked_conv": 0.90, "complete": 0.95, "drop": 0.60}
 
@@ -126,6 +128,9 @@ def test_a_strategy_that_is_not_possible_comes_last() -> None:
     comparison = Comparison.from_outcomes(made, pairs)
     assert comparison.overall.places[-1].strategy == "knn"
     assert math.isnan(comparison.overall.places[-1].mean)
+    *others, last = comparison.to_json()["overall"]["places"]
+    assert [place["rank"] for place in others] == list(range(1, len(others) + 1))
+    assert last["rank"] is None
     assert "knn" not in comparison.verdict
 
 
@@ -138,6 +143,14 @@ def test_nothing_has_a_score() -> None:
     comparison = Comparison.from_outcomes(made, failed)
     assert comparison.verdict == "No run has a score yet."
     assert comparison.failures[0].runs == 2
+    for one in (empty, comparison):
+        assert one.overall.best is None
+        assert [place["rank"] for place in one.to_json()["overall"]["places"]] == [None, None]
+        assert re.search(r"^ +- +mean ", one.summary(), re.MULTILINE)
+        assert not re.search(r"^ +1 ", one.summary(), re.MULTILINE)
+        table = _table(one.overall, "accuracy")
+        assert table.best is None
+        assert table.header[3] == "better than the best by"
     json.dumps(comparison.to_json(), allow_nan=False)
 
 

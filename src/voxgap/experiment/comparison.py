@@ -292,8 +292,8 @@ class Comparison:
         lines = [self.verdict, ""]
         lines.append(f"{self.words_of(overall.metric)} ({direction}), mean and 95 % interval, {self.cases}:")
         width = max((len(p.strategy) for p in (*overall.places, *overall.baselines)), default=0)
-        for rank, place in enumerate(overall.places, start=1):
-            lines.append(f"{rank:3}  {place.strategy:<{width}}  {interval(place)}")
+        for rank, place in overall.ranked:
+            lines.append(f"{rank or '-':>3}  {place.strategy:<{width}}  {interval(place)}")
         for place in overall.baselines:
             lines.append(f"  -  {place.strategy:<{width}}  {interval(place)}  baseline")
         if self.decision:

@@ -77,9 +77,21 @@ class Ranking:
     left: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @property
+    def ranked(self) -> tuple[tuple[int | None, Place], ...]:
+        """Each place with its rank, from 1; None of one without a score."""
+        return tuple(
+            (None if math.isnan(place.mean) else rank, place) for rank, place in enumerate(self.places, 1)
+        )
+
+    @property
+    def best(self) -> str | None:
+        """The strategy that scores best; None where none has a score."""
+        return next((place.strategy for rank, place in self.ranked if rank), None)
+
+    @property
     def words(self) -> str:
         """What the ranking shows, and no more."""
-        scored = [place for place in self.places if not math.isnan(place.mean)]
+        scored = [place for rank, place in self.ranked if rank]
         if not scored:
             return "No run has a score yet."
         if len(scored) == 1:
@@ -99,7 +111,7 @@ class Ranking:
                 "reference": self.reference,
                 "words": self.words,
                 "conditions": [condition._asdict() for condition in self.conditions],
-                "places": [dataclasses.asdict(place) for place in self.places],
+                "places": [{"rank": rank, **dataclasses.asdict(place)} for rank, place in self.ranked],
                 "baselines": [dataclasses.asdict(place) for place in self.baselines],
                 **({"left": dict(self.left)} if self.left else {}),
             }

@@ -85,13 +85,12 @@ def _ranking(comparison: Comparison) -> Section:
     if overall.baselines:
         meanings = "; ".join(f"{place.strategy}, {MEANING[place.strategy]}" for place in overall.baselines)
         paragraphs.append(f"Baselines, which take no part in the ranking: {meanings}.")
-    scored = not math.isnan(overall.places[0].mean) if overall.places else False
-    figures = [(intervals(overall, metric), f"{metric}: mean and 95 % interval.")] if scored else []
+    figures = [(intervals(overall, metric), f"{metric}: mean and 95 % interval.")] if overall.best else []
     return Section("Ranking", paragraphs, _table(overall, metric), figures)
 
 
 def _table(ranking: Ranking, metric: str) -> Table:
-    target = ranking.reference or (ranking.places[0].strategy if ranking.places else "the best")
+    target = ranking.reference or ranking.best or "the best"
     places = (*ranking.places, *ranking.baselines)
     header = ["strategy", metric, "95 % interval", f"better than {target} by"]
     header.append("P worse / same / better")
@@ -99,7 +98,7 @@ def _table(ranking: Ranking, metric: str) -> Table:
     if any(place.failed for place in places):
         header.append("without a score")
         rows = [[*row, str(place.failed or "")] for row, place in zip(rows, places, strict=True)]
-    return Table(header, rows, best=0 if ranking.places else None)
+    return Table(header, rows, best=None if ranking.best is None else 0)
 
 
 def _row(place: Place) -> list[str]:
