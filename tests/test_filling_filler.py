@@ -17,9 +17,10 @@ from typer.testing import CliRunner
 import voxgap as vg
 from voxgap.cli import app as cli
 from voxgap.cli.fill import fill
+from voxgap.cli.filler import as_strategy
 from voxgap.errors import VoxgapError
 from voxgap.filling import files as files_of
-from voxgap.filling import filler, learn, streamed
+from voxgap.filling import filler, learn, refuse_unfinished, streamed
 from voxgap.filling.check import Check, check_fills
 from voxgap.filling.train import patch_of, tiled, unbeaten
 from voxgap.history import History
@@ -161,11 +162,38 @@ def test_a_filler_that_kriging_equals_is_said_to_be() -> None:
     assert "unbeaten" not in History((epoch,), "val_loss", 0, 1, "epochs").to_json()
 
 
+@pytest.mark.parametrize("held", ["training-state", ".training.lock"])
+def test_a_training_that_was_not_finished_is_no_bundle(held: str, tmp_path: Path) -> None:
+    (tmp_path / "sea" / held).mkdir(parents=True)
+    with pytest.raises(
+        VoxgapError, match="no bundle yet: its training was not finished; give the train command"
+    ):
+        refuse_unfinished(str(tmp_path / "sea"))
+    with pytest.raises(VoxgapError, match="sea: no bundle yet"):
+        vg.fill_files("scan.nii.gz", tmp_path / "out", str(tmp_path / "sea"))
+    with pytest.raises(VoxgapError, match="sea: no bundle yet"):
+        as_strategy(str(tmp_path / "sea"))
+
+
+def test_a_path_is_no_name_of_a_fill(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("some").mkdir()
+    for path, why in {
+        "runs/sea": "no such folder",
+        "runs/": "no such folder",
+        f"{tmp_path}/some": "holds no",
+    }.items():
+        with pytest.raises(VoxgapError, match=why):
+            refuse_unfinished(path)
+    for name in ("kriging", "nonsense", "0=mean", str(folder), {"0": "mean"}):
+        refuse_unfinished(name)
+
+
 def test_what_is_no_filler_is_refused(folder: Path, tmp_path: Path) -> None:
     vg.write(tmp_path / "scan.nii.gz", Volume(gappy()))
     data, out = tmp_path / "scan.nii.gz", tmp_path / "filled"
     with pytest.raises(VoxgapError, match="is no fill; choose one of"):
-        vg.fill_files(data, out, str(tmp_path / "nothing"))
+        vg.fill_files(data, out, "nothing")
     with pytest.raises(VoxgapError, match=r"--option rank: .* is trained, and takes none"):
         vg.fill_files(data, out, str(folder), options={"rank": 3})
     (folder / "manifest.json").write_text(json.dumps(manifest("regression")))

@@ -2,7 +2,7 @@
 
 from voxgap.bundle.capability import check_exportable
 from voxgap.bundle.certifying import Certified, certify
-from voxgap.bundle.continuing import STATE, goes_on
+from voxgap.bundle.continuing import LOCK, STATE, goes_on
 from voxgap.bundle.exporting import export
 from voxgap.bundle.guaranteeing import Guaranteed, guarantee
 from voxgap.bundle.own_model import export_model
@@ -11,6 +11,7 @@ from voxgap.bundle.scoring import Evaluation, evaluate
 from voxgap.bundle.training import Trained, material, train_bundle
 
 __all__ = [
+    "LOCK",
     "STATE",
     "Certified",
     "Evaluation",

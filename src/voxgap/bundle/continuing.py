@@ -14,6 +14,9 @@ from voxgap.runtime import MANIFEST, Bundle
 STATE = "training-state"
 """The folder in a bundle with what its training needs to go on: last and best weights, and those of the optimizer."""
 
+LOCK = ".training.lock"
+"""The file in a bundle's folder that a training holds as long as it runs; it stays."""
+
 
 def goes_on(folder: Path, epochs: int, patience: int) -> bool:
     """Return whether a training goes on from a bundle, or could not have one in its way.

@@ -13,7 +13,7 @@ from voxgap.cli.console import err, out
 from voxgap.cli.data import At, Axes, MissingSlices, MissingValues, grid_arguments
 from voxgap.errors import VoxgapError
 from voxgap.files import finite, write_bytes
-from voxgap.filling import FILLS, FIT_ON, SEEDS, STRATEGY
+from voxgap.filling import FILLS, FIT_ON, SEEDS, STRATEGY, refuse_unfinished
 
 if TYPE_CHECKING:
     from voxgap.filling.check import Check
@@ -117,6 +117,7 @@ def fill(
             raise VoxgapError(f"{data} and --strategy {strategy} both say how to fill: give one of them")
         data, strategy = filled, data
 
+    refuse_unfinished(strategy)  # before Keras comes
     said = grid_arguments(missing_values=missing_values, axes=axes, at=at, missing_slices=missing_slices)
     how: dict[str, Any] = {
         "options": _options(option or []),

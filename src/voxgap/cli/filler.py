@@ -13,7 +13,7 @@ from voxgap.cli.data import grid_arguments
 from voxgap.cli.export import export_bundle
 from voxgap.cli.fill import progress, say
 from voxgap.errors import VoxgapError
-from voxgap.filling import is_bundle
+from voxgap.filling import is_bundle, refuse_unfinished
 from voxgap.recipe import Strategy
 
 OWN = (
@@ -89,6 +89,7 @@ def as_strategy(strategy: str) -> tuple[str | Strategy, Any]:
         VoxgapError: a bundle can't be opened, or is for another task.
     """
     if not is_bundle(strategy):
+        refuse_unfinished(strategy)
         return strategy, None
     from voxgap.filling.filler import check
     from voxgap.runtime import Bundle

@@ -242,6 +242,7 @@ def train(
         return
     from voxgap import names
     from voxgap.bundle import (  # runtime only: no Keras yet
+        LOCK,
         STATE,
         Origin,
         check_free,
@@ -275,7 +276,7 @@ def train(
 
     check_free(out_folder, overwrite=True)  # nothing but a folder can be held
     with (
-        held(out_folder / ".training.lock", f"{out_folder}: a network is trained there"),
+        held(out_folder / LOCK, f"{out_folder}: a network is trained there"),
         _saying_what_is_kept(out_folder / STATE / "state.json"),
     ):
         sweep(out_folder)  # one that was killed as it ended leaves a bundle, and what it was made from

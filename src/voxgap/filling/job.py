@@ -11,7 +11,7 @@ from typing import Any
 
 from voxgap.errors import VoxgapError
 from voxgap.files import write_bytes
-from voxgap.filling import FILLS, FIT_ON, STRATEGY, is_bundle
+from voxgap.filling import FILLS, FIT_ON, STRATEGY, is_bundle, refuse_unfinished
 from voxgap.grid import Grid
 from voxgap.io import Source, rules
 from voxgap.recipe import check_fill, fill_name, of_channels
@@ -84,6 +84,7 @@ class Job:
     evidence: bool | None = None
 
     def __post_init__(self) -> None:
+        refuse_unfinished(self.strategy)
         by_channel = not isinstance(self.strategy, str) or "=" in self.strategy
         if not by_channel and self.strategy not in FILLS and not self.is_bundle:
             raise VoxgapError(

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from voxgap.bundle import STATE, check_free
+from voxgap.bundle import LOCK, STATE, check_free
 from voxgap.bundle.filler import save_filler
 from voxgap.errors import VoxgapError
 from voxgap.files import held, sweep
@@ -91,7 +91,7 @@ def train_filler(
     check_free(folder, overwrite=True)
     if epochs < 1:
         raise VoxgapError(f"epochs must be at least 1, got {epochs}")
-    with held(folder / ".training.lock", f"{folder}: a network is trained there"):
+    with held(folder / LOCK, f"{folder}: a network is trained there"):
         sweep(folder)
         check_free(folder, overwrite)
         grid = as_files_are(**reading)
