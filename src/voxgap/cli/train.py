@@ -69,7 +69,9 @@ _SCHEDULE = {"patience", "min-delta", "lr-patience"}
 Data = Annotated[
     str,
     typer.Argument(
-        help="Manifest (CSV, Parquet), .npz, folder per class, sample:NAME or medmnist:NAME.", metavar="DATA"
+        help="Manifest (CSV, Parquet), .npz, folder per class, sample:NAME or medmnist:NAME; with --task fill also "
+        "one volume.",
+        metavar="DATA",
     ),
 ]
 Bundle = Annotated[Path, typer.Argument(help="Folder made by voxgap train.", metavar="BUNDLE")]

@@ -14,6 +14,7 @@ from voxgap import io, table
 from voxgap.dataset import medmnist
 from voxgap.dataset.cache import cached_samples
 from voxgap.dataset.dataset import Dataset
+from voxgap.dataset.door import is_one_volume
 from voxgap.dataset.drawn import Drawn, InFiles, InMemory, say_what_is_cut
 from voxgap.dataset.folders import is_folder, list_folder
 from voxgap.dataset.listing import Listing, refuse
@@ -121,20 +122,29 @@ def load_data(
     path = medmnist.find(name) if name.startswith(medmnist.PREFIX) else Path(data)
     with io.one_line(path):
         if is_folder(path):
+            if path.suffix.lower() == ".zarr" and is_one_volume(name):
+                raise VoxgapError(f"{path}: not a data set; {_sets(name)}")
             return _read_listing(list_folder(path), name, grid, max_bytes, seed, cache, task, scoring)
         io.check_file(path)
         if path.suffix.lower() in table.SUFFIXES:
             return _read_listing(read_manifest(path), name, grid, max_bytes, seed, cache, task, scoring)
         if path.suffix.lower() != ".npz":
-            raise VoxgapError(
-                f"{path}: not a data set; give a .csv manifest, a .parquet one, an .npz, a folder, sample:NAME "
-                "or medmnist:NAME"
-            )
+            raise VoxgapError(f"{path}: not a data set; {_sets(name)}")
         fields = _npz_fields(path, max_bytes, task)
         fields["volumes"] = with_gaps(fields["volumes"], grid.missing_values)
     held = Dataset.from_arrays(**fields, name=name, seed=seed, scoring=scoring)
     say_twins(held, scoring or "split" in fields)
     return _on_grid(held, grid, max_bytes)
+
+
+def _sets(data: str) -> str:
+    """Say what a data set is; of one volume, what takes one."""
+    fill = (
+        f", or --task fill, which takes one file: voxgap train {data} --task fill"
+        if is_one_volume(data)
+        else ""
+    )
+    return "give a .csv manifest, a .parquet one, an .npz, a folder, sample:NAME or medmnist:NAME" + fill
 
 
 def _grid(reading: Reading) -> Grid:
