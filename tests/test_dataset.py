@@ -330,7 +330,9 @@ def test_data_that_is_none(tmp_path: Path) -> None:
             load_data(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", [".npy", ".nii.gz", ".nrrd", ".tif", ".nc", ".zarr"])
+@pytest.mark.parametrize(
+    "suffix", [".npy", ".nii.gz", ".nrrd", ".tif", ".nc", pytest.param(".zarr", marks=pytest.mark.full)]
+)
 def test_one_volume_is_no_data_set_but_can_be_filled(suffix: str, tmp_path: Path) -> None:
     file = tmp_path / f"sea{suffix}"
     write(file, Volume(np.zeros((3, 4, 5), np.float32)))

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import voxgap as vg
 from voxgap.cli import app as cli
-from voxgap.cli.fill import fill
+from voxgap.cli.fill import fill, progress
 from voxgap.cli.filler import as_strategy
 from voxgap.errors import VoxgapError
 from voxgap.filling import files as files_of
@@ -141,6 +141,18 @@ def test_a_filler_is_evaluated_beside_kriging(folder: Path, monkeypatch: pytest.
     result = CliRunner().invoke(cli, ["evaluate", str(folder), "scan.nii.gz"])
     assert result.exit_code == 0, result.output
     assert asked["fills"] == ("kriging",)
+    assert asked["progress"] is progress
+
+
+def test_a_filler_is_loaded_once_for_all_draws(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vg.write(tmp_path / "scan.nii.gz", Volume(gappy((8, 8, 8))))
+    load, loaded = filler.load, []
+    monkeypatch.setattr(filler, "load", lambda where: loaded.append(where) or load(where))
+    found = check_fills(tmp_path / "scan.nii.gz", str(folder), fills=("zero",), seeds=3)
+    assert loaded == [str(folder)]
+    assert len(found.rows) == 2
 
 
 def test_a_filler_that_kriging_equals_is_said_to_be() -> None:

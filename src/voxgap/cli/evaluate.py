@@ -11,7 +11,7 @@ import typer
 
 from voxgap.cli.console import err, out, say_notes, table
 from voxgap.cli.data import At, Axes, Mechanism, MissingRate, Pattern, Seed, Split, fetched, grid_arguments
-from voxgap.cli.fill import say, tell
+from voxgap.cli.fill import progress, say, tell
 from voxgap.cli.predict import BundlePath, Engine, Precision, Threads, Threshold, open_bundle
 from voxgap.errors import VoxgapError
 from voxgap.files import check_new, finite
@@ -79,8 +79,9 @@ def evaluate(
                 f"{bundle} fills: what is hidden has the shapes of the data's own gaps; leave out "
                 f"--{'pattern' if pattern else 'split'}"
             )
-        reading = {name: said[name] for name in ("axes", "at")}
-        checked = voxgap.check_fills(fetched(data), str(bundle), fills=("kriging",), say=say, **reading)
+        reading: dict[str, Any] = {name: said[name] for name in ("axes", "at")}
+        reading |= {"say": say, "progress": progress}
+        checked = voxgap.check_fills(fetched(data), str(bundle), fills=("kriging",), **reading)
         tell(checked, None, as_json)
         return
     predictor = open_bundle(bundle, precision, engine, threads, threshold)

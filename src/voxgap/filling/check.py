@@ -19,7 +19,7 @@ from voxgap.errors import VoxgapError
 from voxgap.filling import FILLS, FIT_ON, SEEDS, STRATEGY
 from voxgap.filling.field import Field, of_job, with_axes
 from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
-from voxgap.filling.learn import Chosen, Where, check
+from voxgap.filling.learn import Chosen, Fill, Where, check
 from voxgap.filling.learn import reading as read_as
 from voxgap.grid import as_options
 from voxgap.metrics.overlap import digests, overlap, too_good
@@ -242,9 +242,13 @@ def check_fills(
     possible = [one for one in asked if not known.refuses(one[0])]
     draws = [known.hide(seed) for seed in range(seeds)]
     tried: dict[int, list[_Trial | VoxgapError]] = {}
+    opened: dict[int, Fill] = {}  # a bundle learns nothing here: loaded, and compiled, once for all draws
     for index, draw in job.progress([(i, d) for d in range(seeds) for i in range(len(possible))], "checking"):
         chosen = by_number if possible[index] == own else possible[index]
-        trial = _trial(known, chosen[0], chosen[1], draws[draw][0])
+        learnt = opened.get(index)
+        if learnt is None and job.is_bundle and possible[index] == own:
+            learnt = opened[index] = known.learn(*chosen, {})
+        trial = _trial(known, *chosen, draws[draw][0], learnt)
         tried.setdefault(index, []).append(trial)
     rows = [_row(known, *possible[index], trials) for index, trials in tried.items()]
     # What leaves the hard ones missing has errors of its own.
@@ -284,7 +288,11 @@ class _Trial:
 
 
 def _trial(
-    known: Field, strategy: Chosen, options: Mapping[str, Any], hidden: Mapping[int, Where]
+    known: Field,
+    strategy: Chosen,
+    options: Mapping[str, Any],
+    hidden: Mapping[int, Where],
+    learnt: Fill | None = None,
 ) -> _Trial | VoxgapError:
     started = time.perf_counter()
     count = len(known.channels)
@@ -293,7 +301,7 @@ def _trial(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of what means little: here its error says so
         try:
-            fill = known.learn(strategy, options, hidden)
+            fill = learnt or known.learn(strategy, options, hidden)
             for index, here in hidden.items():
                 values = known.without(index, hidden)
                 made = fill(values, known.wanted[index])
