@@ -11,7 +11,7 @@ import xarray
 import zarr
 
 from voxgap.errors import VoxgapError
-from voxgap.io import read, scan, write
+from voxgap.io import beside, read, scan, write
 from voxgap.volume import Volume
 
 VALUES = np.random.default_rng(0).integers(0, 1000, (5, 7, 9)).astype("i4")
@@ -60,6 +60,17 @@ def test_shards_and_filters(tmp_path: Path) -> None:
     assert np.array_equal(read(path, region=[(1, 3)]).values[..., 0], VALUES[1:3])
     path = store(tmp_path / "w.zarr", zarr_format=2, filters=[numcodecs.Delta("i4")])
     assert np.array_equal(read(path).values[..., 0], VALUES)
+
+
+@pytest.mark.parametrize("form", [2, 3])
+def test_a_store_that_is_one_array_has_nothing_beside_it(form: int, tmp_path: Path) -> None:
+    path, target = tmp_path / "v.zarr", tmp_path / "w.zarr"
+    zarr.save_array(str(path), VALUES, zarr_format=form)
+    assert beside(scan(path), None) == []
+    with pytest.raises(VoxgapError, match="it holds none"):
+        beside(scan(path), "sea")
+    write(target, Volume(read(path).values + 0.5), like=path)
+    assert np.array_equal(zarr.open_array(str(target), mode="r")[...], VALUES + np.float32(0.5))
 
 
 @pytest.mark.parametrize("form", [2, 3])

@@ -214,7 +214,7 @@ def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
 
 def _copy_beside(zarr: Any, path: Path, level: _Level, target: Any, options: Options) -> None:
     """Copy what lies beside a volume and is none: the coordinates, without which it would read turned round."""
-    members = dict(islice(_opened(zarr, path, level.group, options).members(), MAX_MEMBERS))
+    members = _members(zarr, _opened(zarr, path, level.group, options))
     for name, member in members.items():
         item = f"{level.group}/{name}".lstrip("/")
         if not isinstance(member, zarr.Array) or len(member.shape) > 2 or item == level.item:
@@ -293,7 +293,7 @@ def _only_member(zarr: Any, node: Any, path: Path, group: str) -> str:
 
     An image may lie deeper: in a well of a plate, or beside others as bioformats2raw writes them.
     """
-    members = dict(islice(node.members(), MAX_MEMBERS))
+    members = _members(zarr, node)
     shapes = {
         name: tuple(member.shape)
         for name, member in members.items()
@@ -310,6 +310,11 @@ def _only_member(zarr: Any, node: Any, path: Path, group: str) -> str:
     raise VoxgapError(f"{path}: holds {held}; name the array to read: {path.name}::{first}")
 
 
+def _members(zarr: Any, node: Any) -> dict[str, Any]:
+    """Return what is in a group; a store that is one array has nothing in it."""
+    return {} if isinstance(node, zarr.Array) else dict(islice(node.members(), MAX_MEMBERS))
+
+
 def _images(zarr: Any, members: dict[str, Any], depth: int) -> list[str]:
     found: list[str] = []
     for name, member in members.items():
@@ -319,7 +324,7 @@ def _images(zarr: Any, members: dict[str, Any], depth: int) -> list[str]:
         if attributes.get("ome", attributes).get("multiscales"):
             found.append(name)
         elif depth < 2:
-            below = _images(zarr, dict(islice(member.members(), MAX_MEMBERS)), depth + 1)
+            below = _images(zarr, _members(zarr, member), depth + 1)
             found += [f"{name}/{inner}" for inner in below]
     return found
 
@@ -354,7 +359,7 @@ def beside_zarr(source: Source) -> list[Beside]:
     zarr, path, options = need("zarr", source.path), source.path, source.options
     group = _level(zarr, _opened(zarr, path, "", options), path, options).group
     found = []
-    for name in dict(islice(_opened(zarr, path, group, options).members(), MAX_MEMBERS)):
+    for name in _members(zarr, _opened(zarr, path, group, options)):
         try:
             array = _array(zarr, path, f"{group}/{name}".lstrip("/"), options)
             check_touched(str(path), array.chunks, tuple(slice(0, size) for size in array.shape))
