@@ -286,7 +286,8 @@ def write(
 
     With `like`, the file says all that the original says beside its values: orientation and byte order, header
     fields, coordinates, attributes and units, patient and study. Where a value is that of the original, what is
-    stored for it stays. Whole numbers become float32 where the new values need it, but in DICOM, which has none.
+    stored for it stays. Whole numbers become float32 where the new values need it, float64 where that can't hold
+    them, but in DICOM, which has no such type.
 
     With `labels`, whole numbers are written in the smallest type that holds them: uint8, int8 where one is
     negative, int16 or int32. DICOM has 16 bits for each, and a clip 8. Then `like` is the scan that the label map

@@ -14,9 +14,10 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
+from voxgap.io.keeping import settled
 from voxgap.io.raw import DEFLATE_LIMIT, Block, check_end, read_box, read_exactly
 from voxgap.io.rules import Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, kept, too_large
+from voxgap.io.source import Box, Options, Source, Stored, arrange, too_large
 from voxgap.volume import AXES, Volume, times
 
 # NumPy reads a header as a Python literal, which two threads at once can't before CPython 3.11.8 (gh-106905).
@@ -116,11 +117,9 @@ def write_npz_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
 
 
 def _rewritten(stored: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
-    """Return values to be stored in place of others: whole numbers become float32 where one is new."""
-    new = kept(stored, stored, values)
+    new = settled(stored, values).new
     if new is stored:
         return stored
-    new = new if stored.dtype.kind == "f" else values.astype(np.float32)
     new = new.astype(new.dtype.newbyteorder(stored.dtype.byteorder), copy=False)
     return np.asfortranarray(new) if np.isfortran(stored) else np.ascontiguousarray(new)
 

@@ -50,12 +50,13 @@ def with_default_fill(attributes: Mapping[str, Any], dtype: np.dtype[Any]) -> di
     return {**({} if fill is None else {"_FillValue": fill}), **attributes}
 
 
-def decode(stored: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any]:
+def decode(stored: NDArray[Any], attributes: Mapping[str, Any], dtype: Any = np.float32) -> NDArray[Any]:
     """Return values with NaN where the attributes say that they are missing, unpacked.
 
     Args:
         stored: As in the file, any real dtype.
         attributes: Those of the array.
+        dtype: Of what is unpacked.
 
     Returns:
         The same shape: floating point where an attribute had a say, as stored otherwise.
@@ -80,7 +81,7 @@ def decode(stored: NDArray[Any], attributes: Mapping[str, Any]) -> NDArray[Any]:
     with np.errstate(over="ignore"):
         if scale or offset:
             stored = stored.astype(np.float64) * (scale or [1.0])[0] + (offset or [0.0])[0]
-        values = stored.astype(np.float32)
+        values = stored.astype(dtype)
     values[missing] = np.nan
     return values
 

@@ -9,6 +9,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,10 +21,11 @@ from voxgap.errors import VoxgapError
 from voxgap.io import cf
 from voxgap.io.chunks import SLAB, check_chunk, check_touched, slabs, touched
 from voxgap.io.isolated import isolated
+from voxgap.io.keeping import Settled, settled
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
 from voxgap.io.rules import MAX_PLACES, Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, as_stored, box_size, kept
+from voxgap.io.source import Box, Options, Source, Stored, arrange, as_stored, box_size
 from voxgap.volume import Volume, times
 
 MAX_OBJECTS = 100_000
@@ -247,46 +249,49 @@ def replace_values(dataset: Any, values: NDArray[Any], attributes: Mapping[str, 
     box = tuple(slice(0, size) for size in dataset.shape)
     written = _written(dataset, box) if dataset.chunks else {}
     untouched = dataset.chunks is None and dataset.id.get_storage_size() == 0
-    plainly = dataset.dtype.kind == "f" and not {"scale_factor", "add_offset"} & set(attributes)
-    # Whole chunks at a time: of a large file, all that is compared would be several times its memory.
-    for part in slabs(box, dataset.chunks or (1,) * len(box), max(4, dataset.dtype.itemsize)):
-        stored, wanted = dataset[part], values[part]
-        decoded = cf.decode(stored, attributes)
+    decode = partial(cf.decode, attributes=attributes, dtype=np.float64)
+
+    def put(part: Box, into: np.dtype[Any] | None = None) -> Settled:
+        stored = dataset[part]
         holes = np.full(stored.shape, untouched)
         for hole in _never_written(dataset, part, written) if dataset.chunks else ():
             holes[hole] = True
-        new = kept(stored, np.where(holes, np.nan, decoded) if holes.any() else decoded, wanted)
-        if new is stored:
-            continue
-        if not plainly:
-            break
-        # What nobody wrote stays missing once its chunk is there.
-        new[holes & np.isnan(wanted)] = np.nan
-        dataset[part] = new
-    else:
+        found = settled(stored, values[part], decode, holes, into)
+        if into is None and found.own and found.new is not stored:
+            dataset[part] = found.new
+        return found
+
+    # Whole chunks at a time: of a large file, all that is compared would be several times its memory.
+    parts = list(slabs(box, dataset.chunks or (1,) * len(box), max(4, dataset.dtype.itemsize)))
+    found = [(own, room) for _, own, room in map(put, parts)]
+    if all(own for own, _ in found):
         return
-    # Whole numbers have no room for what lies between them.
+    # Its own type has no room for what is new.
+    room = np.result_type(*(room for _, room in found))
+    unpacked = np.empty(dataset.shape, room)
+    for part in parts:
+        unpacked[part] = put(part, room).new
     file, name = dataset.file, dataset.name
     scales = [list(dimension.values()) for dimension in dataset.dims]
     labels = [dimension.label for dimension in dataset.dims]
     others = {key: value for key, value in dataset.attrs.items() if key not in _OF_STORAGE}
     chunks, packing = dataset.chunks, dataset.compression
-    for dimension, found in zip(dataset.dims, scales, strict=True):
-        for scale in found:
+    for dimension, held in zip(dataset.dims, scales, strict=True):
+        for scale in held:
             dimension.detach_scale(scale)
     group, member = dataset.parent, name.rpartition("/")[2]
     members = list(group)
     del file[name]
     fresh = file.create_dataset(
-        name, data=values.astype(np.float32), chunks=chunks, compression=packing, fillvalue=np.float32(np.nan)
+        name, data=unpacked, chunks=chunks, compression=packing, fillvalue=room.type(np.nan)
     )
     for key, value in others.items():
         fresh.attrs[key] = value
-    fresh.attrs["_FillValue"] = np.float32(np.nan)
-    for dimension, label, found in zip(fresh.dims, labels, scales, strict=True):
+    fresh.attrs["_FillValue"] = room.type(np.nan)
+    for dimension, label, held in zip(fresh.dims, labels, scales, strict=True):
         if label:
             dimension.label = label
-        for scale in found:
+        for scale in held:
             dimension.attach_scale(scale)
     if list(group) != members:
         # Variables that are channels count in the order of the file: what came behind goes behind again.

@@ -92,10 +92,9 @@ def write_nifti_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
     header, extensions = _whole_header(path)
     if header.get_data_dtype().names:
         raise VoxgapError(f"{path}: holds colours, which have no room for other values; leave out like=")
-    values = rewritten(_block(path, header), source.restore(volume.values))
-    if header.get_slope_inter() not in ((None, None), (1.0, 0.0)):
-        values = values.astype(np.float32, copy=False)
-    _write_below(stream, header, extensions, values)
+    found = rewritten(_block(path, header), source.restore(volume.values), _scaling(header) or np.asarray)
+    scale = header.get_slope_inter() if found.own else (1, 0)
+    _write_below(stream, header, extensions, found.new, scale=scale)
 
 
 def write_nifti_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Source | None) -> None:
@@ -136,6 +135,7 @@ def _write_below(
     extensions: bytes,
     values: NDArray[Any],
     dtype: np.dtype[Any] | None = None,
+    scale: tuple[float | None, float | None] = (1, 0),
 ) -> None:
     """Write values, the slowest axis first, below a header that says how they are stored."""
     if not extensions:  # The header of a pair becomes that of one file.
@@ -143,7 +143,7 @@ def _write_below(
         header["magic"] = bytes(header["magic"]).replace(b"ni", b"n+")
     header.set_data_offset(header.sizeof_hdr + len(extensions))
     header.set_data_dtype((dtype or values.dtype).newbyteorder(header.endianness))
-    header.set_slope_inter(1, 0)
+    header.set_slope_inter(*scale)
     stream.write(header.binaryblock + extensions)
     for slab in planes(values):
         stream.write(np.ascontiguousarray(slab, header.get_data_dtype()).data)

@@ -141,8 +141,8 @@ def _names(path: Path, header: _Header, rank: int) -> tuple[list[str], int]:
 def write_metaimage_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
     """Write an `.mha` file with the fields and orientation of the original."""
     found = _header(source.path)
-    values = rewritten(_voxels(source.path, found)[0], source.restore(volume.values))
-    _write_below(stream, found.fields, values)
+    new = rewritten(_voxels(source.path, found)[0], source.restore(volume.values)).new
+    _write_below(stream, found.fields, new)
 
 
 def write_metaimage_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Source | None) -> None:

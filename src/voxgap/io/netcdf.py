@@ -24,9 +24,10 @@ from voxgap.io.chunks import gathered, slabs
 from voxgap.io.classic import check_classic
 from voxgap.io.hdf5 import all_datasets, copy_file, plain, read_slabs, refuse_foreign, replace_values
 from voxgap.io.isolated import isolated
+from voxgap.io.keeping import settled
 from voxgap.io.optional import need
 from voxgap.io.rules import MAX_PLACES, Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, as_stored, box_size, kept
+from voxgap.io.source import Box, Options, Source, Stored, arrange, as_stored, box_size
 from voxgap.volume import Volume, times
 
 
@@ -121,12 +122,11 @@ def write_netcdf_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
     for name, values in new.items():
         stored = data[name].variable
         attributes = header[name]["attributes"]
-        packed = stored.dtype.kind != "f" or {"scale_factor", "add_offset"} & set(attributes)
-        found = kept(stored.values, cf.decode(stored.values, attributes), values)
-        if packed and found is not stored.values:
-            found = values.astype(np.float32)
+        decode = partial(cf.decode, attributes=attributes, dtype=np.float64)
+        found, own, _ = settled(stored.values, values, decode)
+        if not own:
             stays = {key: value for key, value in stored.attrs.items() if key not in cf.ATTRIBUTES}
-            data[name] = (stored.dims, found, stays | {"_FillValue": np.float32(np.nan)})
+            data[name] = (stored.dims, found, stays | {"_FillValue": found.dtype.type(np.nan)})
         else:
             data[name] = (stored.dims, found, stored.attrs)
     stream.write(data.to_netcdf(engine="scipy", format="NETCDF3_64BIT"))

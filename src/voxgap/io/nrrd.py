@@ -163,7 +163,7 @@ def _header(path: Path) -> _Header:
 def write_nrrd_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
     """Write an NRRD file with the fields, comments, axes and orientation of the original."""
     lines, _, block = _header(source.path)
-    _write_below(stream, lines, rewritten(block, source.restore(volume.values)))
+    _write_below(stream, lines, rewritten(block, source.restore(volume.values)).new)
 
 
 def write_nrrd_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Source | None) -> None:

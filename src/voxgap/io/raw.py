@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.io.source import Box, kept
+from voxgap.io.keeping import Decode, Settled, settled
+from voxgap.io.source import Box
 from voxgap.volume import Values, times
 
 CHUNK = 2**22
@@ -162,12 +163,12 @@ def read_box(
     return values
 
 
-def rewritten(block: Block, values: NDArray[Any]) -> NDArray[Any]:
-    """Return values to be stored in place of a block: float32, or float64 with what is stored, where that is."""
-    if block.dtype.newbyteorder("=") != np.float64:
-        return values.astype(np.float32, copy=False)
-    stored = read_block(block, tuple(slice(0, size) for size in block.shape), None, np.float64)
-    return kept(stored, stored, values)
+def rewritten(block: Block, values: NDArray[Any], decode: Decode = np.asarray) -> Settled:
+    """Return what to store in place of a block."""
+    stored = read_block(
+        block, tuple(slice(0, size) for size in block.shape), None, block.dtype.newbyteorder("=")
+    )
+    return settled(stored, values, decode)
 
 
 def read_exactly(stream: IO[bytes], out: NDArray[Any], where: str, before: int = 0, total: int = 0) -> None:

@@ -320,20 +320,6 @@ def as_stored(labels: Volume, source: Source) -> Volume:
     return Volume(values, affine, spacing, labels.channels, labels.source, axes)  # type: ignore[arg-type]
 
 
-def kept(stored: NDArray[Any], decoded: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
-    """Return values, but what is stored wherever that says the same: to its last bit, and with its sentinels.
-
-    Args:
-        stored: As in the file.
-        decoded: What reading makes of it.
-        values: float32, of the same shape.
-    """
-    with np.errstate(over="ignore"):
-        before = decoded.astype(np.float32)
-    same = (before == values) | (np.isnan(before) & np.isnan(values))
-    return stored if same.all() else np.where(same, stored, values)
-
-
 def placed(volume: Volume) -> NDArray[np.float64]:
     """Return the affine of a volume; where it has none, its spacing, upright and at the origin."""
     if volume.affine is not None:

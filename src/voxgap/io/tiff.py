@@ -10,6 +10,7 @@ import re
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,9 +21,10 @@ from numpy.typing import NDArray
 from voxgap.arrays import planes
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
+from voxgap.io.keeping import settled
 from voxgap.io.optional import need
 from voxgap.io.rules import Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, kept, one_line, too_large
+from voxgap.io.source import Box, Options, Source, Stored, arrange, one_line, too_large
 from voxgap.volume import AXES, Volume, times
 
 # What tifffile logs where the chain of pages breaks.
@@ -129,7 +131,7 @@ def write_tiff(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> Non
 
 
 def write_tiff_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
-    """Write a stack of floats with the OME or ImageJ header, description and resolution of the original."""
+    """Write a stack with the OME or ImageJ header, description and resolution of the original."""
     tifffile = need("tifffile", "TIFF")
     path = source.path
     with _opened(tifffile, path) as file:
@@ -137,7 +139,8 @@ def write_tiff_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
         if len(file.series) > 1:
             # The header speaks of all of them: one alone has a header of its own.
             return write_tiff(stream, volume)
-        values = _rewritten(series, source, volume)
+        sentinels = {"_FillValue": page.tags[42113].value} if 42113 in page.tags else {}
+        values = _rewritten(series, source, volume, sentinels)
         about: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "metadata": None}
         about["byteorder"] = file.byteorder
         if page.samplesperpixel > 1:
@@ -154,30 +157,30 @@ def write_tiff_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
             about |= {"imagej": True, "metadata": {**(file.imagej_metadata or {}), "axes": series.axes}}
             about |= {"compression": None}
         elif file.is_ome:
-            about["description"] = _ome_of_floats(file.ome_metadata, values.dtype)
+            about["description"] = _ome_of(file.ome_metadata, values.dtype)
         elif page.description:
             about["description"] = page.description
         unit = page.tags.get("ResolutionUnit")
         if unit is not None:
             about["resolutionunit"] = int(unit.value)
         if 42113 in page.tags:
-            about["extratags"] = [(42113, "s", 0, "nan", True)]
+            nodata = page.tags[42113].value if values.dtype == np.dtype(page.dtype) else "nan"
+            about["extratags"] = [(42113, "s", 0, nodata, True)]
     if file.is_imagej:
         values = values.reshape(_imagej_shape(series.axes, values.shape))
         about["metadata"].pop("axes")
     tifffile.imwrite(stream, values, bigtiff=values.nbytes > 2**31, **about)
 
 
-def _rewritten(series: Any, source: Source, volume: Volume) -> NDArray[Any]:
-    """Return what is to be stored: float32, or float64 with what is stored, where that is."""
-    values = source.restore(volume.values).astype(np.float32, copy=False)
-    if np.dtype(series.dtype).newbyteorder("=") == np.float64:
-        whole = tuple(slice(0, size) for size in source.shape)
-        decoded = source.restore(source.load(whole))
-        # A plane that was never stored has no bits to keep.
-        stored = np.where(np.isnan(decoded), np.nan, _whole(series, source.path, source.options.max_bytes))
-        values = kept(stored, decoded, values)
-    return np.ascontiguousarray(values)
+def _rewritten(series: Any, source: Source, volume: Volume, sentinels: dict[str, Any]) -> NDArray[Any]:
+    stored = _whole(series, source.path, source.options.max_bytes)
+    if stored.dtype.kind == "b":  # Deflated, tifffile packs no bits.
+        stored = stored.astype(np.uint8)
+    decode = partial(cf.decode, attributes=sentinels, dtype=np.float64)
+    lost = np.isnan(source.restore(source.load(tuple(slice(0, size) for size in source.shape))))
+    if (lost & ~np.isnan(decode(stored))).any():  # A plane that was never stored has no bits to keep.
+        stored = np.where(lost, np.nan, stored.astype(np.result_type(stored, np.float32)))
+    return np.ascontiguousarray(settled(stored, source.restore(volume.values), decode).new)
 
 
 def _imagej_shape(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -186,9 +189,9 @@ def _imagej_shape(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(sizes.get(axis, 1) for axis in "TZCYXS")
 
 
-def _ome_of_floats(text: str, dtype: np.dtype[Any]) -> bytes:
-    """Return an OME header whose planes are of floats, one after the other, in this file."""
-    kind = "double" if dtype.itemsize == 8 else "float"
+def _ome_of(text: str, dtype: np.dtype[Any]) -> bytes:
+    """Return an OME header whose planes are of one type, one after the other, in this file."""
+    kind = {"float32": "float", "float64": "double"}.get(dtype.name, dtype.name)
     text = re.sub(r"(<(?:\w+:)?Pixels\b[^>]*?\bType=\")[^\"]*", rf"\1{kind}", text)
     text = re.sub(r"\s(?:SignificantBits|BigEndian|Interleaved)=\"[^\"]*\"", "", text)
     one = iter(["<TiffData/>"])

@@ -18,10 +18,11 @@ from voxgap.errors import VoxgapError
 from voxgap.io import cf
 from voxgap.io.beside import Beside
 from voxgap.io.chunks import check_chunk, check_touched, gathered, slabs
+from voxgap.io.keeping import Settled, settled
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
 from voxgap.io.rules import MAX_PLACES, Axis
-from voxgap.io.source import Box, Options, Source, Stored, arrange, as_stored, kept
+from voxgap.io.source import Box, Options, Source, Stored, arrange, as_stored
 from voxgap.volume import Volume, times
 
 MAX_METADATA = 2**26
@@ -168,34 +169,27 @@ def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
     level = _level(zarr, root, path, options)
     array = _array(zarr, path, level.item, options)
     attributes = dict(array.attrs)
-    sentinels, wanted, dtype = (
-        _sentinels(array, attributes),
-        source.restore(volume.values),
-        np.dtype(array.dtype),
-    )
+    decode = partial(cf.decode, attributes=_sentinels(array, attributes), dtype=np.float64)
+    wanted, dtype = source.restore(volume.values), np.dtype(array.dtype)
 
-    def parts() -> Iterator[tuple[Box, NDArray[Any], bool]]:
-        """Yield what is to be stored, and whether it was: all of it at once would be several times its memory."""
+    def parts(into: np.dtype[Any] | None) -> Iterator[tuple[Box, Settled]]:
+        """Yield what is to be stored: all of it at once would be several times its memory."""
         box = tuple(slice(0, size) for size in array.shape)
         for part in slabs(box, array.shards or array.chunks, max(4, dtype.itemsize)):
-            stored = np.asarray(array[part])
-            new = kept(stored, cf.decode(stored, sentinels), wanted[part])
-            yield part, new, new is stored
+            yield part, settled(np.asarray(array[part]), wanted[part], decode, into=into)
             let_go(wanted)
 
-    plainly = dtype.kind == "f" and not {"scale_factor", "add_offset"} & set(attributes)
-    room = np.result_type(dtype, np.float32) if plainly else np.dtype(np.float32)
-    if not plainly or room != dtype:  # What is new may have no room in it.
-        unchanged = all(same for *_, same in parts())
-        room = dtype if unchanged else room
-        if not (plainly or unchanged):
-            attributes = {key: value for key, value in attributes.items() if key not in cf.ATTRIBUTES}
+    found = [(own, room) for _, (_, own, room) in parts(None)]
+    own = all(own for own, _ in found)
+    room = dtype if own else np.result_type(*(room for _, room in found))
+    if not own:
+        attributes = {key: value for key, value in attributes.items() if key not in cf.ATTRIBUTES}
     form = array.metadata.zarr_format
     about = {
         "shape": array.shape,
         "chunks": array.chunks,
         "dtype": room,
-        "fill_value": array.fill_value if room == dtype else float("nan"),
+        "fill_value": array.fill_value if own else float("nan"),
         "attributes": attributes,
         **({"dimension_names": array.metadata.dimension_names} if form == 3 else {}),
     }
@@ -206,8 +200,8 @@ def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
         made = group.create_array(name, **about)
     else:
         made = zarr.create_array(str(folder), zarr_format=form, **about)
-    for part, new, _ in parts():
-        made[part] = new if plainly or room == dtype else wanted[part].astype(np.float32)
+    for part, (new, *_) in parts(None if own else room):
+        made[part] = new
     if level.item and not level.axes:
         _copy_beside(zarr, path, level, group, options)
 
