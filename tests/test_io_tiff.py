@@ -1,10 +1,12 @@
 """TIFF, OME-TIFF and ImageJ stacks against tifffile."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from voxgap.errors import VoxgapError
 from voxgap.io import read, scan, write
@@ -201,3 +203,24 @@ def test_columns_and_rows_of_a_geotiff_turn_by_its_matrix(east: float, south: fl
             writer.write(plane, extratags=tags, metadata=None, contiguous=False, photometric="minisblack")
     wanted = STACK[:, :: -1 if south < 0 else 1, :: -1 if east < 0 else 1]
     assert np.array_equal(read(tmp_path / "v.tif").values[..., 0], wanted)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 10, 12])
+def test_packed_bits_are_those_of_tifffile(bits: int, tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 2**bits, (4, 9, 13)).astype("u1" if bits <= 8 else "u2")
+    path = tmp_path / "a.tif"
+    options: dict[str, Any] = {} if bits == 1 else {"bitspersample": bits}
+    tifffile.imwrite(path, values > 0 if bits == 1 else values, photometric="minisblack", **options)
+    assert np.array_equal(read(path).values[..., 0], values)
+    data = path.read_bytes()
+    path.write_bytes(data.replace(np.uint32(13).tobytes(), np.uint32(13000).tobytes()))
+    with pytest.raises(VoxgapError):
+        read(path)
+
+
+@pytest.mark.parametrize("compression", ["raw", "group4", "packbits"])
+def test_masks_of_pillow_are_read(compression: str, tmp_path: Path) -> None:
+    masks = np.random.default_rng(0).random((4, 9, 13)) > 0.5
+    first, *others = [Image.fromarray(mask).convert("1") for mask in masks]
+    first.save(tmp_path / "a.tif", save_all=True, append_images=others, compression=compression)
+    assert np.array_equal(read(tmp_path / "a.tif").values[..., 0], masks)

@@ -276,7 +276,12 @@ def _check_page(page: Any, path: Path, max_bytes: int) -> None:
     if page.nbytes > max_bytes:
         raise VoxgapError(too_large(f"{path}: one page", page.nbytes, max_bytes))
     held = min(sum(page.databytecounts), path.stat().st_size)
-    if page.nbytes > held * _EXPANSION.get(int(page.compression), _MAX_EXPANSION) + 1:
+    # `nbytes` counts bits that are packed as whole bytes.
+    form = page.keyframe
+    together, apart = (form.samplesperpixel, 1) if form.planarconfig == 1 else (1, form.samplesperpixel)
+    row = -(-form.imagewidth * together * form.bitspersample // 8)
+    packed = form.imagelength * form.imagedepth * apart * row
+    if min(packed, page.nbytes) > held * _EXPANSION.get(int(page.compression), _MAX_EXPANSION) + 1:
         raise VoxgapError(f"{path}: a page claims {page.nbytes} bytes, more than it holds; copy it again")
 
 
