@@ -10,6 +10,8 @@ import pytest
 
 import stand_in
 import voxgap as vg
+from voxgap.errors import VoxgapError
+from voxgap.io.dicom_seg import write_seg
 from voxgap.runtime import job
 from voxgap.runtime.inputs import list_items
 from voxgap.runtime.predictor import Predictor
@@ -22,6 +24,30 @@ def predictor() -> Predictor:
     classes = ("back", "liver", "tumour")
     manifest = stand_in.manifest(classes, task="segmentation", outputs=3, label_values=[0, 1, 7], input=about)
     return Predictor(manifest, lambda batch: -np.abs(np.nan_to_num(batch) - np.float32([0, 100, 200])))
+
+
+@pytest.mark.parametrize("thickness", [None, ""])
+def test_a_thickness_that_is_left_out_stops_no_segmentation(thickness: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "ct.dicom"
+    vg.write(path, vg.Volume(np.arange(60, dtype=np.float32).reshape(3, 4, 5), spacing=(2.5, 1, 1)))
+    for file in path.iterdir():
+        if file.suffix == ".dcm":
+            ds = pydicom.dcmread(file)
+            del ds.SliceThickness
+            if thickness is not None:
+                ds.SliceThickness = None
+            ds.save_as(file)
+    source = vg.scan(path)
+    labels = vg.Volume((source.read().values > 30).astype(np.float32), source.affine)
+    write_seg(tmp_path / "a.seg.dcm", labels, source, {1: "liver"})
+    shared = pydicom.dcmread(tmp_path / "a.seg.dcm").SharedFunctionalGroupsSequence[0]
+    assert shared.PixelMeasuresSequence[0].SliceThickness == 2.5
+    for file in path.glob("*.dcm"):
+        ds = pydicom.dcmread(file)
+        del ds.StudyInstanceUID
+        ds.save_as(file)
+    with pytest.raises(VoxgapError, match=r"series \(it has no StudyInstanceUID\); its label map"):
+        write_seg(tmp_path / "b.seg.dcm", labels, source, {1: "liver"})
 
 
 @pytest.mark.parametrize("flipped", [False, True])

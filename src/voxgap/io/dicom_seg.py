@@ -50,6 +50,10 @@ def write_seg(
     stack = stack_of(source)
     laid = source.restore(labels.values)[..., 0]
     images, order = _images(stack.frames, stack.places.tolist(), path)
+    step = 0.0 if stack.affine is None else float(np.linalg.norm(stack.affine[:3, 0]))
+    for image in images:
+        if "NumberOfFrames" not in image and not image.get("SliceThickness"):  # May be left out or empty.
+            image.SliceThickness = f"{step:.10g}"
     numbers = np.zeros((len(order), *laid.shape[1:]), np.uint8)
     for number, value in enumerate(names, 1):
         numbers[laid[order] == value] = number
@@ -94,7 +98,8 @@ def write_seg(
             content_description="drawn by a network, not reviewed",
         )
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        said = " ".join(str(error).split())[:200]
+        lacks = getattr(error, "name", None) if isinstance(error, AttributeError) else None
+        said = f"it has no {lacks}" if lacks else " ".join(str(error).split())[:200]
         raise VoxgapError(
             f"{path}: no DICOM SEG of this series ({said}); its label map is there as NIfTI"
         ) from error
