@@ -385,6 +385,56 @@ def test_what_a_series_cannot_hold(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_values_too_far_apart_for_16_bits_are_refused(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).normal(size=(3, 20, 20)).astype(np.float32)
+    far = values.copy()
+    far[1, 2, 3] = 1e30
+    with pytest.raises(VoxgapError, match=r"v\.dicom: .* too coarse .* write \.nii\.gz"):
+        write(tmp_path / "v.dicom", Volume(far))
+    assert not list(tmp_path.iterdir())
+    sparse = np.zeros((3, 20, 20), np.float32)
+    sparse[1, 2:5] = 0.25 + values[0, :3]  # Most of it is one value, and what differs is kept.
+    for fine in (values, sparse, np.full((2, 3, 4), 0.5, np.float32)):
+        write(tmp_path / "w.dicom", Volume(fine))
+        assert np.abs(read(tmp_path / "w.dicom").values[..., 0] - fine).max() < 1e-4
+
+
+def test_an_error_names_the_folder_that_was_asked_for(tmp_path: Path) -> None:
+    for suffix, volume in (
+        (".dicom", Volume(np.zeros((2, 2, 2, 2)))),
+        (".dicom", Volume(np.full((2, 2, 2), np.nan))),
+    ):
+        path = tmp_path / f"v{suffix}"
+        with pytest.raises(VoxgapError) as caught:
+            write(path, volume)
+        assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("spacing", [[0, 0], None])
+def test_pixels_of_no_size_have_no_spacing_but_lie_as_they_do(
+    spacing: list[int] | None, tmp_path: Path
+) -> None:
+    files = series(tmp_path / "v.dicom")
+    wanted = read(tmp_path / "v.dicom")
+    for file in files:
+        edit(file, PixelSpacing=spacing)
+    volume = read(tmp_path / "v.dicom")
+    assert (volume.spacing, volume.affine) == (None, None)
+    assert np.array_equal(volume.values, wanted.values)
+
+
+def test_a_jump_of_hundreds_of_slices_is_no_gap(tmp_path: Path) -> None:
+    files = series(tmp_path / "v.dicom")
+    for steps, refused in ((90, False), (800, True)):
+        place = position(files[-2])
+        edit(files[-1], ImagePositionPatient=[*place[:2], place[2] + steps * 2.5])
+        if refused:
+            with pytest.raises(VoxgapError, match=r"lie 800 slices of 2\.5 mm apart; repair"):
+                read(tmp_path / "v.dicom")
+        else:
+            assert read(tmp_path / "v.dicom").shape[0] == 5 + steps
+
+
 def test_a_foreign_folder_is_never_replaced(tmp_path: Path) -> None:
     (tmp_path / "v.dicom").mkdir()
     (tmp_path / "v.dicom" / "mine.txt").write_text("keep")

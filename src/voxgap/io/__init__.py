@@ -327,7 +327,7 @@ def write(
         target = os.path.realpath(path)
         if form.write_folder is not None:
             with replacing_folder(Path(target)) as folder:
-                put(folder)
+                _put_into(folder, put, path)
         elif form.write is not None:
             with replacing(target) as beside, beside.open("w+b") as stream:
                 put(stream)
@@ -361,6 +361,15 @@ def _writer(
             write(target, volume)
 
     return put
+
+
+def _put_into(folder: Path, put: Callable[[Any], None], path: Path) -> None:
+    """Write into a folder that is temporary: what goes wrong is said of the one that was asked for."""
+    try:
+        put(folder)
+    except VoxgapError as error:
+        said = str(error).replace(str(folder), str(path)).replace(folder.name, str(path))
+        raise VoxgapError(said) from error
 
 
 def tells(path: Path) -> bool:

@@ -8,6 +8,7 @@ where the series says how many images it has (ImagesInAcquisition). DICOM counts
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ __all__ = ["is_dicom", "is_series", "scan_dicom", "write_dicom", "write_dicom_li
 MAX_PADDING = 10_000
 ROUNDING = 0.05
 """How far off the grid a slice may be, as a share of the step: by the rounding of its position alone."""
+MAX_GAP = 100
+"""Neighbours further apart than this many slices are no series with a gap, but two, or a wrong position."""
 _TO_RAS = np.array([-1.0, -1.0, 1.0])
 
 
@@ -42,6 +45,7 @@ class Stack(NamedTuple):
     depth: int
     affine: NDArray[np.float64] | None
     spacing: tuple[float, float, float] | None
+    sized: bool = True
 
 
 def write_dicom_like(folder: Path, volume: Volume, source: Source) -> None:
@@ -99,7 +103,7 @@ def scan_dicom(path: Path, options: Options) -> Source:
         return values
 
     shape = (stack.depth, rows, columns, samples)
-    return oriented(
+    source = oriented(
         arrange(
             Stored(shape, np.dtype(np.float32), load, tuple(Axis(kind=kind) for kind in "zyxc")),
             path,
@@ -109,6 +113,8 @@ def scan_dicom(path: Path, options: Options) -> Source:
             channels=("red", "green", "blue") if samples == 3 else (),
         )
     )
+    # Turned as it lies, but of what size its voxels are nobody said.
+    return source if stack.sized else replace(source, affine=None, spacing=None)
 
 
 def _stacked(frames: list[Frame], path: Path) -> Stack:
@@ -137,7 +143,8 @@ def _stacked(frames: list[Frame], path: Path) -> Stack:
     affine[:3, :3] = np.stack([step, down * between[0], along * between[1]], axis=1) * _TO_RAS[:, None]
     affine[:3, 3] = (corners[0] - before * step) * _TO_RAS
     places = grid.indices + before
-    return Stack(frames, places, int(places[-1]) + 1 + after, affine, None)
+    sized = bool(first.spacing) and (len(frames) > 1 or bool(first.between or first.thickness))
+    return Stack(frames, places, int(places[-1]) + 1 + after, affine, None, sized)
 
 
 def _unplaced(frames: list[Frame]) -> Stack:
@@ -186,7 +193,15 @@ def _regular(frames: Sequence[Frame], heights: NDArray[np.float64]) -> Grid | No
     stated, numbered_step = frames[0].between, _numbered_step(frames, heights)
     # Where number and stated distance agree, this also finds a series of which every second slice is lost.
     agreed = bool(numbered_step) and np.isclose(stated, numbered_step, 0.01)
-    return regular_grid(heights, ROUNDING, stated if agreed else None)
+    grid = regular_grid(heights, ROUNDING, stated if agreed else None)
+    gaps = np.diff(grid.indices) if grid else np.zeros(1, int)
+    if grid and gaps.max() > MAX_GAP:
+        at = int(gaps.argmax())
+        raise VoxgapError(
+            f"{frames[at].file.parent}: {_name(frames[at])} and {_name(frames[at + 1])} lie {gaps[at]} slices of "
+            f"{grid.step:.4g} mm apart; repair the position, or keep each part in a folder of its own"
+        )
+    return grid
 
 
 def _numbered_step(frames: Sequence[Frame], heights: NDArray[np.float64]) -> float:

@@ -18,29 +18,35 @@ from voxgap.volume import Values, Volume
 
 PADDING = -(2**15)
 _LEVELS = 2**16 - 2
+_COARSE = 0.01
+"""A step of 16 bits larger than this share of the standard deviation destroys the values."""
+_SAMPLE = 2**20
 _TO_LPS = np.array([-1.0, -1.0, 1.0])
 
 
 def write_dicom(folder: Path, volume: Volume) -> None:
     """Write each slice that holds an observed voxel as one file; missing voxels are padding.
 
-    Whole numbers within 16 bits are kept exactly, others to 1/65534 of their range.
+    Whole numbers within 16 bits are kept exactly, others to 1/65534 of their range, where that is fine enough.
 
     Args:
         folder: An empty folder.
         volume: One channel; its height and width at right angles.
 
     Raises:
-        VoxgapError: It has several channels, no observed voxel, or axes that DICOM can't describe.
+        VoxgapError: It has several channels, no observed voxel, axes that DICOM can't describe, or values so
+            far apart that 16 bits would destroy most of them.
     """
     pydicom = need("pydicom", folder)
     if volume.shape[3] != 1:
-        raise VoxgapError(f"{folder.name}: a DICOM series holds one channel,write .npz")
+        raise VoxgapError(
+            f"{folder.name}: a DICOM series holds one channel, not {volume.shape[3]}; write .npz"
+        )
     values = volume.values[..., 0]
     observed = ~np.isnan(values)
     if not observed.any():
         raise VoxgapError(f"{folder.name}: no voxel is observed; there is no slice to write")
-    slope, intercept = _scale(values)
+    slope, intercept = _scale(values, folder.name)
     base = _series(pydicom, volume, slope, intercept)
     affine = placed(volume)
     for index in np.flatnonzero(observed.any(axis=(1, 2))).tolist():
@@ -144,14 +150,27 @@ def _as_stored(ds: Any, frame: Frame, cells: NDArray[Any] | None, values: Values
     return new.astype(f"<{'i' if signed else 'u'}{int(ds.BitsAllocated) // 8}")
 
 
-def _scale(values: Values) -> tuple[float, float]:
+def _scale(values: Values, where: str) -> tuple[float, float]:
     """Return slope and intercept, as exact as DICOM's decimal strings of 16 characters keep them."""
     low, high = float(np.nanmin(values)), float(np.nanmax(values))
     whole = all(bool((np.rint(slab) == slab)[~np.isnan(slab)].all()) for slab in values)
     if whole and low > PADDING and high < 2**15:
         return 1.0, 0.0
     slope = float(f"{(high - low) / _LEVELS or 1.0:.9g}")
+    spread = _spread(values)
+    if high > low and slope > spread * _COARSE:
+        raise VoxgapError(
+            f"{where}: from {low:.3g} to {high:.3g}, 16 bits have steps of {slope:.2g}, too coarse for values that "
+            f"mostly spread by {spread:.2g}; write .nii.gz, or clip what stands out"
+        )
     return slope, float(f"{(low + high) / 2:.9g}")
+
+
+def _spread(values: Values) -> float:
+    """Return the standard deviation of what differs, by its quartiles: of one huge value, it would be that value."""
+    flat = values.reshape(-1)[:: max(1, values.size // _SAMPLE)]
+    low, high = np.percentile(np.unique(flat[~np.isnan(flat)]), (25, 75)) if flat.size else (0, 0)
+    return float((high - low) / 1.349)
 
 
 def _series(pydicom: Any, volume: Volume, slope: float, intercept: float) -> Any:
