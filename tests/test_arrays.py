@@ -286,3 +286,10 @@ def test_masked_labels_and_targets_are_no_labels() -> None:
     with pytest.raises(VoxgapError, match="labels: some are masked"):
         vg.Dataset.from_arrays(WHOLE, np.ma.array(["a", "b", "a", "b"], mask=[0, 0, 1, 0]), split=SPLIT)
     assert as_array(np.ma.array(["a", "b"]), "x").tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", ["masked", "masked uint8", "list of masked", "lists of lists of masked"])
+def test_what_is_masked_in_a_label_map_is_not_labelled(kind: str) -> None:
+    drawn = np.where(np.isnan(GAPPED[..., 0]), np.nan, WHOLE[..., 0] % 2)
+    maps = vg.Dataset.from_arrays(WHOLE, label_maps=KINDS[kind](drawn), classes=["0", "1"]).targets
+    np.testing.assert_array_equal(maps, np.where(np.isnan(drawn), -1, drawn))

@@ -341,7 +341,9 @@ class Dataset:
         if all(np.isnan(volume).all() for volume in batch):
             raise VoxgapError(f"{name}: no observed voxel in the whole set; check what was read as missing")
         if label_maps is not None and not isinstance(label_maps, OnDisk):
-            label_maps = each(lambda one: as_label_map(one, name), _gathered(label_maps))
+            given = _gathered(label_maps)
+            given = given if is_by_item(given) else as_real(given, name)  # what is masked is not said
+            label_maps = each(lambda one: as_label_map(one, name), given)
         task: Task = "regression" if labels is None else "classification"
         values: tuple[int, ...] | None = None
         unsplit = scoring and split is None
