@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import voxgap as vg
 from voxgap import paths
 from voxgap.dataset import load_data
+from voxgap.errors import VoxgapError
 from voxgap.runtime.inputs import list_items
 
 
@@ -106,3 +108,17 @@ def test_classes_may_be_called_after_masks(tmp_path: Path) -> None:
     save(*(tmp_path / kind / f"{index}.npy" for kind in ("with_mask", "mask-less") for index in range(6)))
     save(*(tmp_path / "third" / f"{index}.npy" for index in range(6, 12)))
     assert load_data(tmp_path).classes == ("mask-less", "third", "with_mask")
+
+
+def test_what_is_called_as_a_volume_and_is_no_file_is_listed(tmp_path: Path) -> None:
+    save(tmp_path / "in/a.npy", tmp_path / "in/deep/b.npy")
+    (tmp_path / "in/notes.txt").touch()
+    for name in ("gone.nii.gz", "deep/gone.mha", "notes", "readme.md"):
+        (tmp_path / "in" / name).symlink_to(tmp_path / "nowhere")
+    (tmp_path / "in/circle.nii").symlink_to(tmp_path / "in/circle.nii")
+    os.mkfifo(tmp_path / "in/pipe.nrrd")
+    found = [str(Path(item.name).relative_to(tmp_path / "in")) for item in list_items([tmp_path / "in"], ["t1"])]
+    assert found == ["a.npy", "circle.nii", "gone.nii.gz", "pipe.nrrd", "deep/b.npy", "deep/gone.mha"]
+    for name in ("circle.nii", "gone.nii.gz", "pipe.nrrd"):
+        with pytest.raises((VoxgapError, OSError), match=name):
+            vg.read(tmp_path / "in" / name)

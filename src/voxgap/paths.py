@@ -49,7 +49,7 @@ def volumes(folder: Path) -> list[Path]:
     Warns:
         UserWarning: Files were left out, since they are called as label maps are.
     """
-    found = [path for path in sorted(folder.iterdir()) if not _is_junk(path) and io.is_volume(path)]
+    found = [path for path in sorted(folder.iterdir()) if not _is_junk(path) and _is_meant(path)]
     return without_drawn(folder, found)
 
 
@@ -77,7 +77,7 @@ def all_volumes(folder: Path) -> list[Path]:
     for path in sorted(folder.iterdir()):
         if _is_junk(path):
             continue
-        if io.is_volume(path):
+        if _is_meant(path):
             found.append(path)
         elif path.is_dir() and not path.is_symlink():
             found += all_volumes(path)
@@ -144,6 +144,13 @@ def _exists(path: Path) -> bool:
         return io.split_item(path)[0].exists()
     except OSError:  # a name that is too long, say
         return False
+
+
+def _is_meant(path: Path) -> bool:
+    """Tell a volume, and what is called as one and is no file, such as a link to nowhere: who reads it says why not."""
+    return io.is_volume(path) or (
+        not path.is_file() and not path.is_dir() and path.name.lower().endswith(tuple(io.FORMATS))
+    )
 
 
 def _is_junk(path: Path) -> bool:
