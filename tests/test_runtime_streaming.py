@@ -167,6 +167,7 @@ def test_planes_of_another_input_or_bundle_are_not_gone_on_with(tmp_path: Path) 
     vg.write(tmp_path / "ct.nii", scan(0))
     before = streaming.key_of(found, found.scan(tmp_path / "ct.nii"))
     growing = streaming.Growing(target, (30, 13, 11), before)
+    assert not growing.data.exists()  # nothing is left where nothing was done
     growing.add(iter(np.ones((4, 13, 11))), {"missing": 3})
     assert streaming.Growing(target, (30, 13, 11), before).done == 4
     vg.write(tmp_path / "ct.nii", scan(1))

@@ -113,10 +113,6 @@ class Growing:
         self.note = target.with_name(f".{target.name}.progress")
         self._key = digest(key)
         self.done, self.kept = self._known()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with naming(target), self.data.open("ab") as stream:
-            # What came after the last note may be half a plane.
-            stream.truncate(self.done * self._plane)
 
     @property
     def _plane(self) -> int:
@@ -135,7 +131,10 @@ class Growing:
 
     def add(self, planes: Iterator[Values], kept: dict[str, int]) -> None:
         """Add planes, and note that they are there; `kept` is read once they are."""
+        self.data.parent.mkdir(parents=True, exist_ok=True)
         with naming(self.data), self.data.open("ab") as stream:
+            # What came after the last note may be half a plane.
+            stream.truncate(self.done * self._plane)
             count = 0
             for plane in planes:
                 stream.write(np.ascontiguousarray(plane, np.float32).data)
