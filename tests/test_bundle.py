@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -32,6 +33,7 @@ from voxgap.runtime.engines import open_engine
 from voxgap.runtime.golden import Golden, read_golden
 from voxgap.runtime.manifest import Entry
 from voxgap.training import adapt_model
+from voxgap.training.examples import Examples
 
 HISTORY = History(({"loss": 1.0, "val_loss": 1.0, "seconds": 1.0},) * 2, "val_loss", 1, 2, "epochs")
 
@@ -80,6 +82,17 @@ def test_the_manifest_names_each_file_and_nothing_else_is_there(original: Path) 
     (part,) = manifest["files"]["keras"]["parts"]
     assert part["bytes"] == (original / part["path"]).stat().st_size
     assert Bundle.open(original).model("keras").name == part["path"]
+
+
+def test_a_bundle_remembers_the_patches_of_its_training(tmp_path: Path) -> None:
+    data = tiny.dataset()
+    shape = (4, 4, 4, data.volumes.shape[-1])
+    patches = tiny.build_model("cnn3d", shape, len(data.classes), strategy="masked_conv", filters=(4,))
+    adapt_model(patches, Examples.of(data.part("train")).tiles((4, 4, 4)))
+    history = dataclasses.replace(HISTORY, patch_size=(4, 4, 4))
+    folder = save_bundle(tmp_path / "bundle", patches, data, strategy="masked_conv", history=history)
+    assert stand_in.written(folder)["input"]["patches"]["size"] == [4, 4, 4]
+    assert load(folder).predict(data.volumes[:1]).shape == (1, len(data.classes))
 
 
 def test_the_evidence_has_a_row_for_each_case_that_was_not_trained_on(

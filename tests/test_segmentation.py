@@ -458,6 +458,7 @@ def test_training_on_patches_and_predicting_whole_volumes() -> None:
     data = labelled(16, (12, 13, 10, 1))
     model = build_model("unet3d", (6, 6, 5, 1), 3, "segmentation", "masked_conv", filters=(6, 8))
     history = train(model, data, patch_size=(6, 6, 5), patches_per_volume=6, epochs=8, **QUICK)
+    assert history.patch_size == (6, 6, 5)
     part = data.part("validation")
     # The validation patches tile the volumes: the watched score is that of the tiles.
     tiles, maps = (patches.Patches(a, (6, 6, 5)) for a in (part.volumes, part.targets))

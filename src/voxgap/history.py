@@ -37,6 +37,7 @@ class History:
         chance: validation loss of a guess that knows only how frequent the classes, or how large the targets, are.
         steps: training steps of an epoch.
         unbeaten: what does as well without a network, in words; empty where nothing does.
+        patch_size: `(depth, height, width)` of the patches that it learnt from; None where it saw whole volumes.
 
     Example:
         >>> from voxgap import History
@@ -55,6 +56,7 @@ class History:
     chance: float | None = None
     steps: int | None = None
     unbeaten: str = ""
+    patch_size: tuple[int, int, int] | None = None
 
     @property
     def best(self) -> dict[str, float]:

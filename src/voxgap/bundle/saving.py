@@ -105,10 +105,10 @@ def save_bundle(
         model: trained, float32.
         dataset: what it was trained on, with gaps as in training.
         strategy: a preset's name or a `Strategy`, that the model was built with.
-        recipe: all that the model was built and trained by, in place of its strategy alone. With the patch size of its
-            training, the bundle cuts volumes of any size into such patches.
+        recipe: all that the model was built and trained by, in place of its strategy alone.
         origin: what else the model came from, for the record.
-        history: of its training: its curves, and a page about the cases, come into the bundle.
+        history: of its training: its curves, and a page about the cases, come into the bundle. With the patch size of
+            that, or of the recipe where there is none, the bundle cuts volumes of any size into such patches.
         scored: metrics by split, with what they rest on; see `voxgap.metrics.scored`.
         decision: by which classes are named; by default the most probable one is.
         units: unit and meaning of a channel, by its name, as in `{"ct": "Hounsfield units"}`.
@@ -136,7 +136,7 @@ def save_bundle(
         raise VoxgapError("save_bundle takes a strategy, or the recipe that holds it")
     origin = origin or Origin()
     made = recipe or Recipe(strategy=strategy_of(strategy or ""))
-    patch_size = made.training.patch_size
+    patch_size = (history.patch_size if history else None) or made.training.patch_size
     folder = Path(folder)
     check_free(folder, overwrite=True)
     foreign = sorted(set(units or {}) - set(dataset.channels))
