@@ -10,6 +10,8 @@ import pytest
 
 import voxgap as vg
 from test_cli_inspect import informative, output
+from voxgap.cli.console import err
+from voxgap.cli.data import choose_normalization
 from voxgap.io import write
 from voxgap.report import inspection as pictured
 
@@ -91,3 +93,23 @@ def test_of_mixed_shapes_the_numbers_are_those_of_the_files(
         size = facts["measured_on"]["size"]
         assert f"tests and pictures: resampled to {'×'.join(map(str, size))}" in str(found)
         assert f"resampled to {'×'.join(map(str, size))} here" in pictured.examples(found)[0][1]
+
+
+def test_inspect_and_train_decide_by_the_same_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed(tmp_path, (1, 1, 1, 1, 1, 3000))
+    said = vg.inspect(tmp_path / "data.csv").facts["intensity"]
+    assert not any("differ up to" in one for one in said)
+    monkeypatch.setattr(err, "_width", 300)
+    assert choose_normalization("auto", vg.load_data(tmp_path / "data.csv")) == "dataset"
+    spoken = capsys.readouterr().err
+    assert "normalize: dataset (volumes are in common units)" in spoken
+    for told in (" ".join(said), spoken):
+        assert "scan5.nii.gz (test): mean" in told
+    mixed(tmp_path, (1, 1, 3000, 1, 1, 1))
+    assert "each is normalised by itself" in vg.inspect(tmp_path / "data.csv").facts["intensity"][0]
+    assert choose_normalization("auto", vg.load_data(tmp_path / "data.csv")) == "volume"
+    mixed(tmp_path)
+    choose_normalization("auto", vg.load_data(tmp_path / "data.csv"))
+    assert "units others" not in capsys.readouterr().err

@@ -11,7 +11,7 @@ import numpy as np
 from voxgap.arrays import as_real, short
 from voxgap.errors import VoxgapError
 from voxgap.names import normalization
-from voxgap.observed import moments
+from voxgap.observed import Moments, moments
 from voxgap.ragged import inside
 
 SWAMPED = 0.3
@@ -108,6 +108,47 @@ def resolve(
     raise VoxgapError(
         f"normalize {method!r} needs whole volumes, and a network of patches sees none; use dataset, a window, "
         "or normalise the files"
+    )
+
+
+def deciding(split: Any) -> np.ndarray:
+    """Return where the volumes stand that a normalisation is chosen by: the training part, or all without one."""
+    places = np.flatnonzero(np.asarray(split) == "train")
+    return places if len(places) else np.arange(len(split))
+
+
+def strangers(volumes: Any, split: Any, names: Sequence[str], channels: tuple[str, ...] = ()) -> str:
+    """Say which volumes of other parts lie far outside of the training part's scale; empty where none does.
+
+    Args:
+        volumes: of all parts, as for `spreads`.
+        split: the part of each.
+        names: of the volumes; may be none.
+        channels: their names.
+    """
+    learnt = np.asarray(split) == "train"
+    if learnt.all() or not learnt.any():
+        return ""
+    found = moments(volumes)
+    train = Moments(*(part[learnt] for part in found))
+    pooled, known = train.pooled(), train.deviation
+    least = np.where(known > 0, known, np.inf).min(axis=0)
+    each = found.deviation
+    off = (each > FOLD * known.max(axis=0)) | ((each > 0) & (each < least / FOLD) & np.isfinite(least))
+    off |= np.abs(found.mean - pooled.mean) > FOLD * pooled.deviation
+    off &= (found.observed > 0) & (pooled.deviation > 0) & ~learnt[:, np.newaxis]
+    places = np.argwhere(off).tolist()
+    if not places:
+        return ""
+    index, channel = places[0]
+    more = len({place for place, _ in places}) - 1
+    name = (names[index] if index < len(names) else "") or f"volume {index}"
+    named = f" in channel {channels[channel]}" if len(channels) > 1 else ""
+    others = f" and {more} more" if more else ""
+    return (
+        f"{name} ({split[index]}){others}: mean {short(float(found.mean[index, channel]))}, "
+        f"deviation {short(float(each[index, channel]))}{named}, where the training volumes have "
+        f"{short(float(pooled.mean[channel]))} and {short(float(pooled.deviation[channel]))}: are the units others?"
     )
 
 

@@ -141,9 +141,13 @@ def choose_normalization(asked: str, dataset: Dataset, patch: tuple[int, int, in
     """Return the normalisation to train with, and say why where the training part decided."""
     from voxgap import intensity
 
-    known = dataset.part("train").volumes if "train" in dataset.split else dataset.volumes
+    known = dataset.take(intensity.deciding(dataset.split)).volumes
     chosen = intensity.resolve(asked, known, dataset.channels, patch)
     say_values(chosen, known, dataset, asked == "auto")
+    if chosen.method == "dataset" and (
+        said := intensity.strangers(dataset.volumes, dataset.split, dataset.names or (), dataset.channels)
+    ):
+        err.print(f"values: {said}")
     return chosen.method
 
 

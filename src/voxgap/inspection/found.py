@@ -51,6 +51,7 @@ class Inspection:
         disguises: slices and blocks that may be missing, likewise.
         inside: where a mask of the file says that something could be observed, in the shape of a volume.
         notes: what else is to be said of the file.
+        split: the part that each volume is in; None where nothing is to be learnt.
         alone: how well the gaps alone tell the classes apart; None where that can't be said.
     """
 
@@ -70,6 +71,7 @@ class Inspection:
     inside: NDArray[np.bool_] | None = None
     notes: tuple[str, ...] = ()
     alone: Alone | None = None
+    split: NDArray[np.str_] | None = None
 
     def __repr__(self) -> str:
         parts = [_in_columns(self.name, self.rows())]

@@ -77,7 +77,7 @@ def inspect(
         seen = _several(str(data), grid, seed)
         read_on = Grid(**seen.grid)
         raw, names = as_they_are(seen.name, read_on), names_of(seen.name, read_on)
-    said, marks = _intensity(seen.own, seen.channels, raw or seen.own)
+    said, marks = _intensity(seen, raw or seen.own, names)
     hidden = disguises(raw or seen.own, seen.channels, names)
     advice = advise(seen.found, seen.evidence)
     if (marks or hidden) and not seen.found.missing_rate:
@@ -171,7 +171,7 @@ def _labelled(dataset: Dataset, own: Any, volumes: Values, options: dict[str, An
         found = described(dataset, found)
     alone = None if of_class is None else told_by_gaps(volumes, of_class, dataset.groups, seed)
     seen = Inspection(dataset.name, volumes, own, channels, facts, found, evidence, options)
-    return replace(seen, rises=dataset.rises, alone=alone)
+    return replace(seen, rises=dataset.rises, alone=alone, split=dataset.split)
 
 
 def _answer_first(marks: Sequence[float], hidden: Sequence[Disguise]) -> Advice:
@@ -187,11 +187,17 @@ def _answer_first(marks: Sequence[float], hidden: Sequence[Disguise]) -> Advice:
     )
 
 
-def _intensity(volumes: Any, channels: tuple[str, ...], raw: Any) -> tuple[list[str], tuple[float, ...]]:
-    """Say what is odd about the values themselves, units that differ, marks that were not named; and those marks."""
-    chosen = intensity.choose(volumes, channels)
-    odd = (
-        [] if chosen.method == "dataset" else [f"{chosen.why} in training, unless --normalize says otherwise"]
-    )
+def _intensity(seen: Inspection, raw: Any, names: Sequence[str]) -> tuple[list[str], tuple[float, ...]]:
+    """Say what is odd about the values themselves, units that differ, marks that were not named; and those marks.
+
+    By the part of the data that training decides by.
+    """
+    channels = seen.channels
+    known = seen.own if seen.split is None else seen.own[intensity.deciding(seen.split)]
+    chosen = intensity.choose(known, channels)
+    odd = [f"{chosen.why} in training, unless --normalize says otherwise"]
+    if chosen.method == "dataset":
+        apart = "" if seen.split is None else intensity.strangers(seen.own, seen.split, names, channels)
+        odd = [apart] if apart else []
     marks = intensity.marks(raw, channels)
     return odd + [mark.said for mark in marks], tuple(dict.fromkeys(mark.value for mark in marks))
