@@ -425,6 +425,27 @@ def test_a_point_that_may_part_thousands_is_refused_where_a_comma_is_the_decimal
     assert listed(tmp_path, "target", "1.200", "2.5", suffix=suffix).rows[0].targets == ("1.200",)
 
 
+def test_a_column_that_may_be_thousands_or_decimals_is_refused(tmp_path: Path) -> None:
+    for cells in (
+        ["1.000", "1.001"],
+        ["1,000", "-12,500"],
+        ["950", "1.050"],
+        ["0", "1.050"],
+        ["999,999", "7"],
+    ):
+        with pytest.raises(VoxgapError, match=r"target '.*' may be \S+ or \S+, .*; write thousands without"):
+            listed(tmp_path, "target", *cells)
+    for cells, read in {
+        ("0.125", "1.125"): "1.125",
+        ("2,5", "1,125"): "1.125",
+        ("1.1250", "1.125"): "1.125",
+        ("1000", "1.125"): "1.125",
+        ("0.000", "1.125"): "1.125",
+    }.items():
+        assert listed(tmp_path, "target", *cells).rows[1].targets == (read,), cells
+    assert listed(tmp_path, "target;target_2", "1,125;0,5", "2,250;1,5").rows[0].targets == ("1.125", "0.5")
+
+
 def test_one_name_in_two_forms_of_unicode_is_one(tmp_path: Path) -> None:
     one, two = (unicodedata.normalize(form, "Zürich") for form in ("NFC", "NFD"))
     found = listed(tmp_path, "label;group", f"{one};{two}", f"{two};{one}")

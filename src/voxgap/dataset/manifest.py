@@ -23,6 +23,8 @@ from voxgap.table import is_number, is_reserved, is_target
 _LARGEST = float(np.finfo(np.float32).max)
 _WHOLE = re.compile(r"\A([+-]?\d+),0*\Z", re.ASCII)
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?", re.ASCII)
+_POINT_OR_COMMA = re.compile(r"[+-]?\d*([.,])\d+(?:[eE][+-]?\d+)?", re.ASCII)
+_EITHER = re.compile(r"[+-]?(?:0|[1-9]\d{0,2}(?:([.,])\d{3})?)", re.ASCII)
 _THOUSANDS = re.compile(r"[+-]?[1-9]\d{0,2}\.\d{3}", re.ASCII)
 
 
@@ -53,7 +55,8 @@ def read_manifest(path: Path) -> Listing:
     channels = tuple(name for name in channels if name not in foreign)
     named = [name for name in ("label", "group") if name in columns]
     if decimal_comma and path.suffix.lower() != ".parquet":  # where a column has a type, a point is a point
-        problems += _thousands(columns, targets, named, [line.number for line in lines if not line.problem])
+        doubts = _thousands(columns, targets, named, [line.number for line in lines if not line.problem])
+        problems += doubts or _either(columns, targets, named)
     if decimal_comma:
         columns |= {name: [_WHOLE.sub(r"\1", cell) for cell in columns[name]] for name in named}
     columns |= {name: _decimal(columns[name], decimal_comma) for name in targets}
@@ -123,6 +126,23 @@ def _thousands(
         # Of a name only what would be read as a whole number is in doubt.
         if _THOUSANDS.fullmatch(cell) and (name in targets or cell.endswith(".000"))
     ]
+
+
+def _either(columns: dict[str, list[str]], targets: Sequence[str], named: Sequence[str]) -> list[str]:
+    """Refuse a column in which each mark may part thousands, unless another number shows that it is a decimal sign."""
+    cells = [cell for name in (*targets, *named) for cell in columns[name] if not _EITHER.fullmatch(cell)]
+    decimal = {found[1] for cell in cells if (found := _POINT_OR_COMMA.fullmatch(cell))}
+    problems = []
+    for name in targets:
+        found = [_EITHER.fullmatch(cell) for cell in columns[name] if cell]
+        marked = next((one for one in found if one and one[1]), None)
+        if marked and all(found) and marked[1] not in decimal:
+            cell, mark = marked[0], marked[1]
+            problems.append(
+                f"{name} {cell!r} may be {cell.replace(mark, '')} or {cell}0, and so may each number of the column; "
+                f"write thousands without a mark, and decimals with another number of digits, as {cell}0"
+            )
+    return problems
 
 
 def _header_problems(header: list[str], channels: tuple[str, ...]) -> list[str]:
