@@ -446,6 +446,17 @@ def test_a_column_that_may_be_thousands_or_decimals_is_refused(tmp_path: Path) -
     assert listed(tmp_path, "target;target_2", "1,125;0,5", "2,250;1,5").rows[0].targets == ("1.125", "0.5")
 
 
+def test_a_boolean_is_one_class_however_it_is_spelt(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = listed(tmp_path, "label", "True", "TRUE", "true", "FALSE", "False")
+    assert [row.label for row in found.rows] == ["true"] * 3 + ["false"] * 2
+    assert Dataset.from_arrays(np.ones((4, 2, 2, 2)), ["True", "false", "TRUE", "False"]).classes == (
+        "false",
+        "true",
+    )
+
+
 def test_one_name_in_two_forms_of_unicode_is_one(tmp_path: Path) -> None:
     one, two = (unicodedata.normalize(form, "Zürich") for form in ("NFC", "NFD"))
     found = listed(tmp_path, "label;group", f"{one};{two}", f"{two};{one}")

@@ -133,9 +133,11 @@ def _check_classes(targets: NDArray[Any], classes: tuple[str, ...], name: str) -
 def class_name(label: str) -> str:
     """Return the name of the class that a label means: `1` and `1.0` are one, whichever program wrote the table.
 
-    So are letters with accents of their own and such with them: Unicode's NFC, UAX 15.
+    So are letters with accents of their own and such with them: Unicode's NFC, UAX 15; and `True`, `TRUE` and `true`.
     """
     label = unicodedata.normalize("NFC", label).strip()
+    if label.lower() in ("true", "false"):  # pandas, R and JSON
+        return label.lower()
     whole = _WHOLE.fullmatch(label)
     return whole[1] if whole else label
 
