@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 import voxgap
 from voxgap import table
 from voxgap.errors import VoxgapError
+from voxgap.runtime.tables import write_csv
 
 CLEAN = [["path", "target"], ["a b.npy", "-3.5"], ["c.npy", "2"]]
 # The same, as programs and people write it; the last item says what parts the cells.
@@ -245,6 +246,13 @@ def test_numbers_are_written_as_they_are() -> None:
     values = {"a": -3.2, "b": -1e-5, "c": None, "d": float("-inf"), "e": "-1e5", "f": float("nan"), "g": True}
     table.write(stream, list(values), [values, {"a": -1}])
     assert stream.getvalue().splitlines()[1:] == ["-3.2,-1e-05,,-inf,-1e5,nan,True", "-1,,,,,,"]
+
+
+def test_what_moves_a_terminal_is_visible_in_a_table_of_answers() -> None:
+    stream = io.StringIO()
+    rows = [{"path": "a\x1b[31m\u202e\u202fé.npy", "p_\x9b1": 0.5}]
+    write_csv(stream, rows, ["path", "p_\x9b1"])
+    assert stream.getvalue() == "path,p_\\x9b1\na\\x1b[31m\\u202e\u202fé.npy,0.5\n"
 
 
 # What UTF-8 has no letters for can't be in a file of it.

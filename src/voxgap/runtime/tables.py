@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from voxgap import acquire, table
+from voxgap.errors import visible
 from voxgap.io.optional import need
 
 Row = dict[str, Any]
@@ -19,14 +21,22 @@ _ROWS_AT_ONCE = 10_000
 
 
 def write_csv(stream: TextIO, rows: Iterable[Row], columns: Sequence[str]) -> None:
-    """Write rows as CSV, numbers to six digits."""
-    table.write(stream, columns, ({name: _cell(name, value) for name, value in row.items()} for row in rows))
+    """Write rows as CSV, numbers to six digits, and what moves a terminal made visible."""
+    cells = ({_shown(name): _cell(name, value) for name, value in row.items()} for row in rows)
+    table.write(stream, [_shown(name) for name in columns], cells)
 
 
 def _cell(name: str, value: Any) -> Any:
     if isinstance(value, float) and math.isfinite(value):
         return f"{value:.4f}" if name == "missing_rate" else f"{value:.6g}"
-    return value
+    return _shown(value) if isinstance(value, str) else value
+
+
+def _shown(text: str) -> str:
+    """Make control bytes of a file's or a class's name visible, since such tables are looked at in a terminal."""
+    if text.isprintable():
+        return text
+    return "".join(letter if unicodedata.category(letter) == "Zs" else visible(letter) for letter in text)
 
 
 def _csv_file(file: Path, rows: Iterable[Row], columns: Sequence[str]) -> None:
