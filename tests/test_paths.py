@@ -117,7 +117,9 @@ def test_what_is_called_as_a_volume_and_is_no_file_is_listed(tmp_path: Path) -> 
         (tmp_path / "in" / name).symlink_to(tmp_path / "nowhere")
     (tmp_path / "in/circle.nii").symlink_to(tmp_path / "in/circle.nii")
     os.mkfifo(tmp_path / "in/pipe.nrrd")
-    found = [str(Path(item.name).relative_to(tmp_path / "in")) for item in list_items([tmp_path / "in"], ["t1"])]
+    found = [
+        str(Path(item.name).relative_to(tmp_path / "in")) for item in list_items([tmp_path / "in"], ["t1"])
+    ]
     assert found == ["a.npy", "circle.nii", "gone.nii.gz", "pipe.nrrd", "deep/b.npy", "deep/gone.mha"]
     for name in ("circle.nii", "gone.nii.gz", "pipe.nrrd"):
         with pytest.raises((VoxgapError, OSError), match=name):
