@@ -64,6 +64,18 @@ def test_nothing_is_left_where_something_was_missing(
     assert not [*tmp_path.iterdir()]
 
 
+@pytest.mark.parametrize(
+    "command", ["train", "compare", "evaluate", "guarantee", "certify", "inspect", "predict"]
+)
+def test_a_seed_below_0_is_refused_by_every_command_before_anything_is_read(command: str, voxgap) -> None:
+    done = voxgap(
+        command, "absent", *["absent"] * (command not in ("train", "compare", "inspect")), "--seed", "-1"
+    )
+    assert done.code == 2
+    assert "--seed" in done.err
+    assert "absent" not in done.err
+
+
 @pytest.mark.skipif(os.name != "posix", reason="a pipe that nobody reads ends otherwise there")
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize("arguments", [("shapes", "--input", "8,8,8,1", "--conv", "2:k3:same"), ("inspect",)])

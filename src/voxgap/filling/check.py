@@ -247,8 +247,8 @@ def check_fills(
         chosen = by_number if possible[index] == own else possible[index]
         learnt = opened.get(index)
         if learnt is None and job.is_bundle and possible[index] == own:
-            learnt = opened[index] = known.learn(*chosen, {})
-        trial = _trial(known, *chosen, draws[draw][0], learnt)
+            learnt = opened[index] = known.learn(chosen[0], chosen[1], {})
+        trial = _trial(known, chosen[0], chosen[1], draws[draw][0], learnt)
         tried.setdefault(index, []).append(trial)
     rows = [_row(known, *possible[index], trials) for index, trials in tried.items()]
     # What leaves the hard ones missing has errors of its own.

@@ -22,7 +22,7 @@ from voxgap.missingness.advice import Advice, advise
 from voxgap.missingness.alone import told_by_gaps
 from voxgap.missingness.diagnosis import describe
 from voxgap.missingness.mechanism import examine
-from voxgap.names import EMBEDDED
+from voxgap.names import EMBEDDED, check_seed
 from voxgap.ragged import differ
 from voxgap.volume import Values
 
@@ -60,6 +60,7 @@ def inspect(
         >>> found.found.pattern
         'slices along depth'
     """
+    check_seed(seed)
     read = (size, spacing, crop, tuple(missing_values), reference, tuple(axes), dict(at or {}))
     given = (*read, tuple(missing_slices))
     grid: dict[str, Any] = dict(zip(_OPTIONS, given, strict=True))
