@@ -278,6 +278,9 @@ def test_a_budget_makes_it_a_race(data: Path, tmp_path: Path, voxgap, asked: lis
     assert (asked[0].folds, asked[0].repeats) == (5, 3)
     assert "A race of at most 15 rounds, " in done.err
     assert "0 of at most 15 rounds were done; a larger budget goes on." in done.out
+    short = voxgap("compare", data, "--budget", "3s", "--precision", "float32", "--out", tmp_path / "short")
+    assert short.code == 2
+    assert "the first round trains" in short.err
     for budget in ("30", "soon"):
         refused = voxgap("compare", data, "--budget", budget, "--out", tmp_path / "none")
         assert refused.code == 2

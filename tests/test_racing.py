@@ -13,7 +13,7 @@ from voxgap.errors import VoxgapError
 from voxgap.experiment.asked import Verdict, designed, in_seconds
 from voxgap.experiment.comparison import Comparison
 from voxgap.experiment.plan import Experiment, Outcome, Run
-from voxgap.experiment.racing import rounds
+from voxgap.experiment.racing import check_budget, race_of, rounds
 from voxgap.experiment.store import Store, open_store
 from voxgap.metrics.racing import look, looks, share
 
@@ -135,6 +135,18 @@ def test_an_experiment_without_a_race_is_known_by_what_it_was() -> None:
     race = a_race()
     assert Experiment.from_json(race.to_json()) == race
     assert race.key != planted.experiment(NAMES, folds=5, repeats=3).key
+
+
+def test_a_budget_has_room_for_one_round() -> None:
+    plan = a_race()
+    race = race_of(plan, [], Verdict())
+    least = 300.0 * len(plan.runs()) / len(race.due)  # 300 s for a round
+    check_budget(plan, race, least, 300.1)
+    with pytest.raises(
+        VoxgapError, match=r"budget of 180 s: the first round trains 5 networks, .* 300 s .* give 6m"
+    ):
+        check_budget(plan, race, least, 180.0)
+    check_budget(plan, race, least, 6 * 60)
 
 
 def test_budgets_are_times() -> None:

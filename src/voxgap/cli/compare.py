@@ -255,7 +255,7 @@ def compare(
         asked,
         results,
         functools.partial(_runner(ray, cpus_per_run, gpus_per_run), processes=processes),
-        Told(planned, teller.running, teller.raced),
+        Told(planned, teller.running, teller.raced, teller.estimate),
     )
     page = out_folder / "report.html"
     write(found, page, results.command, lambda: dataset)
@@ -269,6 +269,14 @@ class _Teller:
     def __init__(self, asked: Asked, results: Results, dataset: Dataset, where: str) -> None:
         self.asked, self.results, self.dataset, self.where = asked, results, dataset, where
         self.left: Mapping[str, int] = {}
+        self.estimated: tuple[float, float] | None = None
+
+    def estimate(self, experiment: Experiment) -> tuple[float, float]:
+        from voxgap.experiment.cost import estimate
+
+        if self.estimated is None:
+            self.estimated = estimate(experiment, self.dataset)
+        return self.estimated
 
     def raced(self, race: Race) -> None:
         for name, rounds in race.left.items():
@@ -294,7 +302,7 @@ class _Teller:
         classes = self.dataset.classes
         metric = metric_called(self.asked.verdict.metric or deciding_metric(self.dataset.task), classes)
         if not (experiment.racing and race_of(experiment, before, self.asked.verdict).over):
-            _say_what_is_ahead(experiment, self.dataset, len(before), self.where)
+            _say_what_is_ahead(experiment, self.estimate, len(before), self.where)
         try:
             with watching(experiment, before, metric, classes) as tell:
                 yield tell
@@ -353,9 +361,10 @@ def _say_gaps(experiment: Experiment, design: Design, dataset: Dataset) -> None:
     err.print(f"Simulated gaps: {shares} of the {patterns}. Choose with --pattern and --rates.")
 
 
-def _say_what_is_ahead(experiment: Experiment, dataset: Dataset, ended: int, where: str) -> None:
+def _say_what_is_ahead(
+    experiment: Experiment, estimate: Callable[[Experiment], tuple[float, float]], ended: int, where: str
+) -> None:
     from voxgap.cli.board import duration
-    from voxgap.experiment.cost import estimate
 
     total = len(experiment.runs())
     if experiment.racing:
@@ -366,7 +375,7 @@ def _say_what_is_ahead(experiment: Experiment, dataset: Dataset, ended: int, whe
         err.print(f"{total} networks to train" + (f", {ended} of them done before" if ended else "") + ".")
     if ended == total:
         return
-    least, most = (seconds * (1 - ended / total) for seconds in estimate(experiment, dataset))
+    least, most = (seconds * (1 - ended / total) for seconds in estimate(experiment))
     short, long = duration(least), duration(most)
     span = f"About {short} on {where}."
     if short != long:

@@ -18,7 +18,7 @@ from voxgap.experiment.comparison import Comparison
 from voxgap.experiment.local import Event, no_more, run_all
 from voxgap.experiment.plan import Experiment, Outcome, Run
 from voxgap.experiment.planning import planned
-from voxgap.experiment.racing import Race, rounds
+from voxgap.experiment.racing import Race, check_budget, race_of, rounds
 from voxgap.experiment.store import delete_store, open_store
 from voxgap.intensity import Choice
 
@@ -56,6 +56,7 @@ class Told:
         running: the experiment as it is done, and what had ended before; gives a context for the time of the runs, and
             with it what is told of each event.
         raced: how far a race is, before each round and after the last.
+        estimate: what the experiment will take, as `voxgap.experiment.cost.estimate`; None: by that.
     """
 
     planned: Callable[[Experiment, Choice], None] = lambda *_: None
@@ -63,6 +64,7 @@ class Told:
         contextlib.nullcontext(lambda event: None)
     )
     raced: Callable[[Race], None] = lambda _: None
+    estimate: Callable[[Experiment], tuple[float, float]] | None = None
 
 
 def compare(
@@ -187,11 +189,10 @@ def conduct(
         VoxgapError: something of it is not possible, or the file can't be written to.
         KeyboardInterrupt: Ctrl-C; what has ended is kept.
     """
-    started = time.monotonic()
     asked.verdict.check_metric(dataset.task, dataset.classes)
     experiment, chosen = planned(dataset, asked)
     told.planned(experiment, chosen)
-    from voxgap.experiment.cost import with_precision  # Keras: only now
+    from voxgap.experiment.cost import estimate, with_precision  # Keras: only now
 
     if results.fresh:
         delete_store(results.path)
@@ -200,9 +201,14 @@ def conduct(
         store.add(experiment, results.command, dataset.reading(results.source))
         if results.retry:
             store.retry(experiment)
-        since = started - store.seconds(experiment)
-        with told.running(experiment, store.outcomes(experiment)) as tell:
+        before = store.outcomes(experiment)
+        if experiment.racing and results.budget is not None and not before:
+            least, _ = told.estimate(experiment) if told.estimate else estimate(experiment, dataset)
+            check_budget(experiment, race_of(experiment, before, asked.verdict), least, results.budget)
+        with told.running(experiment, before) as tell:
             more = no_more
+            # What came before, such as the estimate, is none of its rounds.
+            since = time.monotonic() - store.seconds(experiment)
             if experiment.racing:
                 more = rounds(experiment, store, asked.verdict, told.raced, since, results.budget)
             runner(experiment, dataset, store, progress=tell, more=more)

@@ -8,6 +8,7 @@ first time.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from voxgap.errors import VoxgapError
 from voxgap.experiment.plan import BASELINES, Experiment, Outcome, Run
 from voxgap.experiment.ranking import deciding, default_rope, scores_of, tables_of
 from voxgap.metrics.comparison import LOWER_IS_BETTER
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from voxgap.experiment.asked import Verdict
     from voxgap.experiment.store import Store
 
+MARGIN = 1.2
+"""How much more than by its estimate a round is given, where a budget is proposed."""
 Pairs = Iterable[tuple[Run, Outcome]]
 
 
@@ -105,6 +109,28 @@ def race_of(experiment: Experiment, outcomes: Pairs, verdict: Verdict) -> Race:
         if over:
             return Race(number, len(splits), left, True, (), level)
     return Race(len(splits), len(splits), left, True, (), level)
+
+
+def check_budget(experiment: Experiment, race: Race, least: float, budget: float) -> None:
+    """Refuse a budget that is too short for a single round, before anything is trained.
+
+    Args:
+        experiment: with `racing`.
+        race: before its first round.
+        least: seconds of all runs of the experiment, if each stops as early as it may.
+        budget: seconds.
+
+    Raises:
+        VoxgapError: it is.
+    """
+    due = len(race.due)
+    needed = least * due / len(experiment.runs())
+    if needed > budget:
+        minutes = math.ceil(MARGIN * needed / 60)
+        raise VoxgapError(
+            f"budget of {budget:.0f} s: the first round trains {due} networks, which takes about {needed:.0f} s here "
+            f"if each stops early; give {minutes}m or more, fewer strategies or fewer epochs"
+        )
 
 
 def rounds(
