@@ -233,7 +233,7 @@ def test_steps_of_coordinates_in_single_precision() -> None:
 def test_a_day_that_is_not_stored_is_said(tmp_path: Path) -> None:
     coordinates = {"time": (np.array([1.0, 2.0, 4.0]), {}), "lat": (LAT, {}), "lon": (LON, {})}
     path = _xarray(tmp_path / "v.nc", FIELD, coordinates)
-    with pytest.warns(UserWarning, match="steps along time are uneven"):
+    with pytest.warns(UserWarning, match="steps along time are uneven.* off by up to 17% of their"):
         assert scan(path).spacing is None
 
 
@@ -309,3 +309,15 @@ def test_an_older_bundle_keeps_the_unit_of_its_files(
     write(tmp_path / "w.ome.tif", read(path))
     assert Grid(rules=1).scan(tmp_path / "w.ome.tif").spacing == pytest.approx(SIZES)
     assert not recwarn.list
+
+
+@pytest.mark.parametrize("days", [(21, 22, 24, 25), (0, 1, 2, 10), (9, 5, 4), (0.0, 1.0, 2.5)])
+def test_how_far_off_a_line_over_uneven_steps_may_be(days: tuple[float, ...]) -> None:
+    days = np.sort(days)
+    off = []
+    for place in range(1, len(days) - 1):
+        known = np.delete(days, place), np.delete(np.arange(len(days)) * 1.0, place)
+        real = np.interp(days[place], known[0], known[1])  # of a slope of one for each step
+        after, before = known[1][place], known[1][place - 1]
+        off.append(abs(real - place) / (after - before))
+    assert rules.bend(Axis("time", places=days)) == pytest.approx(max(off))

@@ -199,6 +199,19 @@ def uneven(axis: Axis) -> bool:
     return bool(len(steps) and steps.min() > 0 and steps.max() > _UNEVEN * steps.min())
 
 
+def bend(axis: Axis) -> float:
+    """Return how far a line between two neighbours of a slice is off where steps are taken for even ones.
+
+    Args:
+        axis: Of uneven steps, see `uneven`.
+
+    Returns:
+        Share of the neighbours' difference, at the worst slice; 0.5 at most.
+    """
+    steps = np.abs(_steps(axis.places if axis.places is not None else ()))
+    return float(np.max(np.abs(steps[:-1] / (steps[:-1] + steps[1:]) - 0.5)))
+
+
 def millimetres(unit: str, default: float = 1.0) -> float:
     """Return how many mm one unit of length is; `default` where it is empty or no unit of length."""
     return next((_MM_EACH[key] for key, names in _MM.items() if _is_called(unit, names)), default)

@@ -230,11 +230,13 @@ def arrange(
         steps = [rules.step(axes[axis], options.rules) for axis in spatial]
         if all(steps):
             spacing = tuple(float(step or 0) for step in steps)  # type: ignore[assignment]
-    bent = [_names(stored)[axis] for axis in spatial if spacing is None and rules.uneven(axes[axis])]
+    uneven = [axis for axis in spatial if spacing is None and rules.uneven(axes[axis])]
+    bent = [_names(stored)[axis] for axis in uneven]
     if bent and affine is None and options.rules > 1:
         warnings.warn(
             f"{path.name}: steps along {', '.join(bent)} are uneven, and taken for even ones: what lies between is "
-            "perhaps lost",
+            "perhaps lost, and a straight line between two neighbours of a slice is off by up to "
+            f"{max(rules.bend(axes[axis]) for axis in uneven):.0%} of their difference",
             stacklevel=2,
         )
     names = tuple(axes[axis].name for axis in spatial)
