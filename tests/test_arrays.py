@@ -293,3 +293,34 @@ def test_what_is_masked_in_a_label_map_is_not_labelled(kind: str) -> None:
     drawn = np.where(np.isnan(GAPPED[..., 0]), np.nan, WHOLE[..., 0] % 2)
     maps = vg.Dataset.from_arrays(WHOLE, label_maps=KINDS[kind](drawn), classes=["0", "1"]).targets
     np.testing.assert_array_equal(maps, np.where(np.isnan(drawn), -1, drawn))
+
+
+class Unreadable:
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        raise TypeError("on another device")
+
+
+class UnreadableTensor(Unreadable):
+    shape, dtype = SHAPE[1:], np.dtype("f4")
+
+
+@pytest.mark.parametrize("kind", [Unreadable, UnreadableTensor])
+@pytest.mark.parametrize("in_array", [False, True])
+def test_a_list_of_what_cannot_be_read_is_refused_in_one_line(kind: type, in_array: bool) -> None:
+    given: Any = [kind() for _ in CLASSES]
+    if in_array:
+        held = np.empty(len(given), object)
+        for index, one in enumerate(given):
+            held[index] = one
+        given = held
+    for arguments in (
+        {"volumes": given, "labels": CLASSES},
+        {"labels": given},
+        {"targets": given},
+        {"label_maps": given},
+        {"labels": CLASSES, "groups": given},
+        {"labels": CLASSES, "split": given},
+    ):
+        with pytest.raises(VoxgapError) as error:
+            vg.Dataset.from_arrays(**{"volumes": WHOLE} | arguments)
+        assert "\n" not in str(error.value)

@@ -346,6 +346,7 @@ class Dataset:
             label_maps = each(lambda one: as_label_map(one, name), given)
         task: Task = "regression" if labels is None else "classification"
         values: tuple[int, ...] | None = None
+        groups, split = _said(groups, f"{name}: groups"), _said(split, f"{name}: split")
         unsplit = scoring and split is None
         if labels is None and targets is None and label_maps is not None:
             task = "segmentation"
@@ -389,10 +390,26 @@ def _checked_batch(volumes: Any, name: str) -> Values:
 
 def _gathered(given: Any) -> Any:
     """Return a list of arrays that differ in shape as one that knows it; anything else as it is."""
-    if not isinstance(given, list | tuple) or len({np.shape(one) for one in given}) < 2:
+    if not isinstance(given, list | tuple) or len({_shape(one) for one in given}) < 2:
         return given
     held = [as_real(one, "volumes") for one in given]
     return Ragged(held) if len({one.ndim for one in held}) == 1 else given
+
+
+def _shape(one: Any) -> tuple[int, ...]:
+    return tuple(one.shape) if hasattr(one, "shape") else as_array(one, "volumes").shape
+
+
+def _said(values: Any, where: str) -> Any:
+    """Return a name or a number for each sample, or None where nobody said."""
+    if values is None:
+        return None
+    array = as_array(values, where)
+    if array.dtype == object and any(
+        hasattr(one, "__array__") and getattr(one, "shape", None) != () for one in array.flat
+    ):
+        raise VoxgapError(f"{where}: hold arrays; give one name or number for each volume")
+    return array
 
 
 def _taken(array: Any, indices: Any) -> Any:
