@@ -134,9 +134,9 @@ def _either(columns: dict[str, list[str]], targets: Sequence[str], named: Sequen
     decimal = {found[1] for cell in cells if (found := _POINT_OR_COMMA.fullmatch(cell))}
     problems = []
     for name in targets:
-        found = [_EITHER.fullmatch(cell) for cell in columns[name] if cell]
-        marked = next((one for one in found if one and one[1]), None)
-        if marked and all(found) and marked[1] not in decimal:
+        each = [_EITHER.fullmatch(cell) for cell in columns[name] if cell]
+        marked = next((one for one in each if one and one[1]), None)
+        if marked and all(each) and marked[1] not in decimal:
             cell, mark = marked[0], marked[1]
             problems.append(
                 f"{name} {cell!r} may be {cell.replace(mark, '')} or {cell}0, and so may each number of the column; "

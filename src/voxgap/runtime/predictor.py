@@ -473,7 +473,7 @@ class Predictor:
             missing_rate=own_missing_rate(volume, records or ()),
             drift=drift(volume, self.manifest.profile, records),
             windows=self.manifest.input.windows(volume.shape),
-            promise=guarantee and guarantee.of_answer(volume, values, self.task, self.classes),
+            promise=guarantee.of_answer(volume, values, self.task, self.classes) if guarantee else None,
             advice=None if worths is None else worths.of_volume(volume),
             seconds=seconds,
             looks=watched(volume, self.manifest, records),

@@ -342,7 +342,9 @@ def _complete(volumes: Values, _: NDArray[np.intp]) -> tuple[NDArray[np.bool_], 
 
 def _one_class(data: Dataset) -> str:
     """Say that one class is all there is, where it is."""
-    there = np.unique(np.asarray(data.targets)) if data.task == "classification" else []
+    if data.task != "classification":
+        return ""
+    there = np.unique(np.asarray(data.targets)).tolist()
     return f": all {len(data)} volumes are {data.classes[there[0]]}" if len(there) == 1 else ""
 
 

@@ -44,9 +44,9 @@ _EXACT = 1e-9  # of a count, against rounding
 
 def check_coverage(coverage: Any) -> float:
     """Return a coverage that can be asked for, from 0.5 on and below 1, or raise a `VoxgapError`."""
-    if not isinstance(coverage, Real) or not 0 < coverage < 1:
+    if not isinstance(coverage, Real) or not 0 < float(coverage) < 1:
         raise VoxgapError(f"coverage must be a number between 0 and 1, such as {COVERAGE}; got {coverage!r}")
-    if coverage < LOWEST:
+    if float(coverage) < LOWEST:
         raise VoxgapError(
             f"coverage {coverage!r}: what is wrong more often than right guarantees nothing; give {LOWEST} or more"
         )
