@@ -111,7 +111,8 @@ def test_where_some_scans_lack_channels_the_complete_set_has_a_row_of_those_that
         found = certified(given, predict, subsets=subsets, patterns=())
         assert [row.name for row in found.rows[:2]] == ["as recorded", "t1 + t2"]
         row = found.rows[1]
-        assert (row.kept, row.scans, row.score.value) == (two, len(full), pytest.approx(right[full].mean()))
+        assert (row.kept, row.scans) == (two, len(full))
+        assert row.score.value == pytest.approx(right[full].mean())
         assert row.loss.value == 0
         assert found.predictions == predictions
         complete = certified(given.take(full[:12]), predict, subsets=subsets, patterns=())
@@ -133,7 +134,7 @@ def test_a_certificate_of_asked_subsets_leaves_the_bundles_own(
     monkeypatch.setattr("voxgap.bundle.certifying._write", lambda folder, *_: None)
     entry = {"shape": [2, 2, 2, 4], "channels": list(CHANNELS)}
     manifest = stand_in.manifest(("no", "yes"), schema_version=1, input=entry)
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest.written | {"certificate": {}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest.written, "certificate": {}}))
     predictor = Predictor(manifest, Network(), folder=tmp_path)
     found = voxgap.certify(predictor, data(12), patterns=(), subsets=[("t1",)])
     assert found.page == tmp_path / "evidence" / "subsets" / "certificate.html"
@@ -145,7 +146,7 @@ def test_a_certificate_elsewhere_leaves_the_bundles_own(tmp_path: Path) -> None:
     entry = {"shape": [2, 2, 2, 4], "channels": list(CHANNELS)}
     manifest = stand_in.manifest(("no", "yes"), schema_version=1, input=entry)
     evidence = tmp_path / "evidence"
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest.written | {"certificate": {}}))
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest.written, "certificate": {}}))
     predictor = Predictor(manifest, Network(), folder=tmp_path)
     voxgap.certify(predictor, data(12), patterns=(), out=tmp_path / "elsewhere")
     assert stand_in.written(tmp_path)["certificate"] == {}
@@ -158,7 +159,7 @@ def test_a_network_that_was_replaced_meanwhile_gets_no_certificate_of_another(tm
     entry = {"shape": [2, 2, 2, 4], "channels": list(CHANNELS)}
     manifest = stand_in.manifest(("no", "yes"), schema_version=1, input=entry)
     newer = {"keras": {"path": "m", "parts": [{"path": "m", "sha256": "0"}]}}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest.written | {"files": newer}))
+    (tmp_path / "manifest.json").write_text(json.dumps({**manifest.written, "files": newer}))
     with pytest.raises(VoxgapError, match="the model was replaced while it was certified; do it again"):
         voxgap.certify(
             Predictor(manifest, Network(), folder=tmp_path), data(12), patterns=(), subsets=[("t1",)]

@@ -131,13 +131,13 @@ def test_what_can_not_be_guaranteed_is_refused(tmp_path: Path) -> None:
         (0.2, "coverage 0.2: what is wrong more often"),
     ):
         with pytest.raises(VoxgapError, match=said):
-            voxgap.guarantee(bundle(tmp_path), given, coverage=coverage)  # type: ignore[arg-type]
+            voxgap.guarantee(bundle(tmp_path), given, coverage=coverage)
     with pytest.raises(VoxgapError, match=r"coverage 0\.9999999 takes \d+ scans"):
         voxgap.guarantee(bundle(tmp_path), given, coverage=0.9999999)
     for seed in (-1, 0.5, None):
         for door in (voxgap.evaluate, voxgap.guarantee, voxgap.certify):
             with pytest.raises(VoxgapError, match=f"seed must be a whole number from 0 on, got {seed}"):
-                door(bundle(tmp_path), given, seed=seed)  # type: ignore[operator]
+                door(bundle(tmp_path), given, seed=seed)
     half = Predictor(bundle(tmp_path).manifest, answer, Running(precision="bf16"), tmp_path)
     with pytest.raises(VoxgapError, match="calibrated in float32, not in bf16"):
         voxgap.guarantee(half, given)

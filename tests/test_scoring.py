@@ -76,7 +76,8 @@ def test_names_that_were_never_given_count_by_place_and_case_counts_as_in_a_tabl
     assert in_order(data(), ("channel_0", "channel_1")).channels == ("channel_0", "channel_1")
     swapped = in_order(data(("flair", "T1")), ("t1", "flair"))
     np.testing.assert_array_equal(swapped.volumes[:, 0, 0, 0, 0] > 0, swapped.targets == 1)
-    two = replace(
-        data(("flair", "t1")).take([0, 1]), volumes=Ragged([np.zeros((1, 2, 2, 2)), np.ones((1, 3, 2, 2))])
-    )
-    assert in_order(two, ("t1", "flair")).volumes.shapes == [(1, 2, 2, 2), (1, 3, 2, 2)]
+    uneven: Any = Ragged([np.zeros((1, 2, 2, 2)), np.ones((1, 3, 2, 2))])
+    found: Any = in_order(
+        replace(data(("flair", "t1")).take([0, 1]), volumes=uneven), ("t1", "flair")
+    ).volumes
+    assert found.shapes == [(1, 2, 2, 2), (1, 3, 2, 2)]
