@@ -13,8 +13,10 @@ from voxgap.cli.inspect import inspect
 from voxgap.dataset import load_data
 from voxgap.errors import VoxgapError
 from voxgap.experiment.migration import _reading
+from voxgap.inspection import inspect as inspect_it
 from voxgap.io import write
 from voxgap.missingness import simulate
+from voxgap.report import inspection as pictured
 from voxgap.volume import Volume
 
 APP = typer.Typer()
@@ -181,8 +183,9 @@ def test_a_mark_that_was_not_named_is_in_the_command_and_in_no_claim(mark: float
 
 @pytest.mark.parametrize("said", [{"flag_values": [0, 1], "flag_meanings": "land sea"}, {}])
 def test_what_is_outside_of_the_mask_of_a_file_is_not_missing(
-    said: dict[str, object], tmp_path: Path
+    said: dict[str, object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    leads: list[str] = []
     xr = pytest.importorskip("xarray")
     rng = np.random.default_rng(0)
     sea = np.ones((8, 9), np.int8)
@@ -206,6 +209,18 @@ def test_what_is_outside_of_the_mask_of_a_file_is_not_missing(
         f"{gaps.mean():.1%} inside the mask; {1 - sea.mean():.1%} of all lies outside, never observed" in text
     )
     assert ("0 (land)" in text) == bool(said)
+    seen = inspect_it(f"{tmp_path}/sea.nc::sst")
+    rates = pictured._profiles(seen)
+    assert list(rates) == ["time", "lat", "lon"]
+    np.testing.assert_array_equal(np.isnan(rates["lat"][0]), (sea == 0).all(axis=1))
+    np.testing.assert_array_equal(np.isnan(rates["lon"][0]), (sea == 0).all(axis=0))
+    assert "along lat" in text
+    assert f"$ voxgap fill {tmp_path}/sea.nc::sst --check" in text
+    assert "--task fill" in text
+    assert "masked_conv" not in text
+    monkeypatch.setattr(pictured, "write_page", lambda path, title, lead, sections: leads.append(lead))
+    seen.write_page(tmp_path / "page.html")
+    assert leads[0].startswith("1 volume, ")
 
 
 def test_the_command_that_is_suggested_reads_the_data_in_the_same_way(tmp_path: Path) -> None:

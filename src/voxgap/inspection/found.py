@@ -22,12 +22,13 @@ from voxgap.missingness.diagnosis import Description
 from voxgap.missingness.mechanism import Evidence
 from voxgap.names import EMBEDDED
 from voxgap.ragged import shapes_of, spanned
-from voxgap.volume import Values, times
+from voxgap.volume import AXES, Values, times
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Pairs = list[tuple[str, str]]
+_READ_BY_FILL = ("missing_values", "missing_slices", "axes", "at")  # a fill keeps a file's own grid
 ON_ONE_GRID = ("tests", "pictures")
 """What can't be had of volumes of several sizes, and is measured on one grid."""
 
@@ -118,6 +119,9 @@ class Inspection:
         slices = [one.kind for one in self.disguises if one.kind in KINDS]
         grid["missing_slices"] = tuple(dict.fromkeys([*self.grid.get("missing_slices", ()), *slices]))
         options = as_options(grid)
+        if self.filled and not (self.marks or slices):
+            said = {name: grid[name] for name in _READ_BY_FILL if name in grid}
+            return shlex.join(["voxgap", "fill", self.name, "--check", *as_options(said)])
         if "task" in self.facts and self.found.missing_rate:
             strategies = ",".join(to_compare(self.advice))
             return shlex.join(["voxgap", "compare", self.name, "--strategies", strategies, *options])
@@ -130,7 +134,20 @@ class Inspection:
 
     def to_try(self) -> Pairs:
         """Return the advice as pairs of strategies and why."""
-        return [(", ".join(one.strategies) or "first", one.why) for one in self.advice]
+        pairs = [(", ".join(one.strategies) or "first", one.why) for one in self.advice]
+        if not self.filled:
+            return pairs
+        of_file = shlex.quote(self.name)
+        return [
+            *pairs,
+            ("fill", f"voxgap fill {of_file} --check: how good each fill is where values are hidden."),
+            ("learn a fill", f"voxgap train {of_file} --task fill: a network that fills this file."),
+        ]
+
+    @property
+    def filled(self) -> bool:
+        """Whether it is one file with gaps and nothing to predict: what can be done is to fill them."""
+        return "task" not in self.facts and "files" not in self.facts and self.found.missing_rate > 0
 
     def tests(self) -> list[tuple[str, str, str, str]]:
         """Return the tests as text, with the columns of `test_header`."""
@@ -172,7 +189,13 @@ class Inspection:
             rows.append(("mask", self.facts["mask"]["said"]))
         if self.marks:
             described["missing"] += f"; more, if {self.marked} stands for missing: see values"
-        return rows + list(described.items())
+        called = {f"along {axis}": f"along {name}" for axis, name in self.axes.items()}
+        return rows + [(called.get(name, name), text) for name, text in described.items()]
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """What each axis is called: by the file's own names, where one volume has them."""
+        return dict(zip(AXES, self.facts.get("axes", AXES), strict=True))
 
 
 def _in_columns(title: str, rows: Sequence[tuple[str, str]]) -> str:

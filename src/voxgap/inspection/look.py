@@ -18,7 +18,7 @@ from voxgap.grid import Grid
 from voxgap.inspection.disguised import Disguise, disguises
 from voxgap.inspection.found import ON_ONE_GRID, Inspection
 from voxgap.inspection.masked import within_mask
-from voxgap.missingness.advice import Advice, advise
+from voxgap.missingness.advice import Advice, advise, of_fills
 from voxgap.missingness.alone import told_by_gaps
 from voxgap.missingness.diagnosis import describe
 from voxgap.missingness.mechanism import examine
@@ -81,6 +81,9 @@ def inspect(
     said, marks = _intensity(seen, raw or seen.own, names)
     hidden = disguises(raw or seen.own, seen.channels, names)
     advice = advise(seen.found, seen.evidence)
+    if seen.filled:
+        fills = [replace(one, strategies=of_fills(one.strategies)) for one in advice]
+        advice = [now for one, now in zip(advice, fills, strict=True) if now.strategies or not one.strategies]
     if (marks or hidden) and not seen.found.missing_rate:
         advice = [_answer_first(marks, hidden)]
     said += [one.said for one in hidden]
@@ -95,7 +98,7 @@ def _one_volume(path: Path, options: dict[str, Any]) -> tuple[Inspection, list[V
     volume = grid.place(as_read)[0]
     volumes, channels = volume.values[None], volume.channels
     found, evidence = describe(volumes, channels=channels), examine(volumes, channels=channels)
-    facts: dict[str, Any] = {"name": str(path), "spacing": volume.spacing}
+    facts: dict[str, Any] = {"name": str(path), "spacing": volume.spacing, "axes": list(volume.axes)}
     masked, notes = (None, []) if grid.moves else within_mask(source, volume.values)
     inside = None
     if masked is not None:

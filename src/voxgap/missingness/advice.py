@@ -95,6 +95,11 @@ def advise(found: Description, evidence: Evidence) -> list[Advice]:
     return given or [Advice(("mean", "mask_channel"), "Nothing speaks for more than the simplest: compare.")]
 
 
+def of_fills(strategies: Sequence[str]) -> tuple[str, ...]:
+    """Return those that fill, without those that only a network has a use for."""
+    return tuple(name for name in strategies if name not in ("mask_channel", "masked_conv", "gap_dropout"))
+
+
 def to_compare(advice: Sequence[Advice]) -> tuple[str, ...]:
     """Return the strategies that are worth a run, the plain mean among them as the baseline."""
     names = [name for one in advice for name in one.strategies]

@@ -36,7 +36,7 @@ def write_inspection(inspection: Inspection, path: str | Path) -> None:
         path: of the page.
     """
     found, evidence = inspection.found, inspection.evidence
-    bars = {f"along {axis}" for axis in found.per_axis}
+    bars = {f"along {axis}" for axis in inspection.axes.values()}
     rows = [row for row in inspection.rows() if row[0] not in bars]
     sections = [
         Section(
@@ -55,7 +55,7 @@ def write_inspection(inspection: Inspection, path: str | Path) -> None:
         sections.append(Section("What it depends on", words, tests))
     advice = Table(("strategy", "why"), inspection.to_try(), words=True)
     sections.append(Section("What to try", table=advice, code=inspection.command()))
-    lead = f"{found.volumes} volumes, {found.missing_rate:.1%} missing."
+    lead = f"{found.volumes} volume{'s' * (found.volumes != 1)}, {found.missing_rate:.1%} missing."
     if inspection.marks:
         lead += f" Whether {inspection.marked} stands for missing, too, only you can say."
     if found.missing_rate:
@@ -106,11 +106,28 @@ def examples(inspection: Inspection) -> list[tuple[Figure, str]]:
     return [(slices(shown, own_scale=True, outside=outside), caption + gaps)]
 
 
+def _profiles(inspection: Inspection) -> dict[str, np.ndarray]:
+    """Return the rates along each axis by channel, NaN where all lies outside of a mask, by the file's own names."""
+    inside = inspection.inside
+    rates = {}
+    for index, (axis, lines) in enumerate(inspection.found.per_axis_channel.items()):
+        rates[axis] = np.array(lines, np.float64)[:MAX_CHANNELS]
+        if inside is not None:
+            apart = tuple(other for other in range(3) if other != index)
+            rates[axis][~inside.any(axis=apart).T[:MAX_CHANNELS]] = np.nan
+    return {inspection.axes[axis]: lines for axis, lines in rates.items()}
+
+
+def _unevenness(lines: np.ndarray) -> float:
+    spans = [float(np.ptp(seen)) for line in lines if (seen := line[~np.isnan(line)]).size]
+    return max(spans, default=0.0)
+
+
 def _where(inspection: Inspection) -> list[tuple[Figure, str]]:
     found, figures = inspection.found, []
     names = list(found.per_channel)[:MAX_CHANNELS] if len(found.per_channel) > 1 else [""]
-    profiles = {axis: lines[:MAX_CHANNELS] for axis, lines in found.per_axis_channel.items()}
-    uneven = {axis: lines for axis, lines in profiles.items() if np.ptp(lines, axis=1).max() > EVEN}
+    profiles = _profiles(inspection)
+    uneven = {axis: lines for axis, lines in profiles.items() if _unevenness(lines) > EVEN}
     if uneven:
         caption = "Share of the values missing at each position, over all volumes."
         caption += " Each is stretched to the largest." * ("measured_on" in inspection.facts)
