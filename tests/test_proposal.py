@@ -99,3 +99,9 @@ def test_a_data_set_is_planned_by_its_training_part() -> None:
     labelled = Dataset.from_arrays(np.zeros((8, 2, 2, 2)), labels=[0, 1] * 4)
     with pytest.raises(VoxgapError, match="a plan is for label maps, and these are of a classification"):
         plan(labelled, gpu=False)
+
+
+def test_a_plan_says_that_its_shapes_are_those_of_training() -> None:
+    whole, part = proposed([(20, 30, 20), (31, 40, 24)]), proposed([(155, 240, 200)] * 20)
+    assert any("each training volume whole (20×30×20 to 31×40×24)" in line for line in whole.why)
+    assert any("a part of the training volumes (155×240×200)" in line for line in part.why)

@@ -189,7 +189,7 @@ def _patch(shapes: Sequence[tuple[int, ...]], most: int) -> tuple[Axes, str]:
     sizes = np.array(shapes)
     largest = [_rounded(length) for length in sizes.max(axis=0).tolist()]
     if math.prod(largest) <= most:
-        return axes(tuple(largest), "patch_size"), f"one holds each volume whole ({spanned(shapes)})"
+        return axes(tuple(largest), "patch_size"), f"one holds each training volume whole ({spanned(shapes)})"
     usual = np.median(sizes, axis=0)
     edges = [_rounded(math.ceil(length)) for length in usual.tolist()]
     while math.prod(edges) > most and max(edges) > MULTIPLE:
@@ -200,7 +200,8 @@ def _patch(shapes: Sequence[tuple[int, ...]], most: int) -> tuple[Axes, str]:
         ]
         edges[int(np.argmax(shares))] -= MULTIPLE
     return axes(tuple(edges), "patch_size"), (
-        f"a part of the volumes ({spanned(shapes)}), in the proportions of the median one, which would be too large"
+        f"a part of the training volumes ({spanned(shapes)}), in the proportions of the median one, which would be "
+        "too large"
     )
 
 
