@@ -17,7 +17,7 @@ from voxgap.cli.data import grid_arguments, load
 from voxgap.dataset import medmnist
 from voxgap.dataset.door import is_one_volume
 from voxgap.errors import VoxgapError
-from voxgap.io import write
+from voxgap.io import RULES, write
 from voxgap.runtime import load as load_bundle
 from voxgap.volume import Volume
 
@@ -52,7 +52,7 @@ def test_serving_does_what_training_was_told(scans: Path, tmp_path: Path) -> Non
     voxgap("train", scans / "scans.csv", "--out", bundle, *QUICK, *options)
     manifest = json.loads((bundle / "manifest.json").read_text())
     grid = {"size": [6, 6, 6], "spacing": None, "crop": "observed", "missing_values": [-3024.0, -1000.0]}
-    grid |= {"reference": None, "axes": [], "at": {}, "rules": 2}
+    grid |= {"reference": None, "axes": [], "at": {}, "rules": RULES}
     assert manifest["input"]["grid"] == grid
     assert manifest["input"]["shape"] == [6, 6, 6, 1]
     assert manifest["data"]["missingness"]["missing_rate"] == 0

@@ -11,6 +11,7 @@ import xarray
 import zarr
 
 from voxgap.errors import VoxgapError
+from voxgap.grid import Grid
 from voxgap.io import beside, read, scan, write
 from voxgap.volume import Volume
 
@@ -111,6 +112,62 @@ def test_ome_zarr_takes_the_finest_level_its_scale_and_names(tmp_path: Path) -> 
     coarse = read(f"{tmp_path}/v.ome.zarr::1")
     assert np.array_equal(coarse.values, values[0, :, :, ::2, ::2].transpose(1, 2, 3, 0))
     assert coarse.spacing == (2e-3, 1e-3, 1e-3)
+
+
+def moved(path: Path, form: int, names: str = "zyx") -> np.ndarray:
+    """An image with a scale and a translation in micrometres for each axis, in the order of their names."""
+    sizes = {"z": (4, 2.0, 100.0), "y": (5, 1.0, -20.0), "x": (6, 0.5, 7.0)}
+    values = np.random.default_rng(0).integers(0, 9, [sizes[name][0] for name in names]).astype("u2")
+    axes = [{"name": name, "type": "space", "unit": "micrometer"} for name in names]
+    moves = [
+        {"type": "scale", "scale": [sizes[name][1] for name in names]},
+        {"type": "translation", "translation": [sizes[name][2] for name in names]},
+    ]
+    scales = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": moves}]}
+    about = (
+        {"multiscales": [{"version": "0.4", **scales}]}
+        if form == 2
+        else {"version": "0.5", "multiscales": [scales]}
+    )
+    root = zarr.create_group(str(path), zarr_format=form, attributes=about if form == 2 else {"ome": about})
+    root.create_array("0", shape=values.shape, dtype="u2")[...] = values
+    return values.transpose([names.index(name) for name in "zyx"])
+
+
+@pytest.mark.parametrize("form", [2, 3])
+@pytest.mark.parametrize("names", ["zyx", "xyz", "yxz"])
+def test_an_ome_image_lies_where_its_header_moves_it_and_its_label_map_too(
+    form: int, names: str, tmp_path: Path
+) -> None:
+    path, target = tmp_path / "v.ome.zarr", tmp_path / "labels.zarr"
+    wanted = moved(path, form, names)
+    volume = read(path)
+    assert np.array_equal(volume.values[..., 0], wanted)
+    affine = np.array([[0, 0, 5e-4, 7e-3], [0, 1e-3, 0, -2e-2], [2e-3, 0, 0, 0.1], [0, 0, 0, 1]])
+    assert np.allclose(volume.affine, affine)
+    assert volume.spacing == pytest.approx((2e-3, 1e-3, 5e-4))
+    if names != "zyx":
+        with pytest.warns(UserWarning, match="rules 2.*axes .* would be z, y, x"):
+            Grid(rules=2).scan(path)
+    earlier = scan(path, rules=2)
+    assert earlier.affine is None
+    assert earlier.shape[:3] == zarr.open_group(str(path), mode="r")["0"].shape
+    write(target, Volume((wanted > 4).astype(np.float32), volume.affine), like=path, labels=True)
+    image, map_of = (zarr.open_group(str(one), mode="r") for one in (path, target))
+    assert image.metadata.zarr_format == map_of.metadata.zarr_format == form
+    before, after = (dict(group.attrs).get("ome", dict(group.attrs)) for group in (image, map_of))
+    (old,), (new,) = before["multiscales"], after["multiscales"]
+    assert (new.get("version"), after.get("version")) == (old.get("version"), before.get("version"))
+    assert new["axes"][1:] == old["axes"]
+    for one, other in zip(new["datasets"], old["datasets"], strict=True):
+        for new_move, old_move in zip(
+            one["coordinateTransformations"], other["coordinateTransformations"], strict=True
+        ):
+            assert new_move[new_move["type"]][1:] == old_move[old_move["type"]]
+    assert np.array_equal(map_of["0"][0], image["0"][...] > 4)
+    found = read(target)
+    assert np.array_equal(found.values[..., 0], wanted > 4)
+    assert np.allclose(found.affine, affine)
 
 
 def series(folder: Path, form: int, count: int, place: str = "") -> Path:

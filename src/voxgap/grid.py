@@ -331,6 +331,8 @@ def _say_what_changed(source: io.Source, today: io.Source) -> None:
         name for name, was, now in zip(source.axes, source.turned, today.turned, strict=True) if was != now
     ]
     changes = [f"{' and '.join(turned)} would be turned to ascend"] if turned else []
+    if source.spatial != today.spatial:
+        changes.append(f"axes {', '.join(source.axes)} would be {', '.join(today.axes)}")
     sizes, sizes_now = source.spacing or (), today.spacing or ()
     if len(sizes) != len(sizes_now) or not np.allclose(sizes, sizes_now, rtol=1e-3):
         was, now = (" × ".join(f"{size:.4g}" for size in of) or "unknown size" for of in (sizes, sizes_now))

@@ -114,7 +114,7 @@ def scan_dicom(path: Path, options: Options) -> Source:
         )
     )
     # Turned as it lies, but of what size its voxels are nobody said.
-    return source if stack.sized else replace(source, affine=None, spacing=None)
+    return source if stack.sized or options.rules < 3 else replace(source, affine=None, spacing=None)
 
 
 def _stacked(frames: list[Frame], path: Path) -> Stack:

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 
-RULES = 2
+RULES = 3
 """Version of the rules by which files are read. A bundle records the one that it was trained by.
 
 1: latitude and longitude ascend in NetCDF files with CF attributes only; steps are in whatever unit the file has.
 2: they ascend in every format, by attributes or names, where coordinates strictly fall; steps are in mm and seconds.
+3: axes of an OME-Zarr image called x, y, z are depth z, height y, width x in whatever order, and it lies where its
+   header moves it; a DICOM series that doesn't say how large its pixels are has no spacing.
 """
 
 MAX_PLACES = 1_000_000

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from voxgap.io import cf
 from voxgap.io.beside import Beside
 from voxgap.io.chunks import check_chunk, check_touched, gathered, slabs
 from voxgap.io.keeping import Settled, settled
+from voxgap.io.ome import Level, affine_of, labels_header, level_of, one_level
 from voxgap.io.optional import need
 from voxgap.io.raw import DEFLATE_LIMIT, inflated_size
 from voxgap.io.rules import MAX_PLACES, Axis
@@ -33,15 +34,6 @@ _COMPRESSORS = {"gzip", "zlib", "zstd", "blosc", "lz4"}
 _FILTERS = {"bytes", "transpose", "crc32c", "crc32", "adler32", "shuffle", "delta", "fixedscaleoffset"}
 _FILTERS |= {"astype", "quantize", "bitround", "sharding_indexed"}
 _ZSTD_BLOCK = 2**17
-
-
-class _Level(NamedTuple):
-    """An array of a store, and what the OME header of the group that it is in says of it."""
-
-    item: str
-    axes: tuple[Axis, ...] = ()
-    channels: tuple[str, ...] = ()
-    group: str = ""
 
 
 def is_zarr(path: Path) -> bool:
@@ -70,7 +62,7 @@ def scan_zarr(path: Path, options: Options) -> Source:
 
     affine, spacing = own.get("affine"), own.get("spacing")
     axes = level.axes or _axes(zarr, path, level.item, array, options)
-    return arrange(
+    source = arrange(
         Stored(
             tuple(array.shape),
             np.dtype(array.dtype),
@@ -83,6 +75,12 @@ def scan_zarr(path: Path, options: Options) -> Source:
         spacing=None if spacing is None else tuple(float(size) for size in spacing),  # type: ignore[arg-type]
         channels=tuple(map(str, own.get("channels", ()))) or level.channels,
     )
+    rank = [sorted(source.spatial).index(axis) for axis in source.spatial]
+    if options.rules > 2:  # What is kept of geometry follows the axes as they are stored.
+        kept = None if source.affine is None else source.affine[:, [*rank, 3]]
+        sizes = source.spacing if spacing is None else tuple(float(spacing[place]) for place in rank)
+        source = replace(source, affine=kept, spacing=sizes)  # type: ignore[arg-type]
+    return source if source.affine is not None else replace(source, affine=affine_of(source, level))
 
 
 def write_zarr(
@@ -138,11 +136,11 @@ def write_zarr_labels(folder: Path, labels: Volume, dtype: Any, source: Source |
         return write_zarr(folder, labels, dtype, {"image-label": {"version": "0.5"}})
     laid, path, options = as_stored(labels, source), source.path, source.options
     level = _level(zarr, _opened(zarr, path, "", options), path, options)
-    if (
-        level.axes or not level.item
-    ):  # An OME image says what its axes are; an array alone has nothing beside it.
+    if not level.item:  # Nothing can lie beside an array that is alone.
         image = {"image": os.path.relpath(path, folder)}
         return write_zarr(folder, laid, dtype, {"image-label": {"version": "0.5", "source": image}})
+    if level.axes:  # An OME image says what its axes are.
+        return _write_ome_labels(zarr, folder, laid, dtype, level, source)
     form = _array(zarr, path, level.item, options).metadata.zarr_format
     group = zarr.create_group(str(folder), zarr_format=form)
     own = {"channels": list(labels.channels)} | ({"spacing": laid.spacing} if laid.spacing else {})
@@ -159,6 +157,30 @@ def write_zarr_labels(folder: Path, labels: Volume, dtype: Any, source: Source |
     )
     _put(array, laid.values[..., 0])
     _copy_beside(zarr, path, level, group, options)
+
+
+def _write_ome_labels(
+    zarr: Any, folder: Path, laid: Volume, dtype: Any, level: Level, source: Source
+) -> None:
+    path, options = source.path, source.options
+    form = _array(zarr, path, level.item, options).metadata.zarr_format
+    image = os.path.relpath(path, folder)
+    names = [source.said[place].name for place in np.argsort(source.spatial)]
+    about = labels_header(names, level, laid.channels[0], image, form)
+    own: dict[str, Any] = {"channels": list(laid.channels)} | (
+        {"spacing": laid.spacing} if laid.spacing else {}
+    )
+    own |= {} if laid.affine is None else {"affine": laid.affine.tolist()}
+    array = zarr.create_group(str(folder), zarr_format=form, attributes=about).create_array(
+        "0",
+        shape=(1, *laid.shape[:3]),
+        chunks=(1, *(min(size, 64) for size in laid.shape[:3])),
+        dtype=np.dtype(dtype),
+        fill_value=0,
+        attributes={"voxgap": own},
+        **({"dimension_names": ("c", *names)} if form == 3 else {}),
+    )
+    _put(array, laid.values.transpose(3, 0, 1, 2))
 
 
 def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
@@ -196,7 +218,7 @@ def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
     if level.item:
         name = level.item.removeprefix(level.group).lstrip("/")
         image = dict(_opened(zarr, path, level.group, options).attrs)
-        group = zarr.create_group(str(folder), zarr_format=form, attributes=_one_level(image, name))
+        group = zarr.create_group(str(folder), zarr_format=form, attributes=one_level(image, name))
         made = group.create_array(name, **about)
     else:
         made = zarr.create_array(str(folder), zarr_format=form, **about)
@@ -206,7 +228,7 @@ def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
         _copy_beside(zarr, path, level, group, options)
 
 
-def _copy_beside(zarr: Any, path: Path, level: _Level, target: Any, options: Options) -> None:
+def _copy_beside(zarr: Any, path: Path, level: Level, target: Any, options: Options) -> None:
     """Copy what lies beside a volume and is none: the coordinates, without which it would read turned round."""
     members = _members(zarr, _opened(zarr, path, level.group, options))
     for name, member in members.items():
@@ -230,14 +252,6 @@ def _copy_beside(zarr: Any, path: Path, level: _Level, target: Any, options: Opt
             attributes=dict(array.attrs),
             **({"dimension_names": array.metadata.dimension_names} if form == 3 else {}),
         )[...] = array[...]
-
-
-def _one_level(attributes: dict[str, Any], item: str) -> dict[str, Any]:
-    """Return the attributes of an image of which one level is left."""
-    attributes = json.loads(json.dumps(attributes))
-    for scale in attributes.get("ome", attributes).get("multiscales", ()):
-        scale["datasets"] = [level for level in scale["datasets"] if str(level.get("path")) == item]
-    return attributes
 
 
 def _opened(zarr: Any, path: Path, item: str, options: Options) -> Any:
@@ -264,14 +278,14 @@ def _array(zarr: Any, path: Path, item: str, options: Options) -> Any:
     return array
 
 
-def _level(zarr: Any, root: Any, path: Path, options: Options) -> _Level:
+def _level(zarr: Any, root: Any, path: Path, options: Options) -> Level:
     """Find the array that is named, or the only one, from group to group."""
     node, group, rest = root, "", [part for part in (options.item or "").split("/") if part]
     while not isinstance(node, zarr.Array):
         attributes = dict(node.attrs)
         ome = attributes.get("ome", attributes)
         if ome.get("multiscales"):
-            level = _ome_level(ome["multiscales"][0], ome, "/".join(rest))
+            level = level_of(ome["multiscales"][0], ome, "/".join(rest), options.rules)
             return level._replace(item=f"{group}/{level.item}".lstrip("/"), group=group)
         name = rest.pop(0) if rest else _only_member(zarr, node, path, group)
         group = f"{group}/{name}".lstrip("/")
@@ -279,7 +293,7 @@ def _level(zarr: Any, root: Any, path: Path, options: Options) -> _Level:
     if rest:
         what = f"{path}: {group!r}" if group else f"{path}"
         raise VoxgapError(f"{what}: is one array, and has no {'/'.join(rest)!r} in it")
-    return _Level(group, group=group.rpartition("/")[0])
+    return Level(group, group=group.rpartition("/")[0])
 
 
 def _only_member(zarr: Any, node: Any, path: Path, group: str) -> str:
@@ -321,31 +335,6 @@ def _images(zarr: Any, members: dict[str, Any], depth: int) -> list[str]:
             below = _images(zarr, _members(zarr, member), depth + 1)
             found += [f"{name}/{inner}" for inner in below]
     return found
-
-
-def _ome_level(scales: Any, ome: Any, wanted: str) -> _Level:
-    levels = {str(level["path"]): level for level in scales["datasets"]}
-    wanted = wanted or next(iter(levels))
-    if wanted not in levels:
-        return _Level(wanted)
-    # Version 0.3 has names for axes only, later ones their type as well.
-    axes = [axis if isinstance(axis, dict) else {"name": axis} for axis in scales.get("axes", ())]
-    steps = np.ones(len(axes))
-    for holder in (levels[wanted], scales):
-        for transform in holder.get("coordinateTransformations", ()):
-            if transform.get("type") == "scale" and len(transform.get("scale", ())) == len(axes):
-                steps = steps * np.asarray(transform["scale"], float)
-    kinds = []
-    space = iter("zyx"[-sum(axis.get("type") == "space" for axis in axes) :])
-    for axis in axes:
-        known = {"space": lambda: next(space, ""), "time": lambda: "z", "channel": lambda: "c"}
-        kinds.append(known.get(str(axis.get("type")), lambda: "")())
-    found = tuple(
-        Axis(str(axis["name"]), kind if all(kinds) else "", step, str(axis.get("unit", "")))
-        for axis, kind, step in zip(axes, kinds, steps.tolist(), strict=True)
-    )
-    labels = tuple(str(c.get("label", "")) for c in ome.get("omero", {}).get("channels", ()))
-    return _Level(wanted, found, labels if all(labels) and len(set(labels)) == len(labels) else ())
 
 
 def beside_zarr(source: Source) -> list[Beside]:
