@@ -343,6 +343,13 @@ def test_an_unknown_suffix_lists_the_known_ones(tmp_path: Path) -> None:
         write(tmp_path / ".nii", example())
 
 
+@pytest.mark.parametrize("name", ["Brain.img", "Brain.IMG.gz"])
+def test_the_second_file_of_a_pair_names_the_first(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(VoxgapError, match=r"name its header, Brain\.hdr$"):
+        read(tmp_path / name)
+
+
 def test_the_limit_can_be_lowered(tmp_path: Path) -> None:
     write(tmp_path / "v.nii", example())
     with pytest.raises(VoxgapError, match="raise max_bytes"):

@@ -441,6 +441,9 @@ def suffix(path: Path) -> str:
     found = [known for known in FORMATS if name.endswith(known) and len(name) > len(known)]
     if not found and path.is_file() and dicom.is_dicom(path):
         return ".dcm"
+    if not found and name.endswith((".img", ".img.gz")):
+        header = path.with_name(path.name[: name.rindex(".img")] + ".hdr")
+        raise VoxgapError(f"{path}: is the second file of a NIfTI pair; name its header, {header.name}")
     if not found:
         raise VoxgapError(f"{path}: unknown format; voxgap reads and writes {', '.join(FORMATS)}")
     return max(found, key=len)
