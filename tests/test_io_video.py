@@ -139,7 +139,10 @@ def test_files_that_lie(tmp_path: Path) -> None:
             read(path)
         assert "\n" not in str(error.value)
     path.write_bytes(good[: len(good) // 2])
-    assert 0 < read(path).shape[0] < 9
+    with pytest.warns(
+        UserWarning, match=r"holds \d frames, and its header says 0\.36 s, which are 9: it may"
+    ):
+        assert 0 < read(path).shape[0] < 9
 
 
 CLOSED = {"x264-params": "keyint=12:min-keyint=12:scenecut=0:bframes=3", "preset": "ultrafast"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from itertools import pairwise
@@ -41,7 +42,7 @@ class Clip(NamedTuple):
     `stream` is its index in the file, `clock` the length of a tick in seconds, `rate` in frames per second (0:
     unknown), `stamps` the presentation and decoding time of each packet in ticks, in file order. `delay` is
     by how many frames the order of storing differs from that of showing, `ratio` the width of a pixel over its
-    height.
+    height, `seconds` how long the header says that the frames are shown (0: unknown).
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Clip(NamedTuple):
     stamps: list[tuple[int | None, int | None]]
     delay: int
     ratio: float
+    seconds: float
 
 
 class Timeline(NamedTuple):
@@ -94,6 +96,7 @@ def scan_video(path: Path, options: Options) -> Source:
     _check_size(first, path, options.max_bytes)
     look = _look(first, colour, path)
     timeline = _timeline(av, clip, first.pts)
+    _warn_of_end(clip, timeline)
     height, width = look.shown
     channels = _GREY if look.pixels.grey else _RGB
 
@@ -218,8 +221,10 @@ def _check_size(stored: Any, path: Path, max_bytes: int) -> None:
 def _clip(container: Any, stream: Any, path: Path) -> Clip:
     """Return the facts of a stream, and the time stamps of all packets, without decoding any."""
     stamps: list[tuple[int | None, int | None]] = []
+    left_out = False
     for packet in container.demux(stream):
         # AVI keeps an empty packet where a frame was dropped; an edit list leaves packets out.
+        left_out |= packet.is_discard
         if packet.size and not packet.is_discard:
             stamps.append((packet.pts, packet.dts))
         if len(stamps) > MAX_FRAMES:
@@ -234,7 +239,28 @@ def _clip(container: Any, stream: Any, path: Path) -> Clip:
         stamps,
         int(getattr(stream.codec_context, "reorder_depth", stream.codec_context.has_b_frames)),
         float(stream.sample_aspect_ratio or 1),
+        0.0 if left_out else _announced(container, stream),
     )
+
+
+def _announced(container: Any, stream: Any) -> float:
+    """Return how long a file says that its frames are shown, in seconds; 0 where other streams may be longer."""
+    if len(container.streams) > 1 or not container.duration:
+        return 0.0
+    return float(container.duration / 1e6 - (stream.start_time or 0) * (stream.time_base or 0))
+
+
+def _warn_of_end(clip: Clip, timeline: Timeline) -> None:
+    """Warn where a file announces more frames than it holds, as one that was cut does."""
+    count, step = max(timeline.places.values()) + 1, timeline.step or 0.0
+    # The last frame may be shown for as long as the header's own rate says.
+    last = max(step, 1 / clip.rate if clip.rate > 0 else 0.0)
+    if step and clip.seconds > (count + 0.5) * step + last:
+        warnings.warn(
+            f"{clip.path}: holds {count} frames, and its header says {clip.seconds:g} s, which are "
+            f"{round(clip.seconds / step)}: it may have been cut; copy it again",
+            stacklevel=4,
+        )
 
 
 def _look(frame: Any, colour: str | None, path: Path) -> Look:
