@@ -140,11 +140,13 @@ def _range(values: np.ndarray) -> tuple[float, float]:
     return (low, high) if high > low else (float(np.nanmin(values)), float(np.nanmax(values)))
 
 
-def missing_rates(rates: Mapping[str, Sequence[Sequence[float]]], channels: Sequence[str]) -> Figure:
+def missing_rates(
+    rates: Mapping[str, Sequence[Sequence[float]] | np.ndarray], channels: Sequence[str]
+) -> Figure:
     """Draw how much is missing at each position along each axis, one line a channel: white 0, full colour 1.
 
     Args:
-        rates: axis -> one list of rates a channel.
+        rates: axis -> one list of rates a channel, NaN where nothing is to be drawn.
         channels: their names.
     """
     height = 0.55 + 0.24 * len(channels)

@@ -114,7 +114,8 @@ def _profiles(inspection: Inspection) -> dict[str, np.ndarray]:
         rates[axis] = np.array(lines, np.float64)[:MAX_CHANNELS]
         if inside is not None:
             apart = tuple(other for other in range(3) if other != index)
-            rates[axis][~inside.any(axis=apart).T[:MAX_CHANNELS]] = np.nan
+            seen = np.asarray(inside.any(axis=apart)).T[:MAX_CHANNELS]
+            rates[axis][~seen] = np.nan
     return {inspection.axes[axis]: lines for axis, lines in rates.items()}
 
 
