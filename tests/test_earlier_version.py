@@ -55,7 +55,8 @@ def numbers(told: Any) -> Any:
         return {
             _RENAMED.get(name, name): numbers(one)
             for name, one in told.items()
-            if name not in ("words", "verdict")
+            if name
+            not in ("words", "verdict", "rank")  # places had no rank then, and were told by their order
         }
     return [numbers(one) for one in told] if isinstance(told, list) else told
 

@@ -191,6 +191,7 @@ def test_the_gradient_reaches_every_weight(strategy: str) -> None:
         assert np.abs(gradient.numpy()).max() > 0, weight.path
 
 
+@pytest.mark.full
 def test_deep_supervision_trains_stages_that_nobody_asks_afterwards() -> None:
     model = build_model(
         "resunet3d", SHAPE, 3, "segmentation", filters=(3, 4, 5), norm="instance", deep_supervision=True

@@ -221,7 +221,7 @@ def fit(
         tuple(supervisor.state.never),
         chance,
         len(batches),
-        asked.patch_size,
+        patch_size=asked.patch_size,
     )
 
 
