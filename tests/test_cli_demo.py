@@ -20,9 +20,9 @@ PLAN = demo.PLANS["brain"]
     [
         (100.0, PLAN.filters, PLAN.epochs),
         (210.0, PLAN.filters, PLAN.epochs),
-        (380.0, PLAN.filters, 4),
+        (230.0, PLAN.filters, 4),
         (600.0, (8, 16, 32), 9),
-        (1500.0, (8, 16, 32), 5),
+        (920.0, (8, 16, 32), 4),
         (1e9, (8, 16, 32), demo.FEWEST_EPOCHS),
     ],
 )

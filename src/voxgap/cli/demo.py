@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 BUDGET, FEWEST_EPOCHS = 210.0, 4
 """Seconds that all networks of the demo train together, and how many epochs each has at least."""
+UNSEEN = 2.0
+"""As much longer as estimated a slow machine took in all: of few epochs, the first and the scores weigh more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,7 +141,7 @@ def fitting(plan: Plan, data: Dataset, budget: float = BUDGET) -> Plan:
     smaller = dataclasses.replace(plan, filters=tuple(max(4, n // 2) for n in plan.filters))
     for tried in (plan, smaller):
         most = _seconds(tried, data)
-        epochs = min(tried.epochs, int(tried.epochs * budget / most))
+        epochs = tried.epochs if most <= budget else int(tried.epochs * budget / (UNSEEN * most))
         if epochs >= FEWEST_EPOCHS:
             break
     epochs = max(epochs, FEWEST_EPOCHS)
