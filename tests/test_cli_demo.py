@@ -21,8 +21,8 @@ PLAN = demo.PLANS["brain"]
         (100.0, PLAN.filters, PLAN.epochs),
         (210.0, PLAN.filters, PLAN.epochs),
         (230.0, PLAN.filters, 4),
-        (600.0, (8, 16, 32), 9),
-        (920.0, (8, 16, 32), 4),
+        (400.0, (8, 16, 32), 9),
+        (600.0, (8, 16, 32), 6),
         (1e9, (8, 16, 32), demo.FEWEST_EPOCHS),
     ],
 )

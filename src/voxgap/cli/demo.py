@@ -141,7 +141,8 @@ def fitting(plan: Plan, data: Dataset, budget: float = BUDGET) -> Plan:
     smaller = dataclasses.replace(plan, filters=tuple(max(4, n // 2) for n in plan.filters))
     for tried in (plan, smaller):
         most = _seconds(tried, data)
-        epochs = tried.epochs if most <= budget else int(tried.epochs * budget / (UNSEEN * most))
+        enough = tried is plan and most <= budget
+        epochs = tried.epochs if enough else min(tried.epochs, int(tried.epochs * budget / (UNSEEN * most)))
         if epochs >= FEWEST_EPOCHS:
             break
     epochs = max(epochs, FEWEST_EPOCHS)
