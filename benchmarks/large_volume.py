@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from untrained import segmenting
 
 EDGE = 64
 KILLS = (0.25, 0.5, 0.75)
@@ -42,31 +43,14 @@ def make_volume(path: Path, shape: tuple[int, ...]) -> None:
 
 def make_bundles(folder: Path) -> None:
     """Save an untrained segmentation of four classes, and a filler, of patches of 64."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import voxgap as vg
+    data = segmenting(folder / "segmenting", EDGE, (4, 8))
     from voxgap.backend import keras
     from voxgap.bundle.filler import save_filler
-    from voxgap.dataset import Dataset
     from voxgap.fill import Deviating, Learned
     from voxgap.history import History
-    from voxgap.recipe import Recipe, Training, strategy_of
-    from voxgap.training import adapt_model
+    from voxgap.metrics.overlap import known_cases
 
-    keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    maps = rng.integers(0, 4, (4, EDGE, EDGE, EDGE)).astype(np.int16)
-    volumes = (maps + rng.normal(0, 0.3, maps.shape)).astype("f4")[..., None]
-    split = ["train", "train", "validation", "test"]
-    data = Dataset.from_arrays(
-        volumes, label_maps=maps, split=split, classes=("a", "b", "c", "d"), channels=("ct",)
-    )
-    model = vg.build_model(
-        "unet3d", (EDGE, EDGE, EDGE, 1), 4, "segmentation", strategy="mean", filters=(4, 8)
-    )
-    adapt_model(model, data.part("train"))
-    recipe = Recipe("unet3d", strategy_of("mean"), training=Training(patch_size=(EDGE, EDGE, EDGE)))
-    vg.save_bundle(folder / "segmenting", model, data, recipe=recipe)
-    tiles = volumes[:, : EDGE // 2, : EDGE // 2, : EDGE // 2].copy()
+    tiles = data.volumes[:, : EDGE // 2, : EDGE // 2, : EDGE // 2].copy()
     tiles[:, ::5] = np.nan
     layer = Learned(filters=(2, 4), steps=0, seed=0, name="fill")
     layer.adapt(tiles)
@@ -84,6 +68,7 @@ def make_bundles(folder: Path) -> None:
         history=History(ran, "val_loss", 0, 1, "epochs"),
         scores={},
         arguments={},
+        cases=known_cases([], []),
     )
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+
+from untrained import segmenting
 
 EDGE, SIZE, BATCH = 256, 64, 2
 
@@ -27,30 +28,11 @@ def held(field: str) -> int:
 
 def make(folder: Path) -> None:
     """Save an untrained network as a bundle, exported for both sides, and a volume with lost slices."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    import voxgap as vg
-    from voxgap.backend import keras
+    segmenting(folder / "bundle", SIZE, (8, 16))
     from voxgap.bundle import export
-    from voxgap.dataset import Dataset
-    from voxgap.recipe import Recipe, Training, strategy_of
-    from voxgap.training import adapt_model
 
-    keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    maps = rng.integers(0, 4, (4, SIZE, SIZE, SIZE)).astype(np.int16)
-    volumes = (maps + rng.normal(0, 0.3, maps.shape)).astype("f4")[..., None]
-    split = ["train", "train", "validation", "test"]
-    data = Dataset.from_arrays(
-        volumes, label_maps=maps, split=split, classes=("a", "b", "c", "d"), channels=("ct",)
-    )
-    model = vg.build_model(
-        "unet3d", (SIZE, SIZE, SIZE, 1), 4, "segmentation", strategy="mean", filters=(8, 16)
-    )
-    adapt_model(model, data.part("train"))
-    recipe = Recipe("unet3d", strategy_of("mean"), training=Training(patch_size=(SIZE, SIZE, SIZE)))
-    vg.save_bundle(folder / "bundle", model, data, recipe=recipe)
     export(folder / "bundle", ["openvino", "pt2"])
-    scan = rng.normal(1.5, 1, (EDGE, EDGE, EDGE)).astype("f4")
+    scan = np.random.default_rng(1).normal(1.5, 1, (EDGE, EDGE, EDGE)).astype("f4")
     scan[::9] = np.nan
     np.save(folder / "scan.npy", scan)
 

@@ -175,6 +175,9 @@ def test_planes_of_another_input_or_bundle_are_not_gone_on_with(tmp_path: Path) 
     after = streaming.key_of(found, found.scan(tmp_path / "ct.nii"))
     assert streaming.Growing(target, (30, 13, 11), after).done == 0
     growing.add(iter(np.ones((4, 13, 11))), {})
+    mirroring = Predictor(found.manifest, answer, mirrored=True)
+    other = streaming.key_of(mirroring, mirroring.scan(tmp_path / "ct.nii"))
+    assert other != streaming.key_of(found, found.scan(tmp_path / "ct.nii"))
     growing.note.write_text('{"done": 4')
     assert streaming.Growing(target, (30, 13, 11), before).done == 0
 

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -204,11 +204,12 @@ def key_of(predictor: Predictor, sample: Sample) -> dict[str, Any]:
         "running": vars(predictor.running),
         "bundle": None if folder is None else str(folder.resolve()),
         "threshold": predictor.decision.threshold,
+        "mirrored": predictor.mirrored,
         "files": identity(sample),
     }
 
 
-class Drawn:
+class Drawn(NamedTuple):
     """What was said of a sample whose label map was drawn part by part.
 
     Attributes:
@@ -218,10 +219,10 @@ class Drawn:
         counts: voxels of each class.
     """
 
-    def __init__(
-        self, labels: Volume, missing_rate: float, drift: tuple[str, ...], counts: dict[str, int]
-    ) -> None:
-        self.labels, self.missing_rate, self.drift, self.counts = labels, missing_rate, drift, counts
+    labels: Volume
+    missing_rate: float
+    drift: tuple[str, ...]
+    counts: dict[str, int]
 
 
 @contextlib.contextmanager
