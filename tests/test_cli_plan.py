@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from voxgap.cli import plan
+from voxgap.cli.network import architecture
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
+from voxgap.experiment.proposal import PLANNED
+from voxgap.recipe import Architecture
 
 MAPS = np.arange(8 * 6**3).reshape(8, 6, 6, 6) % 3
 DATA = Dataset.from_arrays(np.zeros((8, 6, 6, 6)), label_maps=MAPS)
 LABELLED = Dataset.from_arrays(np.zeros((8, 2, 2, 2)), labels=[0, 1] * 4)
-NOTHING: dict[str, Any] = {
-    "norm": None,
-    "deep_supervision": None,
-    "batch_size": None,
-    "patches_per_volume": None,
-}
 
 
-def given(patch_size: Any = None, filters: Any = None, strides: Any = None, **others: Any) -> plan.Numbers:
-    return plan.Numbers.of(patch_size, filters, strides, **NOTHING | others)
+def given(**options: Any) -> dict[str, Any]:
+    """What the command makes of its options, those that nobody gave being None."""
+    context: Any = SimpleNamespace(params=dict.fromkeys(PLANNED) | options)
+    Architecture.of(architecture(context))
+    return plan.given(context)
 
 
 def test_a_plan_is_made_for_label_maps_where_no_number_of_it_is_given(

@@ -146,15 +146,7 @@ def evaluate(
         gapped = with_simulated(given.source, pattern, missing_rate, mechanism, seed).volumes[given.places]
     answers = predict(gapped)
     found = _score(given, answers, gapped, decided, seed)
-    if not cases:
-        return found
-    opened = (
-        Bundle(model.folder or Path(), model.manifest)
-        if isinstance(model, Predictor) and model.folder
-        else None
-    )
-    known = None if opened is None else known_to(opened)
-    return replace(found, cases=_cases_of(given.data, answers, decided, known))
+    return replace(found, cases=_cases_of(given.data, answers, decided, given.parts)) if cases else found
 
 
 @dataclass(frozen=True)
@@ -169,6 +161,7 @@ class Labelled:
         known: see `Evaluation`.
         told: how its samples were found, where the data does not say which they are.
         lacks: which channels of the bundle it does not have.
+        parts: what each sample was to the network: train, validation, or new; empty where nobody knows.
     """
 
     split: str
@@ -179,6 +172,7 @@ class Labelled:
     known: dict[str, int] | None = None
     told: str = ""
     lacks: str = ""
+    parts: Sequence[str] = ()
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -296,10 +290,11 @@ def _part(dataset: Dataset, split: Split, cases: Mapping[str, list[str]] | None 
     part = dataset.take(places)
     if not len(part):
         raise VoxgapError(f"{dataset.name}: no {split} volumes; choose another --split, or all")
-    known = None
-    if cases is not None:
-        known = overlap(digests(part.volumes) if met is None else [met[place] for place in places], cases)
-    return Labelled(split, part, dataset, places, whole, known, told)
+    if cases is None:
+        return Labelled(split, part, dataset, places, whole, told=told)
+    found = digests(part.volumes) if met is None else [met[place] for place in places]
+    parts = told_apart(found, cases)
+    return Labelled(split, part, dataset, places, whole, overlap(found, cases), told, parts=parts)
 
 
 def _by_content(
@@ -362,12 +357,10 @@ def _score(given: Labelled, answers: Values, volumes: Values, decided: Decision,
     return Evaluation(given.split, found, decided, given.known, data.classes, given.notes)
 
 
-def _cases_of(
-    data: Dataset, answers: Any, decided: Decision, known: Mapping[str, list[str]] | None = None
-) -> tuple[Row, ...]:
+def _cases_of(data: Dataset, answers: Any, decided: Decision, known: Sequence[str] = ()) -> tuple[Row, ...]:
     """Score each case on the grid that it was drawn on, the one with the least Dice first and those without last.
 
-    Where it is known what the network has met, `split` says of each case which part it was in.
+    Where it is known what each was to the network, `split` says it.
     """
     if data.task != "segmentation":
         raise VoxgapError(
@@ -375,11 +368,11 @@ def _cases_of(
         )
     found = [named(answer, decided.threshold) for answer in answers]
     rows: list[Row] = []
-    parts = [] if known is None else told_apart(digests(data.volumes), known)
-    if not data.unsplit:  # new to the network, and said to be its test
+    parts = list(known)
+    if parts and not data.unsplit:  # new to the network, and said to be its test
         parts = [
             "test" if part == "new" and said == "test" else part
-            for part, said in zip(parts, data.split[: len(parts)], strict=True)
+            for part, said in zip(parts, data.split, strict=True)
         ]
     about = zip(case_names(data), data.own_spacings(), data.on_own_grids(found), strict=True)
     for index, (name, spacing, (truth, there)) in enumerate(about):

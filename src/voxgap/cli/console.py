@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import typer
 from rich.console import Console
 from rich.segment import Segment
 from rich.text import Text
@@ -110,3 +113,19 @@ def training_progress(title: str) -> contextlib.AbstractContextManager[Callable[
     from voxgap.training.progress import shown
 
     return shown(out, title)
+
+
+@contextlib.contextmanager
+def saying_what_is_kept(state: Path) -> Iterator[None]:
+    """Say, where Ctrl-C ends a command that has written no bundle yet, what is left of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = (
+            "the epochs that ran are kept; the same command goes on" if state.exists() else "nothing is kept"
+        )
+        err.print(f"Interrupted: {kept}.")
+        raise typer.Exit(130) from None
+    finally:
+        if not state.exists():
+            shutil.rmtree(state.parent, ignore_errors=True)  # a recipe of what never began

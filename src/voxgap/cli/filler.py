@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from voxgap.cli.console import err, import_keras, numbers, out
+from voxgap.cli.console import err, import_keras, numbers, out, saying_what_is_kept
 from voxgap.cli.data import grid_arguments
 from voxgap.cli.export import export_bundle
 from voxgap.cli.fill import progress, say
@@ -40,7 +40,6 @@ def train_fill(context: typer.Context, data: str, folder: Path) -> None:
     import voxgap
     from voxgap import patches
     from voxgap.bundle import STATE
-    from voxgap.cli.train import _saying_what_is_kept
     from voxgap.runtime import MANIFEST
 
     given = {
@@ -61,7 +60,7 @@ def train_fill(context: typer.Context, data: str, folder: Path) -> None:
     import_keras()
     started, state = folder.exists(), folder / STATE / "state.json"
     try:
-        with _saying_what_is_kept(state):
+        with saying_what_is_kept(state):
             scores = voxgap.train_filler(
                 data,
                 folder,

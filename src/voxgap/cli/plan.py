@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from voxgap.cli.console import err, import_keras, numbers, one_or_three
+from voxgap.cli.config import fields_of
+from voxgap.cli.console import err, import_keras
 from voxgap.cli.data import patch_argument
-from voxgap.cli.network import PANEL
+from voxgap.cli.network import PANEL, architecture
 from voxgap.errors import VoxgapError
 from voxgap.names import check
 from voxgap.recipe import Architecture, Training
@@ -68,41 +69,22 @@ PatchesPerVolume = Annotated[
 ]
 
 
-@dataclasses.dataclass(frozen=True)
-class Numbers:
-    """What was given of a plan's numbers, None where nobody did."""
+def given(context: typer.Context) -> dict[str, Any]:
+    """Return those numbers of a plan that were given, by their names.
 
-    patch_size: tuple[int, int, int] | None
-    filters: tuple[int, ...] | None
-    strides: Any
-    norm: str | None
-    deep_supervision: bool | None
-    batch_size: int | None
-    patches_per_volume: int | None
+    Raises:
+        VoxgapError: one of them can't be understood.
+    """
+    from voxgap.experiment.proposal import PLANNED
 
-    @classmethod
-    def of(cls, patch_size: str | None, filters: str | None, strides: str | None, **others: Any) -> Numbers:
-        """Parse the options.
-
-        Raises:
-            VoxgapError: one of them can't be understood.
-        """
-        found = cls(
-            patch_argument(patch_size),
-            None if filters is None else numbers(filters, "--filters"),
-            None if strides is None else one_or_three(strides, "--strides"),
-            **others,
-        )
-        Architecture.of(found.among(Architecture))
-        return found
-
-    def among(self, kind: type[Architecture] | type[Training]) -> dict[str, Any]:
-        """Return those that were given and are fields of this value."""
-        names = {field.name for field in dataclasses.fields(kind)}
-        return {name: value for name, value in vars(self).items() if name in names and value is not None}
+    fields = architecture(context) | fields_of(context, Training)
+    found = {name: fields[name] for name in PLANNED if name in fields}
+    if "patch_size" in found:
+        found["patch_size"] = patch_argument(found["patch_size"])
+    return found
 
 
-def made(how: str | None, dataset: Dataset, network: str, given: Numbers) -> Plan | None:
+def made(how: str | None, dataset: Dataset, network: str, given: Mapping[str, Any]) -> Plan | None:
     """Make a plan and say it, where one is asked for, or where nobody gave a number of it.
 
     Raises:
@@ -115,16 +97,12 @@ def made(how: str | None, dataset: Dataset, network: str, given: Numbers) -> Pla
         raise VoxgapError(
             "--plan auto is for label maps, with unet3d or resunet3d; give the numbers themselves"
         )
-    if (
-        how == "none"
-        or not fits
-        or (how is None and any(value is not None for value in vars(given).values()))
-    ):
+    if how == "none" or not fits or (how is None and given):
         return None
     import_keras()
     from voxgap.experiment.proposal import plan
 
-    found = plan(dataset, **vars(given))
+    found = plan(dataset, **given)
     for line in found.why:
         err.print(f"plan: {line}")
     return found

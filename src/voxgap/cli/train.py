@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import shlex
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +14,7 @@ import typer
 from voxgap.cli import plan
 from voxgap.cli.config import NAME as RECIPE
 from voxgap.cli.config import Config, changes, fields_of, settings, write_recipe
-from voxgap.cli.console import err, import_keras, out, training_progress
+from voxgap.cli.console import err, import_keras, out, saying_what_is_kept, training_progress
 from voxgap.cli.data import (
     At,
     Axes,
@@ -263,15 +260,7 @@ def train(
     names.check("optimizer", optimizer, names.OPTIMIZERS)
     if coverage is not None:
         check_coverage(coverage)
-    wanted = plan.Numbers.of(
-        patch_size,
-        filters,
-        strides,
-        norm=norm,
-        deep_supervision=deep_supervision,
-        batch_size=batch_size,
-        patches_per_volume=patches_per_volume,
-    )
+    wanted = plan.given(context)
     network = Architecture.of(architecture(context))
     if loss is not None:
         names.check("loss", loss, names.LOSSES)
@@ -279,7 +268,7 @@ def train(
     check_free(out_folder, overwrite=True)  # nothing but a folder can be held
     with (
         held(out_folder / LOCK, f"{out_folder}: a network is trained there"),
-        _saying_what_is_kept(out_folder / STATE / "state.json"),
+        saying_what_is_kept(out_folder / STATE / "state.json"),
     ):
         sweep(out_folder)  # one that was killed as it ended leaves a bundle, and what it was made from
         state = out_folder / STATE
@@ -297,9 +286,9 @@ def train(
         gaps = None if pattern is None else Gaps(pattern, missing_rate, mechanism)
         given = material(raw, gaps, coverage=coverage, refit=refit, seed=seed)
         proposed = plan.made(how, given.learnt, model, wanted)
-        planned = wanted.among(Training) | (proposed.training if proposed else {})
+        planned = proposed.training if proposed else {}
         network = dataclasses.replace(network, **(proposed.architecture if proposed else {}))
-        patch = planned.get("patch_size") or given.learnt.patch_size
+        patch = (planned | wanted).get("patch_size") or given.learnt.patch_size
         normalize = choose_normalization(normalize, given.learnt, patch)
         shared = devices == "all" or (devices.split(",") if devices else False)
         trained = Training.of(
@@ -398,19 +387,3 @@ def _other_settings(folder: Path, changed: dict[str, str], which: set[str]) -> V
         f"{folder} keeps a training by other settings: {said} to go on (all of it: --config {recipe}), or choose "
         "another folder, or pass --overwrite to train anew"
     )
-
-
-@contextlib.contextmanager
-def _saying_what_is_kept(state: Path) -> Iterator[None]:
-    """Say, where Ctrl-C ends a command that has written no bundle yet, what is left of it."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        kept = (
-            "the epochs that ran are kept; the same command goes on" if state.exists() else "nothing is kept"
-        )
-        err.print(f"Interrupted: {kept}.")
-        raise typer.Exit(130) from None
-    finally:
-        if not state.exists():
-            shutil.rmtree(state.parent, ignore_errors=True)  # a recipe of what never began

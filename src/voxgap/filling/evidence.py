@@ -96,6 +96,15 @@ def remove(target: Path) -> None:
         shutil.rmtree(target)
 
 
+def taken_back(job: Job, target: Path) -> VoxgapError:
+    """Remove a filled file, and what stands beside it, and return why: its format did not keep what is observed."""
+    for path in (target, *(beside(target, target).all if wanted(job) else ())):
+        remove(path)
+    return VoxgapError(
+        f"{target}: this format can't keep the observed values exactly; convert to .nii.gz or .npz first"
+    )
+
+
 def told(made: Made) -> list[Ancillary]:
     """Return what a NetCDF file is told of each value."""
     flags = {

@@ -386,12 +386,7 @@ def _check_written(job: Job, target: Path, filled: Volume, observed: Where) -> N
         for one, other, known in zip(written, filled.values, observed, strict=True)
     )
     if not same:
-        maps = evidence.beside(target, target).all if evidence.wanted(job) else []
-        for path in (target, *maps):
-            remove(path)
-        raise VoxgapError(
-            f"{target}: this format can't keep the observed values exactly; convert to .nii.gz or .npz first"
-        )
+        raise evidence.taken_back(job, target)
 
 
 def _read(job: Job, sample: Sample) -> list[Volume | None]:

@@ -114,8 +114,4 @@ def _check(job: Job, target: Path, source: Source, filled: Volume) -> None:
         known = source.read(part).observed
         found, wanted = written.read(part).values, filled.values[start : start + step]
         if not np.array_equal(found[known], wanted[known]):
-            for path in (target, *evidence.beside(target, target).all):
-                evidence.remove(path)
-            raise VoxgapError(
-                f"{target}: this format can't keep the observed values exactly; convert to .nii.gz or .npz first"
-            )
+            raise evidence.taken_back(job, target)

@@ -105,11 +105,6 @@ def write_zarr(
     }
     group = zarr.create_group(str(folder), zarr_format=3, attributes={"ome": ome})
     shape = tuple(volume.values.shape[axis] for axis in order)
-    own: dict[str, Any] = {"channels": list(volume.channels)}
-    if volume.spacing is not None:
-        own["spacing"] = list(volume.spacing)
-    if volume.affine is not None:
-        own["affine"] = volume.affine.tolist()
     array = group.create_array(
         "0",
         shape=shape,
@@ -117,9 +112,19 @@ def write_zarr(
         dtype=np.dtype(dtype),
         fill_value=float("nan") if np.dtype(dtype).kind == "f" else 0,
         dimension_names=names,
-        attributes={"voxgap": own},
+        attributes={"voxgap": _own(volume)},
     )
     _put(array, volume.values.transpose(order))
+
+
+def _own(volume: Volume) -> dict[str, Any]:
+    """Return what voxgap alone keeps of a volume: channel names, and its geometry as far as it is known."""
+    own: dict[str, Any] = {"channels": list(volume.channels)}
+    if volume.spacing is not None:
+        own["spacing"] = list(volume.spacing)
+    if volume.affine is not None:
+        own["affine"] = volume.affine.tolist()
+    return own
 
 
 def _put(array: Any, values: NDArray[Any]) -> None:
@@ -143,8 +148,6 @@ def write_zarr_labels(folder: Path, labels: Volume, dtype: Any, source: Source |
         return _write_ome_labels(zarr, folder, laid, dtype, level, source)
     form = _array(zarr, path, level.item, options).metadata.zarr_format
     group = zarr.create_group(str(folder), zarr_format=form)
-    own = {"channels": list(labels.channels)} | ({"spacing": laid.spacing} if laid.spacing else {})
-    own |= {} if laid.affine is None else {"affine": laid.affine.tolist()}
     array = group.create_array(
         "values",
         shape=laid.shape[:3],
@@ -152,7 +155,7 @@ def write_zarr_labels(folder: Path, labels: Volume, dtype: Any, source: Source |
         dtype=np.dtype(dtype),
         # xarray takes the fill value of Zarr 2 for a sentinel.
         fill_value=None if form == 2 else 0,
-        attributes={"voxgap": own} | ({"_ARRAY_DIMENSIONS": list(laid.axes)} if form == 2 else {}),
+        attributes={"voxgap": _own(laid)} | ({"_ARRAY_DIMENSIONS": list(laid.axes)} if form == 2 else {}),
         **({"dimension_names": laid.axes} if form == 3 else {}),
     )
     _put(array, laid.values[..., 0])
@@ -167,17 +170,13 @@ def _write_ome_labels(
     image = os.path.relpath(path, folder)
     names = [source.said[place].name for place in np.argsort(source.spatial)]
     about = labels_header(names, level, laid.channels[0], image, form)
-    own: dict[str, Any] = {"channels": list(laid.channels)} | (
-        {"spacing": laid.spacing} if laid.spacing else {}
-    )
-    own |= {} if laid.affine is None else {"affine": laid.affine.tolist()}
     array = zarr.create_group(str(folder), zarr_format=form, attributes=about).create_array(
         "0",
         shape=(1, *laid.shape[:3]),
         chunks=(1, *(min(size, 64) for size in laid.shape[:3])),
         dtype=np.dtype(dtype),
         fill_value=0,
-        attributes={"voxgap": own},
+        attributes={"voxgap": _own(laid)},
         **({"dimension_names": ("c", *names)} if form == 3 else {}),
     )
     _put(array, laid.values.transpose(3, 0, 1, 2))
