@@ -7,6 +7,7 @@ Every room that needs Keras imports it from here first, so that no door prints t
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import sys
@@ -53,5 +54,8 @@ def _without_tensorflow_s_log() -> Iterator[None]:
 
 with _without_tensorflow_s_log():
     import keras
+
+if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3":  # a network per strategy is no mistake to be told of ("retracing")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 __all__ = ["keras"]
