@@ -13,6 +13,9 @@ import re
 import sys
 import tempfile
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
 
 # As its C++ writes them, before any log level is read, and what follows on a line of its own.
 _LOG = re.compile(
@@ -55,7 +58,27 @@ def _without_tensorflow_s_log() -> Iterator[None]:
 with _without_tensorflow_s_log():
     import keras
 
-if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3":  # a network per strategy is no mistake to be told of ("retracing")
+if (
+    os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3"
+):  # a network per strategy is no mistake to be told of ("retracing")
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
-__all__ = ["keras"]
+__all__ = ["answers", "keras"]
+
+
+def answers(model: keras.Model, volumes: Any, batch_size: int = 16) -> np.ndarray:
+    """Return what a model answers, batch by batch.
+
+    `Model.predict` builds a pipeline of tf.data at each call, which takes longer than a few volumes: 0.2 to 0.4 s.
+
+    Args:
+        model: of one output.
+        volumes: `(n, depth, height, width, channels)`, n at least 1.
+        batch_size: volumes at once.
+    """
+    found = []
+    for start in range(0, len(volumes), batch_size):
+        batch = np.asarray(volumes[start : start + batch_size])
+        # Of several devices each answers the whole batch.
+        found.append(model.predict_on_batch(batch)[: len(batch)])
+    return np.concatenate(found)

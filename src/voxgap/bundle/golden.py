@@ -96,7 +96,9 @@ def make(model: Any, dataset: Dataset | None, volumes: Values | None = None) -> 
 
 
 def _answers(model: Any, inputs: Values, batch_size: int) -> Values:
-    return np.asarray(model.predict(inputs, batch_size=batch_size, verbose=0), np.float32)
+    from voxgap.backend import answers
+
+    return answers(model, inputs, batch_size).astype(np.float32)
 
 
 def to_bytes(golden: Golden) -> bytes:

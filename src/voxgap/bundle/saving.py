@@ -239,8 +239,10 @@ def _reference(dataset: Dataset, own_units: bool) -> dict[str, Any] | None:
 
 
 def _predictor(model: Any, patch_size: Size | None) -> Predict:
+    from voxgap.backend import answers
+
     def predict(volumes: Values) -> Values:
-        return np.asarray(model.predict(volumes, batch_size=16, verbose=0))
+        return answers(model, volumes)
 
     return predict if patch_size is None else lambda volumes: predict_patches(predict, volumes, patch_size)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from voxgap import metrics
-from voxgap.backend import keras
+from voxgap.backend import answers, keras
 from voxgap.dataset import Dataset
 from voxgap.decision import Decision, asked, chosen, named
 from voxgap.fill.base import filling
@@ -165,7 +165,7 @@ def predictions_of(model: keras.Model, volumes: Any, size: Size | None) -> Any:
     """Return what a model answers for whole volumes, of patches of this size where it is one of patches."""
 
     def predict(batch: np.ndarray) -> np.ndarray:
-        return np.asarray(model.predict(batch, batch_size=16, verbose=0))
+        return answers(model, batch)
 
     if size:
         return predict_patches(predict, volumes, size)

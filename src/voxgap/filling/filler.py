@@ -44,6 +44,7 @@ def from_bundle(folder: str) -> Fill:
 
 def from_training(options: Mapping[str, Any], volumes: Sequence[Values]) -> Fill:
     """Return what fills volumes of any size with a network that is trained on these."""
+    from voxgap.backend import answers
     from voxgap.fill import restoring
     from voxgap.filling.train import patch_of, tiled, trained
 
@@ -54,7 +55,7 @@ def from_training(options: Mapping[str, Any], volumes: Sequence[Values]) -> Fill
     model, _ = trained(tiles, own, how)
 
     def predict(patches: Values) -> Values:
-        return np.asarray(model.predict(patches, batch_size=16, verbose=0))
+        return answers(model, patches)
 
     return _filling(lambda values: predict_patches(predict, values[np.newaxis], size)[0])
 
