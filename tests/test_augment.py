@@ -93,6 +93,18 @@ def test_channel_dropout_keeps_one_observed_channel() -> None:
     assert set(kept) == {0, 1, 3}
 
 
+def test_each_channel_is_dropped_at_its_own_rate() -> None:
+    transform = va.from_text("channel_dropout:0.5/0/0.1")
+    assert transform.transforms == (va.ChannelDropout((0.5, 0.0, 0.1)),)
+    dropped = np.stack([np.isnan(transform(np.ones((1, 1, 1, 3), np.float32), seed)) for seed in range(3000)])
+    assert dropped.mean(axis=(0, 1, 2, 3)) == pytest.approx([0.5, 0, 0.1], abs=0.03)
+    with pytest.raises(VoxgapError, match="3 rates for 2 channels"):
+        transform(np.ones((1, 1, 1, 2), np.float32), 0)
+    for wrong in ("channel_dropout:0.5/x", "channel_dropout:0.5/1.1", "flip:0.5/0.1"):
+        with pytest.raises(VoxgapError):
+            va.from_text(wrong)
+
+
 # --- records, seeds, batches, threads
 
 

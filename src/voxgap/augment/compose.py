@@ -100,7 +100,8 @@ def from_text(text: str, kind: str = "scan") -> Compose:
 
     Args:
         text: `none`, `default`, `strong`, or names separated by commas, each with its main number or range:
-            `flip,rotate:10,scale:0.9..1.1,extra_gaps:0..0.3`.
+            `flip,rotate:10,scale:0.9..1.1,extra_gaps:0..0.3`; of channel_dropout also one for each channel:
+            `channel_dropout:0.5/0.1/0.1`.
         kind: The kind of data that a preset is for.
 
     Raises:
@@ -144,11 +145,12 @@ def _named(text: str) -> Transform:
 
 
 def _value(text: str, name: str, value: str) -> float | tuple[float, ...]:
+    each = name == "channel_dropout" and "/" in value
     try:
-        numbers = tuple(float(part) for part in value.split(".."))
+        numbers = tuple(float(part) for part in value.split("/" if each else ".."))
     except ValueError:
         numbers = ()
-    if len(numbers) == 2 and name not in _NUMBERS:
+    if (each and numbers) or (len(numbers) == 2 and name not in _NUMBERS):
         return numbers
     if len(numbers) == 1 and name not in _RANGES:
         return numbers[0]

@@ -66,20 +66,25 @@ class ChannelDropout(Pointwise):
     """Make whole channels (modalities) missing, never the last one that is observed.
 
     Args:
-        rate: Probability that a channel goes missing.
+        rate: Probability that a channel goes missing; or one for each channel, as often as it will be missing later.
         p: Probability that anything happens at all.
     """
 
-    rate: float = 0.3
+    rate: float | tuple[float, ...] = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.rate <= 1:
+        if not np.size(self.rate) or not all(0 <= rate <= 1 for rate in np.atleast_1d(self.rate)):
             raise VoxgapError(f"ChannelDropout: rate {self.rate} is out of range; give a number from 0 to 1")
 
     def _draw(self, rng: np.random.Generator, shape: Shape, spacing: Spacing | None) -> Record:
+        if np.ndim(self.rate) and np.size(self.rate) != shape[3]:
+            raise VoxgapError(
+                f"ChannelDropout: {np.size(self.rate)} rates for {shape[3]} channels; give one number, or one for each"
+            )
+        rates = np.broadcast_to(self.rate, shape[3])
         order = rng.permutation(shape[3])
-        return {"channels": [int(channel) for channel in order if rng.random() < self.rate]}
+        return {"channels": [int(channel) for channel in order if rng.random() < rates[channel]]}
 
     @classmethod
     def change(cls, volume: Values, record: Record) -> None:
