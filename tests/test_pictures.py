@@ -14,7 +14,7 @@ from voxgap.dataset.folders import list_folder
 from voxgap.dataset.survey import survey
 from voxgap.inspection import inspect
 from voxgap.io import scan, write
-from voxgap.pictures import slices
+from voxgap.pictures import differences, slices
 from voxgap.report.inspection import examples
 from voxgap.volume import Volume, rises, upright
 
@@ -140,3 +140,21 @@ def test_the_height_axis_rises_where_it_runs_mostly_to_the_front_or_the_head(
     affine = np.eye(4)
     affine[:3, 1] = height
     assert rises(affine) is known
+
+
+def test_what_is_missed_too_much_or_of_another_class_has_its_colour() -> None:
+    truth, answer = np.zeros((2, 3, 2, 4), np.int16)
+    truth[1] = [[1, 1, 1, 0], [-1, 0, 0, 0]]
+    answer[1] = [[1, 0, 2, 2], [1, 0, 0, 0]]
+    answer[2, 0, 0] = 1
+    figure = differences([("a", np.zeros((3, 2, 4), np.float32), truth, answer)], count=2)
+    over = figure.axes[0].images[1]
+    colours = over.to_rgba(over.get_array())[..., :3]
+    legend = {
+        text.get_text(): patch.get_facecolor()[:3]
+        for text, patch in zip(figure.legends[0].get_texts(), figure.legends[0].get_patches(), strict=True)
+    }
+    expected = ["as drawn", "missed", "another class", "too much"]
+    assert [tuple(colour) for colour in colours[0]] == [legend[name] for name in expected]
+    assert np.ma.getmaskarray(over.get_array())[1].all()
+    assert [axes.get_title() for axes in figure.axes] == ["slice 1", "slice 2"]

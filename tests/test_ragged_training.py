@@ -69,6 +69,7 @@ def test_from_two_folders_to_label_maps_without_an_option(
     voxgap("evaluate", "runs/data", "data.csv", "--split", "all", "--cases", tmp_path / "cases.csv")
     cases = list(csv.DictReader((tmp_path / "cases.csv").open()))
     assert [float(row["dice"] or 2) for row in cases] == sorted(float(row["dice"] or 2) for row in cases)
+    assert (tmp_path / "cases.png").read_bytes().startswith(b"\x89PNG")
     for row in cases:
         truth = read(Path("labels") / Path(row["case"]).name)
         size = np.prod(truth.spacing) / 1000

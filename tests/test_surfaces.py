@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 
-from voxgap.metrics.surfaces import case_scores, dice, surface_scores
+from voxgap.metrics.surfaces import case_scores, dice, lesion_f1, surface_scores
 
 SPACING = (2.0, 0.5, 1.0)
 
@@ -45,6 +45,20 @@ def test_what_is_empty() -> None:
         assert math.isnan(far)
         assert near == dice(*pair) == 0
     assert surface_scores(box, box) == (0, 1)
+
+
+def test_lesions_count_whatever_their_size() -> None:
+    truth, found = np.zeros((2, 3, 9, 9), bool)
+    truth[0, 0, 0] = truth[1, 1, 1] = True  # one lesion: they share a corner
+    truth[1, 5:8, 5:8] = truth[1, 0, 8] = True
+    found[1, 7, 7:9] = found[2, 3, 0] = True
+    assert lesion_f1(truth, found) == pytest.approx(2 * 1 / (2 * 1 + 2 + 1))
+    assert lesion_f1(found, truth) == pytest.approx(2 * 1 / (2 * 1 + 1 + 2))
+    found[1, 5, 5] = True  # two parts that meet one lesion: it is found once, and none is false
+    assert lesion_f1(truth, found) == pytest.approx(2 * 1 / (2 * 1 + 2 + 1))
+    nothing = np.zeros_like(truth)
+    assert math.isnan(lesion_f1(nothing, nothing))
+    assert lesion_f1(truth, nothing) == lesion_f1(nothing, truth) == 0
 
 
 def test_a_case_in_mm_and_ml() -> None:

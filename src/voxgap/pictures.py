@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from voxgap.history import History
@@ -17,6 +18,8 @@ from voxgap.history import History
 GAP_COLOUR = "#e4572e"
 OUTSIDE_COLOUR = "#d9d4cc"
 _COLOURS = ("#0b6e8f", "#e0a030", "#6a8d3a", "#8f4b8f", "#c8472f", "#4a5866", "#3aa6a0", "#b5793a")
+
+_DIFFERENCES = {"as drawn": "#5fae3c", "missed": "#ffd23f", "too much": "#2f7fe0", "another class": "#b64bb6"}
 
 
 def png(figure: Figure, dpi: int = 120) -> bytes:
@@ -84,6 +87,42 @@ def draw_slice(axes: Axes, values: np.ndarray, low: float, high: float) -> None:
     )
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)
+
+
+def differences(cases: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], count: int = 6) -> Figure:
+    """Draw where answers differ from label maps, a case a row, colours over slices of its volume.
+
+    Args:
+        cases: what each is called, its volume with NaN, its label map (-1: nobody said) and the answer, each
+            `(depth, height, width)`, classes by index, 0 the background.
+        count: how many slices, evenly spaced along the part of the depth in which either has a class.
+    """
+    figure = Figure(figsize=(1.25 * count + 1.5, 1.3 * len(cases) + 0.5), layout="constrained")
+    grid = figure.subplots(len(cases), count, squeeze=False)
+    for axes_row, (name, volume, truth, answer) in zip(grid, cases, strict=True):
+        held = np.flatnonzero(((truth > 0) | ((answer > 0) & (truth == 0))).any(axis=(1, 2)))
+        held = held if len(held) else np.arange(len(volume))
+        low, high = _range(volume)
+        for axes, index in zip(
+            axes_row, np.linspace(0, len(held) - 1, count).round().astype(int), strict=True
+        ):
+            place = held[index]
+            draw_slice(axes, volume[place], low, high)
+            true, said = truth[place], answer[place]
+            kinds = np.select(
+                [true < 0, (true == said) & (true > 0), (true > 0) & (said > 0), true > 0, said > 0],
+                [0, 1, 4, 2, 3],
+                0,
+            )
+            over = ListedColormap(list(_DIFFERENCES.values()))
+            axes.imshow(
+                np.ma.masked_equal(kinds, 0), over, vmin=1, vmax=4, alpha=0.65, interpolation="nearest"
+            )
+            axes.set_title(f"slice {place}", fontsize=7, pad=2)
+        axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+    handles = [Patch(color=colour, label=label) for label, colour in _DIFFERENCES.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    return figure
 
 
 def before_and_after(panels: Sequence[np.ndarray], outside: np.ndarray, title: str) -> Figure:

@@ -25,15 +25,18 @@ from voxgap.names import check_seed, metric_words
 from voxgap.patches import predict_patches, size_for
 from voxgap.ragged import differ, each, shapes_of
 from voxgap.runtime import Bundle, Predictor, load
-from voxgap.volume import Values, channel_names, times
+from voxgap.volume import Values, channel_names, times, upright
 
 if TYPE_CHECKING:
     from voxgap.backend import keras
 
 Row = dict[str, Any]
+Answered = tuple[str, Values, NDArray[Any], NDArray[Any]]
 Split = str | None
 Task = Literal["segmentation"] | None
 SPLITS = ("train", "validation", "test", "all")
+WORST = 6
+"""Of the cases of label maps, so many are drawn."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Evaluation:
         classes: names of what the scores count: `dice_1` is of the second.
         cases: a row for each case of label maps, the worst first, where they were asked for; see
             `voxgap.metrics.surfaces.case_scores`.
+        worst: of the first few of those, the volume `(depth, height, width)`, its label map and the answer, on the
+            network's grid and upright; `voxgap.pictures.differences` draws them.
         notes: what to know before the scores are believed.
     """
 
@@ -59,6 +64,7 @@ class Evaluation:
     classes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     cases: tuple[Row, ...] = ()
+    worst: tuple[Answered, ...] = ()
 
     def __str__(self) -> str:
         found = self.scored
@@ -146,7 +152,15 @@ def evaluate(
         gapped = with_simulated(given.source, pattern, missing_rate, mechanism, seed).volumes[given.places]
     answers = predict(gapped)
     found = _score(given, answers, gapped, decided, seed)
-    return replace(found, cases=_cases_of(given.data, answers, decided, given.parts)) if cases else found
+    if not cases:
+        return found
+    rows, order = _cases_of(given.data, answers, decided, given.parts)
+    worst = []
+    for row, index in zip(rows[:WORST], order, strict=False):
+        drawn = gapped[index][..., 0], given.data.targets[index], named(answers[index], decided.threshold)
+        volume, truth, answer = (upright(one, given.data.rises) for one in drawn)
+        worst.append((str(row["case"]), volume, truth, answer))
+    return replace(found, cases=rows, worst=tuple(worst))
 
 
 @dataclass(frozen=True)
@@ -357,10 +371,12 @@ def _score(given: Labelled, answers: Values, volumes: Values, decided: Decision,
     return Evaluation(given.split, found, decided, given.known, data.classes, given.notes)
 
 
-def _cases_of(data: Dataset, answers: Any, decided: Decision, known: Sequence[str] = ()) -> tuple[Row, ...]:
+def _cases_of(
+    data: Dataset, answers: Any, decided: Decision, known: Sequence[str] = ()
+) -> tuple[tuple[Row, ...], list[int]]:
     """Score each case on the grid that it was drawn on, the one with the least Dice first and those without last.
 
-    Where it is known what each was to the network, `split` says it.
+    Where it is known what each was to the network, `split` says it. The second is the places of the cases in the data.
     """
     if data.task != "segmentation":
         raise VoxgapError(
@@ -379,7 +395,8 @@ def _cases_of(data: Dataset, answers: Any, decided: Decision, known: Sequence[st
         group = {} if data.groups is None else {"group": str(data.groups[index])}
         split = {"split": parts[index]} if parts else {}
         rows.append({"case": name, **group, **split, **case_scores(truth, there, data.classes, spacing)})
-    return tuple(sorted(rows, key=lambda row: (row["dice"] != row["dice"], row["dice"])))
+    order = sorted(range(len(rows)), key=lambda i: (rows[i]["dice"] != rows[i]["dice"], rows[i]["dice"]))
+    return tuple(rows[i] for i in order), order
 
 
 def _with_classes(part: Dataset, classes: Sequence[str], learnt: Sequence[int] | None = None) -> Dataset:

@@ -48,10 +48,11 @@ def evaluate(
         typer.Option(
             help="Of label maps: a CSV file with a row for each case, the worst first: `split` (train, "
             "validation, test, or new to the bundle), Dice, Hausdorff 95, surface "
-            "Dice at 1 mm and volumes in ml, class by class."
+            "Dice at 1 mm, lesion-wise F1 and volumes in ml, class by class. Beside it a picture, .png, shows where "
+            "the worst differ."
         ),
     ] = None,
-    overwrite: Annotated[bool, typer.Option(help="Replace the table in --cases.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Replace the table in --cases and its picture.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a bundle on labelled data, read and resampled as its training data was.
@@ -71,7 +72,8 @@ def evaluate(
     from voxgap import table
     from voxgap.runtime import Bundle
 
-    check_new([cases] if cases is not None else [], overwrite)
+    picture = cases.with_suffix(".png") if cases is not None else None
+    check_new([one for one in (cases, picture) if one is not None], overwrite)
     said = grid_arguments(axes=axes, at=at)
     if Bundle.open(bundle).manifest.task == "fill":
         if pattern or split:
@@ -97,9 +99,13 @@ def evaluate(
         at=said["at"],
         cases=cases is not None,
     )
-    if cases is not None:
+    if cases is not None and picture is not None:
+        from voxgap.files import write_bytes
+        from voxgap.pictures import differences, png
+
         table.write(cases, list(found.cases[0]), [_blank_where_none(row) for row in found.cases])
-        err.print(f"{len(found.cases)} cases, the worst first: {cases}")
+        write_bytes(picture, png(differences(found.worst)))
+        err.print(f"{len(found.cases)} cases, the worst first: {cases}; where those differ: {picture}")
     say_notes(found.notes)
     if as_json:
         out.print_json(json.dumps(finite(found.to_json()), allow_nan=False))

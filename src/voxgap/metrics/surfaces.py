@@ -49,6 +49,30 @@ def surface_scores(
     return max(float(np.percentile(each, 95)) for each in distances), within / sum(map(len, distances))
 
 
+def lesion_f1(truth: Mask, found: Mask) -> float:
+    """Return the F1 score of connected parts, whatever their size: a part is found if the other mask meets it.
+
+    Args:
+        truth, found: `(depth, height, width)`; voxels that share a face, an edge or a corner are connected.
+
+    Returns:
+        From 0 to 1; NaN where both are empty.
+
+    Source: ATLAS R2.0, Liew et al., Scientific Data 9, 2022.
+    """
+    (true, met), (said, wanted) = _parts(truth, found), _parts(found, truth)
+    missed, false = true - met, said - wanted
+    return 2 * met / (2 * met + missed + false) if true or said else math.nan
+
+
+def _parts(mask: Mask, other: Mask) -> tuple[int, int]:
+    """Return of how many parts a mask is, and how many of those the other one meets."""
+    from scipy.ndimage import label
+
+    numbered, count = label(mask, np.ones((3, 3, 3)))
+    return int(count), int(np.count_nonzero(np.unique(numbered[other])))
+
+
 def case_scores(
     truth: NDArray[Any], found: NDArray[Any], classes: tuple[str, ...], spacing: Spacing | None
 ) -> dict[str, float]:
@@ -62,7 +86,7 @@ def case_scores(
 
     Returns:
         `dice`, the mean over the classes; and of each `dice_NAME`, `hausdorff95_NAME`, `surface_dice_NAME`,
-        `volume_NAME` and `volume_difference_NAME` (answer minus truth), in mm and ml.
+        `lesion_f1_NAME`, `volume_NAME` and `volume_difference_NAME` (answer minus truth), in mm and ml.
     """
     said = truth >= 0
     size = math.prod(spacing) / 1000 if spacing else 1.0
@@ -74,6 +98,7 @@ def case_scores(
             f"dice_{name}": dice(true, answered),
             f"hausdorff95_{name}": far,
             f"surface_dice_{name}": near,
+            f"lesion_f1_{name}": lesion_f1(true, answered),
             f"volume_{name}": int(true.sum()) * size,
             f"volume_difference_{name}": (int(answered.sum()) - int(true.sum())) * size,
         }
