@@ -17,7 +17,7 @@ from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.metrics import scores
 from voxgap.runtime import Predictor
-from voxgap.trust.audit import SWAPS, audited
+from voxgap.trust.audit import SWAPS, audited, audited_cases, pooled
 from voxgap.trust.certificate import certified, check_gaps, check_subsets
 from voxgap.trust.scoring import Answers, check_metric, of_metric
 
@@ -313,6 +313,87 @@ def test_an_audit_finds_a_label_that_the_gaps_carry() -> None:
     assert found.share.value == pytest.approx(1, abs=0.05)
     assert found.gaps_alone.value == found.recorded.value
     assert "comes from what is missing alone: a network" in found.conclusion
+
+
+@pytest.mark.parametrize("task", ["classification", "regression", "segmentation"])
+def test_an_audit_of_cases_is_that_of_the_data_and_pools_with_others(task: str) -> None:
+    given, classes = planted(0.8, 0.95, 60)
+
+    def predict(volumes: Any) -> Any:
+        return classes(volumes) if task == "classification" else classes(volumes)[:, 1:]
+
+    if task == "regression":
+        given = replace(given, task=task, targets=given.targets.astype(np.float32)[:, None], classes=())
+    if task == "segmentation":
+        shown = np.arange(given.volumes[..., 0].size).reshape(given.volumes.shape[:-1]) % 3 > 0
+        given = replace(
+            given, task=task, targets=(given.targets[:, None, None, None] * shown).astype(np.int16)
+        )
+
+        def predict(volumes: Any) -> Any:
+            second = np.broadcast_to(classes(volumes)[:, 1, None, None, None], volumes.shape[:-1])
+            return np.stack([1 - second, second], axis=-1)
+
+    whole = audited(given, predict)
+    rows = audited_cases(given, predict, predict(given.volumes))
+    assert whole is not None
+    members = [str(index) for index in range(len(given))]
+    assert whole.share is not None
+    found = pooled(whole.metric, rows, members)
+    assert found is not None
+    assert found.share is not None
+    # Of several donors Dice is counted over all of them, and not averaged.
+    near = {"rel": 0.1} if task == "segmentation" else {"rel": 1e-5}
+    for name in ("recorded", "gaps_alone", "both_show", "values_alone", "neither", "share"):
+        assert getattr(found, name).value == pytest.approx(getattr(whole, name).value, **near), name
+    assert found.changed == pytest.approx(whole.changed)
+    # Another network's answers to the same cases are no further cases: the interval stays as wide.
+    twice = pooled(whole.metric, rows * 2, members * 2)
+    assert twice is not None
+    assert twice.share == found.share
+    assert pooled(whole.metric, rows[:9], members[:9]) is None
+    assert (
+        audited_cases(given.with_volumes(np.nan_to_num(given.volumes)), predict, predict(given.volumes)) == ()
+    )
+
+
+def lesions(count: int, seed: int = 0) -> tuple[Dataset, Any]:
+    """Scans of which one slice says the class, and half of all slices are missing, whatever else is the case."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count) % 2
+    volumes = rng.normal(size=(count, 8, 2, 2, 1)).astype(np.float32)
+    volumes[:, 3] += 2 * (2 * labels - 1)[:, None, None, None]
+    volumes[rng.random((count, 8)) < 0.5] = np.nan
+
+    def predict(batch: Any) -> Any:
+        second = 1 / (1 + np.exp(-4 * np.nan_to_num(batch[:, 3]).mean(axis=(1, 2, 3))))
+        return np.stack([1 - second, second], axis=1)
+
+    return Dataset(volumes, labels, "classification", ("no", "yes"), np.full(count, "test")), predict
+
+
+def test_gaps_that_say_nothing_have_no_share_though_those_of_another_hide_more() -> None:
+    found = audited(*lesions(600))
+    assert found is not None
+    assert found.share is not None
+    assert found.share.interval is not None
+    low, high = found.share.interval
+    assert low < 0 < high
+    assert not found.leans
+    assert found.recorded.value - found.values_alone.value > 0.08, (
+        "less is shown, and that is no fault of the gaps"
+    )
+
+
+@pytest.mark.full
+def test_an_audit_accuses_no_network_whose_gaps_say_nothing() -> None:
+    """Over many data sets: the mean share is none, and 5 % of the intervals at most do not hold it."""
+    found = [audited(*lesions(120, seed)) for seed in range(60)]
+    shares = [one.share for one in found if one is not None and one.share is not None]
+    assert len(shares) > 50
+    values = np.array([share.value for share in shares])
+    assert abs(values.mean()) < 3 * values.std() / len(values) ** 0.5
+    assert sum(one.leans for one in found if one is not None) <= 4
 
 
 @pytest.mark.full

@@ -18,6 +18,7 @@ from voxgap.errors import VoxgapError
 from voxgap.experiment.comparison import Comparison
 from voxgap.experiment.plan import Outcome
 from voxgap.metrics.comparison import compare_pair
+from voxgap.report.audit import audits_section
 from voxgap.report.experiment import _table
 
 MEANS = {"mean": 0.70, "linear": 0.80, "masked_conv": 0.90, "complete": 0.95, "drop": 0.60}
@@ -97,6 +98,56 @@ def test_more_conditions_or_seeds_are_no_further_splits() -> None:
     one, many = found(folds=4), found(folds=4, seeds=(0, 1, 2), train_rates=(0.1, 0.3), test_rates=(0.1, 0.5))
     assert one.overall.places[0].splits == many.overall.places[0].splits == 4
     assert len(many.overall.conditions) == 4
+
+
+def audited(pairs: list, share: dict[str, float]) -> list:
+    """The same outcomes with what an audit counts of 20 cases: how much of 0.4 above chance the gaps give."""
+    found = []
+    for run, outcome in pairs:
+        gaps = 0.4 * share[run.strategy]
+        right = {
+            "recorded": 0.9,
+            "gaps_alone": 0.5 + gaps,
+            "both_show": 0.9,
+            "values_alone": 0.9 - gaps,
+            "neither": 0.5,
+        }
+        off = 0.02 * np.random.default_rng(run.fold).normal(size=(20, 5))
+        off -= off.mean(axis=0)
+        rows = tuple(
+            {name: value + more for (name, value), more in zip(right.items(), one, strict=True)}
+            | {"changed": gaps}
+            for one in off
+        )
+        said = tuple({"case": f"{run.fold}-{i}", "group": f"{run.fold}-{i // 2}"} for i in range(20))
+        found.append((run, dataclasses.replace(outcome, predictions={0.5: said}, audit={0.5: rows})))
+    return found
+
+
+def test_who_leans_on_what_is_missing_is_named() -> None:
+    means = {"mean": 0.7, "linear": 0.8, "mask_channel": 0.9}
+    made = planted.experiment([*means])
+    pairs = planted.outcomes(made, means)
+    comparison = Comparison.from_outcomes(
+        made, audited(pairs, {"mean": 0.0, "linear": 0.25, "mask_channel": 0.5})
+    )
+    assert [*comparison.audits] == ["mask_channel", "linear", "mean"]
+    for name, share in {"mean": 0.0, "linear": 0.25, "mask_channel": 0.5}.items():
+        assert comparison.audits[name].share.value == pytest.approx(share)
+    assert re.fullmatch(
+        r"mask_channel: Of its accuracy above chance, 0\.500 \(0\.4\d\d to 0\.5\d\d\) comes from what is missing "
+        r"alone: a network that would not do so elsewhere\. It is shown of linear, too\.",
+        comparison.shortcut,
+    )
+    assert comparison.shortcut in comparison.summary()
+    assert comparison.to_json()["audits"]["linear"]["share"]["value"] == pytest.approx(0.25)
+    (section,) = audits_section(comparison.audits, comparison.shortcut)
+    assert section.paragraphs[0].startswith(comparison.shortcut)
+    assert section.table is not None
+    assert [row[0] for row in section.table.rows] == [*comparison.audits]
+    without = Comparison.from_outcomes(made, pairs)
+    assert (without.audits, without.shortcut) == ({}, "")
+    assert audits_section(without.audits, without.shortcut) == []
 
 
 def test_failures_are_counted_and_win_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from voxgap import metrics
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.names import case_names
 from voxgap.experiment import cache as caching
+from voxgap.experiment import compare
 from voxgap.experiment.cache import cached
 from voxgap.experiment.data import content_key, divide, missing_units, with_gaps
 from voxgap.experiment.execute import execute
-from voxgap.experiment.plan import Run
+from voxgap.experiment.plan import Outcome, Run
 from voxgap.experiment.prepared import Packed, adapt_prepare, network_alone, prepared
 from voxgap.history import History
 from voxgap.models import build_model
 from voxgap.recipe import PRESETS, Architecture, Gaps, Recipe, Training, strategy_of
+from voxgap.report import write_report
 from voxgap.training import Compiled
 
 execution = importlib.import_module("voxgap.experiment.execute")  # the package has a function of that name
@@ -199,6 +202,10 @@ def test_an_outcome_says_what_was_done() -> None:
             outcome.scores[rate]["accuracy"]
         )
     assert set(outcome.predictions) == {0.25, 0.5}
+    assert set(outcome.audit) == {0.5}, "the rate of the training"
+    recorded = [row["recorded"] for row in outcome.audit[0.5]]
+    assert recorded == [row["class"] == row["label"] for row in outcome.predictions[0.5]]
+    assert Outcome.from_json(json.loads(json.dumps(outcome.to_json()))).audit == outcome.audit
 
 
 @pytest.mark.full
@@ -273,6 +280,34 @@ def test_planted_gaps_that_tell_the_class_are_found_by_who_sees_them(tmp_path: P
         accuracy[name] = outcome.scores[0.0]["accuracy"]
     assert accuracy["mask_channel"] > 0.9
     assert accuracy["mean"] < 0.7
+
+
+@pytest.mark.full
+def test_a_planted_shortcut_is_named_by_compare(tmp_path: Path) -> None:
+    training = {"epochs": 25, "batch_size": 8, "learning_rate": 0.02, "patience": 25, "precision": "float32"}
+    architecture = {"filters": (4,)}
+    comparison = compare(
+        telling_gaps(),
+        ["mean", "mask_channel"],
+        models="cnn3d",
+        folds=3,
+        processes=1,
+        out=tmp_path / "r.db",
+        architecture=architecture,
+        **training,
+    )
+    assert comparison.overall.best == "mask_channel"
+    audit = comparison.audits["mask_channel"]
+    assert audit.share is not None
+    assert audit.share.value == pytest.approx(1, abs=0.1)
+    assert audit.leans
+    assert not comparison.audits["mean"].leans
+    assert "mask_channel: Of its accuracy above chance, " in comparison.summary()
+    assert (
+        "comes from what is missing alone: a network that would not do so elsewhere." in comparison.summary()
+    )
+    write_report(comparison, tmp_path / "report.html")
+    assert "Do they look at what is missing?" in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.full
@@ -367,6 +402,7 @@ def test_a_segmentation_is_scored_on_the_grids_of_its_label_maps(monkeypatch: py
     monkeypatch.setattr(execution, "_train_whole", lambda *_, **__: (ran, 1.0))
     monkeypatch.setattr(execution, "_predict", lambda model, volumes, size: (answers[: len(volumes)], 1.0))
     monkeypatch.setattr(execution, "_reconstruction", lambda *_: None)
+    monkeypatch.setattr(execution, "audited_cases", lambda *_, **__: ())
     run = a_run(data=data, model="unet3d", test_rates=(0.5,))
     outcome = execute(run, data)
     assert outcome.status == "done", outcome.reason

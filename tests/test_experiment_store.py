@@ -65,6 +65,29 @@ def test_what_was_written_is_read_in_the_order_of_the_runs(tmp_path: Path) -> No
         assert store.statuses(SMALL) == {"done": 2, "waiting": 2}
 
 
+def test_what_is_counted_of_each_case_is_kept_beside_and_files_that_lack_it_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "r.db"
+    rows = {0.5: ({"recorded": 1.0, "changed": 0.5}, {"recorded": 0.0, "changed": 0.0})}
+    with open_store(path, create=True) as store:
+        store.add(SMALL)
+        run = store.claim(SMALL, "me:1:x")
+        assert run is not None
+        said = {0.5: ({"case": "a"}, {"case": "b"})}
+        outcome = Outcome(run.key, "done", scores={0.5: {"accuracy": 0.5}}, predictions=said, audit=rows)
+        assert store.finish(outcome, "me:1:x")
+    with open_store(path) as store:
+        ((_, found),) = store.outcomes(SMALL)
+        assert (found.predictions, found.audit) == (said, rows)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE audit")  # as an earlier version wrote it
+    connection.close()
+    with open_store(path) as store:
+        ((_, found),) = store.outcomes(SMALL)
+        assert (found.predictions, found.audit) == (said, {})
+    with open_store(path, create=True) as store:
+        assert store.claim(SMALL, "me:1:x")
+
+
 def test_a_larger_experiment_takes_over_what_it_shares(tmp_path: Path) -> None:
     with open_store(tmp_path / "r.db", create=True) as store:
         store.add(SMALL)

@@ -122,6 +122,7 @@ MEETING = {
         "decision",
         "missingness",
         "metrics",
+        "trust",
         "volume",
         *BASE,
     },

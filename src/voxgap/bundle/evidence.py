@@ -20,13 +20,12 @@ from voxgap.promises import pattern_of
 from voxgap.ragged import differ
 from voxgap.runtime import Bundle, Manifest
 from voxgap.runtime.calibration import tempered
-from voxgap.trust.audit import Audit, audited
+from voxgap.trust.audit import FEWEST, Audit, audited
 from voxgap.volume import upright
 
 EVIDENCE = "evidence"
 PREDICTIONS, REPORT = "predictions.csv", "report.html"
 WORST = 6
-FEWEST_AUDITED = 10
 
 
 def remove_evidence(folder: Path) -> None:
@@ -114,6 +113,6 @@ def _write_page(
 
 def _audited(data: Dataset, predict: Predict, threshold: float | None) -> Audit | None:
     """Audit what the page shows; None where it is too little, or of several shapes: no scan has another's gaps."""
-    if len(data) < FEWEST_AUDITED or differ(data.volumes):
+    if len(data) < FEWEST or differ(data.volumes):
         return None
     return audited(data, predict, threshold=threshold)

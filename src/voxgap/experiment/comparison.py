@@ -28,6 +28,7 @@ from voxgap.files import finite, write_bytes
 from voxgap.metrics.comparison import Place
 from voxgap.names import metric_words
 from voxgap.recipe import Recipe
+from voxgap.trust.audit import Audit, pooled
 
 RECONSTRUCTION = "rmse"
 COLUMNS = (
@@ -285,6 +286,35 @@ class Comparison:
                 rows += [of_rate | case for case in cases]
         return tuple(rows)
 
+    @cached_property
+    def audits(self) -> dict[str, Audit]:
+        """What of the score of each strategy comes from what is missing alone, the best first, over all of its runs.
+
+        A strategy has none where all scans miss the same, or an earlier version did its runs.
+        """
+        metric = deciding(self.outcomes, None)
+        found = {}
+        for name in (place.strategy for place in self.overall.places):
+            members: list[str] = []
+            rows: list[Row] = []
+            for outcome in (outcome for run, outcome in self.outcomes if run.strategy == name):
+                for rate, counted in outcome.audit.items():
+                    rows += counted
+                    said = outcome.predictions[rate][: len(counted)]
+                    members += [str(one.get("group", one["case"])) for one in said]
+            if audit := pooled(metric, rows, members):
+                found[name] = audit
+        return found
+
+    @property
+    def shortcut(self) -> str:
+        """How far the best strategy leans on what is missing, and who does besides, in words; empty without audits."""
+        if self.overall.best not in self.audits:
+            return ""
+        others = [name for name, audit in self.audits.items() if audit.leans and name != self.overall.best]
+        besides = f" It is shown of {', '.join(others)}, too." if others else ""
+        return f"{self.overall.best}: {self.audits[self.overall.best].conclusion}{besides}"
+
     def summary(self) -> str:
         """Return the verdict, the ranking and what failed, as text for a terminal."""
         overall = self.overall
@@ -298,6 +328,8 @@ class Comparison:
             lines.append(f"  -  {place.strategy:<{width}}  {interval(place)}  baseline")
         if self.decision:
             lines += ["", self.decision]
+        if self.shortcut:
+            lines += ["", self.shortcut]
         if self.models:
             lines += ["", f"Networks: {self.models.words}"]
         if self.reconstruction:
@@ -326,6 +358,7 @@ class Comparison:
             "cases": self.cases,
             "decision": self.decision,
             "cap": self.cap,
+            "audits": {name: audit.to_json() for name, audit in self.audits.items()},
             "costs": finite([dataclasses.asdict(cost) for cost in self.costs]),
             "failures": [dataclasses.asdict(failure) for failure in self.failures],
         }

@@ -13,11 +13,12 @@ import numpy as np
 
 from voxgap.backend import keras
 from voxgap.dataset import Dataset
-from voxgap.experiment.plan import Experiment, Run
+from voxgap.experiment.plan import BASELINES, Experiment, Run
 from voxgap.experiment.prepared import network_alone
 from voxgap.experiment.single import built
 from voxgap.patches import Patches
 from voxgap.training import Examples, adapt_model, precision
+from voxgap.trust.audit import PREDICTIONS
 
 # A forward pass takes about a third of a training step.
 FORWARD_SHARE = 1 / 3
@@ -80,7 +81,8 @@ def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:
         epoch = step * (steps + FORWARD_SHARE * count * validation_share / batch)
         least, most = least + compiling, most + compiling
         for run in (run for run in runs if _kind(run) == _kind(kind)):
-            test = step * FORWARD_SHARE * count * test_share / batch * len(run.test_rates)
+            times = len(run.test_rates) + (0 if run.strategy in BASELINES else PREDICTIONS)
+            test = step * FORWARD_SHARE * count * test_share / batch * times
             least += building + test + epoch * min(epochs, patience + 1)
             most += building + test + epoch * epochs
     return least, most

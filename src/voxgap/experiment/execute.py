@@ -32,6 +32,7 @@ from voxgap.experiment.single import built, predictions_of
 from voxgap.history import History
 from voxgap.patches import Patches, Size
 from voxgap.training import Compiled, Examples, Progress, fit
+from voxgap.trust.audit import audited_cases
 from voxgap.volume import Values
 
 __all__ = ["Outcome", "execute"]
@@ -115,12 +116,21 @@ def _done(
     scores: dict[float, Scores] = {}
     reconstruction: dict[float, Scores | None] = {}
     cases: dict[float, tuple[Row, ...]] = {}
+    audit: dict[float, tuple[Row, ...]] = {}
     inference = []
     for rate in run.test_rates:
         test = with_gaps(run, dataset, parts.test, rate, cache)
         predictions, seconds_each = _predict(model, test.volumes, size)
         scores[rate] = metrics.scores(predictions=predictions, threshold=threshold, **test.truth())
         cases[rate] = case_rows(dataset.take(parts.test), test.volumes, predictions, threshold)
+        if rate == _audited_rate(run):
+            audit[rate] = audited_cases(
+                test,
+                functools.partial(predictions_of, model, size=size),
+                predictions,
+                threshold=threshold,
+                seed=run.split_seed,
+            )
         inference.append(seconds_each)
         reconstruction[rate] = _reconstruction(run, dataset, parts, model, rate, test.volumes, cache)
     return Outcome(
@@ -141,6 +151,7 @@ def _done(
         versions=versions(),
         threshold=threshold,
         predictions=cases,
+        audit=audit,
     )
 
 
@@ -223,6 +234,13 @@ def _predict(model: keras.Model, volumes: Values, size: Size | None) -> tuple[Va
     started = time.perf_counter()
     predictions = predictions_of(model, volumes, size)
     return predictions, (time.perf_counter() - started) / len(volumes)
+
+
+def _audited_rate(run: Run) -> float | None:
+    """Return at which test rate gaps are most like those that a network learnt with; None of baselines."""
+    if run.strategy in BASELINES:
+        return None
+    return min(run.test_rates, key=lambda rate: abs(rate - run.train_rate))
 
 
 def _reconstruction(

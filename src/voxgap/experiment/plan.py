@@ -189,6 +189,9 @@ class Experiment:
                 )
 
 
+CASES = ("predictions", "audit")
+"""What an outcome has of each case: kept beside it, since few readers want it."""
+
 Scores = dict[str, float]
 Row = dict[str, Any]
 
@@ -215,6 +218,8 @@ class Outcome:
         threshold: from which probability on the second of two classes was named; None: the more probable one.
         predictions: test rate -> what the network said of each test case, see `voxgap.experiment.cases`; empty where
             an earlier version did the run.
+        audit: the test rate nearest to that of the training -> what an audit of shortcuts counts of each test case, in
+            the order of `predictions`, see `voxgap.trust.audit.audited_cases`.
     """
 
     key: str
@@ -234,6 +239,7 @@ class Outcome:
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     threshold: float | None = None
     predictions: dict[float, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
+    audit: dict[float, tuple[Row, ...]] = dataclasses.field(default_factory=dict)
 
     @property
     def capped(self) -> bool:
@@ -243,7 +249,8 @@ class Outcome:
     def to_json(self) -> dict[str, Any]:
         """Return the outcome as plain data; NaN and infinity, which JSON lacks, as null."""
         plain: dict[str, Any] = finite(dataclasses.asdict(self))
-        plain["predictions"] = {rate: _columns(rows) for rate, rows in plain["predictions"].items()}
+        for name in CASES:
+            plain[name] = {rate: _columns(rows) for rate, rows in plain[name].items()}
         return plain
 
     @classmethod
@@ -253,8 +260,8 @@ class Outcome:
             name: {float(rate): values and _numbers(values) for rate, values in data[name].items()}
             for name in ("scores", "reconstruction")
         }
-        tables = data.get("predictions", {})
-        by_rate["predictions"] = {float(rate): _rows(columns) for rate, columns in tables.items()}
+        for name in CASES:
+            by_rate[name] = {float(rate): _rows(columns) for rate, columns in data.get(name, {}).items()}
         return cls(**{**data, **by_rate, "history": tuple(map(_numbers, data["history"]))})
 
 

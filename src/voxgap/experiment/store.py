@@ -16,7 +16,7 @@ from typing import Any
 
 from voxgap.errors import VoxgapError
 from voxgap.experiment.migration import migrate
-from voxgap.experiment.plan import Experiment, Outcome, Run
+from voxgap.experiment.plan import CASES, Experiment, Outcome, Run
 from voxgap.files import canonical
 from voxgap.process import lives
 
@@ -48,8 +48,8 @@ CREATE TABLE members (
     PRIMARY KEY (experiment, position)
 );
 """
-# Beside the outcomes: few readers want it, and files of earlier versions lack it.
-_PREDICTIONS = "CREATE TABLE IF NOT EXISTS predictions (run TEXT PRIMARY KEY, json TEXT NOT NULL)"
+# Beside the outcomes, a table for each: few readers want them, and files of earlier versions lack them.
+_BESIDE = "CREATE TABLE IF NOT EXISTS {} (run TEXT PRIMARY KEY, json TEXT NOT NULL)"
 
 
 def worker_name() -> str:
@@ -132,7 +132,8 @@ class Store:
                 if self._check(connection) < SCHEMA:  # nobody was faster
                     migrate(connection)
                     connection.execute(f"PRAGMA user_version = {SCHEMA}")
-        connection.execute(_PREDICTIONS)
+        for name in CASES:
+            connection.execute(_BESIDE.format(name))
 
     def _check(self, connection: sqlite3.Connection) -> int:
         """Return the layout of a file of ours."""
@@ -229,23 +230,21 @@ class Store:
             "WHERE members.experiment = ? AND outcome IS NOT NULL ORDER BY position",
             experiment.key,
         )
-        said = self._predictions(experiment)
+        beside = {name: self._beside(name, experiment) for name in CASES}
         pairs = [(Run.from_json(json.loads(run)), json.loads(outcome)) for run, outcome in rows]
         return [
-            (run, Outcome.from_json(outcome | {"predictions": json.loads(said.get(run.key, "{}"))}))
+            (run, Outcome.from_json(outcome | {name: held.get(run.key, {}) for name, held in beside.items()}))
             for run, outcome in pairs
         ]
 
-    def _predictions(self, experiment: Experiment) -> dict[str, str]:
-        if not self._read("SELECT 1 FROM sqlite_master WHERE name = 'predictions'"):
+    def _beside(self, name: str, experiment: Experiment) -> dict[str, Any]:
+        if not self._read("SELECT 1 FROM sqlite_master WHERE name = ?", name):
             return {}
-        return dict(
-            self._read(
-                "SELECT predictions.run, json FROM members JOIN predictions ON members.run = predictions.run "
-                "WHERE members.experiment = ?",
-                experiment.key,
-            )
+        rows = self._read(
+            f"SELECT run, json FROM {name} WHERE run IN (SELECT run FROM members WHERE experiment = ?)",
+            experiment.key,
         )
+        return {run: json.loads(text) for run, text in rows}
 
     def outcome(self, run: Run) -> Outcome | None:
         """Return what came of one run; None before it has ended."""
@@ -320,17 +319,18 @@ class Store:
             Whether it counts: not where the worker was taken for dead and another has the run.
         """
         plain = outcome.to_json()
-        predictions = plain.pop("predictions")
+        beside = {name: plain.pop(name) for name in CASES}
         with self._writing() as connection:
             done = connection.execute(
                 "UPDATE runs SET status = ?, outcome = ?, finished = ? "
                 "WHERE key = ? AND worker = ? AND status = 'running'",
                 (outcome.status, canonical(plain), time.time(), outcome.key, worker),
             )
-            if done.rowcount and predictions:
-                connection.execute(
-                    "INSERT OR REPLACE INTO predictions VALUES (?, ?)", (outcome.key, json.dumps(predictions))
-                )
+            for name, held in beside.items():
+                if done.rowcount and held:
+                    connection.execute(
+                        f"INSERT OR REPLACE INTO {name} VALUES (?, ?)", (outcome.key, json.dumps(held))
+                    )
             return done.rowcount == 1
 
     def held(self, worker: str) -> list[Run]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from matplotlib.figure import Figure
 
+from voxgap.report.audit import audits_section
 from voxgap.report.figures import fills as picture_of_fills
 from voxgap.report.figures import heat_maps, intervals, learning_curves, number
 from voxgap.report.page import Section, Table, write_page
@@ -47,6 +48,7 @@ def write_report(
         *_conditions(comparison),
         *_networks(comparison),
         *_reconstruction(comparison, fills),
+        *audits_section(comparison.audits, comparison.shortcut),
         *_curves(comparison),
         _cost(comparison),
         *_failures(comparison),

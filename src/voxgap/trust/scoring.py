@@ -112,16 +112,19 @@ def answered(
         for name, change in changes.items():
             able, changed = change(volumes, chunk)
             if able.any():
-                values = np.asarray(predict(changed))
-                if data.task == "segmentation":
-                    values = named(values, threshold).astype(np.int16)
-                found[name].append(values)
+                found[name].append(as_kept(data.task, predict(changed), threshold))
                 places[name].append(chunk[able])
     return {
         name: Answers(np.concatenate(places[name]), np.concatenate(parts))
         for name, parts in found.items()
         if parts
     }
+
+
+def as_kept(task: str, values: Any, threshold: float | None = None) -> NDArray[Any]:
+    """Return answers as `Answers` has them: of label maps the classes that are named."""
+    values = np.asarray(values)
+    return named(values, threshold).astype(np.int16) if task == "segmentation" else values
 
 
 def at_once(data: Dataset) -> int:
