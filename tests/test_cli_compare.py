@@ -281,6 +281,23 @@ def test_a_budget_makes_it_a_race(data: Path, tmp_path: Path, voxgap, asked: lis
     short = voxgap("compare", data, "--budget", "3s", "--precision", "float32", "--out", tmp_path / "short")
     assert short.code == 2
     assert "the first round trains" in short.err
+    assert not (tmp_path / "short" / "recipe.toml").exists()
+    kept = {path: path.read_bytes() for path in (tmp_path / "race").iterdir()}
+    again = (
+        "compare",
+        data,
+        "--budget",
+        "3s",
+        "--precision",
+        "float32",
+        "--out",
+        tmp_path / "race",
+        "--fresh",
+    )
+    assert voxgap(*again, "--pattern", "voxels").code == 2
+    assert {path: path.read_bytes() for path in (tmp_path / "race").iterdir()} == kept, (
+        "refused: nothing is gone"
+    )
     for budget in ("30", "soon"):
         refused = voxgap("compare", data, "--budget", budget, "--out", tmp_path / "none")
         assert refused.code == 2
@@ -298,6 +315,10 @@ def test_ray_that_is_missing_is_one_line(
     done = voxgap("compare", data, *STRATEGIES, *QUICK, "--out", tmp_path, "--ray", "auto")
     assert done.code == 2
     assert "pip install 'voxgap[ray]'" in done.err
+    (tmp_path / "compare.db").write_bytes(b"as it was")
+    again = voxgap("compare", data, *STRATEGIES, *QUICK, "--out", tmp_path, "--ray", "auto", "--fresh")
+    assert "pip install 'voxgap[ray]'" in again.err
+    assert (tmp_path / "compare.db").read_bytes() == b"as it was"
 
 
 def test_a_report_needs_no_data(kept: Path, voxgap) -> None:

@@ -283,29 +283,28 @@ def test_planted_gaps_that_tell_the_class_are_found_by_who_sees_them(tmp_path: P
 
 
 @pytest.mark.full
-def test_a_planted_shortcut_is_named_by_compare(tmp_path: Path) -> None:
-    training = {"epochs": 25, "batch_size": 8, "learning_rate": 0.02, "patience": 25, "precision": "float32"}
-    architecture = {"filters": (4,)}
-    comparison = compare(
-        telling_gaps(),
-        ["mean", "mask_channel"],
-        models="cnn3d",
-        folds=3,
-        processes=1,
-        out=tmp_path / "r.db",
-        architecture=architecture,
-        **training,
-    )
-    assert comparison.overall.best == "mask_channel"
+@pytest.mark.parametrize("where", ["gaps", "values"])
+def test_a_planted_shortcut_is_named_by_compare(where: str, tmp_path: Path) -> None:
+    """The label is carried by the gaps alone, or by the values alone; the network sees both."""
+    data = DATA
+    if where == "gaps":
+        rng = np.random.default_rng(1)
+        noise = rng.normal(size=(60, *tiny.SHAPE)).astype("float32")
+        data = telling_gaps()
+        data = data.with_volumes(np.where(np.isnan(data.volumes), np.float32(np.nan), noise))
+    training = {"epochs": 20, "batch_size": 8, "learning_rate": 0.02, "patience": 20, "precision": "float32"}
+    small: Any = {"models": "cnn3d", "folds": 2, "processes": 1, "architecture": {"filters": (4,)}}
+    comparison = compare(data, ["mask_channel"], out=tmp_path / "r.db", **small, **training)
     audit = comparison.audits["mask_channel"]
     assert audit.share is not None
-    assert audit.share.value == pytest.approx(1, abs=0.1)
-    assert audit.leans
-    assert not comparison.audits["mean"].leans
+    if where == "gaps":
+        # Blanks are nothing that a network has met, and it makes less of the gaps beside them: 0.78 to 1 are seen.
+        assert 0.6 < audit.share.value < 1.1
+    else:
+        assert audit.share.value == pytest.approx(0, abs=0.1)
+    assert audit.leans == (where == "gaps")
     assert "mask_channel: Of its accuracy above chance, " in comparison.summary()
-    assert (
-        "comes from what is missing alone: a network that would not do so elsewhere." in comparison.summary()
-    )
+    assert ("a network that would not do so elsewhere." in comparison.summary()) == (where == "gaps")
     write_report(comparison, tmp_path / "report.html")
     assert "Do they look at what is missing?" in (tmp_path / "report.html").read_text()
 

@@ -67,6 +67,16 @@ def run_all(
         dispatch.work(more)
 
 
+def check(address: str, cpus_per_run: float, gpus_per_run: float) -> None:
+    """Refuse what `run_all` would, before what is there makes room for it.
+
+    Raises:
+        VoxgapError: Ray isn't installed, the cluster can't be reached or has no room.
+    """
+    with connected(address) as ray:
+        _check_room(ray, cpus_per_run, gpus_per_run)
+
+
 def execute_remotely(run: Run, dataset: Dataset, folder: str, threads: int) -> Outcome:
     """Do one run in a process of the cluster; what Ray calls there."""
     # Before TensorFlow is imported, which happens once in the life of a process.

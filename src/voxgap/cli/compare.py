@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from voxgap.dataset import Dataset
     from voxgap.experiment import Experiment
     from voxgap.experiment.asked import Asked, Design
-    from voxgap.experiment.conduct import Ended, Results, Tell
+    from voxgap.experiment.conduct import Ahead, Ended, Results, Tell
     from voxgap.experiment.racing import Race
     from voxgap.intensity import Choice
 
@@ -244,18 +244,13 @@ def compare(
     dataset = load(data, **grid)
     err.print(dataset.summary())
     where = "this machine" if ray is None else "one machine like this; the cluster shares it"
-    teller = _Teller(asked, results, dataset, where)
-
-    def planned(experiment: Experiment, chosen: Choice) -> None:
-        teller.planned(experiment, chosen)
-        write_recipe(context, out_folder)
-
+    teller = _Teller(asked, results, dataset, where, functools.partial(write_recipe, context, out_folder))
     found = conduct(
         dataset,
         asked,
         results,
-        functools.partial(_runner(ray, cpus_per_run, gpus_per_run), processes=processes),
-        Told(planned, teller.running, teller.raced, teller.estimate),
+        functools.partial(_runner(ray, cpus_per_run, gpus_per_run, not resume), processes=processes),
+        Told(teller.planned, teller.running, teller.raced),
     )
     page = out_folder / "report.html"
     write(found, page, results.command, lambda: dataset)
@@ -266,17 +261,11 @@ def compare(
 class _Teller:
     """What a person reads while an experiment is prepared and done."""
 
-    def __init__(self, asked: Asked, results: Results, dataset: Dataset, where: str) -> None:
-        self.asked, self.results, self.dataset, self.where = asked, results, dataset, where
+    def __init__(
+        self, asked: Asked, results: Results, dataset: Dataset, where: str, begun: Callable[[], None]
+    ) -> None:
+        self.asked, self.results, self.dataset, self.where, self.begun = asked, results, dataset, where, begun
         self.left: Mapping[str, int] = {}
-        self.estimated: tuple[float, float] | None = None
-
-    def estimate(self, experiment: Experiment) -> tuple[float, float]:
-        from voxgap.experiment.cost import estimate
-
-        if self.estimated is None:
-            self.estimated = estimate(experiment, self.dataset)
-        return self.estimated
 
     def raced(self, race: Race) -> None:
         for name, rounds in race.left.items():
@@ -292,17 +281,18 @@ class _Teller:
         _say_gaps(experiment, self.asked.design, self.dataset)
 
     @contextlib.contextmanager
-    def running(self, experiment: Experiment, before: Ended) -> Iterator[Tell]:
+    def running(self, experiment: Experiment, before: Ended, ahead: Ahead) -> Iterator[Tell]:
         from voxgap.cli.board import watching
         from voxgap.experiment import open_store
         from voxgap.experiment.racing import race_of
         from voxgap.experiment.ranking import deciding_metric
         from voxgap.names import metric_called
 
+        self.begun()  # only now: what is refused changes nothing that was there
         classes = self.dataset.classes
         metric = metric_called(self.asked.verdict.metric or deciding_metric(self.dataset.task), classes)
         if not (experiment.racing and race_of(experiment, before, self.asked.verdict).over):
-            _say_what_is_ahead(experiment, self.estimate, len(before), self.where)
+            _say_what_is_ahead(experiment, ahead, len(before), self.where)
         try:
             with watching(experiment, before, metric, classes) as tell:
                 yield tell
@@ -315,13 +305,15 @@ class _Teller:
             raise typer.Exit(130) from None
 
 
-def _runner(ray: str | None, cpus_per_run: float, gpus_per_run: float) -> Callable[..., None]:
+def _runner(ray: str | None, cpus_per_run: float, gpus_per_run: float, fresh: bool) -> Callable[..., None]:
     if ray is None:
         from voxgap.experiment import run_all
 
         return run_all
     from voxgap import distributed
 
+    if fresh:
+        distributed.check(ray, cpus_per_run, gpus_per_run)
     return functools.partial(
         distributed.run_all, address=ray, cpus_per_run=cpus_per_run, gpus_per_run=gpus_per_run
     )
@@ -361,9 +353,7 @@ def _say_gaps(experiment: Experiment, design: Design, dataset: Dataset) -> None:
     err.print(f"Simulated gaps: {shares} of the {patterns}. Choose with --pattern and --rates.")
 
 
-def _say_what_is_ahead(
-    experiment: Experiment, estimate: Callable[[Experiment], tuple[float, float]], ended: int, where: str
-) -> None:
+def _say_what_is_ahead(experiment: Experiment, ahead: Ahead, ended: int, where: str) -> None:
     from voxgap.cli.board import duration
 
     total = len(experiment.runs())
@@ -375,7 +365,7 @@ def _say_what_is_ahead(
         err.print(f"{total} networks to train" + (f", {ended} of them done before" if ended else "") + ".")
     if ended == total:
         return
-    least, most = (seconds * (1 - ended / total) for seconds in estimate(experiment))
+    least, most = (seconds * (1 - ended / total) for seconds in ahead())
     short, long = duration(least), duration(most)
     span = f"About {short} on {where}."
     if short != long:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from voxgap.intensity import Choice
 
 Tell = Callable[[Event], None]
 Ended = Sequence[tuple[Run, Outcome]]
+Ahead = Callable[[], tuple[float, float]]
 
 
 @dataclass(frozen=True)
@@ -53,18 +54,17 @@ class Told:
 
     Attributes:
         planned: the experiment, before anything is written, and why volumes are normalised as they are.
-        running: the experiment as it is done, and what had ended before; gives a context for the time of the runs, and
-            with it what is told of each event.
+        running: the experiment as it is done, what had ended before, and what finds out once how long it will take, as
+            `voxgap.experiment.cost.estimate`; gives a context for the time of the runs, and with it what is told of
+            each event.
         raced: how far a race is, before each round and after the last.
-        estimate: what the experiment will take, as `voxgap.experiment.cost.estimate`; None: by that.
     """
 
     planned: Callable[[Experiment, Choice], None] = lambda *_: None
-    running: Callable[[Experiment, Ended], contextlib.AbstractContextManager[Tell]] = lambda *_: (
+    running: Callable[[Experiment, Ended, Ahead], contextlib.AbstractContextManager[Tell]] = lambda *_: (
         contextlib.nullcontext(lambda event: None)
     )
     raced: Callable[[Race], None] = lambda _: None
-    estimate: Callable[[Experiment], tuple[float, float]] | None = None
 
 
 def compare(
@@ -195,6 +195,15 @@ def conduct(
     from voxgap.experiment.cost import estimate, with_precision  # Keras: only now
 
     if results.fresh:
+        experiment = with_precision(experiment, dataset)
+    ahead = cache(lambda: estimate(experiment, dataset))
+
+    def check(before: Ended) -> None:
+        if experiment.racing and results.budget is not None and not before:
+            check_budget(experiment, race_of(experiment, before, asked.verdict), ahead()[0], results.budget)
+
+    if results.fresh:
+        check(())  # before anything is deleted
         delete_store(results.path)
     with open_store(results.path, create=True) as store:
         experiment = with_precision(experiment, dataset, store.experiments())
@@ -202,10 +211,8 @@ def conduct(
         if results.retry:
             store.retry(experiment)
         before = store.outcomes(experiment)
-        if experiment.racing and results.budget is not None and not before:
-            least, _ = told.estimate(experiment) if told.estimate else estimate(experiment, dataset)
-            check_budget(experiment, race_of(experiment, before, asked.verdict), least, results.budget)
-        with told.running(experiment, before) as tell:
+        check(before)
+        with told.running(experiment, before, ahead) as tell:
             more = no_more
             # What came before, such as the estimate, is none of its rounds.
             since = time.monotonic() - store.seconds(experiment)
