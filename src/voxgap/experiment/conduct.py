@@ -18,7 +18,7 @@ from voxgap.experiment.comparison import Comparison
 from voxgap.experiment.local import Event, no_more, run_all
 from voxgap.experiment.plan import Experiment, Outcome, Run
 from voxgap.experiment.planning import planned
-from voxgap.experiment.racing import Race, check_budget, race_of, rounds
+from voxgap.experiment.racing import Race, check_budget, rounds
 from voxgap.experiment.store import delete_store, open_store
 from voxgap.intensity import Choice
 
@@ -200,7 +200,7 @@ def conduct(
 
     def check(before: Ended) -> None:
         if experiment.racing and results.budget is not None and not before:
-            check_budget(experiment, race_of(experiment, before, asked.verdict), ahead()[0], results.budget)
+            check_budget(experiment, ahead()[0], results.budget)
 
     if results.fresh:
         check(())  # before anything is deleted

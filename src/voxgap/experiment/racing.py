@@ -111,20 +111,20 @@ def race_of(experiment: Experiment, outcomes: Pairs, verdict: Verdict) -> Race:
     return Race(len(splits), len(splits), left, True, (), level)
 
 
-def check_budget(experiment: Experiment, race: Race, least: float, budget: float) -> None:
+def check_budget(experiment: Experiment, least: float, budget: float) -> None:
     """Refuse a budget that is too short for a single round, before anything is trained.
 
     Args:
         experiment: with `racing`.
-        race: before its first round.
         least: seconds of all runs of the experiment, if each stops as early as it may.
         budget: seconds.
 
     Raises:
         VoxgapError: it is.
     """
-    due = len(race.due)
-    needed = least * due / len(experiment.runs())
+    runs = experiment.runs()
+    due = sum(not (run.repeat or run.fold) for run in runs)
+    needed = least * due / len(runs)
     if needed > budget:
         minutes = math.ceil(MARGIN * needed / 60)
         raise VoxgapError(
