@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from voxgap.arrays import let_go
 from voxgap.errors import VoxgapError
-from voxgap.io import cf
+from voxgap.io import auxiliary, cf
+from voxgap.io.auxiliary import Auxiliary
 from voxgap.io.chunks import SLAB, check_chunk, check_touched, slabs, touched
 from voxgap.io.isolated import isolated
 from voxgap.io.keeping import Settled, settled
@@ -29,7 +30,7 @@ from voxgap.io.source import Box, Options, Source, Stored, arrange, as_stored, b
 from voxgap.volume import Volume, times
 
 MAX_OBJECTS = 100_000
-_KEPT = (*cf.ATTRIBUTES, "affine", "spacing", "channels")
+_KEPT = (*cf.ATTRIBUTES, "affine", "spacing", "channels", "coordinates")
 _OF_STORAGE = (*cf.ATTRIBUTES, "DIMENSION_LIST", "DIMENSION_LABELS", "REFERENCE_LIST", "CLASS", "NAME")
 UNCHECKED = 2**28
 """A chunk that can't expand beyond this is not expanded twice to find out."""
@@ -64,6 +65,8 @@ def scan_hdf5(path: Path, options: Options) -> Source:
             load,
             # Bundles from before 2 were trained on what no coordinate had turned.
             tuple(Axis(**axis) if options.rules > 1 else Axis(axis["name"]) for axis in found["axes"]),
+            beside=lambda: [Auxiliary(**one) for one in found["beside"]],
+            coordinates=str(attributes.get("coordinates", "")),
         ),
         path,
         options,
@@ -80,11 +83,13 @@ def describe(path: Path, item: str | None) -> dict[str, Any]:
     with h5py.File(path, "r") as file:
         name = item or _only_dataset(file, path)
         dataset = _dataset(h5py, file, name, path)
+        axes = [_axis(h5py, dataset, axis) for axis in range(len(dataset.shape))]
         return {
             "name": name,
             "shape": list(dataset.shape),
             "dtype": dataset.dtype.str,
-            "axes": [_axis(h5py, dataset, axis) for axis in range(len(dataset.shape))],
+            "axes": axes,
+            "beside": _seen(h5py, dataset, axes, path),
             "attributes": plain({key: _attribute(dataset, key) for key in _KEPT if key in dataset.attrs}),
         }
 
@@ -212,11 +217,12 @@ def write_hdf5_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Sour
         return write_hdf5(stream, labels, dtype)
     h5py = need("h5py", "HDF5")
     name = isolated(describe, source.path, item=source.options.item)["name"]
-    write_hdf5(stream, as_stored(labels, source), dtype)
+    laid = as_stored(labels, source)
+    write_hdf5(stream, laid, dtype)
     with h5py.File(source.path, "r") as original, h5py.File(stream, "r+") as file:
-        of_original = _dataset(h5py, original, name, source.path).dims
+        volume = _dataset(h5py, original, name, source.path)
         for dimension, axis in zip(file["values"].dims, sorted(source.spatial), strict=False):
-            for scale in of_original[axis].values():
+            for scale in volume.dims[axis].values():
                 refuse_foreign(scale, source.path)
                 beside = file.create_dataset(f"scale_{axis}", data=scale[...])
                 for key in set(scale.attrs) - set(_OF_STORAGE):
@@ -224,6 +230,14 @@ def write_hdf5_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Sour
                 beside.make_scale(scale.name.rpartition("/")[2])
                 dimension.attach_scale(beside)
                 break  # Where an axis has several, the first one is read.
+        # Coordinates of another name turn what is read, too.
+        for key, dims, one, about in _auxiliaries(h5py, volume, _names(volume)):
+            if key not in file and set(dims) <= set(laid.axes):
+                beside = file.create_dataset(key, data=one[...])
+                for dimension, dim in zip(beside.dims, dims, strict=True):
+                    dimension.label = dim
+                for name in set(about) - set(_OF_STORAGE):
+                    beside.attrs[name] = about[name]
 
 
 def write_hdf5_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
@@ -390,6 +404,51 @@ def _attribute(dataset: Any, key: str) -> Any:
         return read(key)
     except (OSError, TypeError, ValueError):
         return None
+
+
+def _seen(h5py: Any, dataset: Any, axes: Sequence[Mapping[str, Any]], path: Path) -> list[dict[str, Any]]:
+    """Return the coordinates beside a dataset, as arguments of `Auxiliary`, where its axes leave a question."""
+    if not auxiliary.wanted([Axis(**axis) for axis in axes]):
+        return []
+    return [
+        {"name": name, "dims": dims, "shape": list(one.shape), "attributes": about}
+        | auxiliary.seen(read_coordinates(one, about, path))
+        for name, dims, one, about in _auxiliaries(h5py, dataset, [axis["name"] for axis in axes])
+    ]
+
+
+def _auxiliaries(
+    h5py: Any, dataset: Any, names: Sequence[str]
+) -> Iterator[tuple[str, list[str], Any, dict[str, Any]]]:
+    """Yield name, axes, dataset and attributes of coordinates in the group of a dataset, on axes named as its own."""
+    group = dataset.parent
+    found = {
+        name: (group[name], _names(group[name]))
+        for name in group
+        if isinstance(group.get(name, getlink=True), h5py.HardLink)
+        and isinstance(group.get(name), h5py.Dataset)
+    }
+    for name, dimension in zip(names, dataset.dims, strict=True):
+        # Of several scales along an axis the first is its own.
+        for key, scale in list(dimension.items())[1:]:
+            found[key or scale.name.rpartition("/")[2]] = (scale, [name])
+    for name, (one, dims) in found.items():
+        if not one.shape or one.dtype.kind not in "iuf" or one.external or one.is_virtual:
+            continue
+        attributes = plain({key: _attribute(one, key) for key in one.attrs})
+        if set(dims) <= set(names) and auxiliary.is_looked_at(name, one.shape, attributes):
+            yield name, dims, one, attributes
+
+
+def _names(dataset: Any) -> list[str]:
+    """Return what the axes of a dataset are called, by their labels or scales."""
+    return [str(d.label) or (str(d[0].name or "").rpartition("/")[2] if len(d) else "") for d in dataset.dims]
+
+
+def read_coordinates(dataset: Any, attributes: Mapping[str, Any], path: Path) -> NDArray[np.float64]:
+    """Read coordinates of an open file in their own precision, NaN where they are missing."""
+    refuse_bombs(dataset, tuple(slice(0, size) for size in dataset.shape), path, 8 * auxiliary.MAX_VALUES)
+    return cf.decode(dataset[...], attributes, np.float64).astype(np.float64, copy=False)
 
 
 def _axis(h5py: Any, dataset: Any, axis: int) -> dict[str, Any]:

@@ -17,12 +17,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.io import cf
+from voxgap.io import auxiliary, cf
 from voxgap.io.ancillary import Ancillary, is_own, named
+from voxgap.io.auxiliary import Auxiliary
 from voxgap.io.beside import Beside
 from voxgap.io.chunks import gathered, slabs
 from voxgap.io.classic import check_classic
-from voxgap.io.hdf5 import all_datasets, copy_file, plain, read_slabs, refuse_foreign, replace_values
+from voxgap.io.hdf5 import (
+    all_datasets,
+    copy_file,
+    plain,
+    read_coordinates,
+    read_slabs,
+    refuse_foreign,
+    replace_values,
+)
 from voxgap.io.isolated import isolated
 from voxgap.io.keeping import settled
 from voxgap.io.optional import need
@@ -213,7 +222,7 @@ def describe(path: Path) -> dict[str, Any]:
     """Return dimensions, types and attributes of all variables, and coordinates, as JSON can say them."""
     filled = _filled(path)
     with _opened(path) as data:
-        return {
+        found = {
             str(name): {
                 "dims": list(map(str, variable.dims)),
                 "shape": list(variable.shape),
@@ -225,6 +234,24 @@ def describe(path: Path) -> dict[str, Any]:
             }
             for name, variable in data.variables.items()
         }
+        for name, about in found.items():
+            if _is_auxiliary(name, about):
+                about["seen"] = auxiliary.seen(_coordinates(path, name, data, about["attributes"]))
+        return found
+
+
+def _is_auxiliary(name: str, about: Mapping[str, Any]) -> bool:
+    numbers = np.dtype(about["dtype"]).kind in "iuf" and about["dims"] != [name]
+    return numbers and auxiliary.is_looked_at(name, about["shape"], about["attributes"])
+
+
+def _coordinates(path: Path, name: str, data: Any, attributes: Mapping[str, Any]) -> NDArray[Any]:
+    if not _is_hdf5(path):
+        return cf.decode(data[name].values, attributes, np.float64)
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        return read_coordinates(file[name], attributes, path)
 
 
 def read_variable(
@@ -362,7 +389,9 @@ def _variable(header: dict[str, Any], name: str, path: Path, options: Options) -
     if "spacing" in attributes:
         geometry["spacing"] = tuple(np.asarray(attributes["spacing"], np.float64).tolist())
     axes = tuple(_axis(dim, header.get(dim)) for dim in dims)
-    source = arrange(Stored(shape, dtype, load, axes), path, options, **geometry)
+    named = str(attributes.get("coordinates", ""))
+    stored = Stored(shape, dtype, load, axes, beside=partial(_auxiliaries, header), coordinates=named)
+    source = arrange(stored, path, options, **geometry)
     names = tuple(map(str, json.loads(attributes.get("channels", "[]"))))
     return replace(source, channels=names) if len(names) == source.shape[3] else source
 
@@ -395,6 +424,14 @@ def beside_netcdf(source: Source) -> list[Beside]:
             load = partial(_loader(source.path, name, variable, source.options), whole)
             found.append(Beside(name, tuple(variable["dims"]), shape, variable["attributes"], load))
     return found
+
+
+def _auxiliaries(header: Mapping[str, Any]) -> list[Auxiliary]:
+    return [
+        Auxiliary(name, one["dims"], one["shape"], **one["seen"], attributes=one["attributes"])
+        for name, one in header.items()
+        if "seen" in one
+    ]
 
 
 def _axis(dim: str, variable: dict[str, Any] | None) -> Axis:

@@ -17,13 +17,15 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 
-RULES = 3
+RULES = 4
 """Version of the rules by which files are read. A bundle records the one that it was trained by.
 
 1: latitude and longitude ascend in NetCDF files with CF attributes only; steps are in whatever unit the file has.
 2: they ascend in every format, by attributes or names, where coordinates strictly fall; steps are in mm and seconds.
 3: axes of an OME-Zarr image called x, y, z are depth z, height y, width x in whatever order, and it lies where its
    header moves it; a DICOM series that doesn't say how large its pixels are has no spacing.
+4: latitude and longitude ascend where they are no coordinates of one dimension's own name, too, see
+   `voxgap.io.auxiliary`.
 """
 
 MAX_PLACES = 1_000_000
@@ -101,6 +103,7 @@ class Axis(NamedTuple):
         unit: Of the step or the coordinates; mm or s where empty.
         places: Its coordinates, where the file has some.
         attributes: Of the coordinates, by the CF conventions.
+        runs: Whether coordinates of several axes rise (1) or fall (-1) along this one; 0 where nobody knows.
     """
 
     name: str = ""
@@ -109,11 +112,12 @@ class Axis(NamedTuple):
     unit: str = ""
     places: Sequence[float] | None = None
     attributes: Mapping[str, Any] = {}
+    runs: int = 0
 
 
 def kind(axis: Axis) -> str:
     """Return `x`, `y`, `z` or `c`: what the format says, else the attributes, else the name; empty if unknown."""
-    return axis.kind or _kind_by_attributes(axis.attributes) or _kind_by_name(axis.name)
+    return axis.kind or kind_by_attributes(axis.attributes) or _kind_by_name(axis.name)
 
 
 def is_time(axis: Axis) -> bool:
@@ -132,7 +136,7 @@ def is_north(axis: Axis) -> bool:
     """
     steps = _steps(axis.places if axis.places is not None else ())
     monotonous = bool(len(steps)) and bool((steps > 0).all() or (steps < 0).all())
-    return monotonous and kind(axis) == "y"
+    return (monotonous or axis.runs != 0) and kind(axis) == "y"
 
 
 def falls(axis: Axis, version: int = RULES) -> bool:
@@ -141,11 +145,13 @@ def falls(axis: Axis, version: int = RULES) -> bool:
     Its coordinates must fall at every step: those that jump, such as longitudes across the date line, say
     nothing of a direction.
     """
+    if axis.runs:
+        return axis.runs < 0
     if axis.places is None:
         return False
     steps = _steps(axis.places)
     if version == 1:
-        known = _kind_by_attributes(axis.attributes) in ("x", "y")
+        known = kind_by_attributes(axis.attributes) in ("x", "y")
         return bool(known and len(steps) and steps.all() and steps.mean() < 0)
     return bool(kind(axis) in ("x", "y") and len(steps) and (steps < 0).all())
 
@@ -248,7 +254,15 @@ def _is_called(unit: str, names: Sequence[str]) -> bool:
     return word in names or (len(word) > 3 and word.removesuffix("s") in names)
 
 
-def _kind_by_attributes(attributes: Mapping[str, Any]) -> str:
+def counts(axis: Axis) -> bool:
+    """Tell whether the coordinates of an axis are only its voxels' numbers, from 0 or 1."""
+    if axis.places is None or not len(axis.places) or kind_by_attributes(axis.attributes):
+        return False
+    return axis.places[0] in (0, 1) and bool((np.diff(np.asarray(axis.places, np.float64)) == 1).all())
+
+
+def kind_by_attributes(attributes: Mapping[str, Any]) -> str:
+    """Return `x`, `y` or `z`, what CF attributes say of coordinates; empty where they don't."""
     standard = str(attributes.get("standard_name", "")).lower()
     units = str(attributes.get("units", "")).lower()
     axis = str(attributes.get("axis", "")).lower()

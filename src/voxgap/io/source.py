@@ -19,7 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
-from voxgap.io import rules
+from voxgap.io import auxiliary, rules
+from voxgap.io.auxiliary import Auxiliary
 from voxgap.io.rules import RULES, Axis
 from voxgap.io.slices import without_slices
 from voxgap.volume import AXES, Volume, rises, times
@@ -157,13 +158,18 @@ class Source:
 
 
 class Stored(NamedTuple):
-    """An array as a file stores it, and what the file says of each of its axes."""
+    """An array as a file stores it, and what the file says of each of its axes.
+
+    `beside` returns coordinates that lie beside it, of which it names some (`coordinates`).
+    """
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     load: Callable[[Box], NDArray[Any]]
     said: tuple[Axis, ...] = ()
     by_part: bool = True
+    beside: Callable[[], Sequence[Auxiliary]] = tuple
+    coordinates: str = ""
 
     @property
     def axes(self) -> tuple[Axis, ...]:
@@ -199,6 +205,11 @@ def arrange(
         raise VoxgapError(f"{path}: shape {times(stored.shape)} holds no voxel; check its source")
     if stored.dtype.kind not in "biuf":
         raise VoxgapError(f"{path}: dtype {stored.dtype} is not a real number; convert it to float32")
+    if options.rules > 3 and affine is None and auxiliary.wanted(stored.axes):
+        said, doubt = auxiliary.told(stored.axes, stored.shape, stored.beside(), stored.coordinates)
+        stored = stored._replace(said=said)
+        if doubt:
+            warnings.warn(f"{path.name}: {doubt}", stacklevel=2)
     axes = stored.axes
     fixed = {_axis(stored, name, path): _index(stored, name, at, path) for name, at in options.at.items()}
     spatial, channel = _roles(stored, fixed, options.axes, path)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from voxgap.arrays import let_go
 from voxgap.errors import VoxgapError
-from voxgap.io import cf
+from voxgap.io import auxiliary, cf
+from voxgap.io.auxiliary import Auxiliary
 from voxgap.io.beside import Beside
 from voxgap.io.chunks import check_chunk, check_touched, gathered, slabs
 from voxgap.io.keeping import Settled, settled
@@ -68,6 +69,8 @@ def scan_zarr(path: Path, options: Options) -> Source:
             np.dtype(array.dtype),
             load,
             axes if len(axes) == len(array.shape) else (),
+            beside=tuple if level.axes else partial(_auxiliaries, zarr, path, level.group, options),
+            coordinates=str(attributes.get("coordinates", "")),
         ),
         path,
         options,
@@ -340,28 +343,43 @@ def beside_zarr(source: Source) -> list[Beside]:
     """List the arrays of the store that lie in the group of the volume and say what their axes are called."""
     zarr, path, options = need("zarr", source.path), source.path, source.options
     group = _level(zarr, _opened(zarr, path, "", options), path, options).group
+    return [
+        Beside(name, _dimensions(array), tuple(array.shape), dict(array.attrs), partial(_decoded, array))
+        for name, array in _neighbours(zarr, path, group, options)
+    ]
+
+
+def _auxiliaries(zarr: Any, path: Path, group: str, options: Options) -> list[Auxiliary]:
+    """List the coordinates that lie in the group of a volume."""
     found = []
+    for name, array in _neighbours(zarr, path, group, options):
+        dims, about = _dimensions(array), dict(array.attrs)
+        if dims != (name,) and auxiliary.is_looked_at(name, array.shape, about):
+            values = _decoded(array, np.float64).astype(np.float64, copy=False)
+            found.append(Auxiliary(name, dims, array.shape, **auxiliary.seen(values), attributes=about))
+    return found
+
+
+def _neighbours(zarr: Any, path: Path, group: str, options: Options) -> Iterator[tuple[str, Any]]:
+    """Yield the arrays in a group that say what their axes are called, and their names."""
     for name in _members(zarr, _opened(zarr, path, group, options)):
         try:
             array = _array(zarr, path, f"{group}/{name}".lstrip("/"), options)
             check_touched(str(path), array.chunks, tuple(slice(0, size) for size in array.shape))
         except VoxgapError:  # A group, text, or packed in a way that is not read.
             continue
-        names = _dimensions(array)
-        if len(names) == len(array.shape) and all(names):
-            load = partial(_decoded, array)
-            found.append(Beside(name, tuple(map(str, names)), tuple(array.shape), dict(array.attrs), load))
-    return found
+        if len(_dimensions(array)) == len(array.shape) and all(_dimensions(array)):
+            yield name, array
 
 
-def _decoded(array: Any) -> NDArray[Any]:
-    return cf.decode(np.asarray(array[...]), _sentinels(array, dict(array.attrs)))
+def _decoded(array: Any, dtype: Any = np.float32) -> NDArray[Any]:
+    return cf.decode(np.asarray(array[...]), _sentinels(array, dict(array.attrs)), dtype)
 
 
-def _dimensions(array: Any) -> tuple[Any, ...]:
+def _dimensions(array: Any) -> tuple[str, ...]:
     """Return the names that Zarr 3, or xarray in Zarr 2, keeps of the axes of an array."""
     names = getattr(array.metadata, "dimension_names", None) or dict(array.attrs).get("_ARRAY_DIMENSIONS")
-    return tuple(names or ())
+    return tuple(str(name or "") for name in names or ())
 
 
 def _axes(zarr: Any, path: Path, item: str, array: Any, options: Options) -> tuple[Axis, ...]:

@@ -1,0 +1,177 @@
+"""Latitudes and longitudes beside the values: what one and two axes of them decide, over each format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray
+
+from voxgap.grid import Grid
+from voxgap.io import read, scan, write
+from voxgap.volume import Volume
+
+FIELD = np.random.default_rng(0).normal(size=(3, 4, 5)).astype("f4")
+LAT, LON = np.linspace(30.0, 60.0, 4), np.linspace(0.0, 40.0, 5)
+# A grid turned by a few degrees is not straight, but runs along one axis each.
+BENT_LAT = LAT[:, None] + 3 * np.sin(np.linspace(0, np.pi, 5))
+BENT_LON = LON + 3 * np.cos(np.linspace(0, 2 * np.pi, 4))[:, None]
+FORMATS = (".nc", ".nc3", ".nc5", ".h5", ".zarr2", ".zarr3")
+Coordinates = dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]]
+
+
+def _xarray(path: Path, values: np.ndarray, dims: tuple[str, ...], coordinates: Coordinates) -> Path:
+    data = xarray.Dataset({"v": (dims, values)}, coords=coordinates)
+    if path.suffix in (".zarr2", ".zarr3"):
+        target = path.with_name(f"{path.stem}{path.suffix[-1]}.zarr")
+        data.to_zarr(target, zarr_format=int(path.suffix[-1]), consolidated=False)
+        return Path(f"{target}::v")
+    target = path.with_suffix(".nc") if path.suffix in (".nc3", ".nc5") else path
+    form = {".nc3": "NETCDF3_CLASSIC", ".nc5": "NETCDF3_64BIT_DATA"}.get(path.suffix, "NETCDF4")
+    data.to_netcdf(target, engine="netcdf4" if path.suffix[:3] == ".nc" else "h5netcdf", format=form)
+    return Path(f"{target}::v")
+
+
+ROMS = ("ocean_time", "eta_rho", "xi_rho")
+NORTH, EAST = {"units": "degrees_north"}, {"standard_name": "longitude"}
+FOUND: dict[str, tuple[tuple[str, ...], Coordinates]] = {
+    "of two axes, by names": (
+        ROMS,
+        {"lat_rho": (ROMS[1:], BENT_LAT, {}), "lon_rho": (ROMS[1:], BENT_LON, {})},
+    ),
+    "of two axes, by attributes": (
+        ("time", "y", "x"),
+        {"p": (("y", "x"), BENT_LAT, NORTH), "q": (("y", "x"), BENT_LON, EAST)},
+    ),
+    "of one axis": (("time", "y", "x"), {"latitude": (("y",), LAT, {}), "q": (("x",), LON, EAST)}),
+    "of one axis beside a count": (
+        ("time", "y", "x"),
+        {
+            "latitude": (("y",), LAT, {}),
+            "longitude": (("x",), LON, {}),
+            "y": (("y",), np.arange(4), {}),
+        },
+    ),
+}
+
+
+def _turned(one: tuple[tuple[str, ...], Any, dict[str, Any]], backwards: dict[str, int], name: str) -> Any:
+    dims, values, about = one
+    # The numbers of a count stay what they are, however the values lie.
+    steps = tuple(slice(None, None, 1 if name == dims[0] else backwards[dim]) for dim in dims)
+    return dims, np.asarray(values)[steps], about
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("case", FOUND)
+def test_a_field_reads_alike_whichever_way_it_is_stored(form: str, case: str, tmp_path: Path) -> None:
+    dims, coordinates = FOUND[case]
+    for down, left in ((1, 1), (-1, 1), (-1, -1)):
+        way = dict(zip(dims, (1, down, left), strict=True))
+        laid = {name: _turned(one, way, name) for name, one in coordinates.items()}
+        path = _xarray(tmp_path / f"v{down}{left}{form}", FIELD[:, ::down, ::left], dims, laid)
+        source = scan(path)
+        assert source.turned == (False, down < 0, left < 0)
+        assert np.array_equal(source.read([(1, 3), (0, 2), (1, 4)]).values[..., 0], FIELD[1:3, 0:2, 1:4])
+        assert np.array_equal(source.restore(FIELD[..., np.newaxis]), FIELD[:, ::down, ::left])
+        assert source.axes == dims
+        assert source.rises
+    with pytest.warns(UserWarning, match=f"rules 3.*{dims[1]} and {dims[2]} would be turned to ascend"):
+        assert Grid(rules=3).scan(path).turned == (False, False, False)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_label_map_lies_as_its_volume_does(form: str, tmp_path: Path) -> None:
+    dims, coordinates = FOUND["of two axes, by names"]
+    way = dict(zip(dims, (1, -1, 1), strict=True))
+    path = _xarray(
+        tmp_path / f"v{form}",
+        FIELD[:, ::-1],
+        dims,
+        {name: _turned(one, way, name) for name, one in coordinates.items()},
+    )
+    source = scan(path)
+    labels = Volume((FIELD[..., np.newaxis] > 0).astype("f4"), channels=("label",), axes=source.axes)
+    target = tmp_path / f"labels{'.zarr' if 'zarr' in form else '.h5' if form == '.h5' else '.nc'}"
+    write(target, labels, like=source, labels=True)
+    assert np.array_equal(read(target).values, labels.values)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_longitude_first_becomes_width(form: str, tmp_path: Path) -> None:
+    dims = ("time", "i", "j")
+    coordinates: Coordinates = {
+        "nav_lat": (("i", "j"), BENT_LAT[::-1].T, NORTH),
+        "nav_lon": (("i", "j"), BENT_LON[::-1].T, {"units": "degrees_east"}),
+    }
+    path = _xarray(tmp_path / f"v{form}", FIELD[:, ::-1].transpose(0, 2, 1), dims, coordinates)
+    assert np.array_equal(read(path).values[..., 0], FIELD)
+
+
+YX = ("y", "x")
+HOLE = np.where(np.arange(20).reshape(4, 5) == 7, np.nan, BENT_LAT[::-1])
+NOTHING: dict[str, tuple[Coordinates, str]] = {
+    "curved": ({"lat": (YX, np.abs(BENT_LAT - 45)[::-1], {})}, "lat: latitude .* of y, x"),
+    "along both": ({"lat": (YX, (BENT_LAT[:, :1] + LON)[::-1], {})}, "latitude"),
+    "a hole": ({"lat": (YX, HOLE, {})}, "holes"),
+    "across the date line": ({"lon": (YX, np.tile([10.0, 5.0, 0.0, 355.0, 350.0], (4, 1)), {})}, "longitude"),
+    "across it, of one axis": ({"lon": (("x",), [10.0, 5.0, 0.0, 355.0, 350.0], {})}, "longitude"),
+    "a track": ({"lat": (("y",), LAT[::-1], {}), "lon": (("y",), LAT, {})}, "latitude and longitude"),
+    "two that disagree": ({"lat": (YX, BENT_LAT[::-1], {}), "latitude": (YX, BENT_LAT, {})}, "lat"),
+    "height is no latitude": ({"height": (YX, BENT_LAT[::-1], {})}, ""),
+    "along time": ({"lat": (("time",), [3.0, 2.0, 1.0], {})}, ""),
+    "its own go first": (
+        {
+            "lat": (YX, BENT_LAT[::-1], {}),
+            "lon": (YX, BENT_LON[:, ::-1], {}),
+            "y": (("y",), LAT * 1e5, {"standard_name": "projection_y_coordinate", "units": "m"}),
+            "x": (("x",), LON * 1e5, {"standard_name": "projection_x_coordinate", "units": "m"}),
+        },
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("case", NOTHING)
+def test_what_says_no_direction_is_never_mirrored_and_said(
+    form: str, case: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    coordinates, said = NOTHING[case]
+    path = _xarray(tmp_path / f"v{form}", FIELD, ("time", "y", "x"), coordinates)
+    recwarn.clear()
+    assert np.array_equal(read(path).values[..., 0], FIELD)
+    heard = [str(one.message) for one in recwarn if "not turned" in str(one.message)]
+    assert len(heard) == bool(said)
+    if said:
+        with pytest.warns(UserWarning, match=f"v.*: .*{said}"):
+            read(path)
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_those_that_the_values_name_go_first(form: str, tmp_path: Path) -> None:
+    dims = ("time", "y", "x")
+    data = {"lat_u": (YX, BENT_LAT, {}), "lat_rho": (YX, BENT_LAT[::-1], {})}
+    path = _xarray(tmp_path / f"v{form}", FIELD[:, ::-1], dims, data)
+    _name(Path(str(path).partition("::")[0]), "lat_rho")
+    assert np.array_equal(read(path).values[..., 0], FIELD)
+
+
+def _name(path: Path, which: str) -> None:
+    """Write the attribute that names coordinates, by the library of the format."""
+    if path.suffix == ".zarr":
+        import zarr
+
+        zarr.open(path, mode="r+")["v"].attrs["coordinates"] = which
+    elif path.suffix == ".h5":
+        import h5py
+
+        with h5py.File(path, "r+") as file:
+            file["v"].attrs["coordinates"] = which
+    else:
+        import netCDF4
+
+        with netCDF4.Dataset(path, "r+") as file:
+            file["v"].coordinates = which
