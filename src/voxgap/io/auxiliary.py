@@ -160,6 +160,6 @@ def _said(doubts: Sequence[str], fitting: Sequence[Auxiliary]) -> str:
         list(dict.fromkeys(dim for one in ones for dim in one.dims)),
     )
     return (
-        f"{names}: {' and '.join(_CALLED[letter] for letter in doubts)} of a grid that is curved, jumps or has holes, "
-        f"which say no direction of {', '.join(dims)}: these are read as they are stored, and not turned to ascend"
+        f"{names}: {' and '.join(_CALLED[letter] for letter in doubts)} of a grid that is aslant or curved, jumps or has holes: "
+        f"they say no direction of {', '.join(dims)}, which are read as they are stored, and not turned to ascend"
     )
