@@ -155,11 +155,9 @@ def _said(doubts: Sequence[str], fitting: Sequence[Auxiliary]) -> str:
     ones = [one for one in fitting if direction(one.name, one.attributes) in doubts]
     if not ones:
         return ""
-    names, dims = (
-        ", ".join(one.name for one in ones),
-        list(dict.fromkeys(dim for one in ones for dim in one.dims)),
-    )
+    names = ", ".join(one.name for one in ones)
+    dims = ", ".join(dict.fromkeys(dim for one in ones for dim in one.dims))
     return (
-        f"{names}: {' and '.join(_CALLED[letter] for letter in doubts)} of a grid that is aslant or curved, jumps or has holes: "
-        f"they say no direction of {', '.join(dims)}, which are read as they are stored, and not turned to ascend"
+        f"{names}: {' and '.join(_CALLED[letter] for letter in doubts)} of a grid that is aslant or curved, jumps or "
+        f"has holes: they say no direction of {dims}, which are read as they are stored, and not turned to ascend"
     )
