@@ -1,5 +1,6 @@
 """Folders of 2D images against Pillow and tifffile: which image is which slice, and all that each stores."""
 
+import itertools
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,10 @@ from typer.testing import CliRunner
 from voxgap import io, load_data
 from voxgap.cli import app
 from voxgap.errors import VoxgapError
+from voxgap.grid import Grid
 from voxgap.io import check_volume, is_volume, read, scan, write
+from voxgap.io.colours import RGB
+from voxgap.volume import Volume
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 8, 10)).astype(np.uint8)
@@ -316,3 +320,82 @@ def test_what_is_written_like_a_stack_is_a_file_of_its_own(tmp_path: Path) -> No
     assert np.array_equal(read(tmp_path / "out.tif").values, volume.values)
     with pytest.raises(VoxgapError, match="one stack of images; leave out ::2"):
         io.scan(f"{folder}::2")
+
+
+def _pages(path: Path, stored: np.ndarray, separate: bool = False) -> Path:
+    """Write one TIFF with a page for each image, its last sample transparency."""
+    laid = np.moveaxis(stored, -1, 1) if separate else stored
+    colours = "rgb" if stored.shape[-1] == 4 else "minisblack"
+    about = {"planarconfig": "separate" if separate else "contig", "extrasamples": ["unassalpha"]}
+    tifffile.imwrite(path, laid, photometric=colours, metadata=None, **about)
+    return path
+
+
+@pytest.mark.parametrize("samples", [2, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("form", ["folder of .png", "folder of .tif", "pages", "pages, apart"])
+def test_transparency_is_no_channel_and_said(form: str, dtype: type, samples: int, tmp_path: Path) -> None:
+    stored = RNG.integers(0, np.iinfo(dtype).max, (3, 8, 10, samples)).astype(dtype)
+    if form == "folder of .png":
+        path = stack(tmp_path / "p", stored)
+    elif form == "folder of .tif":
+        path = tmp_path / "p"
+        path.mkdir()
+        for index, plane in enumerate(stored):
+            _pages(path / f"{index}.tif", plane)
+    else:
+        path = _pages(tmp_path / "p.tif", stored, form == "pages, apart")
+    with pytest.warns(UserWarning, match=r"transparency \(alpha\) is left out") as heard:
+        source = scan(path)
+    assert len(heard) == 1
+    assert np.array_equal(source.read().values, stored[..., :-1])
+    assert np.array_equal(
+        source.read([(1, 3), (2, 5), (0, 4), (0, 1)]).values, stored[1:3, 2:5, :4, :1].astype("f4")
+    )
+    assert source.channels in ((), ("grey",)) if samples == 2 else source.channels == RGB
+    if path.suffix == ".tif":
+        with pytest.warns(UserWarning, match=f"{samples} channels would be {samples - 1}"):
+            assert np.array_equal(Grid(rules=3).scan(path).read().values, stored)
+        write(
+            tmp_path / "like.tif",
+            Volume(source.read().values[..., ::-1], channels=source.channels),
+            like=path,
+        )
+        rewritten = np.moveaxis(stored, -1, 1) if form == "pages, apart" else stored
+        rewritten = rewritten.copy()
+        colours = np.moveaxis(rewritten, 1 if form == "pages, apart" else -1, 0)[: samples - 1]
+        colours[...] = colours[::-1].copy()
+        assert np.array_equal(tifffile.imread(tmp_path / "like.tif"), rewritten)
+
+
+@pytest.mark.parametrize("form", [".png", ".tif", "pages"])
+@pytest.mark.parametrize("each", [True, False], ids=["of each", "of all"])
+def test_a_palette_is_colours_but_in_a_label_map(form: str, each: bool, tmp_path: Path) -> None:
+    images = [Image.fromarray(plane // 16).convert("P") for plane in GREY]
+    palettes = RNG.integers(0, 256, (len(images) if each else 1, 768))
+    for image, palette in zip(images, itertools.cycle(palettes)):
+        image.putpalette(palette.tolist())
+    path = tmp_path / ("p.tif" if form == "pages" else "p")
+    if form == "pages":
+        images[0].save(path, save_all=True, append_images=images[1:])
+    else:
+        path.mkdir()
+        for index, image in enumerate(images):
+            image.save(path / f"{index}{form}")
+    colours = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    source = scan(path)
+    assert (source.dtype, source.channels) == (np.uint8, RGB)
+    assert np.array_equal(source.read().values, colours)
+    assert np.array_equal(source.read([(1, 2), (0, 8), (3, 4), (1, 3)]).values, colours[1:2, :, 3:4, 1:])
+    numbers = np.stack([np.asarray(image) for image in images])
+    assert np.array_equal(Grid().scan_label_map(path).read().values[..., 0], numbers)
+
+
+def test_in_imagej_a_palette_colours_what_was_measured(tmp_path: Path) -> None:
+    table = RNG.integers(0, 65536, (3, 256)).astype(np.uint16)
+    path = tmp_path / "p.tif"
+    tifffile.imwrite(path, GREY, imagej=True, metadata={"axes": "ZYX"}, photometric="palette", colormap=table)
+    with tifffile.TiffFile(path) as file:
+        assert file.is_imagej
+        assert file.pages[0].photometric == tifffile.PHOTOMETRIC.PALETTE
+    assert np.array_equal(read(path).values[..., 0], GREY)

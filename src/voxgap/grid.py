@@ -114,13 +114,13 @@ class Grid:
                 f"rules {self.rules!r}: this version of voxgap knows 1 to {io.RULES}; update voxgap"
             )
 
-    def scan(self, path: Path, max_bytes: int = io.MAX_BYTES) -> io.Source:
+    def scan(self, path: Path, max_bytes: int = io.MAX_BYTES, *, labels: bool = False) -> io.Source:
         """Describe a file as `voxgap.io.scan` does, by what this grid says of axes and missing values.
 
         Warns:
             UserWarning: The rules of today would read the file otherwise than those of this grid.
         """
-        options: dict[str, Any] = {"axes": self.axes, "at": self.at, "max_bytes": max_bytes}
+        options: dict[str, Any] = {"axes": self.axes, "at": self.at, "max_bytes": max_bytes, "labels": labels}
         source = io.scan(
             path,
             missing_values=self.missing_values,
@@ -135,9 +135,9 @@ class Grid:
     def scan_label_map(self, path: Path, max_bytes: int = io.MAX_BYTES) -> io.Source:
         """Describe a label map; the axes of the volumes are its own as far as it has them."""
         try:
-            return replace(self, missing_values=(), missing_slices=()).scan(path, max_bytes)
+            return replace(self, missing_values=(), missing_slices=()).scan(path, max_bytes, labels=True)
         except io.UnknownAxisError:
-            return Grid(rules=self.rules).scan(path, max_bytes)
+            return Grid(rules=self.rules).scan(path, max_bytes, labels=True)
 
     def told(self, axes: Sequence[str | int] = (), at: Mapping[str, int] | None = None) -> Grid:
         """Return this grid for files whose axes are called otherwise, where something is said of them."""
@@ -337,6 +337,8 @@ def _say_what_changed(source: io.Source, today: io.Source) -> None:
     if len(sizes) != len(sizes_now) or not np.allclose(sizes, sizes_now, rtol=1e-3):
         was, now = (" × ".join(f"{size:.4g}" for size in of) or "unknown size" for of in (sizes, sizes_now))
         changes.append(f"a voxel of {was} would be {now} (mm, s)")
+    if source.shape[3] != today.shape[3]:
+        changes.append(f"{source.shape[3]} channels would be {today.shape[3]}")
     if source.dtype != today.dtype:
         changes.append(f"values of {source.dtype} would be {today.dtype}")
     if changes:

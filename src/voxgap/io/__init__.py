@@ -192,6 +192,7 @@ def scan(
     max_bytes: int = MAX_BYTES,
     rules: int = RULES,
     missing_slices: Sequence[str] = (),
+    labels: bool = False,
 ) -> Source:
     """Describe one volume without reading its values; `scan(path).read(region)` reads a part of it.
 
@@ -208,6 +209,7 @@ def scan(
         max_bytes: Refuse a volume that would take more memory than this, before it takes any.
         rules: Version of the rules of reading: see `voxgap.io.rules.RULES`.
         missing_slices: Slices that become NaN, `constant`, `duplicated`: see `voxgap.io.slices.KINDS`.
+        labels: Whether it is a label map: the numbers of a palette are then labels, and not colours.
 
     Returns:
         What is there: `shape`, `dtype`, `spacing`, `affine`, `channels`, and `read(region)`.
@@ -233,6 +235,7 @@ def scan(
         max_bytes,
         rules,
         check_kinds(missing_slices),
+        labels,
     )
     with one_line(path):
         if path.is_dir():

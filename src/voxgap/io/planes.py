@@ -18,8 +18,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.doubts import gathered
 from voxgap.errors import VoxgapError
 from voxgap.io import tiff
+from voxgap.io.colours import RGB, say_transparency
 from voxgap.io.optional import need
 from voxgap.io.source import Box, Options, Source, one_line, too_large
 from voxgap.volume import AXES, times
@@ -35,11 +37,11 @@ _PILLOW = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".bmp": "BMP", ".pgm"
 _NOTES = (".txt", ".csv", ".json", ".xml", ".ini", ".db", ".log", ".md")
 _CHANNEL = ("c", "ch", "chan", "channel", "w")
 _TIME = ("t", "tp", "time", "timepoint", "frame", "frames")
-_RGB = ("red", "green", "blue")
 _ORIENTATION = 0x0112
 # Pillow's modes without a loss, and what each is converted to, if at all.
 _GREY = {"1": "L", "L": "", "LA": "", "I;16": "", "I;16B": "", "I;16L": "", "I": ""}
 _COLOUR = {"RGB": "", "RGBA": "", "P": "RGB", "PA": "RGB", "RGBX": ""}
+_SEEN_THROUGH = ("RGBA", "LA", "PA")
 
 
 class Layout(NamedTuple):
@@ -79,7 +81,8 @@ def scan_planes(path: Path, options: Options) -> Source:
     if options.item is not None:
         raise VoxgapError(f"{path}: is one stack of images; leave out ::{options.item}")
     layout = _layout(path)
-    planes = {place: _scan_image(file, options) for place, file in layout.files.items()}
+    with gathered():
+        planes = {place: _scan_image(file, options) for place, file in layout.files.items()}
     first = next(iter(planes.values()))
     for plane in planes.values():
         _check_alike(plane, first, path)
@@ -118,11 +121,11 @@ def _check_alike(plane: Source, first: Source, path: Path) -> None:
 
 
 def _names(channels: tuple[str, ...], samples: int) -> tuple[str, ...]:
-    colours = {1: ("",), 3: _RGB}.get(samples)
+    colours = {1: ("",), 3: RGB}.get(samples)
     if colours is None:
         return ()
     if not channels:
-        return ("grey",) if samples == 1 else _RGB
+        return ("grey",) if samples == 1 else RGB
     return tuple("_".join(filter(None, (channel, colour))) for channel in channels for colour in colours)
 
 
@@ -232,7 +235,10 @@ def _scan_image(path: Path, options: Options) -> Source:
         with _opened(path) as image:
             deep = _is_deep(image)
             kind = np.uint16 if deep or image.mode.startswith("I") else np.uint8
-            samples = 1 if image.mode in _GREY or "LA;" in str(image.tile) else 3
+            numbers = options.labels and image.mode in ("P", "PA")
+            samples = 1 if numbers or image.mode in _GREY or "LA;" in str(image.tile) else 3
+            if image.mode in _SEEN_THROUGH or "LA;" in str(image.tile):
+                say_transparency(path)
             turn = image.getexif().get(_ORIENTATION, 1)
             width, height = image.size[::-1] if turn >= 5 else image.size
     size = 4 * height * width * samples
@@ -240,7 +246,7 @@ def _scan_image(path: Path, options: Options) -> Source:
         raise VoxgapError(too_large(f"{path}: one image", size, options.max_bytes))
 
     def load(box: Box) -> NDArray[Any]:
-        return _upright(_pixels(path, samples), turn)[np.newaxis][box]
+        return _upright(_pixels(path, samples, numbers), turn)[np.newaxis][box]
 
     return Source(path, (1, height, width, samples), np.dtype(kind), load, options=options)
 
@@ -269,13 +275,16 @@ def _is_deep(image: Any) -> bool:
     return image.format == "PNG" and image.mode in ("RGB", "RGBA") and ";16" in str(image.tile)
 
 
-def _pixels(path: Path, samples: int) -> NDArray[Any]:
-    """Return all that an image stores, `(height, width, samples)`, without transparency."""
+def _pixels(path: Path, samples: int, numbers: bool) -> NDArray[Any]:
+    """Return all that an image stores, `(height, width, samples)`, without transparency.
+
+    Of a palette these are colours, or the `numbers` of them.
+    """
     with _opened(path) as image:
         if _is_deep(image):
             values = need("imagecodecs", path).png_decode(path.read_bytes())
         else:
-            mode = {**_GREY, **_COLOUR}[image.mode]
+            mode = "" if numbers else {**_GREY, **_COLOUR}[image.mode]
             values = np.asarray(image.convert(mode) if mode else image)
     return values.reshape(*values.shape[:2], -1)[..., :samples]
 

@@ -25,7 +25,7 @@ RULES = 4
 3: axes of an OME-Zarr image called x, y, z are depth z, height y, width x in whatever order, and it lies where its
    header moves it; a DICOM series that doesn't say how large its pixels are has no spacing.
 4: latitude and longitude ascend where they are no coordinates of one dimension's own name, too, see
-   `voxgap.io.auxiliary`.
+   `voxgap.io.auxiliary`; of a TIFF stack, too, transparency is no channel and a palette is three colours.
 """
 
 MAX_PLACES = 1_000_000

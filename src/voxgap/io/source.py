@@ -38,7 +38,7 @@ Region = Sequence[slice | tuple[int, int] | None]
 
 
 class Options(NamedTuple):
-    """What a caller may say about any file; see `scan`."""
+    """What a caller may say about any file; see `scan`. `labels`: it is read as a label map."""
 
     item: str | None = None
     axes: tuple[str | int, ...] = ()
@@ -47,6 +47,7 @@ class Options(NamedTuple):
     max_bytes: int = MAX_BYTES
     rules: int = RULES
     missing_slices: tuple[str, ...] = ()
+    labels: bool = False
 
 
 class UnknownAxisError(VoxgapError):

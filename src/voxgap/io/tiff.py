@@ -8,12 +8,12 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from voxgap.arrays import planes
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
+from voxgap.io.colours import RGB, say_transparency, shown
 from voxgap.io.keeping import settled
 from voxgap.io.optional import need
 from voxgap.io.rules import Axis
@@ -33,6 +34,8 @@ _BROKEN = ("corrupted", "circular", "invalid page offset")
 _EXPANSION = {1: 1.01, 8: 1040, 32946: 1040}
 _MAX_EXPANSION = 50_000
 _PLANE = ("YX", "YXS", "SYX")
+# Tags ExtraSamples and PhotometricInterpretation, TIFF 6.0.
+_ALPHA, _PALETTE, _COLOURED = (1, 2), 3, (2, 6)
 _KINDS = {"Z": "z", "T": "z", "I": "z", "Y": "y", "X": "x", "C": "c", "S": "c"}
 # Where OME keeps sizes, and in which unit they are where it doesn't say (OME schema 2016-06).
 _OME_SIZES = {axis: (f"PhysicalSize{axis}", "µm") for axis in "XYZ"} | {"T": ("TimeIncrement", "s")}
@@ -53,6 +56,7 @@ def scan_tiff(path: Path, options: Options) -> Source:
             shape, axes = (1, *shape), f"{'T' if kept['axes'][0] == 'time' else 'Z'}{axes}"
             said, channels, kept = _ome_facts(file, index, axes) or (said, channels, kept)
         sentinels = {"_FillValue": page.tags[42113].value} if 42113 in page.tags else {}
+        look = _look(file, series.pages, axes, options)
 
     def load(box: Box) -> NDArray[Any]:
         with _opened(tifffile, path) as file:
@@ -60,10 +64,12 @@ def scan_tiff(path: Path, options: Options) -> Source:
             values = _planes(file.series[index], inner, path, sentinels, options.max_bytes)
             return values[np.newaxis] if lost else values
 
-    stored = Stored(shape, dtype, load, said)
     if len(shape) < 3:
         raise VoxgapError(f"{path}: holds one plane of {times(shape)}; voxgap reads stacks of three axes")
+    stored = _as_shown(Stored(shape, dtype, load, said), look, path)
     source = arrange(stored, path, options, channels=channels)
+    if look.coloured and not channels and source.shape[3] == 3:
+        source = replace(source, channels=RGB)
     geometry: dict[str, Any] = {"axes": _plain_axes(axes), **kept}
     return replace(source, **geometry)
 
@@ -87,6 +93,7 @@ def scan_plane(path: Path, options: Options) -> Source:
             raise VoxgapError(f"{path}: holds more than one plane; read it alone, or move it")
         shape, axes, dtype = (1, *page.shape), f"Z{page.axes}", np.dtype(page.dtype)
         said, _, _ = _ome_facts(file, 0, axes) or _other_facts(file, axes, shape)
+        look = _look(file, [page], axes, options)
         sentinels = {"_FillValue": page.tags[42113].value} if 42113 in page.tags else {}
 
     def load(box: Box) -> NDArray[Any]:
@@ -94,7 +101,88 @@ def scan_plane(path: Path, options: Options) -> Source:
             _check_page(file.pages[0], path, options.max_bytes)
             return cf.decode(file.pages[0].asarray()[np.newaxis][box], sentinels)
 
-    return arrange(Stored(shape, dtype, load, said), path, options)
+    return arrange(_as_shown(Stored(shape, dtype, load, said), look, path), path, options)
+
+
+class _Look(NamedTuple):
+    """How the samples of a page are shown.
+
+    Attributes:
+        axis: Of the samples; None where there is one.
+        kept: Those that are no transparency.
+        seen_through: Whether some are.
+        palette: Colours of the numbers, where these are no grey, `(n, 3)`, or `(pages, n, 3)` where they differ.
+        coloured: Whether it has red, green and blue.
+    """
+
+    axis: int | None
+    kept: tuple[int, ...]
+    seen_through: bool
+    palette: NDArray[np.uint8] | None
+    coloured: bool
+
+
+def _look(file: Any, pages: Sequence[Any], axes: str, options: Options) -> _Look:
+    """Return which samples of pages of one kind are values, and whether their palette is what is shown.
+
+    In ImageJ and in a GeoTIFF a palette colours what was measured: numbers stay.
+    """
+    if options.rules < 4:
+        return _Look(None, (), False, None, False)
+    page = next(page for page in pages if page is not None).keyframe
+    count = int(page.samplesperpixel)
+    extra = tuple(map(int, page.extrasamples))
+    kept = tuple(i for i in range(count) if i < count - len(extra) or extra[i - count] not in _ALPHA)
+    measured = options.labels or file.is_imagej or page.is_geotiff or 42113 in page.tags
+    table = None
+    if int(page.photometric) == _PALETTE and page.colormap is not None and not measured:
+        table = _palette(pages)
+    coloured = table is not None or int(page.photometric) in _COLOURED
+    axis = axes.index("S") if "S" in axes and len(kept) < count else None
+    return _Look(axis, kept, axis is not None, table, coloured)
+
+
+def _palette(pages: Sequence[Any]) -> NDArray[np.uint8]:
+    maps = [None if page is None else np.asarray(page.aspage().colormap).T for page in pages]
+    first = next(table for table in maps if table is not None)
+    found = [first if table is None else table for table in maps]
+    if all(np.array_equal(table, first) for table in found):
+        found = [first]
+    # Some write 8 bits where 16 are meant (libtiff, checkcmap).
+    tables = np.stack([table if table.max() < 256 else table >> 8 for table in found]).astype(np.uint8)
+    return tables if len(tables) > 1 else tables[0]
+
+
+def _as_shown(stored: Stored, look: _Look, path: Path) -> Stored:
+    """Leave out transparency, and put the colours of a palette where its numbers are."""
+    axis, table, load = look.axis, look.palette, stored.load
+    if axis is not None:
+        say_transparency(path)
+        places, whole = np.array(look.kept), slice(0, stored.shape[axis])
+        shape = (*stored.shape[:axis], len(places), *stored.shape[axis + 1 :])
+        return stored._replace(
+            shape=shape,
+            load=lambda box: np.take(load((*box[:axis], whole, *box[axis + 1 :])), places[box[axis]], axis),
+        )
+    if table is None:
+        return stored
+
+    def coloured(box: Box) -> NDArray[np.float32]:
+        numbers, colours = load(box[:-1]), box[-1]
+        if table.ndim == 2:
+            return shown(numbers, table[:, colours])
+        of_pages = table.reshape(*stored.shape[:-2], -1, 3)[(*box[:-3], slice(None), colours)]
+        found = np.empty((*numbers.shape, of_pages.shape[-1]), np.float32)
+        for page in np.ndindex(numbers.shape[:-2]):
+            found[page] = shown(numbers[page], of_pages[page])
+        return found
+
+    return stored._replace(
+        shape=(*stored.shape, 3),
+        dtype=table.dtype,
+        load=coloured,
+        said=(*stored.axes, _axis("S", None)),
+    )
 
 
 def write_tiff(stream: BinaryIO, volume: Volume, dtype: Any = np.float32) -> None:
@@ -139,15 +227,20 @@ def write_tiff_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
         if len(file.series) > 1:
             # The header speaks of all of them: one alone has a header of its own.
             return write_tiff(stream, volume)
+        look = _look(file, series.pages, series.axes, source.options)
+        if look.palette is not None:  # Colours between those of a palette have no number in it.
+            return write_tiff(stream, volume)
         sentinels = {"_FillValue": page.tags[42113].value} if 42113 in page.tags else {}
-        values = _rewritten(series, source, volume, sentinels)
+        values = _rewritten(series, source, volume, sentinels, look)
         about: dict[str, Any] = {"photometric": "minisblack", "compression": "zlib", "metadata": None}
         about["byteorder"] = file.byteorder
         if page.samplesperpixel > 1:
             about["planarconfig"] = int(page.planarconfig)
-            about["photometric"] = (
-                "rgb" if series.axes.endswith("S") and page.samplesperpixel == 3 else "minisblack"
-            )
+            colours = page.samplesperpixel == 3 or look.coloured
+            about["photometric"] = "rgb" if series.axes.endswith("S") and colours else "minisblack"
+            if look.seen_through:
+                about["photometric"] = "rgb" if look.coloured else "minisblack"
+                about["extrasamples"] = tuple(map(int, page.extrasamples))
         for name in ("XResolution", "YResolution"):
             if name in page.tags:
                 about["resolution"] = [
@@ -172,15 +265,23 @@ def write_tiff_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
     tifffile.imwrite(stream, values, bigtiff=values.nbytes > 2**31, **about)
 
 
-def _rewritten(series: Any, source: Source, volume: Volume, sentinels: dict[str, Any]) -> NDArray[Any]:
-    stored = _whole(series, source.path, source.options.max_bytes)
+def _rewritten(
+    series: Any, source: Source, volume: Volume, sentinels: dict[str, Any], look: _Look
+) -> NDArray[Any]:
+    whole = _whole(series, source.path, source.options.max_bytes)
+    stored = whole if look.axis is None else np.take(whole, look.kept, look.axis)
     if stored.dtype.kind == "b":  # Deflated, tifffile packs no bits.
         stored = stored.astype(np.uint8)
     decode = partial(cf.decode, attributes=sentinels, dtype=np.float64)
     lost = np.isnan(source.restore(source.load(tuple(slice(0, size) for size in source.shape))))
     if (lost & ~np.isnan(decode(stored))).any():  # A plane that was never stored has no bits to keep.
         stored = np.where(lost, np.nan, stored.astype(np.result_type(stored, np.float32)))
-    return np.ascontiguousarray(settled(stored, source.restore(volume.values), decode).new)
+    new = settled(stored, source.restore(volume.values), decode).new
+    if look.axis is None:
+        return np.ascontiguousarray(new)
+    whole = np.ascontiguousarray(whole, new.dtype)
+    np.moveaxis(whole, look.axis, 0)[list(look.kept)] = np.moveaxis(new, look.axis, 0)
+    return whole
 
 
 def _imagej_shape(axes: str, shape: tuple[int, ...]) -> tuple[int, ...]:
