@@ -79,7 +79,14 @@ def test_a_folder_becomes_a_table_and_what_fails_is_a_row(
         assert row["class"] == row["top_1"] == answer.label
         assert float(row["p_top_1"]) >= float(row["p_top_2"])
         assert float(row["missing_rate"]) == pytest.approx(np.isnan(values).mean(), abs=1e-4)
-    assert [path.name for path in tmp_path.iterdir()] == ["p.csv"], "no journal is left"
+    assert {path.name for path in tmp_path.iterdir()} == {"p.csv", ".p.csv.done"}, "no journal is left"
+    written = (tmp_path / "p.csv").read_bytes()
+    again = voxgap("predict", bundle, scans, "--out", tmp_path / "p.csv", "--top-k", 2, "--calibrated")
+    assert again.code == 1
+    assert "0 predictions, 8 were there already (--overwrite replaces them)" in again.err
+    assert (tmp_path / "p.csv").read_bytes() == written
+    other = voxgap("predict", bundle, scans, "--out", tmp_path / "p.csv", "--calibrated")
+    assert (other.code, "is there already: choose another place" in other.err) == (2, True)
 
 
 @pytest.mark.full
@@ -309,23 +316,36 @@ def test_nothing_that_is_there_is_replaced_unasked(segmenting, tmp_path: Path, v
     maps = tmp_path / "maps"
     assert voxgap(*segmenting(0)).code == 0
     written = {path: path.read_bytes() for path in maps.iterdir()}
-    for again in (segmenting(1), segmenting(0)):
-        done = voxgap(*again)
-        assert (done.code, done.err.count("\n")) == (2, 1), done.err
-        assert (
-            "predictions.csv and 3 more are there already: choose another place, or pass --overwrite"
-            in done.err
-        )
-        assert {path: path.read_bytes() for path in maps.iterdir()} == written
+    done = voxgap(*segmenting(1))
+    assert (done.code, done.err.count("\n")) == (2, 1), done.err
+    assert (
+        "predictions.csv and 3 more are there already: choose another place, or pass --overwrite" in done.err
+    )
+    # The same again has nothing to do.
+    done = voxgap(*segmenting(0))
+    assert (done.code, "0 predictions, 3 were there already (--overwrite replaces them)" in done.err) == (
+        0,
+        True,
+    )
+    assert {path: path.read_bytes() for path in maps.iterdir()} == written
     assert voxgap(*segmenting(1), "--overwrite").code == 0
     assert {path: path.read_bytes() for path in maps.iterdir()} != written
+    assert voxgap(*segmenting(1)).code == 0
+    # But with a map or a row that is no longer there.
+    table_of = (maps / "predictions.csv").read_bytes()
+    (maps / "predictions.csv").write_bytes(table_of[:-1])
+    assert voxgap(*segmenting(1)).code == 2
+    (maps / "predictions.csv").write_bytes(table_of)
+    (maps / "1.nii.gz").rename(tmp_path / "1.nii.gz")
+    assert voxgap(*segmenting(1)).code == 2
+    (tmp_path / "1.nii.gz").rename(maps / "1.nii.gz")
     # A map that somebody drew is enough.
     (maps / "predictions.csv").unlink()
     for index in (0, 2):
         (maps / f"{index}.nii.gz").unlink()
     done = voxgap(*segmenting(1))
     assert (done.code, "1.nii.gz is there already" in done.err) == (2, True)
-    assert [path.name for path in maps.iterdir()] == ["1.nii.gz"]
+    assert {path.name for path in maps.iterdir()} == {"1.nii.gz", ".predictions.csv.done"}
 
 
 def test_a_table_replaces_neither_another_nor_what_it_is_of(

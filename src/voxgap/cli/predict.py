@@ -107,9 +107,9 @@ def predict(
 ) -> None:
     """Predict volumes with a bundle: read and resampled as its training data was, NaN is missing.
 
-    With --out, rows are kept as they come: killed and started again, it goes on where it was. What was written before
-    is replaced with --overwrite only. A file that can't be read is a row that says why. The exit code is 0 when all
-    were predicted, 1 when some were not, 2 when none was.
+    With --out, rows are kept as they come: killed and started again, it goes on where it was, and ended, it is left as
+    it is. What was written before is replaced with --overwrite only. A file that can't be read is a row that says why.
+    The exit code is 0 when all were predicted, 1 when some were not, 2 when none was.
 
     [bold]Examples[/]
 
@@ -123,6 +123,7 @@ def predict(
     """
     from voxgap.drift import drifted
     from voxgap.runtime import Bundle, job
+    from voxgap.runtime.ended import finished
     from voxgap.runtime.inputs import list_items, same_file
 
     opened = Bundle.open(bundle)
@@ -204,6 +205,8 @@ def predict(
             done = _print_rows(source, items, columns)
     else:
         with held(table.with_name(f".{table.name}.lock"), f"{table}: predictions are written to it"):
+            if not overwrite and (ended := finished(table, items, key)) is not None:
+                return _conclude(ended, table, again=True)
             job.check_free(table, items, wanted, key)
             before = len(job.answered(table, key) & {item.name for item in items})
             with gathered():
@@ -285,7 +288,7 @@ def _in_columns(rows: Iterable[Row], columns: Sequence[str]) -> Iterator[Row]:
     return ({name: row.get(name) for name in columns} for row in rows)
 
 
-def _conclude(done: Done, table: Path | None) -> None:
+def _conclude(done: Done, table: Path | None, *, again: bool = False) -> None:
     """Say what was done, and end with the exit code that the help promises."""
     if done.failed == done.rows:
         raise VoxgapError(
@@ -294,7 +297,10 @@ def _conclude(done: Done, table: Path | None) -> None:
     for said in done.doubts():
         warnings.warn(said, stacklevel=2)
     if table is not None:
-        err.print(f"{done.rows - done.failed} predictions: {table}")
+        count = done.rows - done.failed
+        were, them = ("was", "it") if count == 1 else ("were", "them")
+        there = f"0 predictions, {count} {were} there already (--overwrite replaces {them})"
+        err.print(f"{there if again else f'{count} predictions'}: {table}")
     if done.failed:
         warnings.warn(f"{done.failed} of {done.rows} not predicted (column error)", stacklevel=2)
         raise typer.Exit(1)

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from voxgap import acquire, io
-from voxgap.doubts import kind
 from voxgap.errors import VoxgapError
 from voxgap.files import check_new, replacing
 from voxgap.grid import Sample
 from voxgap.promises import Promise
 from voxgap.resample import Record
-from voxgap.runtime import maps, streaming
+from voxgap.runtime import ended, maps, streaming
 from voxgap.runtime.answer import Answer
+from voxgap.runtime.ended import BETWEEN, LOOKS
+from voxgap.runtime.ended import Done as Done
 from voxgap.runtime.inputs import Item
 from voxgap.runtime.predictor import OUTSIDE, Predictor
 from voxgap.runtime.tables import OF_TABLES, WRITERS
@@ -30,10 +31,6 @@ from voxgap.runtime.tables import write_csv as write_csv
 from voxgap.volume import Volume
 
 FORMATS = tuple(WRITERS)
-_BETWEEN = " | "
-"""Between the warnings of a row: a sentence may hold any other mark."""
-_LOOKS = "looks"
-"""What a drift test watches of an input: in the journal, and in no table."""
 _READERS = 2
 
 
@@ -62,52 +59,6 @@ class Wanted:
     draws: int | None = None
     seed: int = 0
     advise: bool = False
-
-
-class Doubt(NamedTuple):
-    """A kind of warning: as it was said of the first input that has it, and how many have it."""
-
-    said: str
-    first: str
-    inputs: int = 0
-
-
-@dataclass
-class Done:
-    """How a job ended: rows in all, those with an error and the first of them, and how many had which warning.
-
-    Warnings that differ in their numbers only are of one kind. `looks` are what a drift test watches, of one input of
-    each group.
-    """
-
-    rows: int = 0
-    failed: int = 0
-    error: str = ""
-    warnings: dict[str, Doubt] = field(default_factory=dict)
-    looks: list[dict[str, float]] = field(default_factory=list)
-    _groups: set[str] = field(default_factory=set)
-
-    def count(self, row: Row) -> None:
-        """Take one more row into account."""
-        error = str(row.get("error") or "")
-        self.rows += 1
-        self.failed += bool(error)
-        self.error = self.error or error
-        group = str(row.get("group") or row["path"])
-        if row.get(_LOOKS) and group not in self._groups:
-            self._groups.add(group)
-            self.looks.append(row[_LOOKS])
-        for said in filter(None, str(row.get("warnings") or "").split(_BETWEEN)):
-            known = self.warnings.get(kind(said), Doubt(said, str(row["path"])))
-            self.warnings[kind(said)] = known._replace(inputs=known.inputs + 1)
-
-    def doubts(self) -> list[str]:
-        """Say of each kind of warning how many inputs have it, and which the first one is."""
-        return [
-            f"{f'{doubt.inputs} of {self.rows} inputs, such as ' if doubt.inputs > 1 else ''}{doubt.first}: "
-            f"{doubt.said} (column warnings)"
-            for doubt in sorted(self.warnings.values(), key=lambda doubt: -doubt.inputs)
-        ]
 
 
 Source = Callable[[Sequence[Item]], Iterator[Row]]
@@ -146,6 +97,7 @@ def run(source: Source, items: Sequence[Item], out: Path, columns: Sequence[str]
         for row in source([item for item in items if item.name not in known]):
             _put(stream, row)
     done = _finish(journal, items, out, columns)
+    ended.note(out, items, key, done)
     journal.unlink()
     return done
 
@@ -236,10 +188,10 @@ def row_of(predictor: Predictor, name: str, answer: Answer, wanted: Wanted) -> R
     row |= {
         "missing_rate": answer.missing_rate,
         "windows": answer.windows,
-        "warnings": _BETWEEN.join(answer.drift),
+        "warnings": BETWEEN.join(answer.drift),
     }
     if answer.looks is not None:
-        row[_LOOKS] = dict(answer.looks)
+        row[LOOKS] = dict(answer.looks)
     if answer.precision != "float32":
         row |= {"precision": answer.precision, "difference": answer.difference}
     return row
@@ -375,7 +327,7 @@ def _write_map(predictor: Predictor, read: _Read, answer: Answer, wanted: Wanted
     file = maps.place_of(read.item, wanted.maps)
     maps.put(file, labels, read.scan, wanted.overwrite)
     doubts = _segments(predictor, file, labels, read, wanted)
-    warned = {"warnings": _BETWEEN.join((*answer.drift, *doubts))} if doubts else {}
+    warned = {"warnings": BETWEEN.join((*answer.drift, *doubts))} if doubts else {}
     return maps.said_of(file, predictor.count_voxels(labels), read.scan) | warned
 
 
