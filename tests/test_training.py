@@ -19,7 +19,7 @@ from voxgap.errors import VoxgapError
 from voxgap.history import History
 from voxgap.training import Progress, adapt_model, train
 from voxgap.training.objective import class_weights
-from voxgap.training.progress import reporting
+from voxgap.training.progress import _Beginning, reporting
 
 DATA = tiny.dataset()
 QUICK: dict[str, Any] = {
@@ -177,6 +177,23 @@ def test_a_training_is_shown_where_somebody_looks(
     assert "best val_loss 0.5000 (epoch 1)" in shown(None)
     assert shown(None, seen.append) == shown(False, seen.append) == ""  # who reports it already sees it once
     assert seen == [told] * 2
+
+
+def test_a_log_begins_before_the_first_epoch_ends() -> None:
+    def log(steps: int, seconds: float, epoch: int = 0) -> list[str]:
+        begun = _Beginning()
+        lines = [
+            begun.said(Progress(epoch, 40, step, steps), 100 + seconds * step) for step in range(1, steps + 1)
+        ]
+        lines.append(begun.said(Progress(epoch, 40, steps, steps, {"loss": 1.0}), 1e3))
+        return [f"{place}: {line}" for place, line in enumerate(lines, 1) if line]
+
+    assert log(100, 0.5) == ["6: epochs 1 to 40 at most, of 100 steps, each about 50 s and its validation"]
+    assert log(100, 20.0) == ["2: epochs 1 to 40 at most, of 100 steps, each about 2000 s and its validation"]
+    assert log(3, 0.5, epoch=7) == [
+        "3: epochs 8 to 40 at most, of 3 steps, each about 1.5 s and its validation"
+    ]
+    assert log(1, 0.5) == ["1: epochs 1 to 40 at most, of 1 step"]
 
 
 @pytest.mark.full

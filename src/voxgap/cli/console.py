@@ -109,7 +109,7 @@ def one_or_three(text: str, option: str) -> int | tuple[int, ...]:
 
 
 def training_progress(title: str) -> contextlib.AbstractContextManager[Callable[[Progress], None]]:
-    """Show a training: a live bar on a terminal, one line an epoch elsewhere."""
+    """Show a training: a live bar on a terminal, one line at the start and one an epoch elsewhere."""
     from voxgap.training.progress import shown
 
     return shown(out, title)

@@ -1,9 +1,10 @@
-"""What a person sees of a training: a live bar on a terminal or in a notebook, or one line an epoch."""
+"""What a person sees of a training: a live bar on a terminal or in a notebook, or one line at the start and one an epoch."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib.util
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,9 @@ from voxgap.training.supervisor import Progress, Report
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_STEPS, _SECONDS = 5, 10.0
+"""How many steps say how long an epoch takes, and after what time fewer do."""
 
 
 @contextlib.contextmanager
@@ -36,9 +40,16 @@ def reporting(verbose: bool | None, progress: Report | None, title: str) -> Iter
 
 @contextlib.contextmanager
 def shown(console: Console, title: str) -> Iterator[Callable[[Progress], None]]:
-    """Show a training on a console: a live bar where it can be drawn, one line an epoch elsewhere."""
+    """Show a training on a console: a live bar where it can be drawn, one line at the start and one an epoch elsewhere."""
     if not _draws(console):
-        yield lambda progress: _print_epoch(console, title, progress)
+        begun = _Beginning()
+
+        def lines(progress: Progress) -> None:
+            if said := begun.said(progress, time.perf_counter()):
+                console.print(f"{title}  {said}", soft_wrap=True, markup=False)
+            _print_epoch(console, title, progress)
+
+        yield lines
         return
     from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
@@ -64,6 +75,40 @@ def shown(console: Console, title: str) -> Iterator[Callable[[Progress], None]]:
             bar.update(task, completed=done, total=progress.epochs, status=status)
 
         yield show
+
+
+class _Beginning:
+    """What the first steps of a training say of all of it, once: a log is not to be silent for its first epoch."""
+
+    def __init__(self) -> None:
+        self.over = False
+        self._first: tuple[int, float] | None = None
+
+    def said(self, progress: Progress, now: float) -> str:
+        """Return it once some steps have been timed, or where nothing is left to time; nothing before and after.
+
+        Args:
+            progress: as it is told after each step.
+            now: in seconds.
+        """
+        if progress.record:
+            self.over = True
+        first, since = self._first = self._first or (
+            progress.step,
+            now,
+        )  # the first step compiles, and says nothing
+        done = progress.step - first
+        if self.over or not (
+            progress.step == progress.steps or done >= _STEPS or (done and now - since > _SECONDS)
+        ):
+            return ""
+        self.over = True
+        steps = f"{progress.steps} step{'s' * (progress.steps != 1)}"
+        about = ""
+        if done:
+            seconds = (now - since) / done * progress.steps
+            about = f", each about {seconds:.{int(seconds < 10)}f} s and its validation"
+        return f"epochs {progress.epoch + 1} to {progress.epochs} at most, of {steps}{about}"
 
 
 def _tell(reports: list[Report], told: Progress) -> None:
