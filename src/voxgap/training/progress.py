@@ -1,4 +1,4 @@
-"""What a person sees of a training: a live bar on a terminal or in a notebook, or one line at the start and one an epoch."""
+"""What a person sees of a training: a live bar on a terminal or in a notebook, or a line first and one an epoch."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def reporting(verbose: bool | None, progress: Report | None, title: str) -> Iter
 
 @contextlib.contextmanager
 def shown(console: Console, title: str) -> Iterator[Callable[[Progress], None]]:
-    """Show a training on a console: a live bar where it can be drawn, one line at the start and one an epoch elsewhere."""
+    """Show a training on a console: a live bar where it can be drawn, a line first and one an epoch elsewhere."""
     if not _draws(console):
         begun = _Beginning()
 
