@@ -13,12 +13,13 @@ from numpy.testing import assert_array_equal
 from PIL import Image
 
 from voxgap import fill as layers
+from voxgap import pictures
 from voxgap.errors import VoxgapError
 from voxgap.filling import learn
 from voxgap.filling.files import fill_files
 from voxgap.filling.learn import SOURCES
 from voxgap.io import read, write
-from voxgap.volume import Volume
+from voxgap.volume import AXES, Volume
 
 AFFINE = np.array([[0, 0, 1.5, -20], [0, -2, 0, 30], [3, 0, 0, -5], [0, 0, 0, 1.0]])
 MISSING, OBSERVED, INTERPOLATED, LEARNED, STATISTIC, CONSTANT = range(len(SOURCES))
@@ -224,3 +225,24 @@ def test_deviations_of_files_are_those_of_kriging(tmp_path: Path) -> None:
     ((_, value, deviation),) = field.fill(values)
     assert_array_equal(read(out.with_name("scan_deviation.npy")).values, deviation)
     assert_array_equal(read(out).values, np.where(np.isnan(values), value, values))
+
+
+@pytest.mark.parametrize(
+    ("axes", "said"),
+    [
+        (("time", "lat", "lon"), ("time 2, before", "lon", "lat")),
+        (AXES, ("slice 2, before", "width", "height")),
+    ],
+    ids=str,
+)
+def test_the_picture_calls_the_axes_as_the_file_does(
+    axes: tuple[str, str, str], said: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn: list[Any] = []
+    png = pictures.png
+    monkeypatch.setattr(pictures, "png", lambda figure: drawn.append(figure) or png(figure))
+    data = xarray.Dataset({"sst": (axes, gappy())}, coords={axes[0]: np.arange(6.0)})
+    data.to_netcdf(tmp_path / "sea.nc", engine="h5netcdf")
+    fill(tmp_path / "sea.nc", "mean", everywhere=True)
+    first = drawn[0].axes[0]
+    assert (first.get_title(), first.get_xlabel(), first.get_ylabel()) == said

@@ -125,13 +125,16 @@ def differences(cases: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
     return figure
 
 
-def before_and_after(panels: Sequence[np.ndarray], outside: np.ndarray, title: str) -> Figure:
+def before_and_after(
+    panels: Sequence[np.ndarray], outside: np.ndarray, title: str, named: tuple[str, str]
+) -> Figure:
     """Draw one slice before and after it was filled, and how sure that is.
 
     Args:
         panels: `(height, width)` each: before, after, and perhaps the standard deviation, in the same units.
         outside: what stays missing, pale.
         title: above the first.
+        named: what its rows and columns lie along.
     """
     height, width = panels[0].shape
     across = 3.4 * len(panels)
@@ -152,6 +155,8 @@ def before_and_after(panels: Sequence[np.ndarray], outside: np.ndarray, title: s
             draw_slice(axes, values, low, high)
             drawn = axes.images[-1]
         axes.imshow(pale, cmap=ListedColormap([OUTSIDE_COLOUR]), interpolation="nearest")
+        axes.set_xlabel(named[1], fontsize=8)
+        axes.set_ylabel("" if index else named[0], fontsize=8)
         axes.set_title((f"{title}, before", "after", "standard deviation")[index], fontsize=9)
         if index:
             bar = figure.colorbar(drawn, ax=axes, fraction=0.05, pad=0.02)

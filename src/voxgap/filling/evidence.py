@@ -17,7 +17,7 @@ from voxgap.filling.learn import SOURCES, Made, Where
 from voxgap.filling.plan import COPIED
 from voxgap.io import FORMATS, Ancillary, Source, label_suffix, split_item, suffix, tells, write
 from voxgap.io.folders import MARK
-from voxgap.volume import Values, Volume, upright
+from voxgap.volume import AXES, Values, Volume, upright
 
 DEVIATION, SOURCE, PICTURE = "_deviation", "_source", "_filled.png"
 
@@ -81,9 +81,7 @@ def write_beside(place: Path, whole: Volume, like: Source, before: Values, made:
     write_maps(files, made, whole, like)
     filled: Where = np.isnan(before) & ~np.isnan(whole.values)
     index = int(filled.sum(axis=(1, 2, 3)).argmax())
-    write_picture(
-        files.picture, index, *_slice(index, before, whole.values, made), like.rises, whole.channels
-    )
+    write_picture(files.picture, index, *_slice(index, before, whole.values, made), like.rises, whole)
     return told(made) if tells(place) else ()
 
 
@@ -158,7 +156,7 @@ def _alike(path: Path, original: Source) -> bool:
 
 
 def write_picture(
-    path: Path, index: int, before: Values, after: Values, made: Made, rises: bool, names: Sequence[str]
+    path: Path, index: int, before: Values, after: Values, made: Made, rises: bool, whole: Volume
 ) -> None:
     """Draw a slice before, after and, where it is known, the standard deviation, of the channel with most filled.
 
@@ -168,7 +166,7 @@ def write_picture(
         before, after: That slice, `(1, height, width, channels)`.
         made: What the fill says of it.
         rises: See `voxgap.volume.upright`.
-        names: Of the channels.
+        whole: What is filled, for the names of its axes and channels.
     """
     from voxgap import pictures
 
@@ -178,8 +176,10 @@ def write_picture(
     sure = None if made.deviation is None else made.deviation[..., channel]
     outside = upright(np.isnan(shown[1]), rises)[0]
     panels = [upright(one, rises)[0] for one in (*shown, *([] if sure is None else [sure]))]
-    title = f"slice {index}" + (f", {names[channel]}" if len(names) > 1 else "")
-    write_bytes(path, pictures.png(pictures.before_and_after(panels, outside, title)))
+    depth, *plane = whole.axes
+    title = f"{'slice' if depth == AXES[0] else depth} {index}"
+    title += f", {whole.channels[channel]}" if len(whole.channels) > 1 else ""
+    write_bytes(path, pictures.png(pictures.before_and_after(panels, outside, title, (plane[0], plane[1]))))
 
 
 def check_free(job: Job, volumes: Iterable[tuple[Path, Path]]) -> None:

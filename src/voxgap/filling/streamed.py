@@ -91,7 +91,7 @@ def _write(job: Job, source: Source, target: Path, made: Values) -> None:
         for path, volume in ((files.deviation, deviation), (files.source, sources)):
             if path is not None:
                 evidence.write_map(path, volume, source, labels=volume is sources)
-        evidence.write_picture(files.picture, *_shown(source, made), source.rises, values.channels)
+        evidence.write_picture(files.picture, *_shown(source, made), source.rises, values)
     write(place, values, like=source)
     _check(job, target, source, values)
 
