@@ -67,7 +67,7 @@ NUMPY_SIDE = {
     "metrics": {"decision", "volume", *BASE},
     "evidence": {"dataset", "decision", "metrics", "table", *BASE},
     # It is drawn by `report`, once somebody wants a picture.
-    "inspection": {"dataset", "missingness", "intensity", "grid", "io", "volume", "report", *BASE},
+    "inspection": {"patches", "dataset", "missingness", "intensity", "grid", "io", "volume", "report", *BASE},
 }
 KERAS_SIDE = {
     "backend": set(),

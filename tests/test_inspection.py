@@ -10,6 +10,7 @@ import pytest
 
 import voxgap as vg
 from test_cli_inspect import informative, output
+from voxgap import intensity, patches
 from voxgap.cli.console import err
 from voxgap.cli.data import choose_normalization
 from voxgap.io import write
@@ -113,3 +114,28 @@ def test_inspect_and_train_decide_by_the_same_part(
     mixed(tmp_path)
     choose_normalization("auto", vg.load_data(tmp_path / "data.csv"))
     assert "units others" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("edge", "scales"), [(24, 1.0), (24, 300.0), (200, 300.0)])
+def test_label_maps_are_spoken_of_in_the_words_of_the_plan(
+    edge: int, scales: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    volumes = rng.normal(size=(6, 8, 8, edge, 1)).astype("f4")
+    volumes[0] *= scales
+    monkeypatch.setattr(patches, "memory", lambda: 2**26)  # where 8×8×200 are too many
+    maps = (volumes[..., 0] > 0).astype("i2")
+    split = ["train"] * 4 + ["val", "test"]
+    data = vg.Dataset.from_arrays(volumes, label_maps=maps, classes=("a", "b"), split=split)
+    found = vg.inspect(data)
+    known = data.take(intensity.deciding(data.split))
+    said = found.facts["plan"]
+    for gpu, machine in enumerate((patches.PROCESSORS, patches.GPU)):
+        (words,) = (line for line in vg.plan(data, gpu=bool(gpu)).why if line.startswith("patches of"))
+        assert words in (said[0] if len(said) == 1 else said[gpu].partition(f"on {machine.name}: ")[2])
+        size = vg.plan(data, gpu=bool(gpu)).patch_size
+        chosen = intensity.resolve("auto", known.volumes, data.channels, size)
+        heard = chosen.why in found.facts["intensity"][0] if found.facts["intensity"] else False
+        assert heard == (scales > 1)
+    assert ("plan", said[0]) in found.rows()
+    assert len(said) == (2 if edge == 200 else 1)

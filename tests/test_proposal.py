@@ -11,7 +11,8 @@ import pytest
 
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
-from voxgap.experiment.proposal import GPU, PROCESSORS, plan, proposed
+from voxgap.experiment.proposal import plan, proposed
+from voxgap.patches import GPU, PROCESSORS
 from voxgap.recipe import Architecture, Training, axes
 
 HIPPOCAMPUS = [(35, 50, 36)] * 150 + [(43, 59, 47), (31, 40, 24)] * 5

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from voxgap.arrays import as_real, times
 from voxgap.errors import VoxgapError
-from voxgap.ragged import shape_of, shapes_of, together
+from voxgap.ragged import shape_of, shapes_of, spanned, together
 
 Corner = tuple[int, int, int]
 Size = tuple[int, int, int]
@@ -22,6 +24,9 @@ OVERLAP = 0.5
 MULTIPLE = 8
 LARGEST, LARGEST_WHOLE = 64**3, 128**3
 """Voxels of a patch that is suggested, and of one that has to hold whole volumes."""
+PLANNED_MULTIPLE = 4
+ACTIVATIONS = 30
+"""Values of float32 that training keeps, for each voxel and each filter of the first stage."""
 # At the border of a patch a weight may be small, but never so small that float32 loses it.
 _LEAST_WEIGHT = 1e-3
 
@@ -106,6 +111,74 @@ def size_for(input_shape: Sequence[int | None], shapes: Sequence[Sequence[int]],
     """
     fixed = tuple(length for length in input_shape[1:4] if length is not None)
     return patch_size(fixed) if len(fixed) == 3 else suggested(shapes, whole, "data")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a training has to do with.
+
+    Args:
+        name: in words.
+        voxels: of the largest patch.
+        filters: of the first stage.
+        halvings: at most.
+        steps: of an epoch, at least.
+        fill: whether a batch may be larger than two patches, to keep the machine busy.
+    """
+
+    name: str
+    voxels: int
+    filters: int
+    halvings: int
+    steps: int
+    fill: bool
+
+
+PROCESSORS = Machine("processors", LARGEST, 16, 4, 50, False)
+GPU = Machine("a GPU", LARGEST_WHOLE, 32, 5, 250, True)
+
+
+def planned(shapes: Sequence[tuple[int, ...]], machine: Machine, room: int) -> tuple[Size, str]:
+    """Return what a plan makes of volumes of these shapes, and why.
+
+    It holds each volume; where that is too large, it has the shape that most have, made smaller.
+
+    Args:
+        shapes: `(depth, height, width)` of each.
+        machine: that trains.
+        room: bytes of memory that there are, of processors.
+    """
+    sizes = np.array(shapes)
+    kept = 2 * machine.filters * ACTIVATIONS * 4
+    most = machine.voxels if machine.fill else min(machine.voxels, room // 2 // kept)
+    largest = [_rounded(length) for length in sizes.max(axis=0).tolist()]
+    if math.prod(largest) <= most:
+        return patch_size(largest), f"one holds each training volume whole ({spanned(shapes)})"
+    usual = np.median(sizes, axis=0)
+    edges = [_rounded(math.ceil(length)) for length in usual.tolist()]
+    while math.prod(edges) > most and max(edges) > PLANNED_MULTIPLE:
+        # What is left of each axis, as of the volumes: the patch keeps their proportions.
+        shares = [
+            edge / length if edge > PLANNED_MULTIPLE else 0.0
+            for edge, length in zip(edges, usual.tolist(), strict=True)
+        ]
+        edges[int(np.argmax(shares))] -= PLANNED_MULTIPLE
+    return patch_size(edges), (
+        f"a part of the training volumes ({spanned(shapes)}), in the proportions of the median one, which would be "
+        "too large"
+    )
+
+
+def _rounded(length: int) -> int:
+    return 1 if length == 1 else PLANNED_MULTIPLE * math.ceil(length / PLANNED_MULTIPLE)
+
+
+def memory() -> int:
+    """Return the bytes of memory of this machine; where it doesn't say, what most have."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**33
 
 
 def random_corner(shape: Sequence[int], size: Size, rng: np.random.Generator) -> Corner:

@@ -9,49 +9,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from voxgap import patches
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
-from voxgap.patches import LARGEST, LARGEST_WHOLE
-from voxgap.ragged import shapes_of, spanned
+from voxgap.patches import GPU, PROCESSORS, Machine
+from voxgap.ragged import shapes_of
 from voxgap.recipe import Architecture, Axes, Plain, Training, axes
 
-MULTIPLE = 4
 COARSEST = 4  # voxels along an axis that may be halved no more
 ANISOTROPIC = 3  # a voxel so many times as long along one axis as along another
 MOST_FILTERS = 320
-ACTIVATIONS = 30  # float32 values that training keeps, for each voxel and each filter of the first stage
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What a training has to do with.
-
-    Args:
-        name: in words.
-        voxels: of the largest patch.
-        filters: of the first stage.
-        halvings: at most.
-        steps: of an epoch, at least.
-        fill: whether a batch may be larger than two patches, to keep the machine busy.
-    """
-
-    name: str
-    voxels: int
-    filters: int
-    halvings: int
-    steps: int
-    fill: bool
-
-
-PROCESSORS = Machine("processors", LARGEST, 16, 4, 50, False)
-GPU = Machine("a GPU", LARGEST_WHOLE, 32, 5, 250, True)
 
 
 @dataclass(frozen=True)
@@ -117,7 +90,7 @@ def plan(dataset: Dataset, *, gpu: bool | None = None, **given: Any) -> Plan:
     shapes = [shape[:3] for shape in shapes_of(part.volumes if len(part) else dataset.volumes)]
     spacing = dataset.grid.spacing or dataset.spacing
     machine = GPU if (_has_gpu() if gpu is None else gpu) else PROCESSORS
-    return proposed(shapes, spacing, machine, memory=_memory(), **given)
+    return proposed(shapes, spacing, machine, memory=patches.memory(), **given)
 
 
 def proposed(
@@ -146,7 +119,7 @@ def proposed(
         why.append(
             f"spacing {_by([f'{one:g}' for one in spacing])}: that of the volumes, or what they were brought to"
         )
-    size, reason = _patch(shapes, _most_voxels(machine, memory))
+    size, reason = patches.planned(shapes, machine, memory)
     size = axes(said.get("patch_size", size), "patch_size")
     whole = bool((np.array(shapes) <= size).all())
     why.append(f"patches of {_by(size)}: {_given('patch_size', said) or reason}")
@@ -184,31 +157,6 @@ def proposed(
     )
 
 
-def _patch(shapes: Sequence[tuple[int, ...]], most: int) -> tuple[Axes, str]:
-    """Return one that holds each volume; where that is too large, one of the shape that most have, made smaller."""
-    sizes = np.array(shapes)
-    largest = [_rounded(length) for length in sizes.max(axis=0).tolist()]
-    if math.prod(largest) <= most:
-        return axes(tuple(largest), "patch_size"), f"one holds each training volume whole ({spanned(shapes)})"
-    usual = np.median(sizes, axis=0)
-    edges = [_rounded(math.ceil(length)) for length in usual.tolist()]
-    while math.prod(edges) > most and max(edges) > MULTIPLE:
-        # What is left of each axis, as of the volumes: the patch keeps their proportions.
-        shares = [
-            edge / length if edge > MULTIPLE else 0.0
-            for edge, length in zip(edges, usual.tolist(), strict=True)
-        ]
-        edges[int(np.argmax(shares))] -= MULTIPLE
-    return axes(tuple(edges), "patch_size"), (
-        f"a part of the training volumes ({spanned(shapes)}), in the proportions of the median one, which would be "
-        "too large"
-    )
-
-
-def _rounded(length: int) -> int:
-    return 1 if length == 1 else MULTIPLE * math.ceil(length / MULTIPLE)
-
-
 def _strides(size: Axes, spacing: Sequence[float] | None, machine: Machine) -> tuple[int | Axes, int]:
     """Return the steps between stages, and how many there are: axes of few or of long voxels are not halved."""
     long = [spacing is not None and one >= ANISOTROPIC * min(spacing) for one in (spacing or (1.0,) * 3)]
@@ -231,25 +179,12 @@ def _batch(size: Axes, shapes: Sequence[Sequence[int]], machine: Machine) -> int
     return max(1, min(len(shapes), max(2, room)))
 
 
-def _most_voxels(machine: Machine, memory: int) -> int:
-    room = memory // 2 // (2 * machine.filters * ACTIVATIONS * 4)
-    return machine.voxels if machine.fill else min(machine.voxels, room)
-
-
 def _given(name: str, said: dict[str, Any]) -> str:
     return "as asked for" if name in said else ""
 
 
 def _by(numbers: Sequence[Any]) -> str:
     return "×".join(map(str, numbers))
-
-
-def _memory() -> int:
-    """Return the bytes of memory of this machine; where it doesn't say, what most have."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):
-        return 2**33
 
 
 def _has_gpu() -> bool:

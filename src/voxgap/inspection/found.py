@@ -173,6 +173,7 @@ class Inspection:
             rows.append(("for training", f"{one_size}; without, in patches of the volumes as they are"))
         elif self.facts["spacing"] is not None:
             rows.append(("spacing", " × ".join(f"{size:.4g}" for size in self.facts["spacing"])))
+        rows += [("plan", said) for said in self.facts.get("plan", ())]
         rows += [("values", said) for said in self.facts["intensity"]]
         described = dict(self.found.rows())
         if "measured_on" in self.facts:

@@ -8,12 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from voxgap import intensity
+from voxgap import intensity, patches
 from voxgap.arrays import short
 from voxgap.dataset import SPLITS, Dataset, load_data
 from voxgap.dataset.door import is_one_volume
 from voxgap.dataset.gaps import described
 from voxgap.dataset.survey import Survey, as_they_are, at_one_size, listing_of, names_of, survey
+from voxgap.errors import VoxgapError
 from voxgap.grid import Grid
 from voxgap.inspection.disguised import Disguise, disguises
 from voxgap.inspection.found import ON_ONE_GRID, Inspection
@@ -23,7 +24,7 @@ from voxgap.missingness.alone import told_by_gaps
 from voxgap.missingness.diagnosis import describe
 from voxgap.missingness.mechanism import examine
 from voxgap.names import EMBEDDED, check_seed
-from voxgap.ragged import differ
+from voxgap.ragged import differ, shapes_of
 from voxgap.volume import Values
 
 _OPTIONS = ("size", "spacing", "crop", "missing_values", "reference", "axes", "at", "missing_slices")
@@ -87,7 +88,7 @@ def inspect(
     if (marks or hidden) and not seen.found.missing_rate:
         advice = [_answer_first(marks, hidden)]
     said += [one.said for one in hidden]
-    facts = seen.facts | {"intensity": said, "disguised": [one._asdict() for one in hidden]}
+    facts = seen.facts | _plan(seen) | {"intensity": said, "disguised": [one._asdict() for one in hidden]}
     return replace(seen, facts=facts, advice=advice, marks=marks, disguises=tuple(hidden))
 
 
@@ -191,6 +192,39 @@ def _answer_first(marks: Sequence[float], hidden: Sequence[Disguise]) -> Advice:
     )
 
 
+def _patches(seen: Inspection, known: Any) -> dict[str, patches.Size | None]:
+    """Return the patches that training takes where nobody says of which size, by the machine that trains."""
+    shapes = shapes_of(known)
+    if seen.facts.get("task") == "segmentation":
+        return {machine.name: size for machine, (size, _) in _planned(shapes).items()}
+    try:
+        return {"": patches.suggested(shapes_of(seen.own), True, seen.name) if differ(seen.own) else None}
+    except VoxgapError:  # A size has to be given: training says which.
+        return {"": None}
+
+
+def _planned(shapes: Sequence[tuple[int, ...]]) -> dict[patches.Machine, tuple[patches.Size, str]]:
+    return {
+        machine: patches.planned([shape[:3] for shape in shapes], machine, patches.memory())
+        for machine in (patches.PROCESSORS, patches.GPU)
+    }
+
+
+def _plan(seen: Inspection) -> dict[str, list[str]]:
+    """Say of which size patches of label maps are, in the words of the plan that training makes."""
+    if seen.facts.get("task") != "segmentation":
+        return {}
+    known = seen.own if seen.split is None else seen.own[intensity.deciding(seen.split)]
+    found = {
+        machine.name: f"patches of {'×'.join(map(str, size))}: {why}"
+        for machine, (size, why) in _planned(shapes_of(known)).items()
+    }
+    alike = len(set(found.values())) == 1
+    return {
+        "plan": [*found.values()][:1] if alike else [f"on {name}: {said}" for name, said in found.items()]
+    }
+
+
 def _intensity(seen: Inspection, raw: Any, names: Sequence[str]) -> tuple[list[str], tuple[float, ...]]:
     """Say what is odd about the values themselves, units that differ, marks that were not named; and those marks.
 
@@ -198,10 +232,19 @@ def _intensity(seen: Inspection, raw: Any, names: Sequence[str]) -> tuple[list[s
     """
     channels = seen.channels
     known = seen.own if seen.split is None else seen.own[intensity.deciding(seen.split)]
-    chosen = intensity.choose(known, channels)
-    odd = [f"{chosen.why} in training, unless --normalize says otherwise"]
-    if chosen.method == "dataset":
+    scales = intensity.choose(known, channels)
+    taken = {
+        where: intensity.resolve("auto", known, channels, size)
+        for where, size in _patches(seen, known).items()
+    }
+    odd = []
+    if scales.method != "dataset":
+        said = {where: chosen.why for where, chosen in taken.items()}
+        alike = len(set(said.values())) == 1
+        words = [*said.values()][:1] if alike else [f"on {where}: {why}" for where, why in said.items()]
+        odd = [f"{'; '.join(words)} in training, unless --normalize says otherwise"]
+    if any(chosen.method == "dataset" for chosen in taken.values()):
         apart = "" if seen.split is None else intensity.strangers(seen.own, seen.split, names, channels)
-        odd = [apart] if apart else []
+        odd += [apart] if apart else []
     marks = intensity.marks(raw, channels)
     return odd + [mark.said for mark in marks], tuple(dict.fromkeys(mark.value for mark in marks))
