@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from voxgap.doubts import gathered
 from voxgap.errors import VoxgapError
 from voxgap.io import tiff
 from voxgap.io.colours import RGB, say_transparency
@@ -81,8 +80,10 @@ def scan_planes(path: Path, options: Options) -> Source:
     if options.item is not None:
         raise VoxgapError(f"{path}: is one stack of images; leave out ::{options.item}")
     layout = _layout(path)
-    with gathered():
-        planes = {place: _scan_image(file, options) for place, file in layout.files.items()}
+    found = {place: _scan_image(file, options) for place, file in layout.files.items()}
+    if any(see_through for _, see_through in found.values()):
+        say_transparency(path)
+    planes = {place: plane for place, (plane, _) in found.items()}
     first = next(iter(planes.values()))
     for plane in planes.values():
         _check_alike(plane, first, path)
@@ -227,8 +228,8 @@ def _is_image(file: Path) -> bool:
     return not file.name.startswith(".") and file.suffix.lower() in (*_PILLOW, *_TIFF)
 
 
-def _scan_image(path: Path, options: Options) -> Source:
-    """Describe one image as a volume of one slice."""
+def _scan_image(path: Path, options: Options) -> tuple[Source, bool]:
+    """Describe one image as a volume of one slice, and tell whether it has a transparency that is left out."""
     with one_line(path):
         if path.suffix.lower() in _TIFF:
             return tiff.scan_plane(path, options._replace(axes=(), at={}))
@@ -237,8 +238,7 @@ def _scan_image(path: Path, options: Options) -> Source:
             kind = np.uint16 if deep or image.mode.startswith("I") else np.uint8
             numbers = options.labels and image.mode in ("P", "PA")
             samples = 1 if numbers or image.mode in _GREY or "LA;" in str(image.tile) else 3
-            if image.mode in _SEEN_THROUGH or "LA;" in str(image.tile):
-                say_transparency(path)
+            see_through = image.mode in _SEEN_THROUGH or "LA;" in str(image.tile)
             turn = image.getexif().get(_ORIENTATION, 1)
             width, height = image.size[::-1] if turn >= 5 else image.size
     size = 4 * height * width * samples
@@ -248,7 +248,7 @@ def _scan_image(path: Path, options: Options) -> Source:
     def load(box: Box) -> NDArray[Any]:
         return _upright(_pixels(path, samples, numbers), turn)[np.newaxis][box]
 
-    return Source(path, (1, height, width, samples), np.dtype(kind), load, options=options)
+    return Source(path, (1, height, width, samples), np.dtype(kind), load, options=options), see_through
 
 
 def _opened(path: Path) -> Any:

@@ -66,7 +66,9 @@ def scan_tiff(path: Path, options: Options) -> Source:
 
     if len(shape) < 3:
         raise VoxgapError(f"{path}: holds one plane of {times(shape)}; voxgap reads stacks of three axes")
-    stored = _as_shown(Stored(shape, dtype, load, said), look, path)
+    if look.seen_through:
+        say_transparency(path)
+    stored = _as_shown(Stored(shape, dtype, load, said), look)
     source = arrange(stored, path, options, channels=channels)
     if look.coloured and not channels and source.shape[3] == 3:
         source = replace(source, channels=RGB)
@@ -84,8 +86,12 @@ def holds_plane(path: Path) -> bool | None:
         return None
 
 
-def scan_plane(path: Path, options: Options) -> Source:
-    """Describe the page of a file as a volume of one slice, whatever other files an OME header names."""
+def scan_plane(path: Path, options: Options) -> tuple[Source, bool]:
+    """Describe the page of a file as a volume of one slice, whatever other files an OME header names.
+
+    Returns:
+        It, and whether it has a transparency that is left out.
+    """
     tifffile = need("tifffile", path)
     with _opened(tifffile, path) as file:
         page = file.pages[0]
@@ -101,7 +107,7 @@ def scan_plane(path: Path, options: Options) -> Source:
             _check_page(file.pages[0], path, options.max_bytes)
             return cf.decode(file.pages[0].asarray()[np.newaxis][box], sentinels)
 
-    return arrange(_as_shown(Stored(shape, dtype, load, said), look, path), path, options)
+    return arrange(_as_shown(Stored(shape, dtype, load, said), look), path, options), look.seen_through
 
 
 class _Look(NamedTuple):
@@ -153,11 +159,10 @@ def _palette(pages: Sequence[Any]) -> NDArray[np.uint8]:
     return tables if len(tables) > 1 else tables[0]
 
 
-def _as_shown(stored: Stored, look: _Look, path: Path) -> Stored:
+def _as_shown(stored: Stored, look: _Look) -> Stored:
     """Leave out transparency, and put the colours of a palette where its numbers are."""
     axis, table, load = look.axis, look.palette, stored.load
     if axis is not None:
-        say_transparency(path)
         places, whole = np.array(look.kept), slice(0, stored.shape[axis])
         shape = (*stored.shape[:axis], len(places), *stored.shape[axis + 1 :])
         return stored._replace(
