@@ -27,6 +27,7 @@ from voxgap.bundle.placing import place, workspace, write_manifest
 from voxgap.dataset import Dataset
 from voxgap.dataset.names import case_names
 from voxgap.errors import VoxgapError
+from voxgap.evidence import NO_TEST
 from voxgap.history import History
 from voxgap.runtime import MANIFEST, Bundle, load
 from voxgap.runtime.engines import open_engine
@@ -79,19 +80,24 @@ def test_the_manifest_names_each_file_and_nothing_else_is_there(original: Path) 
     others = {MANIFEST, "history.csv", "history.png", EVIDENCE}
     assert {path.name for path in original.iterdir()} == {*others, *named}
     assert manifest["files"]["keras"]["precision"] == "float32"
+    assert "unseen" not in manifest
     (part,) = manifest["files"]["keras"]["parts"]
     assert part["bytes"] == (original / part["path"]).stat().st_size
     assert Bundle.open(original).model("keras").name == part["path"]
 
 
-def test_a_bundle_remembers_the_patches_of_its_training(tmp_path: Path) -> None:
+def test_a_bundle_remembers_the_patches_of_its_training_and_that_nothing_was_tested_on(
+    tmp_path: Path,
+) -> None:
     data = tiny.dataset()
+    data = dataclasses.replace(data, split=np.where(data.split == "test", "train", data.split))
     shape = (4, 4, 4, data.volumes.shape[-1])
     patches = tiny.build_model("cnn3d", shape, len(data.classes), strategy="masked_conv", filters=(4,))
     adapt_model(patches, Examples.of(data.part("train")).tiles((4, 4, 4)))
     history = dataclasses.replace(HISTORY, patch_size=(4, 4, 4))
     folder = save_bundle(tmp_path / "bundle", patches, data, strategy="masked_conv", history=history)
     assert stand_in.written(folder)["input"]["patches"]["size"] == [4, 4, 4]
+    assert stand_in.written(folder)["unseen"] == NO_TEST
     assert load(folder).predict(data.volumes[:1]).shape == (1, len(data.classes))
 
 

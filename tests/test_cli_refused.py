@@ -25,6 +25,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ("train", ("--optimizer", "magic", "--model", "cnn3d", "--filters", "2")),
         ("train", ("--epochs", "0", "--model", "cnn3d", "--filters", "2")),
+        ("train", ("--test-share", "1", "--model", "cnn3d", "--filters", "2")),
         ("fill", ("--strategy", "magic")),
         ("fill", ("--option", "axis=up")),
         ("compare", ("--metric", "magic")),

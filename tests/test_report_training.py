@@ -16,7 +16,7 @@ from test_report import checked
 from voxgap import metrics
 from voxgap.bundle.evidence import WORST, write_evidence
 from voxgap.dataset import Dataset
-from voxgap.evidence import Cases, collect
+from voxgap.evidence import NO_TEST, Cases, collect
 from voxgap.history import History
 from voxgap.promises import RATES
 from voxgap.report import cases as drawn
@@ -150,7 +150,9 @@ def test_a_page_of_other_tasks(tmp_path: Path, task: str) -> None:
 def test_without_a_test_part_the_page_shows_the_validation_part(tmp_path: Path) -> None:
     known = data("classification")
     known = replace(known, split=np.where(known.split == "test", "train", known.split))
-    assert "Of 20 validation cases" in page_of(tmp_path, known)
+    page = page_of(tmp_path, known)
+    assert "Of 20 validation cases" in page
+    assert NO_TEST in page
     assert shown_part(collect(known, Network(known)))[0] == "validation"
 
 

@@ -25,6 +25,8 @@ Counts = NDArray[np.int64]
 Predict = Callable[[Any], Any]
 """Volumes with gaps, `(n, depth, height, width, channels)` -> answers as the network gives them."""
 
+NO_TEST = "No score is one on unseen volumes: none were held out for a test, and validation chose the epoch."
+"""What is said of a network, wherever its scores are, whose data had no test part."""
 BINS = 10
 _AT_ONCE = 16  # volumes: of a segmentation all answers together may not fit into memory
 

@@ -20,6 +20,8 @@ CERTIFIED_RATES = (0.25, 0.5, 0.75)
 """Gaps that a certificate makes where nobody asks for others."""
 COVERAGE = 0.9
 """Of what is guaranteed, where nobody asks for another."""
+VALIDATION_SHARE = TEST_SHARE = 0.2
+"""Of samples that are dealt out to parts, where nobody asks for others."""
 # Of Keras, with its abbreviations; classes go by their names in capitals, too. The last are voxgap's own.
 LOSSES = (
     *("binary_crossentropy", "binary_focal_crossentropy", "categorical_crossentropy"),

@@ -22,7 +22,7 @@ from voxgap.dataset.gaps import described, own_box, own_values
 from voxgap.decision import Decision
 from voxgap.drift import looks, reference_of
 from voxgap.errors import VoxgapError
-from voxgap.evidence import Cases, Predict, collect
+from voxgap.evidence import NO_TEST, Cases, Predict, collect
 from voxgap.history import History
 from voxgap.metrics import Scored
 from voxgap.metrics.overlap import digests, known_cases
@@ -174,6 +174,8 @@ def save_bundle(
         "intervals": {split: found.to_json() for split, found in (scored or {}).items()},
         "decision": {} if dataset.task == "regression" else (decision or Decision()).to_json(),
     }
+    if "test" not in dataset.split:
+        manifest["unseen"] = NO_TEST
     if dataset.task == "segmentation":
         manifest["label_values"] = list(dataset.label_values or range(len(dataset.classes)))
     with workspace(folder) as temporary, writing(folder):

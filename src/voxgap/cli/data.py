@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from voxgap.cli.console import decimals, err, indices, numbers
+from voxgap.names import TEST_SHARE, VALIDATION_SHARE
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -27,6 +28,20 @@ Split = Annotated[
     typer.Option(
         help="train, validation, test or all; of DATA without a split, the part that the bundle knows by its "
         "content. [default: test; all where DATA has no split]"
+    ),
+]
+ValidationShare = Annotated[
+    float | None,
+    typer.Option(
+        help="Of DATA, or of its training part, to choose the epoch on, where it says no validation part. "
+        f"[default: {VALIDATION_SHARE}]"
+    ),
+]
+TestShare = Annotated[
+    float | None,
+    typer.Option(
+        help="Of DATA to test on, where it has no split; 0: no score on unseen volumes. "
+        f"[default: {TEST_SHARE}]"
     ),
 ]
 PANEL = "Volumes"

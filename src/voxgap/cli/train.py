@@ -30,6 +30,8 @@ from voxgap.cli.data import (
     Seed,
     Size,
     Spacing,
+    TestShare,
+    ValidationShare,
     choose_normalization,
     grid_arguments,
     load,
@@ -148,6 +150,8 @@ def train(
             "the held-out parts."
         ),
     ] = False,
+    validation_share: ValidationShare = None,
+    test_share: TestShare = None,
     devices: Annotated[
         str | None, typer.Option(help="Share each batch among GPU:0,GPU:1, say; all: every GPU.")
     ] = None,
@@ -280,7 +284,8 @@ def train(
         if class_weight not in ("none", "balanced"):
             raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
         grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices)
-        raw = load(data, cache=cache, task=task, **grid)
+        shares = {"validation_share": validation_share, "test_share": test_share}
+        raw = load(data, cache=cache, task=task, **shares, **grid)
         model = model or network_of(raw.task)
         asked(threshold, raw.task, len(raw.classes))
         gaps = None if pattern is None else Gaps(pattern, missing_rate, mechanism)
@@ -340,11 +345,14 @@ def _say(made: Trained, dataset: Dataset, folder: Path) -> None:
     from voxgap.bundle.evidence import EVIDENCE, PREDICTIONS, REPORT
     from voxgap.cli.evaluate import print_scores, say_decision
     from voxgap.cli.guarantee import print_claims
+    from voxgap.evidence import NO_TEST
     from voxgap.runtime.calibration import too_few
 
     result, history = made.result, made.result.history
     out.print(history.summary())
     print_scores(result.scored, dataset.classes)
+    if "test" not in dataset.split:
+        out.print(NO_TEST)
     say_decision(result.decision, dataset.task, dataset.classes)
     if result.refitted is not None:
         out.print(

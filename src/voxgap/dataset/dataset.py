@@ -14,7 +14,7 @@ from voxgap.arrays import as_array
 from voxgap.dataset import gaps, summary
 from voxgap.dataset.drawn import Drawn
 from voxgap.dataset.lazy import OnDisk
-from voxgap.dataset.splits import split_names
+from voxgap.dataset.splits import Division, split_names
 from voxgap.dataset.targets import learnable, unstratified_split, voxel_classes
 from voxgap.errors import VoxgapError
 from voxgap.grid import AS_IT_IS, Grid, LabelMap, as_label_map
@@ -323,7 +323,8 @@ class Dataset:
             targets: Instead of labels, numbers to predict: `(samples,)` or `(samples, outputs)`.
             classes: Names of the classes: what the labels say, or, for whole numbers, what each stands for. Without
                 labels and targets: names of what the label maps hold, 0 first.
-            split: A part for each sample. Without `validation`, a fifth of the training part becomes it.
+            split: A part for each sample; without `validation`, a fifth of the training part becomes it. Or shares by
+                which samples are dealt out, `{"validation": 0.1, "test": 0}`; see `load_data`.
             groups: A name for each sample; samples of one group stay in one part.
             channels: Name of each channel.
             spacing: Size of a voxel along `(depth, height, width)`.
@@ -346,16 +347,17 @@ class Dataset:
             label_maps = each(lambda one: as_label_map(one, name), given)
         task: Task = "regression" if labels is None else "classification"
         values: tuple[int, ...] | None = None
-        groups, split = _said(groups, f"{name}: groups"), _said(split, f"{name}: split")
-        unsplit = scoring and split is None
+        division = Division.of(split)
+        division = replace(division, given=_said(division.given, f"{name}: split"))
+        groups, unsplit = _said(groups, f"{name}: groups"), scoring and division.given is None
         if labels is None and targets is None and label_maps is not None:
             task = "segmentation"
             label_maps, names, values = voxel_classes(label_maps, classes, name, scoring)
             wanted = label_maps
-            split = unstratified_split(len(batch), split, groups, seed, name, scoring)
+            split = unstratified_split(len(batch), division, groups, seed, name, scoring)
         else:
             wanted, names, split = learnable(
-                len(batch), labels, targets, classes, split, groups, seed, name, scoring
+                len(batch), labels, targets, classes, division, groups, seed, name, scoring
             )
         return cls(
             batch,

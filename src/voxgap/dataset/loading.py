@@ -21,6 +21,7 @@ from voxgap.dataset.listing import Listing, refuse
 from voxgap.dataset.manifest import read_manifest
 from voxgap.dataset.names import of_files
 from voxgap.dataset.reading import read_samples, rises, scan_samples, to_one_spacing
+from voxgap.dataset.splits import Division
 from voxgap.dataset.targets import class_name, learnable, unstratified_split, voxel_classes, without_value
 from voxgap.dataset.twins import say_twins
 from voxgap.errors import VoxgapError
@@ -71,6 +72,8 @@ def load_data(
     cache: str | os.PathLike[str] | None = None,
     task: Literal["segmentation"] | None = None,
     scoring: bool = False,
+    validation_share: float | None = None,
+    test_share: float | None = None,
     **reading: Unpack[Reading],
 ) -> Dataset:
     """Load a data set, and bring its volumes onto one grid.
@@ -91,6 +94,9 @@ def load_data(
             only label maps is for segmentation anyway.
         scoring: Take what a trained network is to be scored on: one volume or one class is enough, and without a
             split all is `test`.
+        validation_share: Of the samples that are dealt out, where the data says no validation part; 0.2 by default.
+        test_share: Of them, where the data has no split; 0.2 by default. With 0 nothing is tested on, and no score of
+            what is trained is one on unseen samples.
         **reading: How files become volumes on one grid, see `Reading`: `size`, `spacing`, `crop`, `missing_values`,
             `reference`, `axes`, `at`, `rules` and `missing_slices`.
 
@@ -98,7 +104,8 @@ def load_data(
         The data set; its `grid` says how its volumes were made, so that a bundle does the same to others.
 
     Raises:
-        VoxgapError: It isn't there, is damaged, or can't be trained on; all problems of a manifest at once.
+        VoxgapError: It isn't there, is damaged, or can't be trained on; all problems of a manifest at once. Or a share
+            is not possible: the data says that part, or a class would be missing in one.
 
     Example:
         >>> import voxgap as vg
@@ -109,31 +116,40 @@ def load_data(
         (75, 20, 20, 20, 1)
     """
     grid = _grid(reading)
+    shares = Division(None, validation_share, test_share)
+    if scoring and shares != Division():
+        raise VoxgapError("scoring deals no samples out: leave out validation_share and test_share")
     if task not in (None, "segmentation"):
         raise VoxgapError(f"task must be segmentation or left out, got {task!r}")
     if isinstance(data, Dataset):
+        shares.refuse_for(data.split, data.name)
         return _on_grid(_for_task(data, task, scoring), grid, max_bytes)
     name = str(data)
     if name.startswith("sample:"):
         from voxgap import samples
 
         sample = Dataset(**samples.load(name.removeprefix("sample:")))
+        shares.refuse_for(sample.split, sample.name)
         return _on_grid(_for_task(sample, task, scoring), grid, max_bytes)
     path = medmnist.find(name) if name.startswith(medmnist.PREFIX) else Path(data)
     with io.one_line(path):
         if is_folder(path):
             if path.suffix.lower() == ".zarr" and is_one_volume(name):
                 raise VoxgapError(f"{path}: not a data set; {_sets(name)}")
-            return _read_listing(list_folder(path), name, grid, max_bytes, seed, cache, task, scoring)
+            return _read_listing(list_folder(path), name, grid, max_bytes, seed, cache, task, scoring, shares)
         io.check_file(path)
         if path.suffix.lower() in table.SUFFIXES:
-            return _read_listing(read_manifest(path), name, grid, max_bytes, seed, cache, task, scoring)
+            return _read_listing(
+                read_manifest(path), name, grid, max_bytes, seed, cache, task, scoring, shares
+            )
         if path.suffix.lower() != ".npz":
             raise VoxgapError(f"{path}: not a data set; {_sets(name)}")
         fields = _npz_fields(path, max_bytes, task)
         fields["volumes"] = with_gaps(fields["volumes"], grid.missing_values)
-    held = Dataset.from_arrays(**fields, name=name, seed=seed, scoring=scoring)
-    say_twins(held, scoring or "split" in fields)
+    split = fields.pop("split", None)
+    division = replace(shares, given=split)
+    held = Dataset.from_arrays(**fields, split=division, name=name, seed=seed, scoring=scoring)
+    say_twins(held, scoring or split is not None)
     return _on_grid(held, grid, max_bytes)
 
 
@@ -182,6 +198,7 @@ def _read_listing(
     cache: str | os.PathLike[str] | None,
     task: str | None,
     scoring: bool,
+    shares: Division,
 ) -> Dataset:
     """Read the samples of a listing, once everything else about them has been checked."""
     rows = listing.rows
@@ -196,7 +213,7 @@ def _read_listing(
     elif not segmented:
         wanted["labels"] = [row.label for row in rows]
     groups = [row.group for row in rows] if rows[0].group else None
-    split: Any = [row.split for row in rows] if rows[0].split else None
+    split: Any = replace(shares, given=[row.split for row in rows] if rows[0].split else None)
     if segmented:
         split = unstratified_split(len(rows), split, groups, seed, name, scoring)
     else:

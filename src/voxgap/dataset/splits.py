@@ -2,17 +2,148 @@
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
+from voxgap.names import TEST_SHARE, VALIDATION_SHARE
 
 SPLITS = ("train", "validation", "test")
-FRACTIONS = (0.6, 0.2, 0.2)
 TARGET_BINS = 10
 _ALIASES = {"val": "validation", "valid": "validation", "training": "train", "testing": "test"}
+
+
+def _fractions(validation: float, test: float) -> tuple[float, float, float]:
+    """Return the shares of all three parts; rounded, since by the last bit of a share samples would come elsewhere."""
+    return round(1 - validation - test, 12), validation, test
+
+
+FRACTIONS = _fractions(VALIDATION_SHARE, TEST_SHARE)
+
+
+@dataclass(frozen=True)
+class Division:
+    """How samples come into parts: as their data says, and by shares where it says nothing.
+
+    Args:
+        given: A part for each sample; None: they are dealt out.
+        validation: Share of what is dealt out, in (0, 1); None: nobody asked for one.
+        test: Share in [0, 1); 0: nothing is tested on.
+
+    Raises:
+        VoxgapError: There are no such shares.
+    """
+
+    given: Any = None
+    validation: float | None = None
+    test: float | None = None
+
+    def __post_init__(self) -> None:
+        for part in ("validation", "test"):
+            share = getattr(self, part)
+            if share is not None and (not isinstance(share, numbers.Real) or not 0 <= float(share) < 1):
+                raise VoxgapError(f"{part} share must be from 0 to below 1, as in 0.1, got {share}")
+        if self.validation == 0:
+            raise VoxgapError("validation share must be above 0: the best epoch is chosen on that part")
+        train, validation, test = self.fractions
+        if train <= 0:
+            raise VoxgapError(
+                f"validation share {validation:g} and test share {test:g} leave nothing to train on; "
+                "give shares that add up to less than 1"
+            )
+
+    @classmethod
+    def of(cls, split: Any) -> Division:
+        """Return that of a part for each sample, of shares such as `{"validation": 0.1, "test": 0}`, or of None."""
+        if isinstance(split, Division):
+            return split
+        if not isinstance(split, Mapping):
+            return cls(split)
+        if unknown := sorted(map(str, set(split) - {"validation", "test"})):
+            raise VoxgapError(
+                f"split: no share of {unknown[0]!r} is asked for; give those of validation and test"
+            )
+        return cls(None, **split)
+
+    @property
+    def fractions(self) -> tuple[float, float, float]:
+        """Shares of train, validation and test."""
+        validation = VALIDATION_SHARE if self.validation is None else self.validation
+        return _fractions(validation, TEST_SHARE if self.test is None else self.test)
+
+    def parts(
+        self,
+        targets: NDArray[Any],
+        groups: Any,
+        seed: int | np.random.Generator,
+        name: str,
+        classes: Sequence[str] = (),
+    ) -> NDArray[np.str_]:
+        """Return the part of each sample; validation samples leave the training part where no split has any.
+
+        Shares that somebody asked for leave no part without one of the classes; by default a class of two samples is
+        only in two parts.
+
+        Args:
+            targets, groups, seed, name: As for `make_split`.
+            classes: What classes are called; of anything else nothing.
+
+        Raises:
+            VoxgapError: The parts do not fit the samples, or the shares do not fit their split or their classes.
+        """
+        fractions = self.fractions
+        if self.given is None:
+            split, dealt = (
+                make_split(targets, groups, seed, fractions, name=name),
+                np.ones(len(targets), bool),
+            )
+        else:
+            split = _checked(np.asarray(self.given), targets, groups, name)
+            self.refuse_for(split, name)
+            dealt = split == "train"
+            if "validation" in split:
+                return split
+            fractions = _fractions(fractions[1], 0.0)
+            own = None if groups is None else np.asarray(groups).astype(np.str_)[dealt]
+            split[dealt] = make_split(targets[dealt], own, seed, fractions, name=name)
+        if (self.validation, self.test) != (None, None):
+            _refuse_without_class(split, dealt, targets, fractions, classes, name)
+        return split
+
+    def refuse_for(self, split: NDArray[Any], name: str) -> None:
+        """Refuse shares of parts that a split says.
+
+        Raises:
+            VoxgapError: It has a share for one.
+        """
+        said = "test" if self.test is not None else "validation"
+        if self.test is not None or (self.validation is not None and "validation" in split):
+            raise VoxgapError(
+                f"{name}: has a split of its own, which says the {said} part; leave out its share"
+            )
+
+
+def _refuse_without_class(
+    split: NDArray[np.str_],
+    dealt: NDArray[np.bool_],
+    targets: NDArray[Any],
+    fractions: tuple[float, float, float],
+    classes: Sequence[str],
+    name: str,
+) -> None:
+    for part, share in zip(SPLITS, fractions, strict=True):
+        for index, label in enumerate(classes if share else ()):
+            held = split[dealt & (targets == index)]
+            if len(held) and part not in held:
+                raise VoxgapError(
+                    f"{name}: class {label!r}, of {len(held)} samples that are dealt out, would be missing in the "
+                    f"{part} part, a share of {share:g}; choose another share, or leave the class out"
+                )
 
 
 def split_name(name: str) -> str | None:
@@ -133,25 +264,18 @@ def split_names(split: NDArray[Any], name: str) -> NDArray[np.str_]:
     return np.array(known, dtype="<U10")
 
 
-def completed_split(
-    split: NDArray[Any], targets: NDArray[Any], groups: Any, seed: int | np.random.Generator, name: str
-) -> NDArray[np.str_]:
-    """Check a given split; take validation samples out of the training part where there are none."""
+def _checked(split: NDArray[Any], targets: NDArray[Any], groups: Any, name: str) -> NDArray[np.str_]:
+    """Return the full names of a given split, if it fits the samples and keeps groups together."""
     if len(split) != len(targets):
         raise VoxgapError(f"{name}: {len(split)} split names for {len(targets)} volumes; give one for each")
     split = split_names(split, name)
-    training = np.flatnonzero(split == "train")
-    if not len(training):
+    if "train" not in split:
         raise VoxgapError(f"{name}: no sample in split 'train'; assign some to it")
-    members = None if groups is None else np.asarray(groups).astype(np.str_)
-    if members is not None:
+    if groups is not None:
         part_of: dict[str, str] = {}
-        for group, part in zip(members.tolist(), split.tolist(), strict=True):
+        for group, part in zip(np.asarray(groups).astype(np.str_).tolist(), split.tolist(), strict=True):
             if part_of.setdefault(group, part) != part:
                 raise VoxgapError(f"{name}: group {group!r} is in two parts of the split; keep it in one")
-    if "validation" not in split:
-        own_groups = None if members is None else members[training]
-        split[training] = make_split(targets[training], own_groups, seed, (0.8, 0.2, 0.0), name=name)
     return split
 
 

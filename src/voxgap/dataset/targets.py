@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from voxgap.arrays import as_array
 from voxgap.dataset.lazy import OnDisk
-from voxgap.dataset.splits import completed_split, given_split, make_split
+from voxgap.dataset.splits import Division, given_split
 from voxgap.errors import VoxgapError
 from voxgap.grid import UNLABELLED
 from voxgap.ragged import each
@@ -52,12 +52,10 @@ def learnable(
         what = "targets" if labels is None else "labels"
         raise VoxgapError(f"{name}: {len(wanted)} {what} for {count} volumes; give one for each")
     if scoring:
-        return wanted, names, given_split(split, count, name)
+        return wanted, names, given_split(Division.of(split).given, count, name)
     if labels is not None:
         _check_classes(wanted, names, name)
-    if split is None:
-        return wanted, names, make_split(wanted, groups, seed, name=name)
-    return wanted, names, completed_split(np.asarray(split), wanted, groups, seed, name)
+    return wanted, names, Division.of(split).parts(wanted, groups, seed, name, names)
 
 
 def _numbers(targets: Any, name: str) -> NDArray[np.float32]:
@@ -278,9 +276,6 @@ def unstratified_split(
     count: int, split: Any, groups: Any, seed: int | np.random.Generator, name: str, scoring: bool = False
 ) -> NDArray[np.str_]:
     """Split samples that have no class, or check and complete the split that they have."""
-    nothing = np.zeros(count, np.int64)
     if scoring:
-        return given_split(split, count, name)
-    if split is None:
-        return make_split(nothing, groups, seed, name=name)
-    return completed_split(np.asarray(split), nothing, groups, seed, name)
+        return given_split(Division.of(split).given, count, name)
+    return Division.of(split).parts(np.zeros(count, np.int64), groups, seed, name)

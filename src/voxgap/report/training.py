@@ -12,7 +12,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from voxgap.evidence import Cases, precision_and_recall
+from voxgap.evidence import NO_TEST, Cases, precision_and_recall
 from voxgap.history import ON_ITS_GRID, History
 from voxgap.metrics import without_interval
 from voxgap.metrics.metrics import dice_of
@@ -88,7 +88,8 @@ def write_training_report(
         _facts(manifest, cases, bool(settings)),
         *_made(command, settings or {}),
     ]
-    write_page(path, f"What {manifest.network} is worth on {manifest.dataset}", _lead(shown, part), sections)
+    lead = _lead(shown, part) + ("" if part == "test" else f" {NO_TEST}")
+    write_page(path, f"What {manifest.network} is worth on {manifest.dataset}", lead, sections)
 
 
 def shown_part(cases: Cases) -> tuple[str, Cases]:
