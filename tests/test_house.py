@@ -164,6 +164,7 @@ MEETING = {
         "patches",
         "history",
         "training",
+        "models",
         "runtime",
         "bundle",
         *BASE,

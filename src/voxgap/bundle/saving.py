@@ -58,6 +58,7 @@ class Origin:
         gaps: that were simulated in its data.
         command, options: what was typed to make it, and all options by name; for the page that stays in the house.
         plan: that its numbers are of, as `voxgap.experiment.Plan` has it, where there was one.
+        began: what its network began with, see `voxgap.models.beginning.Taken`, where not at random.
         judged: the model that history and scores are of, where the one that is saved was trained on all data
             afterwards. What it answers is the evidence; calibration by it would be of another, and is left out.
     """
@@ -67,6 +68,7 @@ class Origin:
     command: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     plan: Mapping[str, Any] = field(default_factory=dict)
+    began: Mapping[str, Any] = field(default_factory=dict)
     judged: Any = field(default=None, compare=False)
 
     def record(self) -> dict[str, Any]:
@@ -76,7 +78,8 @@ class Origin:
         gaps = self.gaps and {
             name: self.gaps.to_json()[name] for name in ("pattern", "missing_rate", "mechanism")
         }
-        return {"simulated_gaps": gaps, "seed": self.seed} | ({"plan": dict(self.plan)} if self.plan else {})
+        more = {"plan": dict(self.plan), "started_from": dict(self.began)}
+        return {"simulated_gaps": gaps, "seed": self.seed} | {name: one for name, one in more.items() if one}
 
 
 def save_bundle(

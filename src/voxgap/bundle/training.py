@@ -106,7 +106,7 @@ def train_bundle(
         noted: leaves in a folder how this was asked for.
         overwrite: train anew where the folder keeps another training.
         again: formats and packages that will be exported anew.
-        **learning: `refit` and `filler` of `voxgap.experiment.train_and_score`.
+        **learning: `refit`, `filler` and `begin` of `voxgap.experiment.train_and_score`.
 
     Raises:
         ForeignError: the folder keeps another training.
@@ -137,6 +137,8 @@ def train_bundle(
         result = go_on()
     if result.refitted is not None:
         origin = dataclasses.replace(origin, judged=result.model)
+    if result.taken is not None:
+        origin = dataclasses.replace(origin, began=result.taken._asdict())
     gone = outdated(folder, again)
     save_bundle(
         folder,

@@ -20,7 +20,7 @@ from voxgap.names import EMBEDDED
 NAME = "recipe.toml"
 MAX_BYTES = 2**20
 _DATA = "data"
-_PATHS = ("out_folder", "cache")
+_PATHS = ("out_folder", "cache", "start_from")
 # What says where and how the work is done, and not what is made.
 _OF_THIS_RUN = {"out", "config", "overwrite", "resume", "fresh", "retry", "processes", "ray", "cache"} | {
     "cpus-per-run",
@@ -92,7 +92,7 @@ def to_toml(context: typer.Context, folder: Path) -> str:
         name, value = _names(param)[0], context.params.get(param.name)
         if name in _OF_THIS_RUN or value is None:
             continue
-        if name == _DATA:
+        if name == _DATA or param.name in _PATHS:
             value = _seen_from(folder, str(value))
         lines.append(f"{name} = {_written(value)}")
     return "\n".join(lines) + "\n"

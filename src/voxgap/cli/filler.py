@@ -47,10 +47,9 @@ def train_fill(context: typer.Context, data: str, folder: Path) -> None:
         for param in context.command.params
         if param.name in context.params and context.params[param.name] != param.default
     }
-    if foreign := sorted(set(given) - {*OWN, *READING, *OTHERS}):
-        raise VoxgapError(
-            f"--{foreign[0].replace('_', '-')} is not for --task fill, which fills files as they are: leave it out"
-        )
+    names = {param.name: param.opts[0] for param in context.command.params}
+    if foreign := sorted(names[name] for name in set(given) - {*OWN, *READING, *OTHERS}):
+        raise VoxgapError(f"{foreign[0]} is not for --task fill, which fills files as they are: leave it out")
     how: dict[str, Any] = {name: given[name] for name in OWN if name in given}
     if "filters" in how:
         how["filters"] = numbers(how["filters"], "--filters")
@@ -90,11 +89,9 @@ def as_strategy(strategy: str) -> tuple[str | Strategy, Any]:
     if not is_bundle(strategy):
         refuse_unfinished(strategy)
         return strategy, None
-    from voxgap.filling.filler import check
-    from voxgap.runtime import Bundle
+    from voxgap.filling.filler import trained_layer
 
-    check(strategy, {})
-    layer = Bundle.open(strategy).keras_model().get_layer("deviating").fill
+    layer = trained_layer(strategy)
     return Strategy(fill="learned", fill_options={"filters": list(layer.filters), "steps": 0}), layer
 
 

@@ -7,7 +7,7 @@ import functools
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -104,6 +104,15 @@ def train(
             help="How gaps are handled; see docs/missing-data.md. Or a bundle of --task fill, which fills them."
         ),
     ] = "mean",
+    start_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="A bundle of --task fill: the encoder of resnet3d, unet3d or resunet3d begins with its own, which "
+            "learnt without labels.",
+            metavar="BUNDLE",
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(help="At most so many.")] = Training.epochs,
     batch_size: plan.BatchSize = None,
     learning_rate: Annotated[float, typer.Option(help="At the start.")] = Training.learning_rate,
@@ -255,8 +264,11 @@ def train(
     )
     from voxgap.cli.filler import as_strategy
     from voxgap.decision import asked
+    from voxgap.filling.filler import check
     from voxgap.trust.conformal import check_coverage
 
+    if start_from is not None:
+        check(str(start_from), {})
     named, filler = as_strategy(strategy)
     chosen = strategy_of(named, **fields_of(context, Strategy))
     if model is not None:
@@ -328,6 +340,7 @@ def train(
                 again=(export or "").split(","),
                 refit=refit,
                 filler=filler,
+                begin=None if start_from is None else _Beginning(start_from),
             )
         except ForeignError:
             raise _other_settings(out_folder, changed, set(changed) & _SCHEDULE) from None
@@ -380,6 +393,22 @@ def _say(made: Trained, dataset: Dataset, folder: Path) -> None:
             "the same command goes on."
         )
         raise typer.Exit(130)
+
+
+class _Beginning:
+    """Lets networks of one training begin with a filler's encoder, and says once what they took."""
+
+    def __init__(self, bundle: Path) -> None:
+        self.bundle, self.said = bundle, False
+
+    def __call__(self, model: Any) -> Any:
+        from voxgap.filling.filler import start_from
+
+        taken = start_from(model, self.bundle)
+        if not self.said:
+            err.print(f"{self.bundle}: {model.name} {taken.words()}")
+            self.said = True
+        return taken
 
 
 def _other_settings(folder: Path, changed: dict[str, str], which: set[str]) -> VoxgapError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from voxgap.decision import Decision, asked, chosen, named
 from voxgap.fill.base import filling
 from voxgap.history import History
 from voxgap.models import build_model
+from voxgap.models.beginning import Taken
 from voxgap.patches import Size, predict_patches
 from voxgap.recipe import Recipe
 from voxgap.training import Examples, train
@@ -36,6 +38,7 @@ class Result:
         seconds: for adapting, training and scoring.
         refitted: a network like `model`, trained on all data afterwards, where that was asked for; nothing of `scored`
             is of it.
+        taken: what it began with, where that was asked for.
     """
 
     recipe: Recipe
@@ -45,6 +48,7 @@ class Result:
     decision: Decision
     seconds: float
     refitted: keras.Model | None = None
+    taken: Taken | None = None
 
     @property
     def scores(self) -> dict[str, dict[str, float]]:
@@ -60,6 +64,7 @@ def train_and_score(
     seed: int = 0,
     verbose: bool | None = None,
     filler: Any = None,
+    begin: Callable[[keras.Model], Taken] | None = None,
     **running: Any,
 ) -> Result:
     """Build, train and score one network on a data set.
@@ -72,6 +77,8 @@ def train_and_score(
         seed: of weights, dropout and the order of batches.
         verbose: see `train`.
         filler: a trained `voxgap.fill.Learned`, where the strategy's fill is one that takes over what it has learnt.
+        begin: called with the network before it is trained, which is to begin otherwise than at random; see
+            `voxgap.start_from`.
         **running: what `train` is told beside the recipe: `progress`, `checkpoint`, `keep_checkpoint`, `callbacks`.
 
     Raises:
@@ -90,6 +97,7 @@ def train_and_score(
         chosen(threshold, np.full(len(held_out), 0.5), held_out)  # refused now, not after the training
     recipe = recipe.resolved(dataset.part("train").volumes, dataset.channels)
     model = _taking(built(dataset, recipe, seed), filler)
+    taken = None if begin is None else begin(model)
     training = recipe.training.arguments() | running
     with reporting(verbose, training.pop("progress", None), model.name) as report:
         history = train(model, dataset, seed=seed, **training | {"verbose": False, "progress": report})
@@ -112,6 +120,8 @@ def train_and_score(
     refitted = None
     if refit and history.reason != "interrupted":
         refitted = _taking(built(dataset, recipe, seed), filler)
+        if begin is not None:
+            begin(refitted)
         rates = [epoch["learning_rate"] for epoch in history.epochs[: history.best_epoch + 1]]
         train_on_all(
             refitted,
@@ -123,7 +133,7 @@ def train_and_score(
             progress=running.get("progress"),
         )
     seconds = time.perf_counter() - started
-    return Result(recipe, model, history, scored, decision or Decision(), seconds, refitted)
+    return Result(recipe, model, history, scored, decision or Decision(), seconds, refitted, taken)
 
 
 def built(dataset: Dataset, recipe: Recipe, seed: int = 0) -> keras.Model:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +14,10 @@ from voxgap.filling.learn import Fill, Where, _put, _saying
 from voxgap.patches import predict_patches
 from voxgap.runtime import Bundle, Predictor, load
 from voxgap.volume import Values
+
+if TYPE_CHECKING:
+    from voxgap.fill import Learned
+    from voxgap.models.beginning import Taken
 
 
 def check(folder: str, options: Mapping[str, Any]) -> None:
@@ -25,6 +31,44 @@ def check(folder: str, options: Mapping[str, Any]) -> None:
         raise VoxgapError(f"{folder}: is for {task}; train one that fills with voxgap train DATA --task fill")
     if options:
         raise VoxgapError(f"--option {next(iter(options))}: {folder} is trained, and takes none")
+
+
+def trained_layer(folder: str | os.PathLike[str]) -> Learned:
+    """Return the fill layer of a bundle that fills.
+
+    Raises:
+        VoxgapError: It can't be opened, or is for another task.
+    """
+    check(str(folder), {})
+    layer: Learned = Bundle.open(folder).keras_model().get_layer("deviating").fill
+    return layer
+
+
+def start_from(model: Any, bundle: str | os.PathLike[str]) -> Taken:
+    """Let the encoder of a model begin with that of a bundle of `voxgap train --task fill`, which needed no labels.
+
+    Args:
+        model: From `voxgap.build_model`, not trained yet; of `resnet3d`, `unet3d` or `resunet3d`, with the filters of
+            the filler. It may have other channels.
+        bundle: The folder.
+
+    Returns:
+        What was taken over.
+
+    Raises:
+        VoxgapError: The bundle can't be opened or does not fill, or no stage of the model agrees with its encoder.
+
+    Example:
+        >>> import voxgap as vg
+        >>> model = vg.build_model("resnet3d", (16, 16, 16, 1), 3, "kriging", filters=(16, 32, 64))
+        >>> vg.start_from(model, "runs/sea").words()  # doctest: +SKIP
+        "begins with 3 of 3 stages of the filler's encoder, 214,704 weights"
+    """
+    from voxgap.models.beginning import begin_with
+
+    taken = begin_with(model, trained_layer(bundle))
+    digest = Bundle.open(bundle).manifest.files["keras"].digest
+    return taken._replace(filler=Path(bundle).resolve().name, sha256=digest)
 
 
 def opened(folder: str) -> Predictor:
