@@ -27,6 +27,7 @@ from voxgap.models.beginning import begin_with
 from voxgap.recipe import Architecture, Recipe, Strategy, Training
 
 FILTERS = (3, 5)
+FULL = pytest.mark.full
 
 
 def learnt(channels: int = 1) -> Learned:
@@ -47,7 +48,9 @@ def begun(network: str, filler: Learned, channels: int = 1, **how: Any) -> tuple
     return begin_with(model, filler), model.get_layer("network")
 
 
-@pytest.mark.parametrize("network", ["resnet3d", "unet3d", "resunet3d"])
+@pytest.mark.parametrize(
+    "network", ["resnet3d", pytest.param("unet3d", marks=FULL), pytest.param("resunet3d", marks=FULL)]
+)
 def test_all_stages_whose_shapes_agree_are_taken_over(network: str) -> None:
     filler = learnt()
     taken, made = begun(network, filler)
@@ -60,6 +63,7 @@ def test_all_stages_whose_shapes_agree_are_taken_over(network: str) -> None:
     assert taken.words() == f"begins with 2 of 2 stages of the filler's encoder, {taken.weights:,} weights"
 
 
+@FULL
 def test_further_and_other_stages_begin_as_always() -> None:
     filler = learnt()
     taken, made = begun("resnet3d", filler, filters=(3, 4))
@@ -73,7 +77,9 @@ def test_further_and_other_stages_begin_as_always() -> None:
     assert begun("resnet3d", filler, filters=(*FILTERS, 7))[0].stages == 2
 
 
-@pytest.mark.parametrize(("before", "now"), [(2, 1), (1, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("before", "now"), [(2, 3), pytest.param(2, 1, marks=FULL), pytest.param(1, 2, marks=FULL)]
+)
 def test_other_channels_answer_alike_where_all_hold_the_same(before: int, now: int) -> None:
     filler = learnt(before)
     taken, made = begun("resnet3d", filler, now)
@@ -87,6 +93,15 @@ def test_other_channels_answer_alike_where_all_hold_the_same(before: int, now: i
     assert f"means of {before} channels for {now}" in taken.words()
 
 
+@FULL
+def test_masked_convolutions_are_taken_over_like_plain_ones() -> None:
+    filler = learnt()
+    taken, made = begun("resnet3d", filler, strategy="masked_conv")
+    assert taken.stages == 2
+    assert_array_equal(made.get_layer("conv_4").convolution.kernel, kernels(filler.network)[3])
+
+
+@FULL
 def test_without_the_observed_map_the_values_are_taken_over() -> None:
     filler = learnt()
     _, made = begun("resnet3d", filler, strategy="mean")
@@ -95,7 +110,13 @@ def test_without_the_observed_map_the_values_are_taken_over() -> None:
 
 @pytest.mark.parametrize(
     ("network", "how"),
-    [("cnn3d", {}), ("resnet2d", {}), ("resnet3d", {"filters": (4, 5)}), ("resnet3d", {"kernel_size": 5})],
+    [
+        ("resnet3d", {"filters": (4, 5)}),
+        pytest.param("cnn3d", {}, marks=FULL),
+        pytest.param("resnet2d", {}, marks=FULL),
+        pytest.param("resnet3d", {"strategy": "gated_conv"}, marks=FULL),
+        pytest.param("resnet3d", {"kernel_size": 5}, marks=FULL),
+    ],
 )
 def test_a_network_with_no_such_stage_is_refused(network: str, how: dict[str, Any]) -> None:
     with pytest.raises(
@@ -128,7 +149,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.full
+@FULL
 def test_the_manifest_of_a_training_says_what_it_began_with(bundle: Path, tmp_path: Path) -> None:
     recipe = Recipe("resnet3d", architecture=Architecture(FILTERS), training=Training(epochs=1))
     trained = train_bundle(

@@ -56,12 +56,14 @@ def begin_with(model: keras.Model, filler: Learned) -> Taken:
         VoxgapError: no stage agrees.
     """
     network = model.get_layer("network")
-    own = [layer for layer in network.layers if layer.name.startswith("conv_") and hasattr(layer, "kernel")]
+    # Of a masked or gated convolution it is the one inside.
+    own = [getattr(layer, "convolution", layer) for layer in network.layers if layer.name.startswith("conv_")]
     learnt = [layer for layer in filler.network.layers if isinstance(layer, keras.layers.Conv3D)]
     learnt = learnt[: 2 * len(filler.filters)]
-    channels, maps = model.input_shape[-1], own[0].kernel.shape[-2] if own else 0
+    channels = model.input_shape[-1]
+    kinds = own[0].kernel.shape[-2] // channels if own else 1
     kernels = [np.asarray(keras.ops.convert_to_numpy(layer.kernel)) for layer in learnt]
-    kernels[0] = _of_channels(kernels[0], filler.volume_shape[-1], channels, maps // channels)
+    kernels[0] = _of_channels(kernels[0], filler.volume_shape[-1], channels, kinds)
     stages, count = 0, 0
     while 2 * stages < min(len(own), len(kernels)) and _agree(own, kernels, stages):
         for place in (2 * stages, 2 * stages + 1):
@@ -72,7 +74,8 @@ def begin_with(model: keras.Model, filler: Learned) -> Taken:
         filters = ",".join(map(str, filler.filters))
         raise VoxgapError(
             f"{model.name} has no stage of two convolutions as the filler's, of 3 x 3 x 3 voxels with filters "
-            f"{filters}: choose resnet3d, unet3d or resunet3d, --filters {filters} and --kernel-size 3"
+            f"{filters}: choose resnet3d, unet3d or resunet3d, --filters {filters} and --kernel-size 3, without gated "
+            "convolutions"
         )
     return Taken(stages, len(filler.filters), (filler.volume_shape[-1], channels), count)
 
