@@ -60,7 +60,7 @@ def start_from(model: Any, bundle: str | os.PathLike[str]) -> Taken:
 
     Example:
         >>> import voxgap as vg
-        >>> model = vg.build_model("resnet3d", (16, 16, 16, 1), 3, "kriging", filters=(16, 32, 64))
+        >>> model = vg.build_model("resnet3d", (16, 16, 16, 1), 3, strategy="kriging", filters=(16, 32, 64))
         >>> vg.start_from(model, "runs/sea").words()  # doctest: +SKIP
         "begins with 3 of 3 stages of the filler's encoder, 214,704 weights"
     """
