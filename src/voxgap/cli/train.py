@@ -267,8 +267,6 @@ def train(
     from voxgap.filling.filler import check
     from voxgap.trust.conformal import check_coverage
 
-    if start_from is not None:
-        check(str(start_from), {})
     named, filler = as_strategy(strategy)
     chosen = strategy_of(named, **fields_of(context, Strategy))
     if model is not None:
@@ -295,6 +293,8 @@ def train(
         check_free(out_folder, overwrite or goes_on(out_folder, epochs, patience))
         if class_weight not in ("none", "balanced"):
             raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
+        if start_from is not None:
+            check(str(start_from), {})
         grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices)
         shares = {"validation_share": validation_share, "test_share": test_share}
         raw = load(data, cache=cache, task=task, **shares, **grid)
