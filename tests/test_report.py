@@ -148,13 +148,16 @@ def test_the_page_of_an_experiment(tmp_path: Path) -> None:
         "Reconstruction",
         "Learning curves",
         "Cost",
+        "Accuracy against time of one prediction",
+        "Accuracy against time of one training",
         "Do it again",
     ]
     assert command in page
     assert "3, 4" in page
-    assert page.count("<svg") == 3  # intervals, heat map, curves
+    assert page.count("<svg") == 5  # intervals, heat map, curves, twice scores against cost
     assert page.count("data:image/png") == 1
     assert "10% in training, 50% in the test" in page
+    assert "By means, the Pareto front is " in page
     place = comparison.overall.places[0]
     assert f"<td>{number(place.mean)}</td><td>{number(place.low)} to {number(place.high)}</td>" in page
 

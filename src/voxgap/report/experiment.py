@@ -14,6 +14,7 @@ from voxgap.report.audit import audits_section
 from voxgap.report.figures import fills as picture_of_fills
 from voxgap.report.figures import heat_maps, intervals, learning_curves, number
 from voxgap.report.page import Section, Table, write_page
+from voxgap.report.pareto import Candidate, cost_section
 
 if TYPE_CHECKING:
     from voxgap.experiment.comparison import Comparison
@@ -51,6 +52,7 @@ def write_report(
         *audits_section(comparison.audits, comparison.shortcut),
         *_curves(comparison),
         _cost(comparison),
+        *_against_cost(comparison),
         *_failures(comparison),
         _again(comparison, command),
     ]
@@ -232,6 +234,29 @@ def _cost(comparison: Comparison) -> Section:
     header = ("strategy", "one training", "one prediction", "epochs", "best epoch", "best was last", "runs")
     words = ["Means over the runs, on the machine that did them; runs side by side slow each other down."]
     return Section("Cost", words, Table(header, rows))
+
+
+def _against_cost(comparison: Comparison) -> list[Section]:
+    """Draw the scores of strategies against the time of a prediction and of a training, means over networks."""
+    overall, sections = comparison.overall, []
+    metric = comparison.words_of(overall.metric)
+    for quantity, unit, of in (
+        ("time of one prediction", "ms", "milliseconds_inference"),
+        ("time of one training", "s", "seconds_train"),
+    ):
+        candidates = [
+            Candidate(
+                place.strategy,
+                place.mean,
+                float(np.mean([getattr(c, of) for c in comparison.costs if c.strategy == place.strategy])),
+                place.low,
+                place.high,
+            )
+            for place in overall.places
+            if any(cost.strategy == place.strategy for cost in comparison.costs)
+        ]
+        sections += cost_section(candidates, metric, quantity, unit, lower_is_better=overall.lower_is_better)
+    return sections
 
 
 def _failures(comparison: Comparison) -> list[Section]:
