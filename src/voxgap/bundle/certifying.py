@@ -27,7 +27,7 @@ from voxgap.trust.certificate import (
     check_gaps,
     check_subsets,
 )
-from voxgap.trust.scoring import check_metric
+from voxgap.trust.scoring import Progress, check_metric, told_nobody
 
 PAGE, TABLE, PLAIN = "certificate.html", "certificate.csv", "certificate.json"
 SOME = "subsets"
@@ -59,7 +59,15 @@ class Certified:
         rows = [
             (row.name, str(row.scans), row.score.words(), row.loss.words()) for row in self.certificate.rows
         ]
-        rows = [("what is there", "scans", self.certificate.metric.replace("_", " "), "worse by"), *rows]
+        rows = [
+            (
+                "what is there",
+                "scans",
+                self.certificate.metric.replace("_", " "),
+                "worse than as recorded by",
+            ),
+            *rows,
+        ]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = [
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
@@ -88,6 +96,7 @@ def certify(
     seed: int = 0,
     axes: Sequence[str | int] = (),
     at: Mapping[str, int] | None = None,
+    progress: Progress = told_nobody,
 ) -> Certified:
     """Score a bundle for every subset of its channels and for gaps of several patterns; write the page of it.
 
@@ -105,6 +114,7 @@ def certify(
             the manifest has the same certificate.
         seed: of those gaps, and of the intervals.
         axes, at: what is said of the axes of the files, where they are called otherwise; see `voxgap.load_data`.
+        progress: wraps what is gone through one by one, with a title.
 
     Raises:
         VoxgapError: the data can't be read, is for another task or other classes, or is too little.
@@ -127,7 +137,7 @@ def certify(
     given = labelled(predictor, data, split, axes=axes, at=at)
     how: dict[str, Any] = {"threshold": predictor.decision.threshold, "seed": seed}
     made_of: dict[str, Any] = {"subsets": subsets, "patterns": patterns, "rates": rates}
-    certificate = certified(given.data, predictor.predict, metric, **made_of, **how)
+    certificate = certified(given.data, predictor.predict, metric, **made_of, **how, progress=progress)
     audit = audited(given.data, predictor.predict, metric, **how)
     made = Certified(predictor.manifest.dataset, given.split, certificate, audit, given.notes)
     made = replace(made, name=given.data.name.replace("\\", "/").rstrip("/").rpartition("/")[2])

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from voxgap.cli.console import decimals, out, say_notes
 from voxgap.cli.data import At, Axes, Seed, Split, fetched, grid_arguments
+from voxgap.cli.fill import progress
 from voxgap.cli.predict import BundlePath, Engine, Precision, Threads, Threshold, open_bundle
 from voxgap.doubts import gathered
 from voxgap.files import finite
@@ -88,6 +89,7 @@ def certify(
             seed=seed,
             axes=said["axes"],
             at=said["at"],
+            progress=progress,
         )
     say_notes(found.notes)
     if as_json:

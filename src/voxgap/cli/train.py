@@ -313,6 +313,10 @@ def train(
         )
         recipe = Recipe(model, chosen, dataclasses.replace(network, normalize=normalize), trained, threshold)
         err.print(given.learnt.summary())
+        if given.aside is not None:
+            err.print(
+                f"{len(given.aside)} volumes of the training part are set aside to calibrate the guarantee"
+            )
         if patch_size is None and proposed is None and patch is not None:
             err.print(f"volumes differ in shape: patches of {','.join(map(str, patch))} (--patch-size)")
         import_keras()

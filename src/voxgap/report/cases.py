@@ -105,7 +105,8 @@ def calibration(curves: Mapping[str, NDArray[np.float64]], classes: Sequence[str
         classes: names.
         unit: `cases` or `voxels`.
     """
-    figure = Figure(figsize=(3.9, 3.9), layout="constrained")
+    beside = 0.2 * len(curves) if len(curves) > 1 else 0
+    figure = Figure(figsize=(3.9, 3.9 + beside), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     upper.plot((0, 1), (0, 1), color=BEATEN, linestyle=":", linewidth=1)
     for (label, sureness), colour in zip(curves.items(), COLOURS, strict=False):
@@ -119,7 +120,10 @@ def calibration(curves: Mapping[str, NDArray[np.float64]], classes: Sequence[str
     lower.spines[["top", "right"]].set_visible(False)
     lower.yaxis.set_major_locator(MaxNLocator(2, integer=True))
     if len(curves) > 1:
-        upper.legend(frameon=False, fontsize=8)
+        # Below: patterns of gaps have long names.
+        figure.legend(
+            *upper.get_legend_handles_labels(), frameon=False, fontsize=8, loc="outside lower center"
+        )
     return figure
 
 

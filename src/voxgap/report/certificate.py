@@ -81,7 +81,8 @@ def _next(certificate: Certificate) -> list[Section]:
     rows = [[" + ".join(s.had), _channel(s), str(s.scans), s.worth.words(signed=True)] for s in best]
     header = ["where there is", "acquire next", "scans", f"{_unit(certificate)} better by"]
     words = [
-        "The channel that is worth most beside those that are there; perhaps: its interval does not exclude 0."
+        "The channel that is worth most beside those that are there; perhaps: its interval does not exclude 0. "
+        "Counted on the scans that have that channel too, which are fewer than those of the lines above."
     ]
     return [Section("What to acquire next", words, Table(header, rows))]
 

@@ -20,6 +20,7 @@ from voxgap.trust.scoring import (
     Change,
     Measure,
     Predict,
+    Progress,
     Score,
     answered,
     better,
@@ -27,6 +28,7 @@ from voxgap.trust.scoring import (
     measured,
     members_of,
     score_of,
+    told_nobody,
 )
 from voxgap.volume import Values
 
@@ -117,7 +119,10 @@ class Certificate:
         single = [step for step in self.steps if step.had and len(step.had) == self._most - 1]
         if single:
             missed = max(single, key=lambda step: step.worth.value)
-            said += f" Of single channels {missed.channel} is missed most: {missed.worth.words()} worse without it."
+            said += (
+                f" Of single channels {missed.channel} is missed most: {missed.worth.words()} worse without it, of the "
+                f"{missed.scans} scans that have all."
+            )
         return said
 
     @property
@@ -193,6 +198,7 @@ def certified(
     patterns: Sequence[str] = CERTIFIED_PATTERNS,
     rates: Sequence[float] = CERTIFIED_RATES,
     seed: int = 0,
+    progress: Progress = told_nobody,
 ) -> Certificate:
     """Score a network for every subset of channels, and for gaps of some patterns and rates.
 
@@ -207,6 +213,7 @@ def certified(
             to four channels, of more those that occur and each channel missing alone.
         patterns, rates: of gaps that are made besides, see `voxgap.simulate`.
         seed: of those gaps, and of the intervals.
+        progress: see `voxgap.trust.scoring.answered`.
 
     Raises:
         VoxgapError: too few scans, or no such metric or channel.
@@ -225,7 +232,7 @@ def certified(
     }
     answers = {
         name: given
-        for name, given in answered(data, predict, changes, threshold).items()
+        for name, given in answered(data, predict, changes, threshold, progress).items()
         if len(given.places) >= _FEWEST
     }
     predictions, whole, every = len(answers), next(iter(kept)), " + ".join(data.channels)

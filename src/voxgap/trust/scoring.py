@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -89,11 +89,21 @@ def better(metric: str) -> int:
     return -1 if metric in LOWER_IS_BETTER else 1
 
 
+Progress = Callable[[Sequence[Any], str], Iterable[Any]]
+"""Goes through things one by one, under a title."""
+
+
+def told_nobody(items: Sequence[Any], _: str) -> Iterable[Any]:
+    """Go through things and show nothing."""
+    return items
+
+
 def answered(
     data: Dataset,
     predict: Predict,
     changes: Mapping[str, Change],
     threshold: float | None = None,
+    progress: Progress = told_nobody,
 ) -> dict[str, Answers]:
     """Let a network answer the data changed in several ways; the data is read once, whatever their number.
 
@@ -102,11 +112,12 @@ def answered(
         predict: answers volumes.
         changes: by name.
         threshold: by which classes of voxels are named.
+        progress: goes through parts of the data, and shows how far it is.
     """
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in changes}
     places: dict[str, list[NDArray[np.intp]]] = {name: [] for name in changes}
     step = at_once(data)
-    for start in range(0, len(data), step):
+    for start in progress(range(0, len(data), step), f"{len(changes)} answers to each scan"):
         volumes = np.asarray(data.volumes[start : start + step])
         chunk = np.arange(start, start + len(volumes))
         for name, change in changes.items():
