@@ -97,7 +97,11 @@ def made(how: str | None, dataset: Dataset, network: str, given: Mapping[str, An
         raise VoxgapError(
             "--plan auto is for label maps, with unet3d or resunet3d; give the numbers themselves"
         )
-    if how == "none" or not fits or (how is None and given):
+    if fits and how is None and given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        err.print(f"no plan is made from the data, since there is {names}; --plan auto makes one around that")
+        return None
+    if how == "none" or not fits:
         return None
     import_keras()
     from voxgap.experiment.proposal import plan
