@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from voxgap.errors import VoxgapError
-from voxgap.metrics.overlap import digests, group_digests, in_part, known_cases, overlap, read_cases
+from voxgap.metrics.overlap import digests, group_digests, in_part, known_cases, overlap, read_cases, too_good
 
 
 def test_content_is_what_counts() -> None:
@@ -35,6 +35,13 @@ def test_those_in_training_are_counted() -> None:
     assert known == {"train": sorted(found[:2]), "validation": [found[2]]}
     assert overlap([*found[1:], None], known) == {"train": 1, "validation": 1}
     assert overlap(found, {}) == {"train": 0, "validation": 0}
+
+
+@pytest.mark.parametrize(("met", "said"), [((3, 1), "hardly better for it"), ((9, 1), "too good")])
+def test_a_few_known_volumes_hardly_better_a_score(met: tuple[int, int], said: str) -> None:
+    (line,) = too_good(dict(zip(("train", "validation"), met, strict=True)), 495, "test")
+    assert line.endswith(f"of this bundle: these scores are {said}")
+    assert not too_good({"train": 0, "validation": 0}, 495)
 
 
 @pytest.mark.parametrize("content", ["{}", "[", '{"train": 3, "validation": []}', '[["train"]]'])

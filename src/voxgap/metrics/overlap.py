@@ -74,6 +74,10 @@ def overlap(found: Iterable[str | None], known: Mapping[str, list[str]]) -> dict
     return {part: sum(case in held for case in cases) for part, held in met.items()}
 
 
+FEW = 0.02
+"""Up to this share of known volumes a score is hardly better for it: volumes that hold next to nothing may be alike."""
+
+
 def too_good(met: Mapping[str, int] | None, count: int, split: str = "all") -> list[str]:
     """Return the warning that scores are too good, where a network has met what they are of; else nothing.
 
@@ -87,7 +91,11 @@ def too_good(met: Mapping[str, int] | None, count: int, split: str = "all") -> l
         for part, words in (("train", "training"), ("validation", "validation"))
         if split != "train" and part != split and (known := (met or {}).get(part))
     ]
-    return [f"Warning: {' and '.join(called)} of this bundle: these scores are too good"] if called else []
+    if not called:
+        return []
+    met_in_all = sum(known for part, known in (met or {}).items() if part != split)
+    how = "too good" if met_in_all > FEW * count else "hardly better for it"
+    return [f"Warning: {' and '.join(called)} of this bundle: these scores are {how}"]
 
 
 def in_part(found: Iterable[str | None], known: Mapping[str, list[str]], part: str) -> list[bool]:
