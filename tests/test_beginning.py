@@ -14,16 +14,17 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 import stand_in
 import tiny
-from voxgap.bundle import material, train_bundle
+from voxgap.bundle import STATE, material, train_bundle
 from voxgap.bundle.filler import save_filler
 from voxgap.bundle.saving import Origin
+from voxgap.bundle.training import _as_it_began
 from voxgap.errors import VoxgapError
 from voxgap.fill import Deviating, Learned
 from voxgap.filling.filler import start_from
 from voxgap.grid import AS_IT_IS
 from voxgap.history import History
 from voxgap.models import build_model
-from voxgap.models.beginning import begin_with
+from voxgap.models.beginning import Taken, begin_with
 from voxgap.recipe import Architecture, Recipe, Strategy, Training
 
 FILTERS = (3, 5)
@@ -169,5 +170,26 @@ def test_the_manifest_of_a_training_says_what_it_began_with(bundle: Path, tmp_pa
 
 
 def test_a_bundle_that_does_not_fill_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VoxgapError, match="no bundle here"):
+    with pytest.raises(VoxgapError, match="no bundle here .* with voxgap train --task fill --out "):
         start_from(None, tmp_path / "none")
+    (tmp_path / "cls.npz").write_bytes(b"")
+    with pytest.raises(
+        VoxgapError, match=r"cls\.npz: no bundle here, but a file; name the folder of a bundle$"
+    ):
+        start_from(None, tmp_path / "cls.npz")
+
+
+def test_a_training_goes_on_with_the_filler_that_it_began_with(tmp_path: Path) -> None:
+    (tmp_path / STATE).mkdir()
+
+    def go_on(filler: str, sha256: str, refusal: type[VoxgapError] = VoxgapError) -> Taken:
+        taken = Taken(2, 2, (1, 1), 5, filler, sha256)
+        return _as_it_began(lambda model: taken, tmp_path, refusal)(None)
+
+    assert go_on("sea", "a").sha256 == "a"
+    assert go_on("sea", "b").sha256 == "b"  # killed before an epoch ended: nothing is gone on with
+    (tmp_path / STATE / "state.json").write_text("{}")
+    assert go_on("moved", "b") == go_on("sea", "b")
+    assert go_on("moved", "b").filler == "sea"
+    with pytest.raises(VoxgapError, match="began with another filler, sea of SHA-256 b, not sea of c: give"):
+        go_on("sea", "c")

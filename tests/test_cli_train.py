@@ -174,8 +174,8 @@ def test_each_option_that_makes_another_training_is_named_before_anything_is_rea
         given = [f"--{name}"] if value is None else [f"--{name}", value]
         done = voxgap("train", "gone.npz", "--out", folder, *QUICK, "--epochs", "9", *given)
         now = "true" if value is None else type(was.get(name, ""))(value)
-        if name == "from":  # a path, as a recipe there says it
-            now = Path(os.path.relpath(value, folder / "training-state")).as_posix()
+        if name == "from":  # a path, as seen from here
+            now = Path(os.path.relpath(value)).as_posix()
         assert f"settings: --{name} was {was.get(name, 'not given')}, is {now};" in done.err, done.err
         assert done.code == 2
 

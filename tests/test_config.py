@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from voxgap.cli import app
-from voxgap.cli.config import Config, write_recipe
+from voxgap.cli.config import Config, changes, write_recipe
 from voxgap.errors import VoxgapError
 
 PROBE = typer.Typer()
@@ -150,3 +150,28 @@ def test_an_experiment_leaves_its_recipe(tmp_path: Path) -> None:
         if any(p.name == "config" for p in command.params)
     }  # type: ignore[attr-defined]
     assert names == {"train", "compare"}
+
+
+def test_paths_that_differ_are_named_as_seen_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[dict[str, str]] = []
+    app = typer.Typer()
+
+    @app.command()
+    def probe(
+        context: typer.Context, data: str, start_from: Annotated[str | None, typer.Option("--from")] = None
+    ) -> None:
+        recipe = Path("runs/a/training-state")
+        recipe.mkdir(parents=True, exist_ok=True)
+        told.append(changes(context, recipe / "recipe.toml"))
+        write_recipe(context, recipe)
+
+    monkeypatch.chdir(tmp_path)
+    for arguments in (["d.csv", "--from", "filler"], ["sample:brain"], ["d.csv", "--from", "new/filler"]):
+        assert CliRunner().invoke(app, arguments).exit_code == 0
+    first, second = "d.csv", "sample:brain"
+    assert told[1:] == [
+        {"data": f"{first}, is {second}", "from": "filler, is not given"},
+        {"data": f"{second}, is {first}", "from": "not given, is new/filler"},
+    ]

@@ -98,5 +98,8 @@ def test_data_that_says_a_part_is_given_no_share_of_it(part: str) -> None:
     for data in ("sample:brain", sample):
         with pytest.raises(VoxgapError, match=f"brain: has a split of its own, which says the {part} part"):
             load_data(data, **{f"{part}_share": 0.1})
+    alone = np.full(len(CLASSES), "train")
+    with pytest.raises(VoxgapError, match="which has no test part; leave out its share, or the split"):
+        Division(alone, test=0.1).refuse_for(alone, "data")
     with pytest.raises(VoxgapError, match="scoring deals no samples out"):
         load_data(sample, scoring=True, **{f"{part}_share": 0.1})

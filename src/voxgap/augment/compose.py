@@ -154,7 +154,7 @@ def _value(text: str, name: str, value: str) -> float | tuple[float, ...]:
         return numbers
     if len(numbers) == 1 and name not in _RANGES:
         return numbers[0]
-    example = "0.2..0.4" if name in _RANGES else "0.2"
+    example = "0.5/0.1, a rate for each channel" if each else "0.2..0.4" if name in _RANGES else "0.2"
     raise VoxgapError(f"transform {text!r} is not understood; write {name}:{example}")
 
 

@@ -65,8 +65,11 @@ class ExtraGaps(Pointwise):
 class ChannelDropout(Pointwise):
     """Make whole channels (modalities) missing, never the last one that is observed.
 
+    So of two channels with rates 0.5 and 0.1, both are drawn in one of 20 volumes, one of them stays, and they are
+    missing in 0.475 and 0.075.
+
     Args:
-        rate: Probability that a channel goes missing; or one for each channel, as often as it will be missing later.
+        rate: Probability that a channel is drawn; or one for each channel, about as often as it will be missing later.
         p: Probability that anything happens at all.
     """
 

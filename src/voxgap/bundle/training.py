@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import shutil
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -17,11 +18,16 @@ from voxgap.bundle.guaranteeing import Guaranteed, guarantee, set_aside
 from voxgap.bundle.saving import Origin, save_bundle
 from voxgap.dataset import Dataset
 from voxgap.dataset.gaps import with_simulated
+from voxgap.errors import VoxgapError
+from voxgap.files import write_bytes
 from voxgap.metrics.overlap import digests, known_cases
 from voxgap.recipe import Gaps, Recipe
 
 if TYPE_CHECKING:
     from voxgap.experiment import Result
+    from voxgap.models.beginning import Taken
+
+BEGAN = "began.json"
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,7 @@ def train_bundle(
     *,
     overwrite: bool = False,
     again: Collection[str] = (),
+    begin: Callable[[Any], Taken] | None = None,
     **learning: Any,
 ) -> Trained:
     """Train a network, going on from what the folder keeps of such a training, and save it there.
@@ -106,7 +113,8 @@ def train_bundle(
         noted: leaves in a folder how this was asked for.
         overwrite: train anew where the folder keeps another training.
         again: formats and packages that will be exported anew.
-        **learning: `refit`, `filler` and `begin` of `voxgap.experiment.train_and_score`.
+        begin: as for `voxgap.experiment.train_and_score`; a training goes on with what it began with.
+        **learning: `refit` and `filler` of the same.
 
     Raises:
         ForeignError: the folder keeps another training.
@@ -124,6 +132,8 @@ def train_bundle(
             noted(state)
         with progress() as live:
             running = {"progress": live, "checkpoint": state, "keep_checkpoint": True}
+            if begin is not None:
+                running["begin"] = _as_it_began(begin, folder, ForeignError if overwrite else VoxgapError)
             return train_and_score(given.learnt, recipe, seed=seed, **learning, **running)
 
     if overwrite:
@@ -157,3 +167,28 @@ def train_bundle(
     if given.aside is not None and given.coverage is not None:
         promised = guarantee(folder, given.aside, given.coverage, "all", seed=seed)
     return Trained(result, promised, gone)
+
+
+def _as_it_began(
+    begin: Callable[[Any], Taken], folder: Path, refusal: type[VoxgapError]
+) -> Callable[[Any], Taken]:
+    """Return what lets a network begin, keeps with what it did, and refuses to go on with anything else."""
+    file = folder / STATE / BEGAN
+    goes_on = (folder / STATE / "state.json").is_file() and file.is_file()
+
+    def begun(model: Any) -> Taken:
+        taken = begin(model)
+        if not goes_on:
+            write_bytes(file, json.dumps(taken._asdict()).encode())
+            return taken
+        said = json.loads(file.read_bytes())
+        kept = taken._replace(**said | {"channels": tuple(said["channels"])})
+        if kept.sha256 != taken.sha256:
+            raise refusal(
+                f"{folder} keeps a training that began with another filler, {kept.filler} of SHA-256 "
+                f"{kept.sha256[:12]}, not {taken.filler} of {taken.sha256[:12]}: give that one to go on, or choose "
+                "another folder, or pass --overwrite to train anew"
+            )
+        return kept
+
+    return begun

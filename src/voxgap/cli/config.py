@@ -112,13 +112,20 @@ def changes(context: typer.Context, recipe: Path) -> dict[str, str]:
     """Compare how a command is called with a recipe that it left.
 
     Returns:
-        For each option that differs, by its name, both values in words; nothing where there is no recipe.
+        For each option that differs, by its name, both values in words, paths as seen from here; nothing where there
+        is no recipe.
     """
     if not recipe.is_file():
         return {}
     there, asked = _read(recipe), settings(context, recipe.parent)
+    paths = {_names(param)[0] for param in context.command.params if param.name in (_DATA, *_PATHS)}
+
+    def said(name: str, value: Any) -> str:
+        path = name in paths and isinstance(value, str)
+        return _seen_from(Path(), _from(recipe.parent, value)) if path else _said(value)
+
     return {
-        name: f"{_said(there.get(name))}, is {_said(asked.get(name))}"
+        name: f"{said(name, there.get(name))}, is {said(name, asked.get(name))}"
         for name in (*there, *(set(asked) - set(there)))
         if there.get(name) != asked.get(name)
     }

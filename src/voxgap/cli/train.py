@@ -344,7 +344,7 @@ def train(
                 again=(export or "").split(","),
                 refit=refit,
                 filler=filler,
-                begin=None if start_from is None else _Beginning(start_from),
+                begin=None if start_from is None else _Beginning(start_from, there and not overwrite),
             )
         except ForeignError:
             raise _other_settings(out_folder, changed, set(changed) & _SCHEDULE) from None
@@ -400,10 +400,15 @@ def _say(made: Trained, dataset: Dataset, folder: Path) -> None:
 
 
 class _Beginning:
-    """Lets networks of one training begin with a filler's encoder, and says once what they took."""
+    """Lets networks of one training begin with a filler's encoder, and says once what they took.
 
-    def __init__(self, bundle: Path) -> None:
-        self.bundle, self.said = bundle, False
+    Args:
+        bundle: of the filler.
+        said: whether it was said already, as of a training that is gone on with.
+    """
+
+    def __init__(self, bundle: Path, said: bool) -> None:
+        self.bundle, self.said = bundle, said
 
     def __call__(self, model: Any) -> Any:
         from voxgap.filling.filler import start_from

@@ -123,8 +123,10 @@ class Division:
         """
         said = "test" if self.test is not None else "validation"
         if self.test is not None or (self.validation is not None and "validation" in split):
+            how = "says the" if said in split else "has no"
             raise VoxgapError(
-                f"{name}: has a split of its own, which says the {said} part; leave out its share"
+                f"{name}: has a split of its own, which {how} {said} part; leave out its share"
+                f"{'' if said in split else ', or the split'}"
             )
 
 

@@ -26,7 +26,7 @@ def check(folder: str, options: Mapping[str, Any]) -> None:
     Raises:
         VoxgapError: It can't be opened, is for another task, or was given options.
     """
-    task = Bundle.open(folder).manifest.task
+    task = Bundle.open(folder, "--task fill").manifest.task
     if task != "fill":
         raise VoxgapError(f"{folder}: is for {task}; train one that fills with voxgap train DATA --task fill")
     if options:

@@ -33,13 +33,17 @@ class Bundle:
     manifest: Manifest
 
     @classmethod
-    def open(cls, folder: str | os.PathLike[str]) -> Bundle:
+    def open(cls, folder: str | os.PathLike[str], how: str = "") -> Bundle:
         """Open a bundle; nothing but its manifest is read yet.
+
+        Args:
+            folder: of the bundle.
+            how: options of `voxgap train` that make one as it is wanted, where there is none.
 
         Raises:
             VoxgapError: it is missing, too large, not JSON, of another schema, or a field is not what it must be.
         """
-        return cls(Path(folder), _read(Path(folder)))
+        return cls(Path(folder), _read(Path(folder), how))
 
     @property
     def file(self) -> Path:
@@ -126,11 +130,14 @@ class Bundle:
         return file
 
 
-def _read(folder: Path) -> Manifest:
+def _read(folder: Path, how: str) -> Manifest:
     file = folder / MANIFEST
     if not file.is_file():
+        if folder.exists() and not folder.is_dir():
+            raise VoxgapError(f"{folder}: no bundle here, but a file; name the folder of a bundle")
         raise VoxgapError(
-            f"{folder}: no bundle here ({MANIFEST} is missing); make one with voxgap train --out {folder}"
+            f"{folder}: no bundle here ({MANIFEST} is missing); make one with "
+            f"{' '.join(['voxgap train', *how.split(), f'--out {folder}'])}"
         )
     if file.stat().st_size > _MAX_BYTES:
         raise VoxgapError(f"{file}: larger than {_MAX_BYTES // 2**20} MiB, which no manifest is")
