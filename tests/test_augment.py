@@ -100,7 +100,7 @@ def test_each_channel_is_dropped_at_its_own_rate() -> None:
     assert dropped.mean(axis=(0, 1, 2, 3)) == pytest.approx([0.5, 0, 0.1], abs=0.03)
     with pytest.raises(VoxgapError, match="3 rates for 2 channels"):
         transform(np.ones((1, 1, 1, 2), np.float32), 0)
-    with pytest.raises(VoxgapError, match="write channel_dropout:0.5/0.1, a rate for each channel"):
+    with pytest.raises(VoxgapError, match=r"write channel_dropout:0\.5/0\.1, a rate for each channel"):
         va.from_text("channel_dropout:0.5/")
     for wrong in ("channel_dropout:0.5/x", "channel_dropout:0.5/1.1", "flip:0.5/0.1"):
         with pytest.raises(VoxgapError):

@@ -170,7 +170,7 @@ def test_the_manifest_of_a_training_says_what_it_began_with(bundle: Path, tmp_pa
 
 
 def test_a_bundle_that_does_not_fill_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(VoxgapError, match="no bundle here .* with voxgap train --task fill --out "):
+    with pytest.raises(VoxgapError, match=r"no bundle here .* with voxgap train --task fill --out "):
         start_from(None, tmp_path / "none")
     (tmp_path / "cls.npz").write_bytes(b"")
     with pytest.raises(

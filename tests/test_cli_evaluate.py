@@ -316,3 +316,9 @@ def test_volumes_that_were_in_training_are_said_whatever_they_are_called(
     assert done.code == 0, done.err
     assert "3 of 20 volumes were in training and 2 of 20 volumes were in validation" in done.err
     assert "other" not in (bundle / "cases.json").read_text()
+
+
+@pytest.mark.parametrize("name", ["c.png", "c", "c.parquet"])
+def test_a_table_of_cases_that_would_be_none_is_refused_before_anything_is_scored(name: str, voxgap) -> None:
+    done = voxgap("evaluate", "absent", "absent.csv", "--cases", name)
+    assert (done.code, f"--cases {name}: the table is CSV; name it c.csv" in done.err) == (2, True), done.err

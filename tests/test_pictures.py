@@ -14,8 +14,10 @@ from voxgap.dataset.folders import list_folder
 from voxgap.dataset.survey import survey
 from voxgap.inspection import inspect
 from voxgap.io import scan, write
-from voxgap.pictures import differences, slices
+from voxgap.pictures import differences, histogram, png, slices
 from voxgap.report.inspection import examples
+from voxgap.report.page import drawing
+from voxgap.report.pareto import Candidate, against_cost
 from voxgap.volume import Volume, rises, upright
 
 FRONT = np.array([[0, 0, 1.0, 0], [0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1]])
@@ -158,3 +160,33 @@ def test_what_is_missed_too_much_or_of_another_class_has_its_colour() -> None:
     assert [tuple(colour) for colour in colours[0]] == [legend[name] for name in expected]
     assert np.ma.getmaskarray(over.get_array())[1].all()
     assert [axes.get_title() for axes in figure.axes] == ["slice 1", "slice 2"]
+
+
+def test_gaps_have_the_colour_of_the_legend_and_are_grey_under_another_one() -> None:
+    volume, truth = np.linspace(0, 1, 40, dtype=np.float32).reshape(2, 4, 5), np.zeros((2, 4, 5), np.int16)
+    truth[1, 0, :2], volume[1, 0, 1:3] = 1, np.nan
+    figure = differences([("a", volume, truth, truth)], spacing=(3, 2, 1))
+    assert [axes.get_title() for axes in figure.axes] == ["slice 1"]  # the only one with a class, and once
+    assert figure.axes[0].get_aspect() == 2
+    under = np.ma.filled(figure.axes[0].images[0].get_array(), np.nan)
+    assert (under[0, 1], np.isnan(under[0, 2])) == (pytest.approx(0.5, abs=0.02), True)
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words[-1] == "missing"
+    complete = differences([("a", np.zeros_like(volume), truth, truth)])
+    assert [text.get_text() for text in complete.legends[0].get_texts()] == words[:-1]
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_stand_in_pictures_as_they_are() -> None:
+    truth = np.zeros((2, 4, 5), np.int16)
+    names = [r"a$\nothing$b", "$$", r"one\$", "漢字 \N{GRINNING FACE}", "long_" * 20 + "end"]
+    figure = differences([(name, np.zeros((2, 4, 5), np.float32), truth, truth) for name in names])
+    assert png(figure).startswith(b"\x89PNG")
+    labels = [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()]
+    assert labels[:4] == names[:4]
+    assert (len(labels[4]), labels[4][-4:], "…" in labels[4]) == (39, "_end", True)
+    # What matplotlib itself writes along a logarithm is still typeset.
+    page = drawing(histogram({"$x$": np.arange(1.0, 9), r"$\y$": np.arange(9.0)}))
+    assert ("$x$</text>" in page, "<tspan" in page, "}$</text>" in page) == (True, True, False)
+    found = [Candidate(r"a$\b$", 0.5, 1.0), Candidate("c$^$", 0.6, 2.0)]
+    assert r"a$\b$" in drawing(against_cost(found, "auc", "cost"))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import matplotlib.figure
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, ListedColormap, Normalize
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.text import Text
+from matplotlib.ticker import LogFormatter, MaxNLocator
 
 from voxgap.history import History
 
@@ -21,8 +25,35 @@ _COLOURS = ("#0b6e8f", "#e0a030", "#6a8d3a", "#8f4b8f", "#c8472f", "#4a5866", "#
 
 _DIFFERENCES = {"as drawn": "#5fae3c", "missed": "#ffd23f", "too much": "#2f7fe0", "another class": "#b64bb6"}
 
+LONGEST = 40
+"""Letters of a name in a picture; the middle of a longer one is left out."""
 
-def png(figure: Figure, dpi: int = 120) -> bytes:
+
+class Figure(matplotlib.figure.Figure):
+    """A figure whose words stand as they are: a name with two `$` is no formula, and a letter may lack in the font."""
+
+    def draw(self, renderer: Any) -> None:
+        """Draw it; only what matplotlib writes itself along a logarithm is a formula."""
+        own: set[Text] = set()
+        for axis in self.findobj(Axis):
+            if isinstance(axis, Axis) and isinstance(axis.get_major_formatter(), LogFormatter):
+                ticks = (*axis.get_major_ticks(), *axis.get_minor_ticks())
+                own |= {text for tick in ticks for text in (tick.label1, tick.label2)}
+        for text in self.findobj(Text):
+            if isinstance(text, Text) and text not in own:
+                text.set_parse_math(False)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
+            super().draw(renderer)
+
+
+def shortened(name: str) -> str:
+    """Return a name without its middle, where it is longer than a picture has room for."""
+    half = (LONGEST - 1) // 2
+    return name if len(name) <= LONGEST else f"{name[:half]}…{name[-half:]}"
+
+
+def png(figure: matplotlib.figure.Figure, dpi: int = 120) -> bytes:
     """Render a figure."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi)
@@ -62,7 +93,7 @@ def slices(
                     ~outside[index] | ~np.isnan(volume[index, ..., channel]), outside[index]
                 )
                 axes.imshow(pale, cmap=ListedColormap([OUTSIDE_COLOUR]), interpolation="nearest")
-        axes_row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+        axes_row[0].set_ylabel(shortened(label), rotation=0, ha="right", va="center", fontsize=9)
     for axes, index in zip(grid[0], chosen, strict=True):
         axes.set_title(f"slice {index}", fontsize=8)
     return figure
@@ -89,39 +120,54 @@ def draw_slice(axes: Axes, values: np.ndarray, low: float, high: float) -> None:
     axes.spines[:].set_visible(False)
 
 
-def differences(cases: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]], count: int = 6) -> Figure:
+def differences(
+    cases: Sequence[tuple[str, np.ndarray, np.ndarray, np.ndarray]],
+    count: int = 6,
+    spacing: tuple[float, float, float] | None = None,
+) -> Figure:
     """Draw where answers differ from label maps, a case a row, colours over slices of its volume.
 
     Args:
         cases: what each is called, its volume with NaN, its label map (-1: nobody said) and the answer, each
             `(depth, height, width)`, classes by index, 0 the background.
-        count: how many slices, evenly spaced along the part of the depth in which either has a class.
+        count: how many slices at most, evenly spaced along the part of the depth in which either has a class.
+        spacing: of the voxels, in their order; None: as if they were cubes.
     """
-    figure = Figure(figsize=(1.25 * count + 1.5, 1.3 * len(cases) + 0.5), layout="constrained")
-    grid = figure.subplots(len(cases), count, squeeze=False)
-    for axes_row, (name, volume, truth, answer) in zip(grid, cases, strict=True):
+    chosen = []
+    for _, volume, truth, answer in cases:
         held = np.flatnonzero(((truth > 0) | ((answer > 0) & (truth == 0))).any(axis=(1, 2)))
         held = held if len(held) else np.arange(len(volume))
+        chosen.append(
+            held[np.unique(np.linspace(0, len(held) - 1, min(count, len(held))).round().astype(int))]
+        )
+    across = max(map(len, chosen))
+    figure = Figure(figsize=(1.25 * max(across, 4) + 1.5, 1.3 * len(cases) + 0.5), layout="constrained")
+    grid = figure.subplots(len(cases), across, squeeze=False)
+    over, gaps = ListedColormap(list(_DIFFERENCES.values())), False
+    for axes_row, (name, volume, truth, answer), places in zip(grid, cases, chosen, strict=True):
         low, high = _range(volume)
-        for axes, index in zip(
-            axes_row, np.linspace(0, len(held) - 1, count).round().astype(int), strict=True
-        ):
-            place = held[index]
-            draw_slice(axes, volume[place], low, high)
+        for axes in axes_row[len(places) :]:
+            axes.set_axis_off()
+        for axes, place in zip(axes_row, places, strict=False):
             true, said = truth[place], answer[place]
             kinds = np.select(
                 [true < 0, (true == said) & (true > 0), (true > 0) & (said > 0), true > 0, said > 0],
                 [0, 1, 4, 2, 3],
                 0,
             )
-            over = ListedColormap(list(_DIFFERENCES.values()))
+            missing = np.isnan(volume[place])
+            gaps |= bool((missing & (kinds == 0)).any())
+            # Over the colour of gaps these would look like none of the legend.
+            draw_slice(axes, np.where(missing & (kinds > 0), (low + high) / 2, volume[place]), low, high)
             axes.imshow(
                 np.ma.masked_equal(kinds, 0), over, vmin=1, vmax=4, alpha=0.65, interpolation="nearest"
             )
+            axes.set_aspect(1 if spacing is None else spacing[1] / spacing[2])
             axes.set_title(f"slice {place}", fontsize=7, pad=2)
-        axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
-    handles = [Patch(color=colour, label=label) for label, colour in _DIFFERENCES.items()]
-    figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+        axes_row[0].set_ylabel(shortened(name), rotation=0, ha="right", va="center", fontsize=8)
+    meant = _DIFFERENCES | ({"missing": GAP_COLOUR} if gaps else {})
+    handles = [Patch(color=colour, label=label) for label, colour in meant.items()]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 

@@ -54,6 +54,7 @@ class Evaluation:
             `voxgap.metrics.surfaces.case_scores`.
         worst: of the first few of those, the volume `(depth, height, width)`, its label map and the answer, on the
             network's grid and upright; `voxgap.pictures.differences` draws them.
+        spacing: of the voxels of those, where it is known.
         notes: what to know before the scores are believed.
     """
 
@@ -65,6 +66,7 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     cases: tuple[Row, ...] = ()
     worst: tuple[Answered, ...] = ()
+    spacing: tuple[float, float, float] | None = None
 
     def __str__(self) -> str:
         found = self.scored
@@ -160,7 +162,7 @@ def evaluate(
         drawn = gapped[index][..., 0], given.data.targets[index], named(answers[index], decided.threshold)
         volume, truth, answer = (upright(one, given.data.rises) for one in drawn)
         worst.append((str(row["case"]), volume, truth, answer))
-    return replace(found, cases=rows, worst=tuple(worst))
+    return replace(found, cases=rows, worst=tuple(worst), spacing=given.data.spacing)
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def evaluate(
     from voxgap import table
     from voxgap.runtime import Bundle
 
+    if cases is not None and cases.suffix.lower() != ".csv":
+        raise VoxgapError(f"--cases {cases}: the table is CSV; name it {cases.with_suffix('.csv')}")
     picture = cases.with_suffix(".png") if cases is not None else None
     check_new([one for one in (cases, picture) if one is not None], overwrite)
     said = grid_arguments(axes=axes, at=at)
@@ -103,8 +105,9 @@ def evaluate(
         from voxgap.files import write_bytes
         from voxgap.pictures import differences, png
 
+        drawn = png(differences(found.worst, spacing=found.spacing))  # before either is there
         table.write(cases, list(found.cases[0]), [_blank_where_none(row) for row in found.cases])
-        write_bytes(picture, png(differences(found.worst)))
+        write_bytes(picture, drawn)
         err.print(f"{len(found.cases)} cases, the worst first: {cases}; where those differ: {picture}")
     say_notes(found.notes)
     if as_json:

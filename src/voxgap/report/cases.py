@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from voxgap.evidence import Cases, precision_recall, reliability, roc
 from voxgap.history import History
-from voxgap.pictures import GAP_COLOUR
+from voxgap.pictures import GAP_COLOUR, Figure
 from voxgap.report.figures import BEATEN, LEADING, SHADES, WIDTH
 
 COLOURS = (LEADING, "#e0a030", "#6a8d3a", "#8f4b8f", "#c2577a", "#3aa6a0", "#b5793a", "#5b6fb5")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
+from voxgap.pictures import Figure
 from voxgap.report.audit import audit_section
 from voxgap.report.figures import LEADING, WIDTH
 from voxgap.report.page import Section, Table, write_page

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from voxgap.pictures import draw_slice
+from voxgap.pictures import Figure, draw_slice
 
 if TYPE_CHECKING:
     from voxgap.experiment.ranking import Ranking

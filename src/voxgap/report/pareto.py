@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from voxgap.pictures import Figure
 from voxgap.report.figures import BEATEN, LEADING, WIDTH, number
 from voxgap.report.page import Section
 
