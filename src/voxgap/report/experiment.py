@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
+from voxgap.pictures import Figure
 from voxgap.report.audit import audits_section
 from voxgap.report.figures import fills as picture_of_fills
 from voxgap.report.figures import heat_maps, intervals, learning_curves, number

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from voxgap.missingness.mechanism import NOBODY_KNOWS
 from voxgap.observed import blocks
-from voxgap.pictures import bars, histogram, missing_rates, slices
+from voxgap.pictures import Figure, bars, histogram, missing_rates, slices
 from voxgap.ragged import shapes_of
 from voxgap.report.page import Section, Table, write_page
 from voxgap.volume import times, upright

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from voxgap.evidence import NO_TEST, Cases, precision_and_recall
@@ -17,6 +16,7 @@ from voxgap.history import ON_ITS_GRID, History
 from voxgap.metrics import without_interval
 from voxgap.metrics.metrics import dice_of
 from voxgap.names import metric_words
+from voxgap.pictures import Figure
 from voxgap.promises import Pattern
 from voxgap.report import cases as drawn
 from voxgap.report.audit import audit_section
