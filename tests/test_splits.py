@@ -40,6 +40,32 @@ def test_samples_are_dealt_out_in_the_shares_that_are_asked_for_class_by_class(
     assert np.array_equal(read.split, data.split)
 
 
+@pytest.mark.parametrize("count", [37, 40, 100, 250])
+@pytest.mark.parametrize("shares", [(0.05, 0.05), (0.1, 0.1), (0.15, 0), (0.07, 0.13), (0.3, 0.3)])
+@pytest.mark.filterwarnings("error")
+def test_numbers_to_predict_are_dealt_out_in_the_shares_that_are_asked_for(
+    count: int, shares: tuple[float, float]
+) -> None:
+    numbers = np.random.default_rng(count).normal(size=count).astype(np.float32)
+    split = Division(None, *shares).parts(numbers, None, 0, "data")
+    found = [np.sum(split == part) for part in SPLITS]
+    wanted = count * np.array([1 - sum(shares), *shares])
+    assert np.abs(found - wanted).max() <= max(1, 0.02 * count)
+
+
+def test_shares_that_can_not_be_kept_are_said() -> None:
+    few = np.repeat(np.arange(8), 5)
+    said = (
+        r"^data: of 40 samples that are dealt out train 24 \(60%; asked for 90%\), validation 8 \(20%; asked for 5%\), "
+        r"test 8 \(20%; asked for 5%\): classes of few samples can't be divided more finely$"
+    )
+    with pytest.warns(UserWarning, match=said):
+        Division(None, 0.05, 0.05).parts(few, None, 0, "data", tuple("abcdefgh"))
+    groups = np.repeat(["a", "b", "c"], [20, 10, 10])
+    with pytest.warns(UserWarning, match="groups stay whole, and"):
+        Division(None, 0.1, 0.1).parts(np.zeros(40, int), groups, 0, "data")
+
+
 def test_what_is_asked_for_as_it_is_by_default_is_the_default() -> None:
     asked = Dataset.from_arrays(NOTHING, CLASSES, split={"validation": 0.2, "test": 0.2})
     assert np.array_equal(asked.split, Dataset.from_arrays(NOTHING, CLASSES).split)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -113,6 +114,7 @@ class Division:
             split[dealt] = make_split(targets[dealt], own, seed, fractions, name=name)
         if (self.validation, self.test) != (None, None):
             _refuse_without_class(split, dealt, targets, fractions, classes, name)
+            _warn_of_shares(split[dealt], fractions, groups is not None, name)
         return split
 
     def refuse_for(self, split: NDArray[Any], name: str) -> None:
@@ -146,6 +148,25 @@ def _refuse_without_class(
                     f"{name}: class {label!r}, of {len(held)} samples that are dealt out, would be missing in the "
                     f"{part} part, a share of {share:g}; choose another share, or leave the class out"
                 )
+
+
+def _warn_of_shares(
+    dealt: NDArray[np.str_], fractions: tuple[float, float, float], grouped: bool, name: str
+) -> None:
+    """Say where parts came out otherwise than they were asked for, by more than rounding."""
+    found = np.array([np.sum(dealt == part) for part in SPLITS])
+    if _off(found, fractions) <= 1:
+        return
+    got = ", ".join(
+        f"{part} {here} ({here / len(dealt):.0%}; asked for {share:.0%})"
+        for part, here, share in zip(SPLITS, found, fractions, strict=True)
+    )
+    why = "groups stay whole, and " if grouped else ""
+    warnings.warn(
+        f"{name}: of {len(dealt)} samples that are dealt out {got}: {why}classes of few samples can't be divided "
+        "more finely",
+        stacklevel=5,
+    )
 
 
 def split_name(name: str) -> str | None:
@@ -183,7 +204,13 @@ def make_split(
         VoxgapError: There are too few samples or groups to put one into each part.
     """
     used = np.flatnonzero(fractions)
-    parts = _deal(targets, groups, np.asarray(fractions)[used], seed, name)
+    shares = np.asarray(fractions)[used]
+    others = not set(fractions[1:]) <= {
+        VALIDATION_SHARE,
+        TEST_SHARE,
+        0,
+    }  # what is divided by default stays as it was
+    parts = _deal(targets, groups, shares, seed, name, others)
     return np.array(SPLITS)[used[parts]]
 
 
@@ -216,20 +243,45 @@ def _deal(
     fractions: NDArray[np.float64],
     seed: int | np.random.Generator,
     name: str,
+    coarser: bool = False,
 ) -> NDArray[np.int_]:
-    """Return the part of each sample, from 0: each part gets its fraction of each class, as far as groups allow."""
-    strata = _strata(np.asarray(targets))
-    members = (
-        np.arange(len(strata)) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
-    )
-    if len(members) != len(strata):
-        raise VoxgapError(f"{name}: {len(members)} groups for {len(strata)} samples; give one for each")
-    counts = np.zeros((members.max() + 1, strata.max() + 1))
-    np.add.at(counts, (members, strata), 1)
+    """Return the part of each sample, from 0: each part gets its fraction of each class, as far as groups allow.
+
+    Args:
+        targets, groups, fractions, seed, name: As for `make_split`.
+        coarser: Whether numbers are put into fewer bins where too much would come of rounding in each of them.
+    """
+    values = np.asarray(targets)
+    count = len(values)
+    members = np.arange(count) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    if len(members) != count:
+        raise VoxgapError(f"{name}: {len(members)} groups for {count} samples; give one for each")
+    sizes = np.bincount(members)
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    found: list[tuple[float, NDArray[np.int_]]] = []
+    for strata in _strata(values):
+        counts = np.zeros((len(sizes), strata.max() + 1))
+        np.add.at(counts, (members, strata), 1)
+        parts = _parts(counts, order, fractions)
+        off = _off(np.bincount(parts, sizes, len(fractions)), fractions)
+        found.append((off, parts))
+        if not coarser or off <= 1:
+            break
+    parts = min(found, key=lambda one: one[0])[1]
+    if len(np.unique(parts)) < len(fractions):
+        what = "samples" if groups is None else "groups"
+        raise VoxgapError(
+            f"{name}: {len(sizes)} {what} are too few for {len(fractions)} parts; add some, or give a split"
+        )
+    return parts[members]
+
+
+def _parts(
+    counts: NDArray[np.float64], order: NDArray[np.int_], fractions: NDArray[np.float64]
+) -> NDArray[np.int_]:
+    """Return the part of each group, by how many of each class it has, `(groups, classes)`."""
     wanted = np.outer(fractions, counts.sum(axis=0))
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(counts))
-    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
     lacking = wanted.copy()
     parts = np.empty(len(counts), int)
     for group in order:
@@ -237,23 +289,26 @@ def _deal(
         need = (lacking / wanted.clip(1e-9)) @ counts[group] + 1e-3 * lacking.sum(axis=1) / wanted.sum(axis=1)
         parts[group] = need.argmax()
         lacking[parts[group]] -= counts[group]
-    if len(np.unique(parts)) < len(fractions):
-        what = "samples" if groups is None else "groups"
-        raise VoxgapError(
-            f"{name}: {len(counts)} {what} are too few for {len(fractions)} parts; add some, or give a split"
-        )
-    return parts[members]
+    return parts
 
 
-def _strata(targets: NDArray[Any]) -> NDArray[np.int_]:
+def _off(found: NDArray[Any], fractions: Any) -> float:
+    """Return how far the sizes of parts are from their shares; 1 is a sample, or two of a hundred if that is more."""
+    count = found.sum()
+    return float(np.abs(found - np.asarray(fractions) * count).max() / max(1, 0.02 * count))
+
+
+def _strata(targets: NDArray[Any]) -> Iterator[NDArray[np.int_]]:
+    """Yield the class of each sample; of numbers their bins, and then fewer and fewer."""
     if targets.ndim > 2:  # label maps: no sample has a class of its own
-        return np.zeros(len(targets), int)
-    if targets.dtype.kind != "f":
-        return np.unique(targets, return_inverse=True)[1]
-    first = targets.reshape(len(targets), -1)[:, 0]
-    bins = min(TARGET_BINS, max(1, len(first) // 5))
-    edges = np.quantile(first, np.linspace(0, 1, bins + 1)[1:-1])
-    return np.unique(np.searchsorted(edges, first), return_inverse=True)[1]
+        yield np.zeros(len(targets), int)
+    elif targets.dtype.kind != "f":
+        yield np.unique(targets, return_inverse=True)[1]
+    else:
+        first = targets.reshape(len(targets), -1)[:, 0]
+        for bins in range(min(TARGET_BINS, max(1, len(first) // 5)), 0, -1):
+            edges = np.quantile(first, np.linspace(0, 1, bins + 1)[1:-1])
+            yield np.unique(np.searchsorted(edges, first), return_inverse=True)[1]
 
 
 def split_names(split: NDArray[Any], name: str) -> NDArray[np.str_]:
