@@ -181,6 +181,58 @@ def test_fresh_begins_anew(data: Path, kept: Path, voxgap, asked: list[Experimen
         assert [one.data for one in store.experiments()] == [str(data)]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (("--precision", "float16"), "precision must be auto, float32 or bfloat16, got 'float16'"),
+        (("--augment", "channel_dropout:0.1/0.2/0.3"), "ChannelDropout: 3 rates for 1 channels"),
+        (("--folds", "25"), "25"),
+        (("--processes", "0"), "processes must be a whole number of at least 1, got 0"),
+        (("--processes", "-3"), "processes must be a whole number of at least 1, got -3"),
+        (("--learning-rate", "nan"), "learning_rate: only names, finite numbers and lists"),
+        (("--kernel-size", "0", "--precision", "float32"), "kernel_size"),
+    ],
+)
+def test_fresh_deletes_nothing_for_what_can_never_run(
+    wrong: tuple[str, ...], said: str, data: Path, kept: Path, voxgap, asked: list[Experiment]
+) -> None:
+    before = (kept / "compare.db").read_bytes()
+    done = voxgap("compare", data, "--strategies", "mean", *QUICK, *wrong, "--out", kept, "--fresh")
+    assert done.code == 2, done.err
+    (line,) = (line for line in done.err.splitlines() if line.startswith("Error: "))
+    assert said in line
+    assert len(line) < 200
+    assert (kept / "compare.db").read_bytes() == before
+
+
+def test_fresh_deletes_no_file_of_somebody_else(
+    data: Path, tmp_path: Path, voxgap, asked: list[Experiment]
+) -> None:
+    (tmp_path / "compare.db").write_text("my thesis")
+    done = voxgap("compare", data, *STRATEGIES, *QUICK, "--out", tmp_path, "--fresh")
+    assert done.code == 2
+    assert "compare.db: not a file of voxgap's results; give another name" in done.err
+    assert (tmp_path / "compare.db").read_text() == "my thesis"
+
+
+def test_a_comparison_of_which_every_run_failed_has_failed(
+    data: Path, tmp_path: Path, voxgap, asked: list[Experiment], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from voxgap import experiment
+
+    def failing(plan: Experiment, dataset: Dataset, store: Store, **_: object) -> None:
+        for _ in plan.runs():
+            run = store.claim(plan, "here:1:a")
+            assert run is not None
+            store.finish(Outcome(run.key, "failed", "the moon is full"), "here:1:a")
+
+    monkeypatch.setattr(experiment, "run_all", failing)
+    done = voxgap("compare", data, *STRATEGIES, *QUICK, "--out", tmp_path)
+    assert done.code == 1
+    assert "Error: all 4 runs failed; that of mean: the moon is full" in done.err
+    assert (tmp_path / "report.html").exists()
+
+
 def test_gaps_of_its_own_are_compared_as_they_are(tmp_path: Path, voxgap, asked: list[Experiment]) -> None:
     volumes = simulate(np.random.default_rng(0).normal(size=(24, *tiny.SHAPE)), "voxels", 0.25)
     labels = np.array(["often", "often", "rare"])[np.arange(24) % 3]

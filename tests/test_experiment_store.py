@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import functools
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import pytest
 from voxgap.errors import VoxgapError
 from voxgap.experiment import store as stores
 from voxgap.experiment.plan import Experiment, Outcome
-from voxgap.experiment.store import open_store, worker_name
+from voxgap.experiment.store import delete_store, open_store, worker_name
 from voxgap.recipe import Strategy
 
 SMALL = Experiment("d", "k", (("mean", Strategy("mean")), ("knn", Strategy("knn"))), folds=2)
@@ -218,6 +219,37 @@ class TestUnusable:
             open_store(path, create=True)
         with sqlite3.connect(path) as connection:
             assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("photos",)]
+
+    @pytest.mark.parametrize("content", ["text", "a database of others", "another program's database"])
+    def test_what_is_not_ours_is_not_deleted(self, content: str, tmp_path: Path) -> None:
+        path = tmp_path / "compare.db"
+        if content == "text":
+            path.write_text("my thesis")
+        else:
+            with sqlite3.connect(path) as connection:
+                connection.execute("CREATE TABLE photos (id)")
+                connection.execute(f"PRAGMA application_id = {7 if 'another' in content else 0}")
+        before = path.read_bytes()
+        for attempt in (delete_store, functools.partial(open_store, create=True)):
+            with pytest.raises(VoxgapError, match=r"compare.db: not a file of .*results; give another name"):
+                attempt(path)
+            assert path.read_bytes() == before
+
+    @pytest.mark.parametrize("damage", ["none", "pages", "cut", "newer", "empty"])
+    def test_what_is_ours_is_deleted_damaged_or_not(self, damage: str, tmp_path: Path) -> None:
+        path = tmp_path / "compare.db"
+        with open_store(path, create=True) as store:
+            store.add(LARGE)
+        content = path.read_bytes()
+        if damage == "newer":
+            with sqlite3.connect(path) as connection:
+                connection.execute("PRAGMA user_version = 99")
+        elif damage != "none":
+            kept = {"pages": 100, "cut": 2000, "empty": 0}[damage]
+            rest = b"\x55" * (len(content) - kept) if damage == "pages" else b""
+            path.write_bytes(content[:kept] + rest)
+        delete_store(path)
+        assert not path.exists()
 
     def test_a_newer_layout(self, tmp_path: Path) -> None:
         path = tmp_path / "r.db"

@@ -239,7 +239,7 @@ def compare(
         Verdict(metric, rope, against, ("--metric", "--rope", "--against")),
     )
     limit = None if budget is None else in_seconds(budget)
-    results = Results(out_folder / "compare.db", _command(data), data, retry, not resume, limit)
+    results = Results(out_folder / "compare.db", _command(data), data, retry, not resume, limit, processes)
     grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices)
     dataset = load(data, **grid)
     err.print(dataset.summary())
@@ -249,13 +249,17 @@ def compare(
         dataset,
         asked,
         results,
-        functools.partial(_runner(ray, cpus_per_run, gpus_per_run, not resume), processes=processes),
+        _runner(ray, cpus_per_run, gpus_per_run, not resume),
         Told(teller.planned, teller.running, teller.raced),
     )
     page = out_folder / "report.html"
     write(found, page, results.command, lambda: dataset)
     out.print(found.summary())
     out.print(f"page: {page}")
+    if found.outcomes and all(outcome.status != "done" for _, outcome in found.outcomes):
+        run, outcome = found.outcomes[0]
+        err.print(f"Error: all {len(found.outcomes)} runs failed; that of {run.strategy}: {outcome.reason}")
+        raise typer.Exit(1)
 
 
 class _Teller:

@@ -84,8 +84,8 @@ def designed(
     """
     from voxgap.missingness.simulation import MECHANISMS, PATTERNS
 
-    _check_count("folds", folds)
-    _check_count("repeats", repeats)
+    check_count("folds", folds)
+    check_count("repeats", repeats)
     if folds == 1 and repeats > 1:
         raise VoxgapError(f"repeats {repeats}: the data's own split (folds=1) is always the same; give folds")
     if folds == 1 and racing:
@@ -283,14 +283,19 @@ def _rates(name: str, values: float | Sequence[float]) -> tuple[float, ...]:
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     if isinstance(seeds, int):
-        _check_count("seeds", seeds)
+        check_count("seeds", seeds)
         return tuple(range(seeds))
     if not seeds:
         raise VoxgapError("seeds is empty; give how many, or a list")
     return tuple(dict.fromkeys(int(seed) for seed in seeds))
 
 
-def _check_count(name: str, value: int) -> None:
+def check_count(name: str, value: int) -> None:
+    """Refuse what is no number of things.
+
+    Raises:
+        VoxgapError: it isn't whole, or below 1.
+    """
     if not isinstance(value, int) or value < 1:
         raise VoxgapError(f"{name} must be a whole number of at least 1, got {value!r}")
 
@@ -308,10 +313,11 @@ def _plain(value: Value, name: str, said: Mapping[str, Any]) -> Value:
     Raises:
         VoxgapError: it holds something that is no plain value.
     """
-    try:
-        canonical(value.to_json())
-    except (TypeError, ValueError):
-        raise VoxgapError(
-            f"{name}: only names, numbers and lists can be kept with the results, not {dict(said)!r}"
-        ) from None
+    for argument, one in {**said, name: value.to_json()}.items():  # those that were named first
+        try:
+            canonical(one)
+        except (TypeError, ValueError):
+            raise VoxgapError(
+                f"{argument}: only names, finite numbers and lists can be kept with the results, not {one!r}"
+            ) from None
     return value

@@ -13,7 +13,7 @@ from typing import Any
 
 from voxgap import decision
 from voxgap.dataset import Dataset, load_data
-from voxgap.experiment.asked import Asked, Strategies, Verdict, designed, in_seconds
+from voxgap.experiment.asked import Asked, Strategies, Verdict, check_count, designed, in_seconds
 from voxgap.experiment.comparison import Comparison
 from voxgap.experiment.local import Event, no_more, run_all
 from voxgap.experiment.plan import Experiment, Outcome, Run
@@ -38,6 +38,10 @@ class Results:
         retry: do those runs again that failed.
         fresh: delete what is there.
         budget: seconds for all rounds of a race, those of earlier calls included; None: as long as it takes.
+        processes: how many runs are done at a time; None: as is usual for who does them.
+
+    Raises:
+        VoxgapError: that is no number of processes.
     """
 
     path: Path
@@ -46,6 +50,11 @@ class Results:
     retry: bool = False
     fresh: bool = False
     budget: float | None = None
+    processes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.processes is not None:
+            check_count("processes", self.processes)
 
 
 @dataclass(frozen=True)
@@ -161,11 +170,11 @@ def compare(
         racing=budget is not None,
     )
     asked = Asked.of(design, architecture or {}, training, threshold, Verdict(metric, rope, reference))
-    runner = partial(run_all, processes=processes, memory_limit=memory_limit)
+    runner = partial(run_all, memory_limit=memory_limit)
     told = Told() if progress is None else Told(running=lambda *_: contextlib.nullcontext(progress))
     limit = None if budget is None else in_seconds(budget)
     source = "" if isinstance(dataset, Dataset) else str(dataset)
-    results = Results(Path(out), command, source, retry=retry, budget=limit)
+    results = Results(Path(out), command, source, retry=retry, budget=limit, processes=processes)
     return conduct(load_data(dataset), asked, results, runner, told)
 
 
@@ -192,7 +201,7 @@ def conduct(
     asked.verdict.check_metric(dataset.task, dataset.classes)
     experiment, chosen = planned(dataset, asked)
     told.planned(experiment, chosen)
-    from voxgap.experiment.cost import estimate, with_precision  # Keras: only now
+    from voxgap.experiment.cost import check_networks, estimate, with_precision  # Keras: only now
 
     if results.fresh:
         experiment = with_precision(experiment, dataset)
@@ -204,6 +213,7 @@ def conduct(
 
     if results.fresh:
         check(())  # before anything is deleted
+        check_networks(experiment, dataset)
         delete_store(results.path)
     with open_store(results.path, create=True) as store:
         experiment = with_precision(experiment, dataset, store.experiments())
@@ -218,5 +228,5 @@ def conduct(
             since = time.monotonic() - store.seconds(experiment)
             if experiment.racing:
                 more = rounds(experiment, store, asked.verdict, told.raced, since, results.budget)
-            runner(experiment, dataset, store, progress=tell, more=more)
+            runner(experiment, dataset, store, processes=results.processes, progress=tell, more=more)
         return asked.verdict.on(experiment, store.outcomes(experiment))

@@ -13,6 +13,8 @@ import numpy as np
 
 from voxgap.backend import keras
 from voxgap.dataset import Dataset
+from voxgap.errors import VoxgapError
+from voxgap.experiment.execute import reason
 from voxgap.experiment.plan import BASELINES, Experiment, Run
 from voxgap.experiment.prepared import network_alone
 from voxgap.experiment.single import built
@@ -56,6 +58,24 @@ def same_experiment(experiment: Experiment, known: Sequence[Experiment]) -> Expe
         if dataclasses.replace(experiment, training=training) == other:
             return other
     return None
+
+
+def check_networks(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse an experiment none of whose networks can be built.
+
+    Raises:
+        VoxgapError: why the first can't.
+    """
+    first = None
+    for run in _kinds(experiment):
+        try:
+            built(dataset, run.recipe)
+        except Exception as error:  # what a run would be failed for
+            first = first or error
+        else:
+            return
+    if first is not None:
+        raise VoxgapError(reason(first)) from first
 
 
 def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:

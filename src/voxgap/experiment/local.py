@@ -17,6 +17,7 @@ from typing import Any
 from voxgap import process
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
+from voxgap.experiment.asked import check_count
 from voxgap.experiment.dataset_files import write_dataset
 from voxgap.experiment.plan import Experiment, Outcome, Run
 from voxgap.experiment.store import Store, process_lives, worker_name
@@ -91,9 +92,11 @@ def run_all(
         more: asked when all runs have ended; adds further ones to the store and says so, where it is a race.
 
     Raises:
-        VoxgapError: the store can't be written to, or no process can be started.
+        VoxgapError: the store can't be written to, no process can be started, or less than one is asked for.
         KeyboardInterrupt: Ctrl-C. What was under way waits to be done again.
     """
+    if processes is not None:
+        check_count("processes", processes)
     store.add(experiment)
     folder = store.path.absolute().with_name(f".{store.path.name}-{experiment.key}")
     _sweep(folder)

@@ -9,11 +9,13 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from voxgap import decision, intensity
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.experiment.asked import DEFAULT_STRATEGIES, Asked, Design, Strategies, designed
-from voxgap.experiment.data import content_key
+from voxgap.experiment.data import content_key, divide
 from voxgap.experiment.plan import BASELINES, Experiment
 from voxgap.intensity import Choice
 from voxgap.recipe import Gaps, Recipe, Strategy, network_of, strategy_of
@@ -52,7 +54,11 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
     design, training = asked.design, asked.training
     if training.patch_size is None:
         training = dataclasses.replace(training, patch_size=dataset.patch_size)
-    intended(training, dataset.task)  # what every run would be refused for
+    # What every run would be refused for.
+    _, augment = intended(training, dataset.task)
+    if augment is not None:
+        shape = (*(training.patch_size or np.shape(dataset.volumes[0])[:3]), dataset.channels)
+        augment(np.zeros((1, *shape), np.float32), (0, 0, 0), spacing=dataset.spacing)
     own = dataset.missing_rate
     as_it_is = bool(design.patterns is None and design.train_rates is None and own)
     rates = design.train_rates or (0.0 if as_it_is else Gaps.missing_rate,)
@@ -86,6 +92,7 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
         training=training,
         threshold=rule,
     )
+    divide(dataclasses.replace(experiment.runs()[0], strategy=""), dataset)
     return experiment, chosen
 
 

@@ -71,14 +71,18 @@ def open_store(path: str | os.PathLike[str], *, create: bool = False) -> Store:
 
 
 def delete_store(path: Path) -> None:
-    """Delete a file of results.
+    """Delete a file of results, a damaged one too.
 
     Raises:
-        VoxgapError: another process is at work on it.
+        VoxgapError: another process is at work on it, or it is none of voxgap's.
     """
     in_use = False
-    with contextlib.suppress(VoxgapError), open_store(path) as store:  # or it is of no use to anyone
-        in_use = any(store.living(experiment) for experiment in store.experiments())
+    try:
+        with open_store(path) as store:
+            in_use = any(store.living(experiment) for experiment in store.experiments())
+    except VoxgapError as error:
+        if path.is_file() and not _says_ours(path):
+            raise VoxgapError(f"{path}: not a file of voxgap's results; give another name") from error
     if in_use:
         raise VoxgapError(f"{path}: another process is at work on it; end it, or choose another --out")
     for suffix in ("", "-wal", "-shm"):
@@ -104,6 +108,8 @@ class Store:
     def _connect(self, write: bool) -> sqlite3.Connection:
         if write:
             connection = _connection(self.path, "rwc")
+            if _holds_tables(connection):
+                self._check(connection)  # before a foreign file is changed in any way
             connection.execute("PRAGMA journal_mode = WAL")
             # Nothing that was written is lost to a kill; a power cut may take the last run.
             connection.execute("PRAGMA synchronous = NORMAL")
@@ -121,8 +127,7 @@ class Store:
 
     def _begin(self, connection: sqlite3.Connection) -> None:
         with _transaction(connection):
-            empty = not connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
-            if empty:
+            if not _holds_tables(connection):
                 for statement in _TABLES.split(";")[:-1]:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION}")
@@ -366,6 +371,20 @@ class Store:
                 (experiment.key,),
             )
             return done.rowcount
+
+
+def _holds_tables(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+
+
+def _says_ours(path: Path) -> bool:
+    """Return whether a file that can't be read as one of results still says that it is one, or is empty."""
+    with path.open("rb") as file:
+        header = file.read(72)
+    # Its database header format: https://www.sqlite.org/fileformat.html#the_database_header
+    return not header or (
+        header.startswith(b"SQLite format 3\0") and header[68:] == APPLICATION.to_bytes(4, "big")
+    )
 
 
 def _connection(path: Path, mode: str) -> sqlite3.Connection:

@@ -13,7 +13,7 @@ from voxgap.augment import Compose, from_text
 from voxgap.errors import VoxgapError
 from voxgap.ragged import shapes_of
 from voxgap.recipe import Training
-from voxgap.training import objective
+from voxgap.training import objective, precision
 from voxgap.training.examples import Examples
 from voxgap.training.loader import Augment
 from voxgap.training.supervisor import Schedule
@@ -87,6 +87,7 @@ def intended(training: Training, task: str) -> tuple[Schedule, Augment | None]:
     if not 0 <= training.ema < np.inf:
         raise VoxgapError(f"ema must be a number of epochs, 0 for none, got {training.ema}")
     objective.check_monitor(training.monitor, task)
+    precision.check_name(training.precision)
     lr_patience = max(1, (patience - 1) // 2) if training.lr_patience is None else training.lr_patience
     schedule = Schedule(own_rate(training), patience, training.min_delta, lr_patience)
     return schedule, _augmentation(training.augment, training.augment_kind)

@@ -64,6 +64,16 @@ def _flat_outputs(outputs: Any) -> list[Any]:
     return [outputs] if outputs and isinstance(outputs[0], str) else list(outputs)
 
 
+def check_name(precision: str) -> None:
+    """Refuse what is no precision.
+
+    Raises:
+        VoxgapError: it is none.
+    """
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise VoxgapError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+
+
 def choose(model: keras.Model, precision: Precision, batch_size: int = 16) -> str:
     """Return the dtype policy to train a float32 model under.
 
@@ -79,8 +89,7 @@ def choose(model: keras.Model, precision: Precision, batch_size: int = 16) -> st
     Raises:
         VoxgapError: no such precision, or bfloat16 was asked for and the network computes wrong in it.
     """
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise VoxgapError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+    check_name(precision)
     if precision == "float32" or (precision == "auto" and not has_bfloat16()):
         return "float32"
     if not agrees(model):
