@@ -17,9 +17,9 @@ from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.metrics import scores
 from voxgap.runtime import Predictor
-from voxgap.trust.audit import SWAPS, audited, audited_cases, pooled
+from voxgap.trust.audit import SWAPS, Audit, audited, audited_cases, pooled
 from voxgap.trust.certificate import certified, check_gaps, check_subsets
-from voxgap.trust.scoring import Answers, check_metric, of_metric
+from voxgap.trust.scoring import Answers, Measure, check_metric, of_metric
 
 CHANNELS = ("t1", "t2", "flair", "dwi")
 
@@ -313,6 +313,56 @@ def test_an_audit_finds_a_label_that_the_gaps_carry() -> None:
     assert found.share.value == pytest.approx(1, abs=0.05)
     assert found.gaps_alone.value == found.recorded.value
     assert "comes from what is missing alone: a network" in found.conclusion
+
+
+@pytest.mark.parametrize(
+    ("share", "metric", "words"),
+    [
+        (
+            (-0.413, -1.868, 0.083),
+            "accuracy",
+            "The network's accuracy is too close to chance to tell how much of it ",
+        ),
+        (
+            (2.1, 0.9, 3.4),
+            "mae",
+            "The network's mae is too close to chance to tell how much of it comes from what is ",
+        ),
+        (
+            (0.08, -0.02, 0.17),
+            "accuracy",
+            "It is not shown that any of its accuracy above chance comes from what is missing alone: its share is "
+            "0.080 (0.000 to 0.170).",
+        ),
+        (
+            (-0.3, -0.4, -0.2),
+            "mae",
+            "It is not shown that any of what its mae gains over chance comes from what is ",
+        ),
+        (
+            (1.1, 0.9, 1.3),
+            "mae",
+            "Of what its mae gains over chance, 1.000 (0.900 to 1.000) comes from what is missing alone: a network "
+            "that would not do so elsewhere.",
+        ),
+        (
+            (0.05, 0.01, 0.09),
+            "dice",
+            "Of its dice above chance, 0.050 (0.010 to 0.090) comes from what is missing alone.",
+        ),
+        (None, "mae", "The network's mae is not shown to be better than chance here: "),
+        (None, "dice", "The network's dice is not shown to be above chance here: "),
+    ],
+)
+def test_an_audit_says_no_more_than_is_known(
+    share: tuple[float, float, float] | None, metric: str, words: str
+) -> None:
+    scores = dict.fromkeys(("recorded", "gaps_alone", "both_show", "values_alone", "neither"), Measure(0.5))
+    of_gaps = share and Measure(share[0], share[1:])
+    found = Audit(metric, **scores, share=of_gaps, changed=0.0)
+    assert found.conclusion.startswith(words)
+    assert "-" not in found.share_words
+    assert found.leans == (words.endswith("elsewhere."))
 
 
 @pytest.mark.parametrize("task", ["classification", "regression", "segmentation"])

@@ -141,10 +141,15 @@ def test_who_leans_on_what_is_missing_is_named() -> None:
     )
     assert comparison.shortcut in comparison.summary()
     assert comparison.to_json()["audits"]["linear"]["share"]["value"] == pytest.approx(0.25)
-    (section,) = audits_section(comparison.audits, comparison.shortcut)
+    section, folded = audits_section(comparison.audits, comparison.shortcut)
     assert section.paragraphs[0].startswith(comparison.shortcut)
+    for table in (section.table, folded.table):
+        assert table is not None
+        assert [row[0] for row in table.rows] == [*comparison.audits]
+        assert len(table.header) <= 5, "more than a page is wide"
     assert section.table is not None
-    assert [row[0] for row in section.table.rows] == [*comparison.audits]
+    assert section.table.header[1] == "share of the gaps"
+    assert [row[1] for row in section.table.rows] == [one.share_words for one in comparison.audits.values()]
     without = Comparison.from_outcomes(made, pairs)
     assert (without.audits, without.shortcut) == ({}, "")
     assert audits_section(without.audits, without.shortcut) == []

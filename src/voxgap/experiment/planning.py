@@ -57,7 +57,7 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
     # What every run would be refused for.
     _, augment = intended(training, dataset.task)
     if augment is not None:
-        shape = (*(training.patch_size or np.shape(dataset.volumes[0])[:3]), dataset.channels)
+        shape = (*(training.patch_size or np.shape(dataset.volumes[0])[:3]), dataset.volumes.shape[-1])
         augment(np.zeros((1, *shape), np.float32), (0, 0, 0), spacing=dataset.spacing)
     own = dataset.missing_rate
     as_it_is = bool(design.patterns is None and design.train_rates is None and own)

@@ -32,26 +32,25 @@ def audit_section(audit: Audit | None) -> list[Section]:
 
 
 def audits_section(audits: Mapping[str, Audit], conclusion: str) -> list[Section]:
-    """Return the section of the audits of several strategies, a row each; none where there are none."""
+    """Return the sections of the audits of several strategies, a row each; none where there are none."""
     if not audits:
         return []
-    header = (
-        "strategy",
-        "as recorded",
-        "blanked",
-        "what both show",
-        "gaps of another",
-        "chance",
-        "share of the gaps",
-    )
-    rows = []
-    for name, one in audits.items():
-        scores = (one.recorded, one.gaps_alone, one.both_show, one.values_alone, one.neither)
-        share = "not above chance" if one.share is None else one.share.words()
-        rows.append([name, *(score.words() for score in scores), share])
+    shares = [
+        [name, one.share_words, *(score.words() for score in (one.recorded, one.gaps_alone, one.neither))]
+        for name, one in audits.items()
+    ]
+    swaps = [[name, one.both_show.words(), one.values_alone.words()] for name, one in audits.items()]
     unit = next(iter(audits.values())).metric.replace("_", " ")
     words = [
         f"{conclusion} Scores are {unit}, over the test cases of all runs of a strategy.".strip(),
         AUDITED_HOW,
     ]
-    return [Section("Do they look at what is missing?", words, Table(header, rows))]
+    header = ("strategy", "share of the gaps", "as recorded", "blanked", "chance")
+    return [
+        Section("Do they look at what is missing?", words, Table(header, shares)),
+        Section(
+            "The gaps of another scan",
+            table=Table(("strategy", "what both show", "gaps of another"), swaps),
+            folded=True,
+        ),
+    ]

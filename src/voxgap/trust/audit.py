@@ -84,20 +84,52 @@ class Audit:
     def conclusion(self) -> str:
         """What it says, in a sentence."""
         unit = self.metric.replace("_", " ")
+        rises = better(self.metric) > 0
         if self.share is None:
+            above = "above chance" if rises else "better than chance"
             return (
-                f"The network's {unit} is not shown to be above chance here: there is nothing to share between gaps "
-                "and values."
+                f"The network's {unit} is not shown to be {above} here: there is nothing to share between gaps and "
+                "values."
             )
-        said = f"Of its {unit} above chance, {self.share.words()} comes from what is missing alone"
+        if not self._tells:
+            return (
+                f"The network's {unit} is too close to chance to tell how much of it comes from what is missing "
+                "alone."
+            )
+        gain = f"its {unit} above chance" if rises else f"what its {unit} gains over chance"
+        if self._least <= 0:
+            return (
+                f"It is not shown that any of {gain} comes from what is missing alone: its share is "
+                f"{self.share_words}."
+            )
+        said = f"Of {gain}, {self.share_words} comes from what is missing alone"
         return said + (": a network that would not do so elsewhere." if self.leans else ".")
+
+    @property
+    def share_words(self) -> str:
+        """The share as a table has it, no less than none and no more than all; or why there is none."""
+        if self.share is None:
+            return "not better than chance"
+        return _clipped(self.share).words() if self._tells else "too close to chance"
 
     @property
     def leans(self) -> bool:
         """Whether a part of the score is shown to come from the gaps."""
+        return self._tells and self._least > 0.05
+
+    @property
+    def _tells(self) -> bool:
+        """Whether the share is known more closely than that it is one."""
         if self.share is None:
             return False
-        return (self.share.interval[0] if self.share.interval else self.share.value) > 0.05
+        low, high = self.share.interval or (0.0, 0.0)
+        return high - low <= 1
+
+    @property
+    def _least(self) -> float:
+        if self.share is None:
+            return 0.0
+        return self.share.interval[0] if self.share.interval else self.share.value
 
     def to_json(self) -> dict[str, Any]:
         """Return the same as plain values."""
@@ -263,6 +295,12 @@ def _concluded(
     lies = found["above"].interval
     shared = found["share"] if lies and lies[0] > 0 else None
     return Audit(metric, **{role: found[role] for role in _ROLES}, share=shared, changed=changed)
+
+
+def _clipped(share: Measure) -> Measure:
+    """Return a share as one can be: what is beyond is noise."""
+    value, *interval = (min(1.0, max(0.0, bound)) for bound in (share.value, *(share.interval or ())))
+    return Measure(value, (interval[0], interval[1]) if interval else None)
 
 
 def _counts(data: Dataset, given: Answers, threshold: float | None) -> NDArray[np.float64]:
