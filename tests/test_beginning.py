@@ -152,21 +152,31 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @FULL
 def test_the_manifest_of_a_training_says_what_it_began_with(bundle: Path, tmp_path: Path) -> None:
-    recipe = Recipe("resnet3d", architecture=Architecture(FILTERS), training=Training(epochs=1))
-    trained = train_bundle(
-        tmp_path / "made",
-        material(tiny.dataset(), None),
-        recipe,
-        Origin(0),
-        contextlib.nullcontext,
-        lambda folder: None,
-        begin=partial(start_from, bundle=bundle),
-    )
+    def train(epochs: int, begin: Any) -> Any:
+        recipe = Recipe("resnet3d", architecture=Architecture(FILTERS), training=Training(epochs=epochs))
+        data = material(tiny.dataset(), None)
+        return train_bundle(
+            tmp_path / "made",
+            data,
+            recipe,
+            Origin(0),
+            contextlib.nullcontext,
+            lambda folder: None,
+            begin=begin,
+        )
+
+    begin = partial(start_from, bundle=bundle)
+    trained = train(1, begin)
     said = stand_in.written(tmp_path / "made")["arguments"]["started_from"]
     file = stand_in.written(bundle)["files"]["keras"]["parts"][0]
     assert (said["filler"], said["sha256"], said["stages"]) == ("sea", file["sha256"], 2)
     assert trained.result.taken is not None
     assert trained.result.taken._asdict() | {"channels": [1, 1]} == said
+    with pytest.raises(VoxgapError, match="keeps a training that began with another filler, sea of SHA-256"):
+        train(2, lambda model: begin(model)._replace(sha256="0"))
+    train(2, lambda model: begin(model)._replace(filler="moved"))
+    made = stand_in.written(tmp_path / "made")
+    assert (made["training"]["epochs"], made["arguments"]["started_from"]) == (2, said)
 
 
 def test_a_bundle_that_does_not_fill_is_refused(tmp_path: Path) -> None:

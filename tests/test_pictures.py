@@ -171,7 +171,7 @@ def test_gaps_have_the_colour_of_the_legend_and_are_grey_under_another_one() -> 
     under = np.ma.filled(figure.axes[0].images[0].get_array(), np.nan)
     assert (under[0, 1], np.isnan(under[0, 2])) == (pytest.approx(0.5, abs=0.02), True)
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words[-1] == "missing"
+    assert words[-1] == "gap in the volume"
     complete = differences([("a", np.zeros_like(volume), truth, truth)])
     assert [text.get_text() for text in complete.legends[0].get_texts()] == words[:-1]
 

@@ -165,7 +165,7 @@ def differences(
             axes.set_aspect(1 if spacing is None else spacing[1] / spacing[2])
             axes.set_title(f"slice {place}", fontsize=7, pad=2)
         axes_row[0].set_ylabel(shortened(name), rotation=0, ha="right", va="center", fontsize=8)
-    meant = _DIFFERENCES | ({"missing": GAP_COLOUR} if gaps else {})
+    meant = _DIFFERENCES | ({"gap in the volume": GAP_COLOUR} if gaps else {})
     handles = [Patch(color=colour, label=label) for label, colour in meant.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=5, frameon=False, fontsize=8)
     return figure
