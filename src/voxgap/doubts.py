@@ -19,20 +19,25 @@ def kind(said: str) -> str:
 
 
 @contextlib.contextmanager
-def gathered() -> Iterator[None]:
+def gathered() -> Iterator[list[str]]:
     """Say of each kind of user warning in the block, when it ends: the first, how many more, and of which files.
 
     Threads that warn meanwhile are heard as well. After an error nothing is said but the error.
+
+    Yields:
+        A list, which holds all that was said when the block has ended.
     """
+    said: list[str] = []
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always", UserWarning)
-        yield
+        yield said
     kinds: dict[tuple[type[Warning], str], dict[str, warnings.WarningMessage]] = {}
     for one in heard:
         kinds.setdefault((one.category, kind(str(one.message))), {})[str(one.message)] = one
     for (category, _), ones in kinds.items():
         first = next(iter(ones.values()))
         text = _in_one(list(ones))
+        said.append(text)
         warnings.warn_explicit(text, category, first.filename, first.lineno)
 
 

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import socket
+import stat
 import sys
 import time
 import uuid
@@ -229,6 +230,28 @@ def sha256(path: Path) -> str:
     """Return the digest by which a bundle knows its files, in hexadecimal; read in pieces, whatever the size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stamp(path: Path, without: Iterable[Path] = ()) -> str | None:
+    """Return what changes when a file, or one in a folder, does: names, sizes and times of change; None without one.
+
+    Args:
+        path: the file or folder.
+        without: files and folders inside of it that don't count.
+    """
+    root = Path(os.path.realpath(path))
+    inside = {Path(os.path.realpath(one)) for one in without}
+    leave = {one for one in inside if root in one.parents}
+    files = sorted(root.rglob("*")) if root.is_dir() else [root]
+    found: list[tuple[str, int, int]] = []
+    for file in files:
+        if leave and not leave.isdisjoint((file, *file.parents)):
+            continue
+        with contextlib.suppress(OSError):  # what is gone meanwhile has no stamp
+            about = file.stat()
+            if stat.S_ISREG(about.st_mode):
+                found.append((file.relative_to(root).as_posix(), about.st_size, about.st_mtime_ns))
+    return digest(found) if found else None
 
 
 def canonical(value: Any) -> str:

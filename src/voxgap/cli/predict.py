@@ -108,7 +108,8 @@ def predict(
     """Predict volumes with a bundle: read and resampled as its training data was, NaN is missing.
 
     With --out, rows are kept as they come: killed and started again, it goes on where it was, and ended, it is left as
-    it is. What was written before is replaced with --overwrite only. A file that can't be read is a row that says why.
+    it is. Where a file that it read or wrote has changed since, or is gone, it is refused. What was written before is
+    replaced with --overwrite only. A file that can't be read is a row that says why.
     The exit code is 0 when all were predicted, 1 when some were not, 2 when none was.
 
     [bold]Examples[/]
@@ -174,6 +175,7 @@ def predict(
         **dataclasses.asdict(predictor.running),
         **dataclasses.asdict(wanted),
         "bundle": str(bundle.resolve()),
+        "created": manifest.written.get("created"),
         "threshold": predictor.decision.threshold,
         **({"mirror": True} if mirror else {}),
         "guarantee": digest(manifest.guarantee.to_json()) if manifest.guarantee else "",
@@ -199,21 +201,25 @@ def predict(
         def source(_: Tell) -> Source:
             return on_cluster
 
-    columns = job.columns_of(predictor, wanted, items)
+    columns, again = job.columns_of(predictor, wanted, items), False
     if table is None:
         with gathered():
             done = _print_rows(source, items, columns)
     else:
         with held(table.with_name(f".{table.name}.lock"), f"{table}: predictions are written to it"):
-            if not overwrite and (ended := finished(table, items, key)) is not None:
-                return _conclude(ended, table, again=True)
-            job.check_free(table, items, wanted, key)
-            before = len(job.answered(table, key) & {item.name for item in items})
-            with gathered():
+            ended = None if overwrite else finished(table, items, key)
+            again = ended is not None and not ended.changed
+            if ended is not None and again:
+                done = ended.done
+            else:
+                job.check_free(table, items, wanted, key, "" if ended is None else ended.changed)
+                before = len(job.answered(table, key) & {item.name for item in items})
                 done = job.run(_tracked(source, before, len(items)), items, table, columns, key)
+    for text in done.said if again else ():
+        warnings.warn(text, stacklevel=2)
     if watch is not None and (changed := drifted(watch, done.looks)) is not None:
         warnings.warn(changed, stacklevel=2)
-    _conclude(done, table)
+    _conclude(done, table, again=again)
 
 
 def open_bundle(

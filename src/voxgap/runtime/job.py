@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from voxgap import acquire, io
+from voxgap.doubts import gathered
 from voxgap.errors import VoxgapError
 from voxgap.files import check_new, replacing
 from voxgap.grid import Sample
@@ -21,7 +22,7 @@ from voxgap.promises import Promise
 from voxgap.resample import Record
 from voxgap.runtime import ended, maps, streaming
 from voxgap.runtime.answer import Answer
-from voxgap.runtime.ended import BETWEEN, LOOKS
+from voxgap.runtime.ended import BETWEEN, LOOKS, STAMP
 from voxgap.runtime.ended import Done as Done
 from voxgap.runtime.inputs import Item
 from voxgap.runtime.predictor import OUTSIDE, Predictor
@@ -90,32 +91,51 @@ def run(source: Source, items: Sequence[Item], out: Path, columns: Sequence[str]
         raise VoxgapError(f"{out}: write predictions to one of {', '.join(FORMATS)}")
     out.parent.mkdir(parents=True, exist_ok=True)
     journal = _journal(out)
-    known = _recover(journal, key)
-    with journal.open("a", encoding="utf-8") as stream:
+    known, stamps = _recover(journal, key), ended.stamps(items, out, key)
+    with gathered() as said, journal.open("a", encoding="utf-8") as stream:
         if stream.tell() == 0:
-            _put(stream, key)
+            _put(stream, ended.resolved(key))
         for row in source([item for item in items if item.name not in known]):
-            _put(stream, row)
+            _put(stream, row | {STAMP: stamps.get(str(row["path"]))})
     done = _finish(journal, items, out, columns)
-    ended.note(out, items, key, done)
+    done.said = said
+    ended.note(out, items, key, done, stamps)
     journal.unlink()
     return done
 
 
-def check_free(out: Path, items: Sequence[Item], wanted: Wanted, key: Row) -> None:
+def check_free(out: Path, items: Sequence[Item], wanted: Wanted, key: Row, changed: str = "") -> None:
     """Refuse a job that would replace what another one, or a person, has written; an unfinished one goes on.
+
+    One of which an input that it has answered is no longer the same is unfinished no more.
 
     Args:
         out, items, key: as for `run`.
         wanted: whether it may, and where the label maps go.
+        changed: why what the same job wrote is no longer what it would write, see `voxgap.runtime.ended.Ended`.
 
     Raises:
         VoxgapError: the table, a label map, or the rows of an unfinished job of another key are there.
     """
     journal = _journal(out)
-    if wanted.overwrite or _is_of(journal, key):
+    if _is_of(journal, key):
+        now = ended.stamps(items, out, key)
+        rows = itertools.islice(_lines(journal), 1, None)
+        answered = {str(row["path"]): row.get(STAMP) for row in rows}
+        others = [(name, any(now[name])) for name in now.keys() & answered if now[name] != answered[name]]
+        if not others:
+            return
+        if not wanted.overwrite:
+            raise VoxgapError(
+                f"{ended.said_of(sorted(others), journal)}: choose another place, or pass --overwrite"
+            )
+        journal.unlink()
+    if wanted.overwrite:
         return
-    check_new([out, *(Path(wanted.maps) / item.label_map for item in items if wanted.maps is not None)])
+    try:
+        check_new([out, *(Path(wanted.maps) / item.label_map for item in items if wanted.maps is not None)])
+    except VoxgapError as error:
+        raise VoxgapError(f"{changed}; {error}" if changed else str(error)) from None
     if journal.exists():
         raise VoxgapError(
             f"{out}: a job of another bundle, or with other options, was stopped there: finish it, choose another "
@@ -369,7 +389,9 @@ def _journal(out: Path) -> Path:
 def _is_of(journal: Path, key: Row) -> bool:
     """Return whether a journal was begun by the job of this key."""
     try:
-        return journal.is_file() and next(_lines(journal), None) == json.loads(json.dumps(key))
+        return journal.is_file() and next(_lines(journal), None) == json.loads(
+            json.dumps(ended.resolved(key))
+        )
     except ValueError:
         return False
 

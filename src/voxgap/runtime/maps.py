@@ -64,11 +64,15 @@ def put_segments(
     if not dicom_seg.can_write():
         return ("no DICOM SEG beside the label map: pip install 'voxgap[seg]' for it",)
     try:
-        beside = file.with_name(file.name.removesuffix(io.OTHERS) + dicom_seg.ENDING)
-        dicom_seg.write_seg(beside, labels, scan, names, overwrite)
+        dicom_seg.write_seg(segments_of(file), labels, scan, names, overwrite)
     except VoxgapError as error:
         return (str(error),)
     return ()
+
+
+def segments_of(file: Path) -> Path:
+    """Return where the segments of a label map go."""
+    return file.with_name(file.name.removesuffix(io.OTHERS) + dicom_seg.ENDING)
 
 
 def said_of(file: Path, counts: Mapping[str, int], scan: io.Source | None) -> Row:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxgap import io
-from voxgap.files import digest, naming, write_bytes
+from voxgap.files import digest, naming, stamp, write_bytes
 from voxgap.grid import Grid, Sample, same_grid
 from voxgap.resample import met_size
 from voxgap.runtime.predictor import Predictor
@@ -185,16 +185,8 @@ def identity(sample: Sample) -> list[Any]:
     """Return what changes when the files of a sample do: names, sizes and times of change."""
     found = []
     for source in sample.sources:
-        path = None if source is None else source.path
-        inside = [path] if path is None or path.is_file() else sorted(path.rglob("*"))
-        about = [None if file is None else (str(file), *_stat(file)) for file in inside]
-        found.append([digest(about), None if source is None else str(source.options)])
+        found.append(None if source is None else [str(source.path), stamp(source.path), str(source.options)])
     return found
-
-
-def _stat(file: Path) -> tuple[int, int]:
-    about = file.stat()
-    return about.st_size, about.st_mtime_ns
 
 
 def key_of(predictor: Predictor, sample: Sample) -> dict[str, Any]:
