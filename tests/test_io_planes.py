@@ -4,6 +4,7 @@ import itertools
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import imagecodecs
 import numpy as np
@@ -399,3 +400,58 @@ def test_in_imagej_a_palette_colours_what_was_measured(tmp_path: Path) -> None:
         assert file.is_imagej
         assert file.pages[0].photometric == tifffile.PHOTOMETRIC.PALETTE
     assert np.array_equal(read(path).values[..., 0], GREY)
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
+@pytest.mark.parametrize("form", ["folder", "pages"])
+def test_a_palette_with_transparency_is_colours_too(form: str, apart: bool, tmp_path: Path) -> None:
+    table = RNG.integers(0, 256, (3, 256)).astype(np.uint16) * 257
+    stored = np.stack([GREY, GREY[::-1]], 1 if apart else -1)
+    how: dict[str, Any] = {"photometric": "minisblack", "extrasamples": [2], "metadata": None}
+    how["extratags"] = [(320, "H", 768, table.ravel().tolist(), True)]
+    how["planarconfig"] = "separate" if apart else "contig"
+    path = tmp_path / ("p.tif" if form == "pages" else "p")
+    if form == "folder":
+        path.mkdir()
+    for index, page in enumerate(stored):
+        tifffile.imwrite(
+            path if form == "pages" else path / f"{index}.tif", page, append=form == "pages", **how
+        )
+    for file in [path] if form == "pages" else path.iterdir():
+        with tifffile.TiffFile(file, mode="r+b") as written:  # tifffile itself writes none
+            for page in written.pages:
+                page.tags[262].overwrite(3)
+    with pytest.warns(UserWarning, match=r"transparency \(alpha\) is left out") as heard:
+        source = scan(path)
+    assert len(heard) == 1
+    colours = (table.T // 257)[GREY]
+    assert (source.dtype, source.channels) == (np.uint8, RGB)
+    assert np.array_equal(source.read().values, colours)
+    assert np.array_equal(source.read([(1, 2), (0, 3), (2, 5), (1, 3)]).values, colours[1:2, :3, 2:5, 1:])
+
+
+def test_in_ome_a_palette_colours_what_was_measured(tmp_path: Path) -> None:
+    path, table = tmp_path / "p.ome.tif", RNG.integers(0, 65536, (3, 256)).astype(np.uint16)
+    two = np.stack([GREY, GREY[::-1]], 1)
+    about = {"axes": "ZCYX", "Channel": {"Name": ["dapi", "gfp"]}}
+    tifffile.imwrite(path, two, ome=True, metadata=about, photometric="palette", colormap=table)
+    volume = read(path)
+    assert volume.channels == ("dapi", "gfp")
+    assert np.array_equal(volume.values, np.moveaxis(two, 1, -1))
+
+
+@pytest.mark.parametrize("form", ["folder", "pages"])
+def test_numbers_of_a_palette_of_16_bits_stay_and_it_is_said(form: str, tmp_path: Path) -> None:
+    stored, table = GREY.astype(np.uint16) * 257, RNG.integers(0, 65536, (3, 65536)).astype(np.uint16)
+    path = tmp_path / ("p.tif" if form == "pages" else "p")
+    how = {"photometric": "palette", "colormap": table, "metadata": None}
+    if form == "pages":
+        tifffile.imwrite(path, stored, **how)
+    else:
+        path.mkdir()
+        for index, page in enumerate(stored):
+            tifffile.imwrite(path / f"{index}.tif", page, **how)
+    with pytest.warns(UserWarning, match="more than 8 bits, .* the numbers are read") as heard:
+        source = scan(path)
+    assert (len(heard), source.dtype) == (1, np.uint16)
+    assert np.array_equal(source.read().values[..., 0], stored)

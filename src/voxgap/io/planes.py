@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from voxgap.errors import VoxgapError
 from voxgap.io import tiff
-from voxgap.io.colours import RGB, say_transparency
+from voxgap.io.colours import RGB, Say, say_transparency
 from voxgap.io.optional import need
 from voxgap.io.source import Box, Options, Source, one_line, too_large
 from voxgap.volume import AXES, times
@@ -81,8 +81,8 @@ def scan_planes(path: Path, options: Options) -> Source:
         raise VoxgapError(f"{path}: is one stack of images; leave out ::{options.item}")
     layout = _layout(path)
     found = {place: _scan_image(file, options) for place, file in layout.files.items()}
-    if any(see_through for _, see_through in found.values()):
-        say_transparency(path)
+    for say in {say: None for _, says in found.values() for say in says}:
+        say(path)
     planes = {place: plane for place, (plane, _) in found.items()}
     first = next(iter(planes.values()))
     for plane in planes.values():
@@ -228,8 +228,8 @@ def _is_image(file: Path) -> bool:
     return not file.name.startswith(".") and file.suffix.lower() in (*_PILLOW, *_TIFF)
 
 
-def _scan_image(path: Path, options: Options) -> tuple[Source, bool]:
-    """Describe one image as a volume of one slice, and tell whether it has a transparency that is left out."""
+def _scan_image(path: Path, options: Options) -> tuple[Source, tuple[Say, ...]]:
+    """Describe one image as a volume of one slice, and return what says of its folder what is left out."""
     with one_line(path):
         if path.suffix.lower() in _TIFF:
             return tiff.scan_plane(path, options._replace(axes=(), at={}))
@@ -248,7 +248,9 @@ def _scan_image(path: Path, options: Options) -> tuple[Source, bool]:
     def load(box: Box) -> NDArray[Any]:
         return _upright(_pixels(path, samples, numbers), turn)[np.newaxis][box]
 
-    return Source(path, (1, height, width, samples), np.dtype(kind), load, options=options), see_through
+    return Source(path, (1, height, width, samples), np.dtype(kind), load, options=options), (
+        say_transparency,
+    ) * see_through
 
 
 def _opened(path: Path) -> Any:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from voxgap.arrays import planes
 from voxgap.errors import VoxgapError
 from voxgap.io import cf
-from voxgap.io.colours import RGB, say_transparency, shown
+from voxgap.io.colours import RGB, Say, say_palette, say_transparency, shown
 from voxgap.io.keeping import settled
 from voxgap.io.optional import need
 from voxgap.io.rules import Axis
@@ -36,6 +36,7 @@ _MAX_EXPANSION = 50_000
 _PLANE = ("YX", "YXS", "SYX")
 # Tags ExtraSamples and PhotometricInterpretation, TIFF 6.0.
 _ALPHA, _PALETTE, _COLOURED = (1, 2), 3, (2, 6)
+_GDAL = {42112, 42113}
 _KINDS = {"Z": "z", "T": "z", "I": "z", "Y": "y", "X": "x", "C": "c", "S": "c"}
 # Where OME keeps sizes, and in which unit they are where it doesn't say (OME schema 2016-06).
 _OME_SIZES = {axis: (f"PhysicalSize{axis}", "µm") for axis in "XYZ"} | {"T": ("TimeIncrement", "s")}
@@ -66,8 +67,8 @@ def scan_tiff(path: Path, options: Options) -> Source:
 
     if len(shape) < 3:
         raise VoxgapError(f"{path}: holds one plane of {times(shape)}; voxgap reads stacks of three axes")
-    if look.seen_through:
-        say_transparency(path)
+    for say in look.doubts:
+        say(path)
     stored = _as_shown(Stored(shape, dtype, load, said), look)
     source = arrange(stored, path, options, channels=channels)
     if look.coloured and not channels and source.shape[3] == 3:
@@ -86,11 +87,11 @@ def holds_plane(path: Path) -> bool | None:
         return None
 
 
-def scan_plane(path: Path, options: Options) -> tuple[Source, bool]:
+def scan_plane(path: Path, options: Options) -> tuple[Source, tuple[Say, ...]]:
     """Describe the page of a file as a volume of one slice, whatever other files an OME header names.
 
     Returns:
-        It, and whether it has a transparency that is left out.
+        It, and what says of its folder what is left out.
     """
     tifffile = need("tifffile", path)
     with _opened(tifffile, path) as file:
@@ -107,7 +108,7 @@ def scan_plane(path: Path, options: Options) -> tuple[Source, bool]:
             _check_page(file.pages[0], path, options.max_bytes)
             return cf.decode(file.pages[0].asarray()[np.newaxis][box], sentinels)
 
-    return arrange(_as_shown(Stored(shape, dtype, load, said), look), path, options), look.seen_through
+    return arrange(_as_shown(Stored(shape, dtype, load, said), look), path, options), look.doubts
 
 
 class _Look(NamedTuple):
@@ -119,6 +120,7 @@ class _Look(NamedTuple):
         seen_through: Whether some are.
         palette: Colours of the numbers, where these are no grey, `(n, 3)`, or `(pages, n, 3)` where they differ.
         coloured: Whether it has red, green and blue.
+        doubts: What says that something is left out.
     """
 
     axis: int | None
@@ -126,12 +128,14 @@ class _Look(NamedTuple):
     seen_through: bool
     palette: NDArray[np.uint8] | None
     coloured: bool
+    doubts: tuple[Say, ...] = ()
 
 
 def _look(file: Any, pages: Sequence[Any], axes: str, options: Options) -> _Look:
     """Return which samples of pages of one kind are values, and whether their palette is what is shown.
 
-    In ImageJ and in a GeoTIFF a palette colours what was measured: numbers stay.
+    In OME-TIFF, in ImageJ and by GDAL a palette colours what was measured, and so it does what has more than 8 bits
+    or several samples: numbers stay.
     """
     if options.rules < 4:
         return _Look(None, (), False, None, False)
@@ -139,13 +143,15 @@ def _look(file: Any, pages: Sequence[Any], axes: str, options: Options) -> _Look
     count = int(page.samplesperpixel)
     extra = tuple(map(int, page.extrasamples))
     kept = tuple(i for i in range(count) if i < count - len(extra) or extra[i - count] not in _ALPHA)
-    measured = options.labels or file.is_imagej or page.is_geotiff or 42113 in page.tags
-    table = None
-    if int(page.photometric) == _PALETTE and page.colormap is not None and not measured:
-        table = _palette(pages)
+    measured = options.labels or file.is_ome or file.is_imagej or page.is_geotiff
+    measured = measured or bool(_GDAL & {tag.code for tag in page.tags})
+    mapped = int(page.photometric) == _PALETTE and page.colormap is not None and not measured
+    indexed = mapped and len(kept) == 1 and int(page.bitspersample) <= 8
+    table = _palette(pages) if indexed else None
     coloured = table is not None or int(page.photometric) in _COLOURED
     axis = axes.index("S") if "S" in axes and len(kept) < count else None
-    return _Look(axis, kept, axis is not None, table, coloured)
+    doubts = (say_transparency,) * (axis is not None) + (say_palette,) * (mapped and not indexed)
+    return _Look(axis, kept, axis is not None, table, coloured, doubts)
 
 
 def _palette(pages: Sequence[Any]) -> NDArray[np.uint8]:
@@ -164,11 +170,21 @@ def _as_shown(stored: Stored, look: _Look) -> Stored:
     axis, table, load = look.axis, look.palette, stored.load
     if axis is not None:
         places, whole = np.array(look.kept), slice(0, stored.shape[axis])
-        shape = (*stored.shape[:axis], len(places), *stored.shape[axis + 1 :])
-        return stored._replace(
-            shape=shape,
-            load=lambda box: np.take(load((*box[:axis], whole, *box[axis + 1 :])), places[box[axis]], axis),
+        around = stored.shape[:axis], stored.shape[axis + 1 :]
+        if table is None:
+            return stored._replace(
+                shape=(*around[0], len(places), *around[1]),
+                load=lambda box: np.take(
+                    load((*box[:axis], whole, *box[axis + 1 :])), places[box[axis]], axis
+                ),
+            )
+        said = (*stored.axes[:axis], *stored.axes[axis + 1 :])
+        numbers = stored._replace(
+            shape=(*around[0], *around[1]),
+            load=lambda box: np.take(load((*box[:axis], whole, *box[axis:])), look.kept[0], axis),
+            said=said,
         )
+        return _as_shown(numbers, look._replace(axis=None))
     if table is None:
         return stored
 
