@@ -39,7 +39,7 @@ EVERY, PATIENCE = 100, 4
 """Steps between two looks at what is held out, and how many looks without gain end a training."""
 RATE, LAST = 2e-3, 0.05
 """The learning rate, and the share of it that is left at the end."""
-BATCH, HELD = 2**15, 2**18
+BATCH, HELD = 3 * 2**15, 2**18
 """Values of a training step, and of the volumes that are held out, at most; at least one volume."""
 
 
