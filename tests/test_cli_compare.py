@@ -189,7 +189,7 @@ def test_fresh_begins_anew(data: Path, kept: Path, voxgap, asked: list[Experimen
         (("--folds", "25"), "25"),
         (("--processes", "0"), "processes must be a whole number of at least 1, got 0"),
         (("--processes", "-3"), "processes must be a whole number of at least 1, got -3"),
-        (("--learning-rate", "nan"), "learning_rate: only names, finite numbers and lists"),
+        (("--learning-rate", "nan"), "learning_rate: only names, numbers and lists"),
         (("--kernel-size", "0", "--precision", "float32"), "kernel_size"),
     ],
 )

@@ -318,6 +318,6 @@ def _plain(value: Value, name: str, said: Mapping[str, Any]) -> Value:
             canonical(one)
         except (TypeError, ValueError):
             raise VoxgapError(
-                f"{argument}: only names, finite numbers and lists can be kept with the results, not {one!r}"
+                f"{argument}: only names, numbers and lists can be kept with the results, not {one!r}"
             ) from None
     return value
