@@ -22,8 +22,15 @@ FORMATS = (".nc", ".nc3", ".nc5", ".h5", ".zarr2", ".zarr3")
 Coordinates = dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]]
 
 
-def _xarray(path: Path, values: np.ndarray, dims: tuple[str, ...], coordinates: Coordinates) -> Path:
+def _xarray(
+    path: Path,
+    values: np.ndarray,
+    dims: tuple[str, ...],
+    coordinates: Coordinates,
+    among: str = "coordinates",
+) -> Path:
     data = xarray.Dataset({"v": (dims, values)}, coords=coordinates)
+    data = data if among == "coordinates" else data.reset_coords()
     if path.suffix in (".zarr2", ".zarr3"):
         target = path.with_name(f"{path.stem}{path.suffix[-1]}.zarr")
         data.to_zarr(target, zarr_format=int(path.suffix[-1]), consolidated=False)
@@ -36,6 +43,7 @@ def _xarray(path: Path, values: np.ndarray, dims: tuple[str, ...], coordinates: 
 
 ROMS = ("ocean_time", "eta_rho", "xi_rho")
 NORTH, EAST = {"units": "degrees_north"}, {"standard_name": "longitude"}
+HOLE = np.where(np.arange(20).reshape(4, 5) == 7, np.nan, LAT[:, None] + np.linspace(0, 0.5, 5))
 FOUND: dict[str, tuple[tuple[str, ...], Coordinates]] = {
     "of two axes, by names": (
         ROMS,
@@ -52,6 +60,38 @@ FOUND: dict[str, tuple[tuple[str, ...], Coordinates]] = {
             "latitude": (("y",), LAT, {}),
             "longitude": (("x",), LON, {}),
             "y": (("y",), np.arange(4), {}),
+        },
+    ),
+    "beside the numbers of a part": (
+        ("time", "y", "x"),
+        {"nav_lat": (("y", "x"), BENT_LAT, {}), "nav_lon": (("y", "x"), BENT_LON, {})}
+        | {"y": (("y",), np.arange(7, 15, 2), {}), "x": (("x",), np.arange(5.0) + 3, {"units": "1"})},
+    ),
+    "beside numbers that fall": (
+        ("time", "y", "x"),
+        {"latitude": (("y",), LAT, {}), "longitude": (("x",), LON, {})}
+        | {
+            "y": (("y",), np.arange(7, -1, -2), {"axis": "Y"}),
+            "x": (("x",), np.arange(5)[::-1], {"axis": "X"}),
+        },
+    ),
+    "the same at every time": (
+        ("Time", "south_north", "west_east"),
+        {
+            "XLAT": (("Time", "south_north", "west_east"), np.stack([BENT_LAT] * 3), NORTH),
+            "XLONG": (("Time", "south_north", "west_east"), np.stack([BENT_LON] * 3), {}),
+        },
+    ),
+    "tilted a little, with a hole": (
+        ("time", "y", "x"),
+        {"lat": (("y", "x"), HOLE, {}), "lon": (("y", "x"), LON + LAT[:, None] / 20, {})},
+    ),
+    "beside what is no latitude": (
+        ("time", "y", "x"),
+        {
+            "lat": (("y", "x"), BENT_LAT, {}),
+            "lon": (("y", "x"), BENT_LON, {}),
+            "sway": (("y", "x"), BENT_LAT * 0, NORTH),
         },
     ),
 }
@@ -78,13 +118,18 @@ def test_a_field_reads_alike_whichever_way_it_is_stored(form: str, case: str, tm
         assert np.array_equal(source.restore(FIELD[..., np.newaxis]), FIELD[:, ::down, ::left])
         assert source.axes == dims
         assert source.rises
+    if case == "beside numbers that fall":  # They turned what is read before, too.
+        return
     with pytest.warns(UserWarning, match=f"rules 3.*{dims[1]} and {dims[2]} would be turned to ascend"):
         assert Grid(rules=3).scan(path).turned == (False, False, False)
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_a_label_map_lies_as_its_volume_does(form: str, tmp_path: Path) -> None:
-    dims, coordinates = FOUND["of two axes, by names"]
+@pytest.mark.parametrize(
+    "case", ["of two axes, by names", "beside numbers that fall", "the same at every time"]
+)
+def test_a_label_map_lies_as_its_volume_does(form: str, case: str, tmp_path: Path) -> None:
+    dims, coordinates = FOUND[case]
     way = dict(zip(dims, (1, -1, 1), strict=True))
     path = _xarray(
         tmp_path / f"v{form}",
@@ -97,6 +142,11 @@ def test_a_label_map_lies_as_its_volume_does(form: str, tmp_path: Path) -> None:
     target = tmp_path / f"labels{'.zarr' if 'zarr' in form else '.h5' if form == '.h5' else '.nc'}"
     write(target, labels, like=source, labels=True)
     assert np.array_equal(read(target).values, labels.values)
+    if target.suffix == ".h5":
+        for engine in ("h5netcdf", "netcdf4"):
+            with xarray.open_dataset(target, engine=engine) as opened:
+                assert opened["values"].dims == (*dims, "channel")
+                assert set(dims) & set(opened.coords) == set(dims) & set(coordinates)
 
 
 @pytest.mark.parametrize("form", FORMATS)
@@ -111,11 +161,19 @@ def test_longitude_first_becomes_width(form: str, tmp_path: Path) -> None:
 
 
 YX = ("y", "x")
-HOLE = np.where(np.arange(20).reshape(4, 5) == 7, np.nan, BENT_LAT[::-1])
 NOTHING: dict[str, tuple[Coordinates, str]] = {
     "curved": ({"lat": (YX, np.abs(BENT_LAT - 45)[::-1], {})}, "lat: latitude .* of y, x"),
     "along both": ({"lat": (YX, (BENT_LAT[:, :1] + LON)[::-1], {})}, "latitude"),
-    "a hole": ({"lat": (YX, HOLE, {})}, "holes"),
+    "holes": ({"lat": (YX, np.where(np.arange(20).reshape(4, 5) < 11, np.nan, BENT_LAT[::-1]), {})}, "holes"),
+    "zero over land": ({"lat": (YX, np.where(np.arange(5) < 2, 0, BENT_LAT[::-1]), {})}, "jumps"),
+    "another at each time": (
+        {"XLAT": (("time", *YX), BENT_LAT[::-1] + np.arange(3)[:, None, None] / 10, {})},
+        "XLAT: .* of y, x",
+    ),
+    "along what is said to run east": (
+        {"lat": (YX, BENT_LAT[::-1], {}), "y": (("y",), np.arange(4), {"axis": "X"})},
+        "latitude",
+    ),
     "across the date line": ({"lon": (YX, np.tile([10.0, 5.0, 0.0, 355.0, 350.0], (4, 1)), {})}, "longitude"),
     "across it, of one axis": ({"lon": (("x",), [10.0, 5.0, 0.0, 355.0, 350.0], {})}, "longitude"),
     "a track": ({"lat": (("y",), LAT[::-1], {}), "lon": (("y",), LAT, {})}, "latitude and longitude"),
@@ -141,6 +199,10 @@ def test_what_says_no_direction_is_never_mirrored_and_said(
 ) -> None:
     coordinates, said = NOTHING[case]
     path = _xarray(tmp_path / f"v{form}", FIELD, ("time", "y", "x"), coordinates)
+    _check_nothing(path, said, recwarn)
+
+
+def _check_nothing(path: Path, said: str, recwarn: pytest.WarningsRecorder) -> None:
     recwarn.clear()
     assert np.array_equal(read(path).values[..., 0], FIELD)
     heard = [str(one.message) for one in recwarn if "not turned" in str(one.message)]
@@ -150,13 +212,34 @@ def test_what_says_no_direction_is_never_mirrored_and_said(
             read(path)
 
 
+DATA: Coordinates = {
+    "lat_error": (YX, BENT_LAT[::-1], {}),
+    "lat_of_storms": (YX, BENT_LAT[::-1], {}),
+    "lon_std": (YX, BENT_LON[:, ::-1], {"units": "degrees_east"}),
+    "sway": (YX, np.abs(BENT_LAT - 45), NORTH),
+}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_data_that_are_no_coordinates_decide_nothing_and_are_no_doubt(
+    form: str, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = _xarray(tmp_path / f"v{form}", FIELD, ("time", "y", "x"), DATA, among="data")
+    _check_nothing(path, "", recwarn)
+
+
 @pytest.mark.parametrize("form", FORMATS)
 def test_those_that_the_values_name_go_first(form: str, tmp_path: Path) -> None:
     dims = ("time", "y", "x")
     data = {"lat_u": (YX, BENT_LAT, {}), "lat_rho": (YX, BENT_LAT[::-1], {})}
     path = _xarray(tmp_path / f"v{form}", FIELD[:, ::-1], dims, data)
     _name(Path(str(path).partition("::")[0]), "lat_rho")
-    assert np.array_equal(read(path).values[..., 0], FIELD)
+    source = scan(path)
+    assert np.array_equal(source.read().values[..., 0], FIELD)
+    labels = Volume((FIELD[..., np.newaxis] > 0).astype("f4"), channels=("label",), axes=source.axes)
+    target = tmp_path / f"labels{'.zarr' if 'zarr' in form else '.h5' if form == '.h5' else '.nc'}"
+    write(target, labels, like=source, labels=True)
+    assert np.array_equal(read(target).values, labels.values)
 
 
 def _name(path: Path, which: str) -> None:

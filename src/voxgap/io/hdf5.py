@@ -32,6 +32,8 @@ from voxgap.volume import Volume, times
 MAX_OBJECTS = 100_000
 _KEPT = (*cf.ATTRIBUTES, "affine", "spacing", "channels", "coordinates")
 _OF_STORAGE = (*cf.ATTRIBUTES, "DIMENSION_LIST", "DIMENSION_LABELS", "REFERENCE_LIST", "CLASS", "NAME")
+_NO_VARIABLE = "This is a netCDF dimension but not a netCDF variable."
+"""What NetCDF calls a scale that only says how long an axis is."""
 UNCHECKED = 2**28
 """A chunk that can't expand beyond this is not expanded twice to find out."""
 
@@ -221,23 +223,44 @@ def write_hdf5_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Sour
     write_hdf5(stream, laid, dtype)
     with h5py.File(source.path, "r") as original, h5py.File(stream, "r+") as file:
         volume = _dataset(h5py, original, name, source.path)
-        for dimension, axis in zip(file["values"].dims, sorted(source.spatial), strict=False):
-            for scale in volume.dims[axis].values():
-                refuse_foreign(scale, source.path)
-                beside = file.create_dataset(f"scale_{axis}", data=scale[...])
-                for key in set(scale.attrs) - set(_OF_STORAGE):
-                    beside.attrs[key] = scale.attrs[key]
-                beside.make_scale(scale.name.rpartition("/")[2])
-                dimension.attach_scale(beside)
-                break  # Where an axis has several, the first one is read.
+        # Where an axis has several scales, the first one is read.
+        scales = [next(iter(volume.dims[axis].values()), None) for axis in sorted(source.spatial)]
+        if any(scales):  # Of axes with and without one, xarray opens none.
+            for place, (dim, scale) in enumerate(zip((*laid.axes, "channel"), (*scales, None), strict=True)):
+                _add_scale(file, place, dim, scale, source.path)
         # Coordinates of another name turn what is read, too.
         for key, dims, one, about in _auxiliaries(h5py, volume, _names(volume)):
-            if key not in file and set(dims) <= set(laid.axes):
-                beside = file.create_dataset(key, data=one[...])
-                for dimension, dim in zip(beside.dims, dims, strict=True):
-                    dimension.label = dim
-                for name in set(about) - set(_OF_STORAGE):
-                    beside.attrs[name] = about[name]
+            values, own = auxiliary.flat(one[...]), key.rpartition("/")[2]
+            if values is None or own in file or not set(dims[-values.ndim :]) <= set(laid.axes):
+                continue
+            beside = file.create_dataset(own, data=values)
+            for dimension, dim in zip(beside.dims, dims[-values.ndim :], strict=True):
+                dimension.label = dim
+                for scale in file["values"].dims[laid.axes.index(dim)].values():
+                    dimension.attach_scale(scale)
+            for name in set(about) - {*_OF_STORAGE, "_Netcdf4Coordinates", "_Netcdf4Dimid"}:
+                beside.attrs[name] = about[name]
+        if "coordinates" in volume.attrs:
+            named = str(plain(volume.attrs).get("coordinates", "")).split()
+            file["values"].attrs["coordinates"] = " ".join(key.rpartition("/")[2] for key in named)
+
+
+def _add_scale(file: Any, place: int, dim: str, scale: Any, path: Path) -> None:
+    """Give an axis of `values` a copy of a scale, or one without coordinates where it had none."""
+    dimension = file["values"].dims[place]
+    name = dim if dim not in file else f"scale_{place}"
+    if scale is None or not _has_places(scale):
+        size = file["values"].shape[place]
+        beside = file.create_dataset(name, (size,), ">f4")
+        beside.make_scale(f"{_NO_VARIABLE}{size:10d}")
+    else:
+        refuse_foreign(scale, path)
+        beside = file.create_dataset(name, data=scale[...])
+        beside.make_scale(scale.name.rpartition("/")[2])
+    for key in () if scale is None else set(scale.attrs) - set(_OF_STORAGE):
+        beside.attrs[key] = scale.attrs[key]
+    beside.attrs["_Netcdf4Dimid"] = np.int32(place)  # Those of the other file count other axes, too.
+    dimension.attach_scale(beside)
 
 
 def write_hdf5_like(stream: BinaryIO, volume: Volume, source: Source) -> None:
@@ -462,7 +485,11 @@ def _axis(h5py: Any, dataset: Any, axis: int) -> dict[str, Any]:
     attributes = plain({key: _attribute(scale, key) for key in scale.attrs})
     size = dataset.shape[axis]
     if scale.shape == (size,) and size <= MAX_PLACES and scale.dtype.kind in "iuf" and not scale.external:
-        # A dimension without coordinates is a scale that nobody wrote to.
-        written = scale.id.get_storage_size() > 0
-        about["places"] = cf.decode(scale[...], attributes).tolist() if written else None
+        about["places"] = cf.decode(scale[...], attributes).tolist() if _has_places(scale) else None
     return about | {"attributes": attributes}
+
+
+def _has_places(scale: Any) -> bool:
+    """Tell whether a scale holds coordinates, and not only how long an axis is: what is in it then means nothing."""
+    name = plain({"NAME": _attribute(scale, "NAME") if "NAME" in scale.attrs else None}).get("NAME", "")
+    return scale.id.get_storage_size() > 0 and not str(name).startswith(_NO_VARIABLE[:-1])

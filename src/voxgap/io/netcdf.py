@@ -68,12 +68,14 @@ def scan_netcdf(path: Path, options: Options) -> Source:
     return replace(first, shape=(*first.shape[:3], len(sources)), load=load, channels=channels)
 
 
-def write_netcdf(stream: BinaryIO, volume: Volume, dtype: Any = np.float32, coordinates: Any = None) -> None:
-    """Write one variable per channel, with geometry as attributes, and coordinates where there are some."""
+def write_netcdf(
+    stream: BinaryIO, volume: Volume, dtype: Any = np.float32, coordinates: Any = None, named: str = ""
+) -> None:
+    """Write one variable per channel, geometry as attributes, and coordinates, some named, where there are some."""
     xarray = need("xarray", "NetCDF")
     need("h5netcdf", "NetCDF")
     values = volume.values.astype(dtype, copy=False)
-    attributes: dict[str, Any] = {}
+    attributes: dict[str, Any] = {"coordinates": named} if named.strip() else {}
     if volume.affine is not None:
         attributes["affine"] = volume.affine.ravel().tolist()
     if volume.spacing is not None:
@@ -100,12 +102,25 @@ def write_netcdf_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: So
     laid = as_stored(labels, source)
     with _opened(source.path) as data:
         # What lies on no other axis than these, and is no volume: latitudes and longitudes of a curved grid, too.
+        planes = {name: _plane(str(name), variable) for name, variable in data.variables.items()}
         beside = {
             name: variable.load()
-            for name, variable in data.variables.items()
+            for name, variable in planes.items()
             if variable.dims and len(variable.dims) < 3 and set(variable.dims) <= set(laid.axes)
         }
-    write_netcdf(stream, laid, dtype, beside)
+        header = _call(describe, source.path)
+        named = {
+            header[name]["attributes"].get("coordinates", "")
+            for name in _variables(header, source.path, source.options.item)
+        }
+    write_netcdf(stream, laid, dtype, beside, " ".join(map(str, named)))
+
+
+def _plane(name: str, variable: Any) -> Any:
+    """Return coordinates that are the same at every time without their axis of time, others as they are."""
+    if len(variable.dims) != 3 or not auxiliary.is_small(name, variable):
+        return variable
+    return variable if auxiliary.flat(variable.values) is None else variable.isel({variable.dims[0]: 0})
 
 
 def write_netcdf_like(stream: BinaryIO, volume: Volume, source: Source) -> None:

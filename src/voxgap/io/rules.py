@@ -255,10 +255,17 @@ def _is_called(unit: str, names: Sequence[str]) -> bool:
 
 
 def counts(axis: Axis) -> bool:
-    """Tell whether the coordinates of an axis are only its voxels' numbers, from 0 or 1."""
-    if axis.places is None or not len(axis.places) or kind_by_attributes(axis.attributes):
+    """Tell whether the coordinates of an axis may only be its voxels' numbers, those of a part or turned round, too.
+
+    An attribute `axis` says which axis it is, and not which way it runs.
+    """
+    others = {key: value for key, value in axis.attributes.items() if key != "axis"}
+    measured = str(others.get("units", "")).strip().lower() not in ("", "1")
+    if axis.places is None or not len(axis.places) or measured or kind_by_attributes(others):
         return False
-    return axis.places[0] in (0, 1) and bool((np.diff(np.asarray(axis.places, np.float64)) == 1).all())
+    places = np.asarray(axis.places, np.float64)
+    steps = np.diff(places)
+    return bool((places == np.rint(places)).all() and steps.all() and (steps == steps[:1]).all())
 
 
 def kind_by_attributes(attributes: Mapping[str, Any]) -> str:

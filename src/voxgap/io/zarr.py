@@ -149,7 +149,9 @@ def write_zarr_labels(folder: Path, labels: Volume, dtype: Any, source: Source |
         return write_zarr(folder, laid, dtype, {"image-label": {"version": "0.5", "source": image}})
     if level.axes:  # An OME image says what its axes are.
         return _write_ome_labels(zarr, folder, laid, dtype, level, source)
-    form = _array(zarr, path, level.item, options).metadata.zarr_format
+    volume = _array(zarr, path, level.item, options)
+    form, named = volume.metadata.zarr_format, volume.attrs.get("coordinates", "")
+    about = {"voxgap": _own(laid)} | ({"coordinates": named} if named else {})
     group = zarr.create_group(str(folder), zarr_format=form)
     array = group.create_array(
         "values",
@@ -158,7 +160,7 @@ def write_zarr_labels(folder: Path, labels: Volume, dtype: Any, source: Source |
         dtype=np.dtype(dtype),
         # xarray takes the fill value of Zarr 2 for a sentinel.
         fill_value=None if form == 2 else 0,
-        attributes={"voxgap": _own(laid)} | ({"_ARRAY_DIMENSIONS": list(laid.axes)} if form == 2 else {}),
+        attributes=about | ({"_ARRAY_DIMENSIONS": list(laid.axes)} if form == 2 else {}),
         **({"dimension_names": laid.axes} if form == 3 else {}),
     )
     _put(array, laid.values[..., 0])
@@ -232,28 +234,28 @@ def write_zarr_like(folder: Path, volume: Volume, source: Source) -> None:
 
 def _copy_beside(zarr: Any, path: Path, level: Level, target: Any, options: Options) -> None:
     """Copy what lies beside a volume and is none: the coordinates, without which it would read turned round."""
-    members = _members(zarr, _opened(zarr, path, level.group, options))
-    for name, member in members.items():
+    for name, member in _members(zarr, _opened(zarr, path, level.group, options)).items():
         item = f"{level.group}/{name}".lstrip("/")
-        if not isinstance(member, zarr.Array) or len(member.shape) > 2 or item == level.item:
+        if not isinstance(member, zarr.Array) or item == level.item or not auxiliary.is_small(name, member):
             continue
         try:
             array = _array(zarr, path, item, options)
             check_touched(str(path), array.chunks, tuple(slice(0, size) for size in array.shape))
-        except (
-            VoxgapError
-        ):  # Text, or packed in a way that is not read: it said nothing of the volume either.
+        except VoxgapError:  # Text, or packed so that it is not read: it said nothing of the volume either.
             continue
-        form = array.metadata.zarr_format
+        values, about, names = auxiliary.flat(array[...]), dict(array.attrs), _dimensions(array)
+        if values is None:
+            continue
+        names, form = names[-values.ndim :], array.metadata.zarr_format
         target.create_array(
             name,
-            shape=array.shape,
-            chunks=array.chunks,
+            shape=values.shape,
+            chunks=array.chunks[-values.ndim :],
             dtype=array.dtype,
             fill_value=array.fill_value,
-            attributes=dict(array.attrs),
-            **({"dimension_names": array.metadata.dimension_names} if form == 3 else {}),
-        )[...] = array[...]
+            attributes=about | ({"_ARRAY_DIMENSIONS": names} if "_ARRAY_DIMENSIONS" in about else {}),
+            **({"dimension_names": names or None} if form == 3 else {}),
+        )[...] = values
 
 
 def _opened(zarr: Any, path: Path, item: str, options: Options) -> Any:
