@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import xarray
@@ -242,6 +243,22 @@ def test_those_that_the_values_name_go_first(form: str, tmp_path: Path) -> None:
     assert np.array_equal(read(target).values, labels.values)
 
 
+def test_hdf5_follows_the_path_of_those_that_the_values_name(tmp_path: Path) -> None:
+    path, target = _xarray(tmp_path / "v.h5", FIELD[:, ::-1], ("time", "y", "x"), {}), tmp_path / "labels.h5"
+    for named in ("/geo/latitude /not/there", "geo/latitude"):
+        with h5py.File(tmp_path / "v.h5", "r+") as file:
+            if "geo" not in file:
+                file["geo/latitude"] = BENT_LAT[::-1]
+                for place, dim in enumerate("yx"):
+                    file["geo/latitude"].dims[place].attach_scale(file[dim])
+            file["v"].attrs["coordinates"] = named
+        source = scan(path)
+        assert np.array_equal(source.read().values[..., 0], FIELD)
+    labels = Volume((FIELD[..., np.newaxis] > 0).astype("f4"), channels=("label",), axes=source.axes)
+    write(target, labels, like=source, labels=True)
+    assert np.array_equal(read(target).values, labels.values)
+
+
 def _name(path: Path, which: str) -> None:
     """Write the attribute that names coordinates, by the library of the format."""
     if path.suffix == ".zarr":
@@ -249,8 +266,6 @@ def _name(path: Path, which: str) -> None:
 
         zarr.open(path, mode="r+")["v"].attrs["coordinates"] = which
     elif path.suffix == ".h5":
-        import h5py
-
         with h5py.File(path, "r+") as file:
             file["v"].attrs["coordinates"] = which
     else:

@@ -5,10 +5,11 @@ A chunk that was never written is missing, whatever value the library puts in it
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -240,8 +241,7 @@ def write_hdf5_labels(stream: BinaryIO, labels: Volume, dtype: Any, source: Sour
                     dimension.attach_scale(scale)
             for name in set(about) - {*_OF_STORAGE, "_Netcdf4Coordinates", "_Netcdf4Dimid"}:
                 beside.attrs[name] = about[name]
-        if "coordinates" in volume.attrs:
-            named = str(plain(volume.attrs).get("coordinates", "")).split()
+        if named := _named(volume):
             file["values"].attrs["coordinates"] = " ".join(key.rpartition("/")[2] for key in named)
 
 
@@ -250,9 +250,8 @@ def _add_scale(file: Any, place: int, dim: str, scale: Any, path: Path) -> None:
     dimension = file["values"].dims[place]
     name = dim if dim not in file else f"scale_{place}"
     if scale is None or not _has_places(scale):
-        size = file["values"].shape[place]
-        beside = file.create_dataset(name, (size,), ">f4")
-        beside.make_scale(f"{_NO_VARIABLE}{size:10d}")
+        beside = file.create_dataset(name, file["values"].shape[place : place + 1], ">f4")
+        beside.make_scale(_NO_VARIABLE)
     else:
         refuse_foreign(scale, path)
         beside = file.create_dataset(name, data=scale[...])
@@ -422,9 +421,8 @@ def _only_dataset(file: Any, path: Path) -> str:
 
 def _attribute(dataset: Any, key: str) -> Any:
     # An attribute of a type that numpy doesn't know says nothing about values.
-    read: Callable[[str], Any] = dataset.attrs.__getitem__
     try:
-        return read(key)
+        return dataset.attrs[key]
     except (OSError, TypeError, ValueError):
         return None
 
@@ -455,12 +453,20 @@ def _auxiliaries(
         # Of several scales along an axis the first is its own.
         for key, scale in list(dimension.items())[1:]:
             found[key or scale.name.rpartition("/")[2]] = (scale, [name])
+    for name in (named for named in _named(dataset) if "/" in named):
+        path = name if name[0] == "/" else f"{group.name}/{name}"
+        with contextlib.suppress(VoxgapError):  # It is not there, or in another file.
+            found[name] = (place := _dataset(h5py, dataset.file, path, Path(path)), _names(place))
     for name, (one, dims) in found.items():
         if not one.shape or one.dtype.kind not in "iuf" or one.external or one.is_virtual:
             continue
         attributes = plain({key: _attribute(one, key) for key in one.attrs})
         if set(dims) <= set(names) and auxiliary.is_looked_at(name, one.shape, attributes):
             yield name, dims, one, attributes
+
+
+def _named(dataset: Any) -> list[str]:
+    return str(plain({"named": dataset.attrs.get("coordinates", "")}).get("named", "")).split()
 
 
 def _names(dataset: Any) -> list[str]:
@@ -491,5 +497,4 @@ def _axis(h5py: Any, dataset: Any, axis: int) -> dict[str, Any]:
 
 def _has_places(scale: Any) -> bool:
     """Tell whether a scale holds coordinates, and not only how long an axis is: what is in it then means nothing."""
-    name = plain({"NAME": _attribute(scale, "NAME") if "NAME" in scale.attrs else None}).get("NAME", "")
-    return scale.id.get_storage_size() > 0 and not str(name).startswith(_NO_VARIABLE[:-1])
+    return scale.id.get_storage_size() > 0 and _NO_VARIABLE[:-1] not in str(scale.attrs.get("NAME", ""))
