@@ -20,9 +20,9 @@ PLAN = demo.PLANS["brain"]
     [
         (100.0, PLAN.filters, PLAN.epochs),
         (210.0, PLAN.filters, PLAN.epochs),
-        (230.0, PLAN.filters, 4),
-        (400.0, (8, 16, 32), 9),
-        (600.0, (8, 16, 32), 6),
+        (230.0, PLAN.filters, 3),
+        (400.0, (8, 16, 32), 7),
+        (600.0, (8, 16, 32), 5),
         (1e9, (8, 16, 32), demo.FEWEST_EPOCHS),
     ],
 )
