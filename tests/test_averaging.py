@@ -66,6 +66,7 @@ def test_a_number_that_is_none_is_refused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*never names")
+@pytest.mark.full
 def test_a_refit_is_a_training_on_all_at_the_same_rates(tmp_path: Path) -> None:
     recipe = Recipe(tiny.network, strategy_of("mean"), training=Training(epochs=2, **QUICK))
     result = train_and_score(DATA, recipe, refit=True, seed=3)

@@ -125,6 +125,7 @@ def test_one_volume_and_a_data_set_are_told_apart(tmp_path: Path) -> None:
         assert not is_one_volume(name)
 
 
+@pytest.mark.full
 def test_axes_are_said_once_and_stand_in_the_bundle(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     rows = ["path,label"]

@@ -455,6 +455,7 @@ def test_a_third_of_the_patches_lies_about_foreground_that_can_be_seen() -> None
     assert set(corners) == {(0, 26, 4), *((at - 4, 16, 16) for at in range(20, 24))}
 
 
+@pytest.mark.full
 def test_training_on_patches_and_predicting_whole_volumes() -> None:
     data = labelled(16, (12, 13, 10, 1))
     model = build_model("unet3d", (6, 6, 5, 1), 3, "segmentation", "masked_conv", filters=(6, 8))
