@@ -194,7 +194,7 @@ class Model:
         self.output_shape = (None, *((*shape[:3], outputs) if task == "segmentation" else (outputs,)))
         self.answer = engine(task, outputs)
 
-    def predict(self, volumes: np.ndarray, verbose: int) -> np.ndarray:
+    def predict_on_batch(self, volumes: np.ndarray) -> np.ndarray:
         return np.asarray(self.answer(volumes))
 
 

@@ -13,13 +13,13 @@ import xarray
 from voxgap.grid import Grid
 from voxgap.io import read, scan, write
 from voxgap.volume import Volume
+from xarray_cases import FORMATS, written
 
 FIELD = np.random.default_rng(0).normal(size=(3, 4, 5)).astype("f4")
 LAT, LON = np.linspace(30.0, 60.0, 4), np.linspace(0.0, 40.0, 5)
 # A grid turned by a few degrees is not straight, but runs along one axis each.
 BENT_LAT = LAT[:, None] + 3 * np.sin(np.linspace(0, np.pi, 5))
 BENT_LON = LON + 3 * np.cos(np.linspace(0, 2 * np.pi, 4))[:, None]
-FORMATS = (".nc", ".nc3", ".nc5", ".h5", ".zarr2", ".zarr3")
 Coordinates = dict[str, tuple[tuple[str, ...], Any, dict[str, Any]]]
 
 
@@ -32,14 +32,7 @@ def _xarray(
 ) -> Path:
     data = xarray.Dataset({"v": (dims, values)}, coords=coordinates)
     data = data if among == "coordinates" else data.reset_coords()
-    if path.suffix in (".zarr2", ".zarr3"):
-        target = path.with_name(f"{path.stem}{path.suffix[-1]}.zarr")
-        data.to_zarr(target, zarr_format=int(path.suffix[-1]), consolidated=False)
-        return Path(f"{target}::v")
-    target = path.with_suffix(".nc") if path.suffix in (".nc3", ".nc5") else path
-    form = {".nc3": "NETCDF3_CLASSIC", ".nc5": "NETCDF3_64BIT_DATA"}.get(path.suffix, "NETCDF4")
-    data.to_netcdf(target, engine="netcdf4" if path.suffix[:3] == ".nc" else "h5netcdf", format=form)
-    return Path(f"{target}::v")
+    return written(path, data)
 
 
 ROMS = ("ocean_time", "eta_rho", "xi_rho")

@@ -19,6 +19,7 @@ from voxgap.grid import Grid
 from voxgap.io import read, rules, scan, write
 from voxgap.io.rules import Axis
 from voxgap.volume import Volume
+from xarray_cases import FORMATS, written
 
 FIELD = np.random.default_rng(0).normal(size=(3, 4, 5)).astype("f4")
 LAT, LON = np.linspace(30.0, 60.0, 4), np.linspace(0.0, 40.0, 5)
@@ -28,17 +29,9 @@ def _xarray(path: Path, values: np.ndarray, coordinates: dict[str, tuple[Any, di
     """Write one variable with coordinates in the format of the suffix."""
     coords = {name: (name, places, attributes) for name, (places, attributes) in coordinates.items()}
     data = xarray.Dataset({"v": (tuple(coordinates), values)}, coords=coords)
-    if path.suffix in (".zarr2", ".zarr3"):
-        target = path.with_name(f"{path.stem}{path.suffix[-1]}.zarr")
-        data.to_zarr(target, zarr_format=int(path.suffix[-1]), consolidated=False)
-        return Path(f"{target}::v")
-    target = path.with_suffix(".nc") if path.suffix in (".nc3", ".nc5") else path
-    form = {".nc3": "NETCDF3_CLASSIC", ".nc5": "NETCDF3_64BIT_DATA"}.get(path.suffix, "NETCDF4")
-    data.to_netcdf(target, engine="netcdf4" if path.suffix[:3] == ".nc" else "h5netcdf", format=form)
-    return Path(f"{target}::v")
+    return written(path, data)
 
 
-FORMATS = (".nc", ".nc3", ".nc5", ".h5", ".zarr2", ".zarr3")
 NAMES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
     "names": ("lat", "lon", {}, {}),
     "long names": ("latitude", "longitude", {}, {}),

@@ -58,9 +58,8 @@ def _without_tensorflow_s_log() -> Iterator[None]:
 with _without_tensorflow_s_log():
     import keras
 
-if (
-    os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3"
-):  # a network per strategy is no mistake to be told of ("retracing")
+# A network for each strategy is no mistake to be told of ("retracing").
+if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3":
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 __all__ = ["answers", "keras"]

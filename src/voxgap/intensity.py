@@ -97,18 +97,34 @@ def resolve(
     Raises:
         VoxgapError: the method is unknown, or needs whole volumes.
     """
-    decides = normalization(method) == "auto"
-    found = choose(volumes, channels) if decides else Choice(method, "as asked")
-    of_whole = found.method in ("volume", "percentile")
-    if patch_size is None or not of_whole or inside(volumes, patch_size):
+    if normalization(method) == "auto":
+        return of_patches(choose(volumes, channels), volumes, patch_size)
+    found = Choice(method, "as asked")
+    if _sees(found, volumes, patch_size):
         return found
-    if decides:
-        why = found.why.partition(":")[0]
-        return Choice("dataset", f"{why}, but a network of patches can't tell: normalise the files first")
     raise VoxgapError(
         f"normalize {method!r} needs whole volumes, and a network of patches sees none; use dataset, a window, "
         "or normalise the files"
     )
+
+
+def of_patches(chosen: Choice, volumes: Any, patch_size: Sequence[int] | None) -> Choice:
+    """Return what was chosen, or what a network of patches can do of it: nothing that takes whole volumes.
+
+    Args:
+        chosen: by `choose`.
+        volumes, patch_size: see `resolve`.
+    """
+    if _sees(chosen, volumes, patch_size):
+        return chosen
+    why = chosen.why.partition(":")[0]
+    return Choice("dataset", f"{why}, but a network of patches can't tell: normalise the files first")
+
+
+def _sees(chosen: Choice, volumes: Any, patch_size: Sequence[int] | None) -> bool:
+    """Tell whether a network sees as much of volumes as their normalisation takes."""
+    of_whole = chosen.method in ("volume", "percentile")
+    return patch_size is None or not of_whole or inside(volumes, patch_size)
 
 
 def deciding(split: Any) -> np.ndarray:

@@ -17,6 +17,7 @@ from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.files import finite, write_bytes
 from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES, check_seed
+from voxgap.progress import Progress, unseen
 from voxgap.runtime import Predictor, load
 from voxgap.trust.audit import Audit, audited
 from voxgap.trust.certificate import (
@@ -27,7 +28,7 @@ from voxgap.trust.certificate import (
     check_gaps,
     check_subsets,
 )
-from voxgap.trust.scoring import Progress, check_metric, told_nobody
+from voxgap.trust.scoring import check_metric
 
 PAGE, TABLE, PLAIN = "certificate.html", "certificate.csv", "certificate.json"
 SOME = "subsets"
@@ -96,7 +97,7 @@ def certify(
     seed: int = 0,
     axes: Sequence[str | int] = (),
     at: Mapping[str, int] | None = None,
-    progress: Progress = told_nobody,
+    progress: Progress = unseen,
 ) -> Certified:
     """Score a bundle for every subset of its channels and for gaps of several patterns; write the page of it.
 

@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from voxgap.history import History
 from voxgap.metrics import Scored
 from voxgap.metrics.overlap import digests, known_cases
 from voxgap.missingness.diagnosis import describe
-from voxgap.patches import OVERLAP, Size, predict_patches
+from voxgap.patches import OVERLAP, Size
 from voxgap.promises import pattern_of
 from voxgap.recipe import Gaps, Recipe, Strategy, strategy_of
 from voxgap.runtime import MANIFEST, SCHEMA_VERSION
@@ -244,12 +245,9 @@ def _reference(dataset: Dataset, own_units: bool) -> dict[str, Any] | None:
 
 
 def _predictor(model: Any, patch_size: Size | None) -> Predict:
-    from voxgap.backend import answers
+    from voxgap.experiment.single import predictions_of
 
-    def predict(volumes: Values) -> Values:
-        return answers(model, volumes)
-
-    return predict if patch_size is None else lambda volumes: predict_patches(predict, volumes, patch_size)
+    return partial(predictions_of, model, size=patch_size)
 
 
 def _calibration(held_out: Cases, dataset: Dataset) -> dict[str, Any]:

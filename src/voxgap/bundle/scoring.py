@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from voxgap.bundle.evidence import WORST
 from voxgap.dataset import Dataset, load_data
 from voxgap.dataset.gaps import with_simulated
 from voxgap.dataset.names import case_names
@@ -35,8 +36,6 @@ Answered = tuple[str, Values, NDArray[Any], NDArray[Any]]
 Split = str | None
 Task = Literal["segmentation"] | None
 SPLITS = ("train", "validation", "test", "all")
-WORST = 6
-"""Of the cases of label maps, so many are drawn."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +136,10 @@ def evaluate(
         given, decided = labelled(model, data, split, **reading), model.decision
         predict: Callable[..., Any] = model.predict
     else:
+        from voxgap.backend import answers as answers_of
+
         given, decided = _as_it_is(model, data, split, reading), Decision()
-        predict = partial(model.predict, verbose=0)
+        predict = partial(answers_of, model)
         if differ(given.source.volumes):
             shapes, whole = shapes_of(given.source.volumes), given.data.task != "segmentation"
             predict = partial(predict_patches, predict, size=size_for(model.input_shape, shapes, whole))

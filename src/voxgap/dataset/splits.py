@@ -99,10 +99,8 @@ class Division:
         """
         fractions = self.fractions
         if self.given is None:
-            split, dealt = (
-                make_split(targets, groups, seed, fractions, name=name),
-                np.ones(len(targets), bool),
-            )
+            split = make_split(targets, groups, seed, fractions, name=name)
+            dealt = np.ones(len(targets), bool)
         else:
             split = _checked(np.asarray(self.given), targets, groups, name)
             self.refuse_for(split, name)
@@ -205,11 +203,8 @@ def make_split(
     """
     used = np.flatnonzero(fractions)
     shares = np.asarray(fractions)[used]
-    others = not set(fractions[1:]) <= {
-        VALIDATION_SHARE,
-        TEST_SHARE,
-        0,
-    }  # what is divided by default stays as it was
+    # What is divided by default stays as it was.
+    others = not set(fractions[1:]) <= {VALIDATION_SHARE, TEST_SHARE, 0}
     parts = _deal(targets, groups, shares, seed, name, others)
     return np.array(SPLITS)[used[parts]]
 

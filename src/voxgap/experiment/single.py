@@ -6,6 +6,7 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -173,13 +174,9 @@ def never_named(targets: Any, predictions: Any, threshold: float | None) -> tupl
 
 def predictions_of(model: keras.Model, volumes: Any, size: Size | None) -> Any:
     """Return what a model answers for whole volumes, of patches of this size where it is one of patches."""
-
-    def predict(batch: np.ndarray) -> np.ndarray:
-        return answers(model, batch)
-
     if size:
-        return predict_patches(predict, volumes, size)
-    return predict(np.asarray(volumes))
+        return predict_patches(partial(answers, model), volumes, size)
+    return answers(model, volumes)
 
 
 def fill_volumes(model: keras.Model, volumes: np.ndarray, batch_size: int = 16) -> np.ndarray:

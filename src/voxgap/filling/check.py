@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.filling import FILLS, FIT_ON, SEEDS, STRATEGY
 from voxgap.filling.field import Field, of_job, with_axes
-from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
+from voxgap.filling.job import Job, Say, as_files_are, quiet
 from voxgap.filling.learn import Chosen, Fill, Where, check
 from voxgap.filling.learn import reading as read_as
 from voxgap.grid import as_options
 from voxgap.metrics.overlap import digests, overlap, too_good
+from voxgap.progress import Progress, unseen
 from voxgap.recipe import fill_name
 
 _READ = ("missing_values", "axes", "at", "missing_slices")
@@ -189,7 +190,7 @@ def check_fills(
     fills: Sequence[str] | None = None,
     out: str | os.PathLike[str] | None = None,
     say: Say = quiet,
-    progress: Progress = each,
+    progress: Progress = unseen,
     **reading: Any,
 ) -> Check:
     """Measure every fill on observed voxels that are hidden in the shapes of the data's own gaps, and name the best.

@@ -20,7 +20,7 @@ from voxgap.errors import VoxgapError
 from voxgap.files import held, replacing
 from voxgap.filling import FIT_ON, STRATEGY, evidence, learn, streamed
 from voxgap.filling.evidence import remove
-from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
+from voxgap.filling.job import Job, Say, as_files_are, quiet
 from voxgap.filling.learn import Fill, Where
 from voxgap.filling.plan import Sample, plain, plan, target_of, write_manifest
 from voxgap.grid import same_grid
@@ -28,6 +28,7 @@ from voxgap.io import FORMATS, Ancillary, Source, split_item, write
 from voxgap.io.arrays import npz_names
 from voxgap.io.masks import by_mask, ever
 from voxgap.names import EMBEDDED
+from voxgap.progress import Progress, unseen
 from voxgap.volume import Values, Volume, times
 
 FROM_OTHERS = ("knn", "matrix_factorization")
@@ -45,7 +46,7 @@ def fill_files(
     overwrite: bool = False,
     evidence: bool | None = None,
     say: Say = quiet,
-    progress: Progress = each,
+    progress: Progress = unseen,
     **reading: Any,
 ) -> str:
     """Fill gaps and write files of the same names, formats and geometry below a folder.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,10 +99,7 @@ def from_training(options: Mapping[str, Any], volumes: Sequence[Values]) -> Fill
     how = {"steps": steps, "seed": seed} | ({} if apart is None else {"held": apart})
     model, _ = trained(tiles, own, how)
 
-    def predict(patches: Values) -> Values:
-        return answers(model, patches)
-
-    return _filling(lambda values: predict_patches(predict, values[np.newaxis], size)[0])
+    return _filling(lambda values: predict_patches(partial(answers, model), values[np.newaxis], size)[0])
 
 
 def _filling(answer: Any) -> Fill:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,18 +14,13 @@ from voxgap.files import write_bytes
 from voxgap.filling import FILLS, FIT_ON, STRATEGY, is_bundle, refuse_unfinished
 from voxgap.grid import Grid
 from voxgap.io import Source, rules
+from voxgap.progress import Progress, unseen
 from voxgap.recipe import check_fill, fill_name, of_channels
 from voxgap.volume import AXES, channel_names
 
 RECORD = "fill.json"
 
 Say = Callable[[str], None]
-Progress = Callable[[Sequence[Any], str], Iterable[Any]]
-
-
-def each(items: Sequence[Any], _: str) -> Iterable[Any]:
-    """Go through things and show nothing."""
-    return items
 
 
 def quiet(_: str) -> None:
@@ -80,7 +75,7 @@ class Job:
     grid: Grid = field(default_factory=Grid)
     overwrite: bool = False
     say: Say = field(default=quiet, compare=False)
-    progress: Progress = field(default=each, compare=False)
+    progress: Progress = field(default=unseen, compare=False)
     evidence: bool | None = None
 
     def __post_init__(self) -> None:

@@ -17,11 +17,12 @@ from voxgap.files import held, sweep
 from voxgap.filling import EPOCHS, FIT_ON
 from voxgap.filling.check import scores_of
 from voxgap.filling.field import of_job
-from voxgap.filling.job import Job, Progress, Say, as_files_are, each, quiet
+from voxgap.filling.job import Job, Say, as_files_are, quiet
 from voxgap.history import History, Reason
 from voxgap.metrics.overlap import digests, known_cases
 from voxgap.missingness import simulate
 from voxgap.patches import Patches, Size
+from voxgap.progress import Progress, unseen
 from voxgap.volume import Values
 
 EDGE = 32
@@ -46,7 +47,7 @@ def train_filler(
     seed: int = 0,
     overwrite: bool = False,
     say: Say = quiet,
-    progress: Progress = each,
+    progress: Progress = unseen,
     look: Any = None,
     **reading: Any,
 ) -> dict[str, dict[str, float]]:

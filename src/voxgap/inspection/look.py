@@ -219,10 +219,14 @@ def _plan(seen: Inspection) -> dict[str, list[str]]:
         machine.name: f"patches of {'×'.join(map(str, size))}: {why}"
         for machine, (size, why) in _planned(shapes_of(known)).items()
     }
-    alike = len(set(found.values())) == 1
-    return {
-        "plan": [*found.values()][:1] if alike else [f"on {name}: {said}" for name, said in found.items()]
-    }
+    return {"plan": _by_machine(found)}
+
+
+def _by_machine(said: Mapping[str, str]) -> list[str]:
+    """Return what is said for each machine, once where it is the same for all."""
+    if len(set(said.values())) == 1:
+        return [next(iter(said.values()))]
+    return [f"on {machine}: {words}" for machine, words in said.items()]
 
 
 def _intensity(seen: Inspection, raw: Any, names: Sequence[str]) -> tuple[list[str], tuple[float, ...]]:
@@ -234,14 +238,11 @@ def _intensity(seen: Inspection, raw: Any, names: Sequence[str]) -> tuple[list[s
     known = seen.own if seen.split is None else seen.own[intensity.deciding(seen.split)]
     scales = intensity.choose(known, channels)
     taken = {
-        where: intensity.resolve("auto", known, channels, size)
-        for where, size in _patches(seen, known).items()
+        where: intensity.of_patches(scales, known, size) for where, size in _patches(seen, known).items()
     }
     odd = []
     if scales.method != "dataset":
-        said = {where: chosen.why for where, chosen in taken.items()}
-        alike = len(set(said.values())) == 1
-        words = [*said.values()][:1] if alike else [f"on {where}: {why}" for where, why in said.items()]
+        words = _by_machine({where: chosen.why for where, chosen in taken.items()})
         odd = [f"{'; '.join(words)} in training, unless --normalize says otherwise"]
     if any(chosen.method == "dataset" for chosen in taken.values()):
         apart = "" if seen.split is None else intensity.strangers(seen.own, seen.split, names, channels)

@@ -27,47 +27,18 @@ _DOMINANT = 10
 _WORDS = {
     "y": {"lat", "lats", "latitude", "latitudes", "xlat", "tlat", "ulat", "geolat", "northing"},
     "x": {
-        "lon",
-        "lons",
-        "longitude",
-        "longitudes",
-        "xlong",
-        "tlong",
-        "tlon",
-        "ulong",
-        "ulon",
-        "geolon",
-        "easting",
+        *("lon", "lons", "longitude", "longitudes"),
+        *("xlong", "tlong", "tlon", "ulong", "ulon", "geolon", "easting"),
     },
 }
 _GRIDS = {"nav", "rho", "psi", "geo", "grid", "cell", "center", "centre", "model", "true", "mass", "coord"}
 """What a name of them has beside these words, but for single letters: `nav_lat`, `lat_u`, `XLAT_M`."""
 _OTHERWISE = {
-    "error",
-    "errors",
-    "err",
-    "uncertainty",
-    "precision",
-    "std",
-    "stddev",
-    "variance",
-    "var",
-    "anomaly",
+    *("error", "errors", "err", "uncertainty", "precision", "std", "stddev", "variance", "var", "anomaly"),
+    *("bnds", "bounds", "vertices", "corners", "count", "counts", "number", "num", "index", "weights"),
+    *("flag", "flags", "mask", "quality", "qc", "diff", "bias", "drift", "shift", "offset", "trend"),
+    *("gradient", "step", "spacing", "resolution", "min", "max", "range", "size", "velocity"),
 }
-_OTHERWISE |= {
-    "bnds",
-    "bounds",
-    "vertices",
-    "corners",
-    "count",
-    "counts",
-    "number",
-    "num",
-    "index",
-    "weights",
-}
-_OTHERWISE |= {"flag", "flags", "mask", "quality", "qc", "diff", "bias", "drift", "shift", "offset", "trend"}
-_OTHERWISE |= {"gradient", "step", "spacing", "resolution", "min", "max", "range", "size", "velocity"}
 """What is no place itself, whatever its unit."""
 _CALLED = {"y": "latitude", "x": "longitude"}
 

@@ -250,14 +250,19 @@ def describe(path: Path) -> dict[str, Any]:
             for name, variable in data.variables.items()
         }
         for name, about in found.items():
-            if _is_auxiliary(name, about):
+            if _is_auxiliary(name, about, found):
                 about["seen"] = auxiliary.seen(_coordinates(path, name, data, about["attributes"]))
         return found
 
 
-def _is_auxiliary(name: str, about: Mapping[str, Any]) -> bool:
+def _is_auxiliary(name: str, about: Mapping[str, Any], header: Mapping[str, Any]) -> bool:
+    """Tell whether a variable may say something of axes that have no coordinates of their own, or mere numbers."""
     numbers = np.dtype(about["dtype"]).kind in "iuf" and about["dims"] != [name]
-    return numbers and auxiliary.is_looked_at(name, about["shape"], about["attributes"])
+    return (
+        numbers
+        and auxiliary.is_looked_at(name, about["shape"], about["attributes"])
+        and auxiliary.wanted([_axis(dim, header.get(dim)) for dim in about["dims"]])
+    )
 
 
 def _coordinates(path: Path, name: str, data: Any, attributes: Mapping[str, Any]) -> NDArray[Any]:

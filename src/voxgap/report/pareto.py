@@ -33,13 +33,17 @@ class Candidate(NamedTuple):
     high: float = math.nan
 
 
+def _known(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return those that have both a score and a cost."""
+    return [one for one in candidates if math.isfinite(one.score) and math.isfinite(one.cost)]
+
+
 def front(candidates: Sequence[Candidate], *, lower_is_better: bool = False) -> list[Candidate]:
     """Return those that no other one equals or beats in score and cost, and beats in one of them: the cheapest first.
 
     Of equals all are there; what has no score or no cost is left out.
     """
-    sign = -1 if lower_is_better else 1
-    known = [one for one in candidates if math.isfinite(one.score) and math.isfinite(one.cost)]
+    sign, known = -1 if lower_is_better else 1, _known(candidates)
 
     def beaten(one: Candidate) -> bool:
         return any(
@@ -65,13 +69,9 @@ def words(candidates: Sequence[Candidate], metric: str, unit: str, *, lower_is_b
     if not best:
         return ""
     named = ", ".join(f"{one.name} ({metric} {number(one.score)}, {number(one.cost)} {unit})" for one in best)
-    others = len([one for one in candidates if math.isfinite(one.score) and math.isfinite(one.cost)]) - len(
-        best
-    )
-    beaten = (
-        f" Each of the other {others} is equalled or beaten by one that costs no more." if others > 1 else ""
-    )
-    beaten = " The other one is equalled or beaten by one that costs no more." if others == 1 else beaten
+    others = len(_known(candidates)) - len(best)
+    who = "The other one" if others == 1 else f"Each of the other {others}"
+    beaten = f" {who} is equalled or beaten by one that costs no more." if others else ""
     return f"By means, the Pareto front is {named}.{beaten}"
 
 
@@ -85,13 +85,12 @@ def against_cost(
         metric, cost: what the axes are called.
         lower_is_better: whether the score is.
     """
+    candidates = _known(candidates)
     best = front(candidates, lower_is_better=lower_is_better)
-    dearest = max(candidates, key=lambda one: one.cost if math.isfinite(one.cost) else -math.inf)
+    dearest = max(candidates, key=lambda one: one.cost)
     figure = Figure(figsize=(WIDTH, 3.4), layout="constrained")
     axes = figure.subplots()
     for one in candidates:
-        if not (math.isfinite(one.score) and math.isfinite(one.cost)):
-            continue
         colour = LEADING if one in best else BEATEN
         if not math.isnan(one.low):
             axes.plot((one.cost, one.cost), (one.low, one.high), color=colour, linewidth=1.6, alpha=0.6)
@@ -113,7 +112,7 @@ def against_cost(
         linewidth=1,
         alpha=0.6,
     )
-    costs = [one.cost for one in candidates if math.isfinite(one.cost) and one.cost > 0]
+    costs = [one.cost for one in candidates if one.cost > 0]
     if costs and max(costs) > WIDE * min(costs) and all(one.cost > 0 for one in best):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -135,7 +134,7 @@ def cost_section(
     Args:
         candidates, metric, cost, unit, lower_is_better: see `against_cost` and `words`.
     """
-    known = [one for one in candidates if math.isfinite(one.score) and math.isfinite(one.cost)]
+    known = _known(candidates)
     if len(known) < 2:
         return []
     said = words(known, metric, unit, lower_is_better=lower_is_better)

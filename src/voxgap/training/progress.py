@@ -93,10 +93,8 @@ class _Beginning:
         """
         if progress.record:
             self.over = True
-        first, since = self._first = self._first or (
-            progress.step,
-            now,
-        )  # the first step compiles, and says nothing
+        self._first = self._first or (progress.step, now)  # the first step compiles, and says nothing
+        first, since = self._first
         done = progress.step - first
         if self.over or not (
             progress.step == progress.steps or done >= _STEPS or (done and now - since > _SECONDS)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from voxgap.errors import VoxgapError
 from voxgap.missingness.simulation import PATTERNS, simulate
 from voxgap.names import CERTIFIED_PATTERNS, CERTIFIED_RATES, check
+from voxgap.progress import Progress, unseen
 from voxgap.trust.conformal import subsets as combinations_of
 from voxgap.trust.conformal import without
 from voxgap.trust.scoring import (
@@ -20,7 +21,6 @@ from voxgap.trust.scoring import (
     Change,
     Measure,
     Predict,
-    Progress,
     Score,
     answered,
     better,
@@ -28,7 +28,6 @@ from voxgap.trust.scoring import (
     measured,
     members_of,
     score_of,
-    told_nobody,
 )
 from voxgap.volume import Values
 
@@ -198,7 +197,7 @@ def certified(
     patterns: Sequence[str] = CERTIFIED_PATTERNS,
     rates: Sequence[float] = CERTIFIED_RATES,
     seed: int = 0,
-    progress: Progress = told_nobody,
+    progress: Progress = unseen,
 ) -> Certificate:
     """Score a network for every subset of channels, and for gaps of some patterns and rates.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from voxgap.errors import VoxgapError
 from voxgap.metrics.comparison import LOWER_IS_BETTER
 from voxgap.metrics.intervals import Interval, intervals
 from voxgap.metrics.metrics import counted, tables_scorer
+from voxgap.progress import Progress, unseen
 from voxgap.volume import Values
 
 if TYPE_CHECKING:
@@ -89,21 +90,12 @@ def better(metric: str) -> int:
     return -1 if metric in LOWER_IS_BETTER else 1
 
 
-Progress = Callable[[Sequence[Any], str], Iterable[Any]]
-"""Goes through things one by one, under a title."""
-
-
-def told_nobody(items: Sequence[Any], _: str) -> Iterable[Any]:
-    """Go through things and show nothing."""
-    return items
-
-
 def answered(
     data: Dataset,
     predict: Predict,
     changes: Mapping[str, Change],
     threshold: float | None = None,
-    progress: Progress = told_nobody,
+    progress: Progress = unseen,
 ) -> dict[str, Answers]:
     """Let a network answer the data changed in several ways; the data is read once, whatever their number.
 
