@@ -57,6 +57,7 @@ def gappy() -> np.ndarray:
     return values
 
 
+@pytest.mark.full
 def test_draws_have_the_mean_and_the_deviation_of_kriging_and_hold_what_is_observed() -> None:
     values, field = gappy(), Surroundings(LEARNT, (1.3, 0.9))
     draws = np.stack(list(conditional(field, values, np.random.default_rng(3), 200)))

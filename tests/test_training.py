@@ -292,6 +292,7 @@ def test_augmentation_is_given_seeds_and_spacing_and_only_training_volumes() -> 
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "augment",
     [
