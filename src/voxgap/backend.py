@@ -62,7 +62,16 @@ with _without_tensorflow_s_log():
 if os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3":
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
-__all__ = ["answers", "keras"]
+__all__ = ["answers", "has_gpu", "keras"]
+
+
+def has_gpu() -> bool:
+    """Return whether the backend computes on a GPU."""
+    if keras.backend.backend() == "torch":  # Keras lists no devices of PyTorch's
+        import torch
+
+        return bool(torch.cuda.is_available())
+    return any(device.startswith(("gpu", "cuda")) for device in keras.distribution.list_devices())
 
 
 def answers(model: keras.Model, volumes: Any, batch_size: int = 16) -> np.ndarray:

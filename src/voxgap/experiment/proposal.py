@@ -188,6 +188,6 @@ def _by(numbers: Sequence[Any]) -> str:
 
 
 def _has_gpu() -> bool:
-    from voxgap.backend import keras
+    from voxgap.backend import has_gpu
 
-    return bool(keras.distribution.list_devices("gpu"))
+    return has_gpu()

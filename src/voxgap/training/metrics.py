@@ -33,7 +33,8 @@ class Counts(keras.metrics.Metric):
         found = ops.cast(ops.reshape(ops.argmax(y_pred, axis=-1), (-1,)), "int32")
         # One cell more than there are: that of the unlabelled.
         cells = ops.where(labels >= 0, labels * self.classes + found, self.classes**2)
-        counts = ops.bincount(cells, minlength=self.classes**2 + 1)[: self.classes**2]
+        # A sum over segments and no `bincount`, whose length a compiled step of JAX doesn't know.
+        counts = ops.segment_sum(ops.ones_like(cells), cells, self.classes**2 + 1)[: self.classes**2]
         self.counts.assign_add(ops.cast(ops.reshape(counts, (self.classes, self.classes)), "float32"))
 
     def confusion(self) -> np.ndarray:
