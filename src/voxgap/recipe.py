@@ -20,6 +20,7 @@ Convolution = Literal["plain", "masked", "gated"]
 ClassWeight = Literal["balanced"] | dict[int, float] | None
 Precision = Literal["auto", "float32", "bfloat16"]
 Norm = Literal["batch", "instance"]
+Fall = Literal["plateau", "cosine"]
 
 FILLS: Registry[Any] = Registry(
     "fills",
@@ -375,6 +376,10 @@ class Training(Plain):
     patches_per_volume: int | None = None
     distribute: bool | Sequence[str] = False
     ema: float = 0.0
+    schedule: Fall = "plateau"
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    label_smoothing: float = 0.0
 
     def __post_init__(self) -> None:
         _as_tuple(self, "distribute")

@@ -36,6 +36,8 @@ def goes_on(folder: Path, epochs: int, patience: int) -> bool:
     if epochs > done and reason != "diverged" and (reason != "patience" or patience > had):
         return True
     more = f"--epochs {done + 1} or more goes on from it"
+    if trained.schedule == "cosine":
+        more = "its learning rate has fallen to the end"
     if reason == "patience":
         more = f"its patience ran out after epoch {done}: --patience {had + 1} or more goes on from it"
     if reason == "diverged":

@@ -152,6 +152,21 @@ def train(
         float,
         typer.Option(help="Watch and keep an average of the weights over about so many epochs; 0: none."),
     ] = Training.ema,
+    schedule: Annotated[
+        str,
+        typer.Option(
+            help="How the learning rate falls: plateau, halved where nothing improves; cosine, over all epochs."
+        ),
+    ] = Training.schedule,
+    warmup: Annotated[
+        float, typer.Option(help="Epochs in which the learning rate rises first.")
+    ] = Training.warmup,
+    weight_decay: Annotated[
+        float, typer.Option(help="Shrink the weights beside the gradient: adam becomes AdamW; such as 0.01.")
+    ] = Training.weight_decay,
+    label_smoothing: Annotated[
+        float, typer.Option(help="Of classes: give this share of each label to all alike, such as 0.1.")
+    ] = Training.label_smoothing,
     refit: Annotated[
         bool,
         typer.Option(
@@ -272,6 +287,7 @@ def train(
     if model is not None:
         names.check("model", model, names.NETWORKS)
     names.check("optimizer", optimizer, names.OPTIMIZERS)
+    names.check("schedule", schedule, names.SCHEDULES)
     if coverage is not None:
         check_coverage(coverage)
     wanted = plan.given(context)
@@ -288,7 +304,9 @@ def train(
         state = out_folder / STATE
         there = (state / "state.json").is_file()
         changed = changes(context, state / RECIPE) if there and not overwrite else {}
-        if hard := set(changed) - _MAY_CHANGE - _SCHEDULE:
+        # A cosine falls to its end over all epochs.
+        fixed = {"epochs"} if schedule == "cosine" else set()
+        if hard := set(changed) - (_MAY_CHANGE - fixed) - _SCHEDULE:
             raise _other_settings(out_folder, changed, hard)
         check_free(out_folder, overwrite or goes_on(out_folder, epochs, patience))
         if class_weight not in ("none", "balanced"):

@@ -144,11 +144,13 @@ class Trained:
         epochs: that ran.
         reason: why no more did; see `voxgap.History`.
         patience: that it was given; None where nobody said.
+        schedule: of its learning rate; empty where nobody said.
     """
 
     epochs: int = 0
     reason: str = ""
     patience: int | None = None
+    schedule: str = ""
 
 
 @dataclass(frozen=True)
@@ -351,11 +353,13 @@ def _called(classes: Sequence[str]) -> tuple[int, ...]:
 def _trained(training: Mapping[str, Any], arguments: Mapping[str, Any]) -> Trained:
     """Read what is for people: a count that is none is as good as nothing."""
     asked = arguments.get("training")
-    epochs, patience = training.get("epochs"), asked.get("patience") if isinstance(asked, dict) else None
+    asked = asked if isinstance(asked, dict) else {}
+    epochs, patience = training.get("epochs"), asked.get("patience")
     return Trained(
         epochs if type(epochs) is int else 0,
         str(training.get("reason", "")),
         patience if type(patience) is int else None,
+        str(asked.get("schedule", "")),
     )
 
 

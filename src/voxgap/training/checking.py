@@ -86,10 +86,23 @@ def intended(training: Training, task: str) -> tuple[Schedule, Augment | None]:
         raise VoxgapError("patches_per_volume must be at least 1, and goes with a patch_size")
     if not 0 <= training.ema < np.inf:
         raise VoxgapError(f"ema must be a number of epochs, 0 for none, got {training.ema}")
+    if not 0 <= training.weight_decay < np.inf:
+        raise VoxgapError(f"weight_decay must be a number, 0 for none, got {training.weight_decay}")
+    if not 0 <= training.label_smoothing < 1:
+        raise VoxgapError(f"label_smoothing must be in [0, 1), got {training.label_smoothing}")
+    objective.check_smoothing(training.label_smoothing, training.loss, task)
     objective.check_monitor(training.monitor, task)
     precision.check_name(training.precision)
     lr_patience = max(1, (patience - 1) // 2) if training.lr_patience is None else training.lr_patience
-    schedule = Schedule(own_rate(training), patience, training.min_delta, lr_patience)
+    schedule = Schedule(
+        own_rate(training),
+        patience,
+        training.min_delta,
+        lr_patience,
+        schedule=training.schedule,
+        warmup=training.warmup,
+        epochs=epochs if training.schedule == "cosine" else None,
+    )
     return schedule, _augmentation(training.augment, training.augment_kind)
 
 

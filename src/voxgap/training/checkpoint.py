@@ -36,7 +36,7 @@ class State:
     named: list[int] = dataclasses.field(default_factory=list)
     best_weights: list[np.ndarray] = dataclasses.field(default_factory=list)
     never: list[int] = dataclasses.field(default_factory=list)
-    schedule: dict[str, float] = dataclasses.field(default_factory=dict)
+    schedule: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def fingerprint(settings: Any, *parts: Any) -> str:

@@ -18,7 +18,7 @@ from voxgap.history import History
 from voxgap.layers import VolumeNormalization
 from voxgap.layers.intensity import Normalized
 from voxgap.ragged import shapes_of
-from voxgap.recipe import ClassWeight, Precision, Training
+from voxgap.recipe import ClassWeight, Fall, Precision, Training
 from voxgap.training import objective
 from voxgap.training import precision as precisions
 from voxgap.training.averaging import ema_momentum, kept_weights, swapping
@@ -53,6 +53,10 @@ def train(
     patches_per_volume: int | None = Training.patches_per_volume,
     distribute: bool | Sequence[str] = Training.distribute,
     ema: float = Training.ema,
+    schedule: Fall = Training.schedule,
+    warmup: float = Training.warmup,
+    weight_decay: float = Training.weight_decay,
+    label_smoothing: float = Training.label_smoothing,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     keep_checkpoint: bool = False,
@@ -94,6 +98,14 @@ def train(
         distribute: share each batch among all GPUs (True) or the named devices, such as `["GPU:0", "GPU:1"]`.
         ema: watch and keep an average of the weights over about so many epochs (Polyak and Juditsky, Acceleration of
             stochastic approximation by averaging, 1992) in place of those of the last step; 0: none.
+        schedule: how the learning rate falls: `plateau`, halved where nothing improves, or `cosine`, to a hundredth
+            over all `epochs` (Loshchilov and Hutter, SGDR, 2017); see `Schedule`.
+        warmup: epochs in which the learning rate rises to the one it starts with; 0: none.
+        weight_decay: by which a named optimizer shrinks the weights beside the gradient, times its rate (Loshchilov and
+            Hutter, Decoupled weight decay, 2019): adam becomes AdamW. Biases and the weights of normalisations stay. 0:
+            what that optimizer does by itself.
+        label_smoothing: share of each label that is given to all classes alike (Szegedy et al., Rethinking the
+            Inception architecture, 2016), in `val_loss`, too; of a classification by cross-entropy.
         seed: of the order of the batches, of patches and of augmentation.
         checkpoint: a folder that holds the training after each epoch: started again with the same arguments, it
             goes on where it was killed. It is emptied when the training ends. One training at a time holds it.
@@ -141,6 +153,10 @@ def train(
         patches_per_volume,
         distribute,
         ema,
+        schedule,
+        warmup,
+        weight_decay,
+        label_smoothing,
     )
     history = fit(
         model,
@@ -308,7 +324,8 @@ def _compiled(
     compiled: Compiled | None,
 ) -> Ready:
     """Compile a model, or the twin of it that trains in the best precision; or take over one that is."""
-    goal = (task, asked.loss, asked.optimizer, own_rate(asked), voxel_weights, momentum)
+    extra = asked.weight_decay, asked.label_smoothing
+    goal = (task, asked.loss, asked.optimizer, own_rate(asked), voxel_weights, momentum, *extra)
     began_in = checkpoint and checkpoint.policy
 
     def compile_anew() -> Ready:
@@ -351,11 +368,20 @@ def _sign(
         asked.precision,
     ]
     settings += [] if asked.patch_size is None else [asked.patch_size, per_volume]
+    settings += [asked.label_smoothing] if asked.label_smoothing else []
     arrays = (array for part in parts for array in (part.volumes, part.targets))
     checkpoint.key = fingerprint(settings, *arrays)
     name, config = named[1]
     numbers = {key: f"{value:g}" for key, value in config.items() if isinstance(value, int | float)}
-    told = ("batch_size", "class_weight", "monitor", "precision", "patch_size", "patches_per_volume")
+    told = (
+        "batch_size",
+        "class_weight",
+        "monitor",
+        "precision",
+        "patch_size",
+        "patches_per_volume",
+        "label_smoothing",
+    )
     checkpoint.settings = {"optimizer": name, **numbers} | {
         "loss": str(named[0]).strip("'"),
         "augment": str(named[2]),

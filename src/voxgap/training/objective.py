@@ -35,6 +35,20 @@ def check_monitor(monitor: str, task: str) -> None:
         raise VoxgapError(f"monitor must be {' or '.join(names)}, got {monitor!r}")
 
 
+def check_smoothing(label_smoothing: float, loss: Any, task: str) -> None:
+    """Refuse to smooth labels that are no classes, or whose loss doesn't say how.
+
+    Raises:
+        VoxgapError: the task is another, or the loss is.
+    """
+    if label_smoothing and task != "classification":
+        raise VoxgapError(f"label_smoothing is for a classification, this is a {task}: leave it out")
+    if label_smoothing and loss not in (None, "sparse_categorical_crossentropy", "categorical_crossentropy"):
+        raise VoxgapError(
+            f"label_smoothing is of the cross-entropy, the loss is {loss!r}: leave out one of them"
+        )
+
+
 def higher_is_better(monitor: str) -> bool:
     """Return whether the watched quantity is one that should grow."""
     return any(metrics.get(monitor.removeprefix("val_"), False) for metrics in METRICS.values())
@@ -48,11 +62,13 @@ def compile_model(
     learning_rate: float,
     class_weights: np.ndarray | None = None,
     ema_momentum: float | None = None,
+    weight_decay: float = 0.0,
+    label_smoothing: float = 0.0,
 ) -> tuple[Encode, Counts | None]:
     """Compile a model for its task.
 
     Args:
-        model, loss, optimizer, learning_rate: see `train`.
+        model, loss, optimizer, learning_rate, weight_decay, label_smoothing: see `train`.
         task: what the model is for.
         class_weights: `(classes,)`, for the loss of a segmentation.
         ema_momentum: of the moving average of the weights, None where there is none, or the optimizer has its own.
@@ -71,9 +87,14 @@ def compile_model(
         function = _segmentation_loss(loss, class_weights)
         if any(isinstance(layer, DeepSupervision) for layer in model._flatten_layers(include_self=False)):
             function = DeeplySupervised(function, classes)
+    elif label_smoothing:
+        function = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
     else:
         function = _named_loss(loss, task)
-    made = _optimizer(optimizer, learning_rate)
+    made = _optimizer(optimizer, learning_rate, weight_decay)
+    if weight_decay and isinstance(optimizer, str):
+        # What shifts and scales has no size that says something of a function's smoothness.
+        made.exclude_from_weight_decay([v for v in model.trainable_variables if len(v.shape) < 2])
     if ema_momentum is not None:
         made.use_ema, made.ema_momentum = True, ema_momentum
     # XLA compiles Conv3D for the CPU into code ten times slower than oneDNN's.
@@ -140,12 +161,13 @@ def _segmentation_loss(loss: Any, class_weights: np.ndarray | None) -> Any:
     return loss
 
 
-def _optimizer(optimizer: Any, learning_rate: float) -> keras.optimizers.Optimizer:
+def _optimizer(optimizer: Any, learning_rate: float, weight_decay: float) -> keras.optimizers.Optimizer:
     if not isinstance(optimizer, str):
         # A copy: an optimizer serves one model only, and the caller may have others to train.
         return type(optimizer).from_config(optimizer.get_config())
+    config = {"learning_rate": learning_rate} | ({"weight_decay": weight_decay} if weight_decay else {})
     try:
-        return keras.optimizers.get({"class_name": optimizer, "config": {"learning_rate": learning_rate}})
+        return keras.optimizers.get({"class_name": optimizer, "config": config})
     except ValueError:
         raise VoxgapError(f"no optimizer {optimizer!r}: use a Keras name such as adam or sgd") from None
 

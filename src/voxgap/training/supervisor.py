@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,12 +13,16 @@ import numpy as np
 
 from voxgap.errors import VoxgapError
 from voxgap.history import Reason
+from voxgap.names import SCHEDULES
 from voxgap.training.averaging import kept_weights
 from voxgap.training.checkpoint import Checkpoint, State
 from voxgap.training.metrics import Counts
 from voxgap.training.objective import higher_is_better
 
 Report = Callable[["Progress"], None]
+
+LEAST = 0.01
+"""Share of the learning rate that a cosine ends at."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Progress:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """When to lower the learning rate and when to stop: a function of the monitored values so far.
+    """Which learning rate each epoch has and when to stop: a function of the monitored values so far.
 
     It has no state, so a training resumed after a kill decides as if it had never stopped.
 
@@ -52,6 +57,10 @@ class Schedule:
         lr_patience: epochs without an improvement after which the learning rate is multiplied by `lr_factor`.
         lr_factor: in (0, 1).
         min_learning_rate: never below.
+        schedule: `plateau` is what the last three say; with `cosine` the rate falls, whatever the values are, along
+            half a cosine to a hundredth of what it was (Loshchilov and Hutter, SGDR, 2017).
+        warmup: epochs over which it rises before. Each epoch has the rate of its middle.
+        epochs: over which a cosine falls, with those of the warm-up; of no other schedule.
     """
 
     learning_rate: float = 1e-3
@@ -60,8 +69,18 @@ class Schedule:
     lr_patience: int = 4
     lr_factor: float = 0.5
     min_learning_rate: float = 1e-6
+    schedule: str = "plateau"
+    warmup: float = 0.0
+    epochs: int | None = None
 
     def __post_init__(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise VoxgapError(f"schedule must be {' or '.join(SCHEDULES)}, got {self.schedule!r}")
+        if (self.schedule == "cosine") != (self.epochs is not None):
+            raise VoxgapError("a cosine needs the epochs over which it falls, and no other schedule does")
+        if not 0 <= self.warmup < (self.epochs or np.inf):
+            few = "" if self.epochs is None else f" fewer than the {self.epochs} over which the rate falls,"
+            raise VoxgapError(f"warmup must be a number of epochs,{few} 0 for none, got {self.warmup}")
         for name, low in (("learning_rate", 0.0), ("min_delta", None), ("lr_patience", 0), ("patience", 0)):
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0 or (low is not None and value <= low):
@@ -87,7 +106,19 @@ class Schedule:
             if lr_wait >= self.lr_patience:
                 # Never up: a rate that begins below the minimum stays.
                 rate, lr_wait = min(rate, max(rate * self.lr_factor, self.min_learning_rate)), 0
-        return wait >= self.patience, rate
+        if self.epochs is not None:
+            rate = self.learning_rate
+        return wait >= self.patience, rate * self._share(len(values))
+
+    def _share(self, epoch: int) -> float:
+        """Return what warm-up and cosine leave of the rate in an epoch, from 0."""
+        middle = epoch + 0.5
+        if middle < self.warmup:
+            return middle / self.warmup
+        if self.epochs is None:
+            return 1.0
+        fallen = min(1.0, (middle - self.warmup) / (self.epochs - self.warmup))
+        return LEAST + (1 - LEAST) * (1 + math.cos(math.pi * fallen)) / 2
 
 
 class Supervisor(keras.callbacks.Callback):
@@ -187,7 +218,7 @@ class Supervisor(keras.callbacks.Callback):
         asked = dataclasses.asdict(self.schedule)
         if loaded.schedule != asked and not self._went_by_the_schedule():
             raise checkpoint.foreign(loaded.schedule, asked)
-        self._rate = min(self._rate, _learning_rate(model))
+        self._rate = Schedule(**loaded.schedule).after(self.values)[1]
         self._decide(model)
 
     def _went_by_the_schedule(self) -> bool:
@@ -198,6 +229,11 @@ class Supervisor(keras.callbacks.Callback):
             if stop or not np.isclose(rate, record["learning_rate"], rtol=1e-5, atol=0):
                 return False
         return True
+
+    def on_train_begin(self, logs: Any = None) -> None:
+        """Begin with the rate of the first epoch; a training that is gone on with has its own."""
+        if not self.epoch:
+            self._set(self.model, self.schedule.after([])[1])
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         """Show how far the epoch is."""
@@ -235,11 +271,14 @@ class Supervisor(keras.callbacks.Callback):
             stop, self.reason = True, "diverged"
         elif stop:
             self.reason = "patience"
-        # Only when it falls: else a callback's own rate would last for one epoch.
-        if rate < self._rate:
-            model.optimizer.learning_rate = self._rate = rate
+        self._set(model, rate)
         # A callback may have said so before.
         model.stop_training = stop or bool(model.stop_training)
+
+    def _set(self, model: keras.Model, rate: float) -> None:
+        # Only when the schedule says another: else a callback's own rate would last for one epoch.
+        if rate != self._rate:
+            model.optimizer.learning_rate = self._rate = rate
 
     def finish(self, model: keras.Model) -> None:
         """Put the best weights into the model, and empty the checkpoint unless it is to be kept.
