@@ -86,6 +86,30 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
 
 
 @pytest.mark.full
+def test_a_killed_training_by_all_the_options_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = RESUMABLE | {"schedule": "cosine", "warmup": 2, "ema": 1}
+    arguments |= {"weight_decay": 0.1, "label_smoothing": 0.1, "checkpoint": tmp_path / "c"}
+    whole, reference = fit(**arguments)
+    rates = [epoch["learning_rate"] for epoch in reference.epochs]
+    assert rates[0] < rates[1] < rates[2] > rates[3] > rates[4]
+    for moment in ((0, None), (1, 3), (4, 1)):
+        with pytest.raises(KilledError):
+            fit(progress=killed_at(*moment), **arguments)
+    model, history = fit(**arguments)
+    assert without_time(history) == without_time(reference)
+    for a, b in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.full
+def test_a_cosine_that_has_fallen_does_not_go_on(tmp_path: Path) -> None:
+    kept: dict[str, Any] = {"checkpoint": tmp_path / "c", "keep_checkpoint": True, "schedule": "cosine"}
+    fit(epochs=2, **kept)
+    with pytest.raises(VoxgapError, match=r"epochs was 2, is 3: .*other data or settings"):
+        fit(epochs=3, **kept)
+
+
+@pytest.mark.full
 def test_more_epochs_go_on_as_if_there_had_been_no_end(
     tmp_path: Path, uninterrupted: tuple[list[np.ndarray], History]
 ) -> None:
@@ -222,6 +246,10 @@ def interrupted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"monitor": "val_accuracy"}, "monitor was val_loss, is val_accuracy"),
         ({"augment": "default"}, "augment was None, is .+"),
         ({"learning_rate": 0.01}, "learning_rate was 0.03, is 0.01"),
+        ({"schedule": "cosine"}, "schedule was plateau, is cosine; epochs was None, is 6"),
+        ({"warmup": 3.0}, "warmup was 0.0, is 3.0"),
+        ({"weight_decay": 0.1}, r"state\.json"),
+        ({"label_smoothing": 0.1}, "label_smoothing was 0.0, is 0.1"),
         ({"data": other_data("train")}, r"state\.json"),
         ({"data": other_data("validation")}, r"state\.json"),
     ],

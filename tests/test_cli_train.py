@@ -153,6 +153,7 @@ OTHERWISE = {
     **{"missing-slices": "constant", "coverage": "0.9", "fill": "zero", "ema": "2.0", "plan": "none"},
     **{"norm": "instance", "deep-supervision": None, "patches-per-volume": "4"},
     **{"validation-share": "0.1", "test-share": "0.0", "from": "sea"},
+    **{"schedule": "cosine", "warmup": "2.0", "weight-decay": "0.01", "label-smoothing": "0.1"},
 }
 
 
@@ -234,6 +235,7 @@ def test_ctrl_c_exits_with_130_and_says_what_is_kept(
         (("--model", "resnet"), "no model 'resnet': did you mean resnet3d?"),
         (("--loss", "mean_square"), "no loss 'mean_square': did you mean mean_squared_error?"),
         (("--optimizer", "magic"), "no optimizer 'magic'"),
+        (("--schedule", "cosinus"), "no schedule 'cosinus': did you mean cosine?"),
         (("--activation", "rel"), "no activation 'rel': did you mean relu?"),
         (("--conv", "magic"), "conv must be"),
         (("--gap-dropout", "2"), "gap_dropout must be"),

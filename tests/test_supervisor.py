@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
+from typing import Any
 
 import keras
 import numpy as np
@@ -42,6 +44,74 @@ def test_the_schedule_decides_as_keras_s_callbacks(seed: int) -> None:
             break
 
 
+COSINE: dict[str, Any] = {"schedule": "cosine", "epochs": 9}
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0), (9, 0), (9, 3), (30, 2.5), (30, 0.5), (4, 3.9)])
+def test_a_cosine_has_the_rates_of_the_formula_whatever_the_values(epochs: int, warmup: float) -> None:
+    schedule = Schedule(0.02, patience=50, lr_patience=1, schedule="cosine", warmup=warmup, epochs=epochs)
+    values = np.random.default_rng(epochs).normal(size=epochs).tolist()
+    found = [schedule.after(values[:epoch])[1] for epoch in range(epochs)]
+    for epoch, rate in enumerate(found):
+        at = epoch + 0.5
+        fallen = 0.02 * (0.01 + 0.99 * math.cos(math.pi / 2 * (at - warmup) / (epochs - warmup)) ** 2)
+        assert rate == pytest.approx(0.02 * at / warmup if at < warmup else fallen), f"epoch {epoch}"
+    assert schedule.after([*values, 1.0, 2.0])[1] == pytest.approx(0.0002)
+    # Patience is what it was.
+    assert [Schedule(patience=2, **COSINE).after([1.0, *[1.0] * n])[0] for n in range(3)] == [
+        False,
+        False,
+        True,
+    ]
+
+
+def test_a_plateau_lowers_what_warm_up_reached() -> None:
+    plain, warm = Schedule(0.1, lr_patience=1), Schedule(0.1, lr_patience=1, warmup=2)
+    values = [1.0] * 5
+    found, risen = ([schedule.after(values[:n])[1] for n in range(5)] for schedule in (plain, warm))
+    assert risen == pytest.approx([0.1 * 0.25, found[1] * 0.75, *found[2:]])
+    assert found[4] < found[2]
+
+
+def trained(schedule: Schedule, epochs: int, own: dict[int, float], state: State | None = None) -> State:
+    """Epochs without an improvement, in `own` at a rate that a callback sets; they go on from a state."""
+    optimizer = SimpleNamespace(learning_rate=schedule.learning_rate, use_ema=False)
+    model = SimpleNamespace(optimizer=optimizer, stop_training=False, get_weights=list)
+    supervisor = Supervisor(schedule, "val_loss", 9, 1, None)
+    supervisor.set_model(model)
+    if state is not None:
+        optimizer.learning_rate = state.records[-1]["next"]
+        supervisor.resume(model, SimpleNamespace(load=lambda _: state))
+        supervisor.checkpoint = None
+    supervisor.on_train_begin()
+    for epoch in range(supervisor.epoch, epochs):
+        supervisor.on_epoch_begin(epoch)
+        optimizer.learning_rate = own.get(epoch, optimizer.learning_rate)
+        supervisor.on_epoch_end(epoch, {"loss": 1.0, "val_loss": 1.0})
+        supervisor.state.records[-1]["next"] = optimizer.learning_rate
+    return supervisor.state
+
+
+def rates(state: State) -> list[float]:
+    return [record["learning_rate"] for record in state.records]
+
+
+@pytest.mark.parametrize(
+    "schedule", [Schedule(0.1, lr_patience=3), Schedule(0.1, warmup=2, **COSINE), Schedule(0.1, warmup=3)]
+)
+@pytest.mark.parametrize("own", [{}, {4: 0.001}])
+def test_a_training_resumed_after_any_epoch_has_the_rates_of_one_that_never_stopped(
+    schedule: Schedule, own: dict[int, float]
+) -> None:
+    whole = rates(trained(schedule, 9, own))
+    if own:
+        assert whole[4] == 0.001
+    else:
+        assert whole == pytest.approx([schedule.after([1.0] * epoch)[1] for epoch in range(9)])
+    for epoch in range(1, 9):
+        assert rates(trained(schedule, 9, own, trained(schedule, epoch, own))) == whole
+
+
 def test_the_schedule_never_raises_the_learning_rate() -> None:
     schedule = Schedule(1e-8, lr_patience=1, min_learning_rate=1e-6)
     assert schedule.after([1.0, 2.0, 3.0])[1] <= 1e-8
@@ -55,6 +125,13 @@ def test_the_schedule_never_raises_the_learning_rate() -> None:
         ({"patience": 0}, "patience"),
         ({"min_delta": -1.0}, "min_delta"),
         ({"lr_factor": 1.0}, "lr_factor"),
+        ({"schedule": "linear"}, "schedule must be plateau or cosine"),
+        ({"schedule": "cosine"}, "a cosine needs the epochs"),
+        ({"epochs": 9}, "a cosine needs the epochs"),
+        ({"warmup": -1.0}, "warmup must be a number of epochs, 0 for none"),
+        ({"warmup": float("nan")}, "warmup"),
+        ({"warmup": float("inf")}, "warmup"),
+        (COSINE | {"warmup": 9}, "fewer than the 9 over which the rate falls"),
     ],
 )
 def test_a_schedule_that_is_not_possible_is_refused(arguments: dict, said: str) -> None:

@@ -305,7 +305,7 @@ def train(
         there = (state / "state.json").is_file()
         changed = changes(context, state / RECIPE) if there and not overwrite else {}
         # A cosine falls to its end over all epochs.
-        fixed = {"epochs"} if schedule == "cosine" else set()
+        fixed = {"epochs"} if schedule == "cosine" and "schedule" not in changed else set()
         if hard := set(changed) - (_MAY_CHANGE - fixed) - _SCHEDULE:
             raise _other_settings(out_folder, changed, hard)
         check_free(out_folder, overwrite or goes_on(out_folder, epochs, patience))
