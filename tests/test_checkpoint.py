@@ -350,7 +350,7 @@ def test_a_resumed_training_keeps_the_precision_that_it_began_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = iter(["mixed_bfloat16"])
-    monkeypatch.setattr("voxgap.training.fit.precisions.choose", lambda *_: next(chosen))
+    monkeypatch.setattr("voxgap.training.precision.choose", lambda *_: next(chosen))
     folder = tmp_path / "checkpoint"
     with pytest.raises(KilledError):
         fit(checkpoint=folder, progress=killed_at(1, None), precision="auto", **RESUMABLE)
