@@ -250,6 +250,25 @@ def test_a_wrong_name_is_refused_before_data_or_keras_are_touched(
     assert said in done.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--warmup", "nan"), "warmup must be a number of epochs, 0 for none, got nan"),
+        (("--warmup", "2", "--schedule", "cosine"), "fewer than the 2 over which the rate falls"),
+        (("--weight-decay", "-1"), "weight_decay must be a number, 0 for none, got -1"),
+        (("--weight-decay", "inf"), "weight_decay must be a number, 0 for none, got inf"),
+        (("--label-smoothing", "1"), "label_smoothing must be in [0, 1), got 1"),
+    ],
+)
+def test_a_number_that_is_not_possible_is_one_line(
+    arguments: tuple[str, ...], said: str, data: Path, tmp_path: Path, voxgap
+) -> None:
+    done = voxgap("train", data, "--out", tmp_path / "b", *QUICK, *arguments)
+    assert done.code == 2
+    assert said in done.err.splitlines()[-1]
+    assert not (tmp_path / "b" / "manifest.json").exists()
+
+
 @pytest.mark.full
 def test_named_devices_share_the_training(data: Path, tmp_path: Path, voxgap) -> None:
     done = voxgap("train", data, "--out", tmp_path / "b", *QUICK, "--devices", "CPU:0")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -207,6 +208,8 @@ def _seen_from(folder: Path, data: str) -> str:
 def _written(value: Any) -> str:
     if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
         return json.dumps(list(value))
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # TOML has them in small letters, JSON has none
     # A string in JSON is one in TOML.
     return (
         json.dumps(value)
