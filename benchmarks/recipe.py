@@ -50,6 +50,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "all_fast": COSINE | EMA | ADAMW | SMOOTHING | AUGMENT | FAST,
 }
 """Fields of `voxgap.Training`; `still` is all without augmentation. A cosine has the patience of all its epochs."""
+SETS = ("brain", "motion", "nodules", "adrenal")
 KINDS = {"motion": "video"}
 METRICS = {"accuracy": 1, "auc": 1, "log_loss": -1}
 """What is measured, and its sign where it gets better."""
@@ -230,12 +231,8 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("results", type=Path)
-    parser.add_argument(
-        "--sets", default="brain,motion,nodules", help="with adrenal only if its file is given"
-    )
-    parser.add_argument(
-        "--adrenal", default="", metavar="FILE.npz", help="AdrenalMNIST3D of 64^3; adds that set"
-    )
+    parser.add_argument("--sets", default="", help="brain,motion,nodules,adrenal; by default all there are")
+    parser.add_argument("--adrenal", default="", metavar="FILE.npz", help="AdrenalMNIST3D of 64^3")
     parser.add_argument("--recipes", default=",".join(RECIPES), help="of %(default)s")
     parser.add_argument("--rates", default="0,0.5")
     parser.add_argument("--seeds", type=int, default=3)
@@ -247,14 +244,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="words of cells, as in brain,0.5: others are left out")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     asked = parser.parse_args()
-    asked.names = [name for name in asked.sets.split(",") if name]
-    if asked.adrenal and "adrenal" not in asked.names:
-        asked.names.append("adrenal")
-    unknown = {*asked.names} - {"brain", "motion", "nodules", "adrenal"} | {*asked.recipes.split(",")} - {
-        *RECIPES
-    }
-    if unknown:
-        parser.error(f"no set or recipe {', '.join(sorted(unknown))}")
+    asked.names = asked.sets.split(",") if asked.sets else [*SETS[:-1], *SETS[-1:] * bool(asked.adrenal)]
+    for named, known in ((asked.names, SETS), (asked.recipes.split(","), RECIPES)):
+        if unknown := {*named} - {*known}:
+            parser.error(f"no {', '.join(sorted(unknown))}: there are {', '.join(known)}")
     if "adrenal" in asked.names and not Path(asked.adrenal).is_file():
         parser.error("the set adrenal needs --adrenal FILE.npz")
     return asked
