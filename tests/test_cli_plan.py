@@ -48,6 +48,15 @@ def test_a_plan_that_is_asked_for_keeps_what_is_given() -> None:
     assert (found.filters, found.patch_size, found.batch_size, found.norm) == ((4, 8), (4, 4, 4), 3, "batch")
 
 
+def test_a_learning_rate_of_one_s_own_is_no_reason_to_make_no_plan(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = plan.made(None, DATA, "unet3d", given(learning_rate=0.02, loss="dice_cross_entropy"))
+    assert found is not None
+    assert (found.learning_rate, found.loss) == (0.02, "dice_cross_entropy")
+    assert "plan: learning rate 0.02: as asked for" in capsys.readouterr().err
+
+
 def test_a_plan_that_is_not_possible_is_one_line() -> None:
     with pytest.raises(VoxgapError, match="--plan auto is for label maps"):
         plan.made("auto", LABELLED, "resnet3d", given())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import numpy as np
 import pytest
 import typer
+from rich.text import Text
 from typer.testing import CliRunner
 
 from voxgap.cli import app
@@ -175,3 +177,11 @@ def test_paths_that_differ_are_named_as_seen_from_here(
         {"data": f"{first}, is {second}", "from": "filler, is not given"},
         {"data": f"{second}, is {first}", "from": "not given, is new/filler"},
     ]
+
+
+def test_no_word_of_a_help_is_taken_for_markup() -> None:
+    """Rich reads [default: 3] as a style that nobody knows, and leaves it out."""
+    for name, command in typer.main.get_command(app).commands.items():
+        for said in (command.help, *(getattr(param, "help", None) for param in command.params)):
+            plain = re.sub(r"\[(/|/?bold|/?dim)\]", "", said or "")
+            assert Text.from_markup(said or "").plain == plain, name

@@ -92,6 +92,11 @@ def test_what_is_given_stays_and_the_rest_follows() -> None:
         proposed(HIPPOCAMPUS, epochs=3)
 
 
+def test_batch_normalisation_learns_by_the_usual_rate() -> None:
+    assert proposed(HIPPOCAMPUS).training["learning_rate"] == 3e-3
+    assert proposed(HIPPOCAMPUS, norm="batch").training["learning_rate"] == Training.learning_rate
+
+
 def test_a_data_set_is_planned_by_its_training_part() -> None:
     volumes = [np.zeros((n, 8, 8), "float32") for n in (5, 6, 40)]
     maps = [np.arange(v.size).reshape(v.shape) % 2 for v in volumes]

@@ -72,7 +72,8 @@ def compare(
         typer.Option(
             "--models",
             "--model",
-            help="Networks: cnn3d, resnet3d, resnet2d ... [default: resnet3d; unet3d for label maps]",
+            help="Networks: cnn3d, resnet3d, resnet2d ...",
+            show_default="resnet3d; unet3d for label maps",
         ),
     ] = None,
     patterns: Annotated[

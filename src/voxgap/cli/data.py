@@ -27,21 +27,22 @@ Split = Annotated[
     str | None,
     typer.Option(
         help="train, validation, test or all; of DATA without a split, the part that the bundle knows by its "
-        "content. [default: test; all where DATA has no split]"
+        "content.",
+        show_default="test; all where DATA has no split",
     ),
 ]
 ValidationShare = Annotated[
     float | None,
     typer.Option(
-        help="Of DATA, or of its training part, to choose the epoch on, where it says no validation part. "
-        f"[default: {VALIDATION_SHARE}]"
+        help="Of DATA, or of its training part, to choose the epoch on, where it says no validation part.",
+        show_default=str(VALIDATION_SHARE),
     ),
 ]
 TestShare = Annotated[
     float | None,
     typer.Option(
-        help="Of DATA to test on, where it has no split; 0: no score on unseen volumes. "
-        f"[default: {TEST_SHARE}]"
+        help="Of DATA to test on, where it has no split; 0: no score on unseen volumes.",
+        show_default=str(TEST_SHARE),
     ),
 ]
 PANEL = "Volumes"

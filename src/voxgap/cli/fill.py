@@ -71,8 +71,8 @@ def fill(
         bool | None,
         typer.Option(
             "--evidence/--no-evidence",
-            help="Write how sure each value is, where it comes from, and a picture: in a NetCDF file, else beside. "
-            "[default: with one volume]",
+            help="Write how sure each value is, where it comes from, and a picture: in a NetCDF file, else beside.",
+            show_default="with one volume",
         ),
     ] = None,
     check: Annotated[

@@ -25,45 +25,54 @@ How = Annotated[
     str | None,
     typer.Option(
         "--plan",
-        help="auto: patch size, depth, filters, batch size, normalisation and steps from the data, for label maps; "
-        "what you give of them stays. none: the defaults of each. [default: auto where you give none of them]",
+        help="auto: patch size, depth, filters, batch size, normalisation, learning rate and steps from the data, for "
+        "label maps; what you give of them stays. none: the defaults of each.",
+        show_default="auto where you give none of them",
     ),
 ]
 BatchSize = Annotated[
     int | None,
-    typer.Option(help=f"Volumes a training step. [default: {Training.batch_size}, or by --plan]"),
+    typer.Option(help="Volumes a training step.", show_default=f"{Training.batch_size}, or by --plan"),
+]
+LearningRate = Annotated[
+    float | None,
+    typer.Option(help="At the start.", show_default=f"{Training.learning_rate:g}, or by --plan"),
 ]
 Filters = Annotated[
     str | None,
     typer.Option(
-        help=f"Per stage. [default: {','.join(map(str, Architecture.filters))}, or by --plan]",
+        help="Per stage.",
+        show_default=f"{','.join(map(str, Architecture.filters))}, or by --plan",
         rich_help_panel=PANEL,
     ),
 ]
 Strides = Annotated[
     str | None,
     typer.Option(
-        help=f"Between stages. [default: {Architecture.strides}, or by --plan]", rich_help_panel=PANEL
+        help="Between stages.", show_default=f"{Architecture.strides}, or by --plan", rich_help_panel=PANEL
     ),
 ]
 Norm = Annotated[
     str | None,
     typer.Option(
-        help=f"batch, or instance: each volume by itself. [default: {Architecture.norm}, or by --plan]",
+        help="batch, or instance: each volume by itself.",
+        show_default=f"{Architecture.norm}, or by --plan",
         rich_help_panel=PANEL,
     ),
 ]
 DeepSupervision = Annotated[
     bool | None,
     typer.Option(
-        help="Train coarser stages of unet3d to answer, too. [default: no, or by --plan]",
+        help="Train coarser stages of unet3d to answer, too.",
+        show_default="no, or by --plan",
         rich_help_panel=PANEL,
     ),
 ]
 PatchesPerVolume = Annotated[
     int | None,
     typer.Option(
-        help="In an epoch. [default: as many as tile it, or by --plan]",
+        help="In an epoch.",
+        show_default="as many as tile it, or by --plan",
         rich_help_panel="Volumes",
     ),
 ]
@@ -75,10 +84,10 @@ def given(context: typer.Context) -> dict[str, Any]:
     Raises:
         VoxgapError: one of them can't be understood.
     """
-    from voxgap.experiment.proposal import PLANNED
+    from voxgap.experiment.proposal import BESIDE, PLANNED
 
     fields = architecture(context) | fields_of(context, Training)
-    found = {name: fields[name] for name in PLANNED if name in fields}
+    found = {name: fields[name] for name in (*PLANNED, *BESIDE) if name in fields}
     if "patch_size" in found:
         found["patch_size"] = patch_argument(found["patch_size"])
     return found
@@ -92,20 +101,21 @@ def made(how: str | None, dataset: Dataset, network: str, given: Mapping[str, An
     """
     if how is not None:
         check("plan", how, ("auto", "none"))
+    from voxgap.experiment.proposal import PLANNED, plan
+
     fits = dataset.task == "segmentation" and network in PLANNED_NETWORKS
     if how == "auto" and not fits:
         raise VoxgapError(
             "--plan auto is for label maps, with unet3d or resunet3d; give the numbers themselves"
         )
-    if fits and how is None and given:
-        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+    own = [f"--{name.replace('_', '-')}" for name in PLANNED if name in given]
+    if fits and how is None and own:
+        names = ", ".join(own)
         err.print(f"no plan is made from the data, since there is {names}; --plan auto makes one around that")
         return None
     if how == "none" or not fits:
         return None
     import_keras()
-    from voxgap.experiment.proposal import plan
-
     found = plan(dataset, **given)
     for line in found.why:
         err.print(f"plan: {line}")

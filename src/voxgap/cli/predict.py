@@ -40,7 +40,8 @@ Threads = Annotated[
 Threshold = Annotated[
     float | None,
     typer.Option(
-        help="Of two classes, name the second from this probability on. [default: as the bundle was trained to]"
+        help="Of two classes, name the second from this probability on.",
+        show_default="as the bundle was trained to",
     ),
 ]
 

@@ -94,8 +94,8 @@ def train(
     model: Annotated[
         str | None,
         typer.Option(
-            help="cnn3d, resnet3d, resnet2d, resnet2plus1d, unet3d or resunet3d. "
-            "[default: resnet3d; unet3d for label maps]"
+            help="cnn3d, resnet3d, resnet2d, resnet2plus1d, unet3d or resunet3d.",
+            show_default="resnet3d; unet3d for label maps",
         ),
     ] = None,
     strategy: Annotated[
@@ -115,7 +115,7 @@ def train(
     ] = None,
     epochs: Annotated[int, typer.Option(help="At most so many.")] = Training.epochs,
     batch_size: plan.BatchSize = None,
-    learning_rate: Annotated[float, typer.Option(help="At the start.")] = Training.learning_rate,
+    learning_rate: plan.LearningRate = None,
     optimizer: Annotated[
         str, typer.Option(help="Keras name: adam, adamw, sgd, rmsprop ...")
     ] = Training.optimizer,
