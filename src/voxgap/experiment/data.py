@@ -56,50 +56,65 @@ def content_key(dataset: Dataset) -> str:
 
 
 def divide(run: Run, dataset: Dataset, cache: Path | None = None) -> Parts:
-    """Return the parts of a run: an outer fold for the test, and of the rest a fifth for validation.
-
-    Both are stratified, and keep each group in one part. With one fold it is the data's own split. For `drop`,
-    incomplete volumes leave training and validation before the two are divided.
+    """Return the parts of a run: those that were `dealt`; `drop` trains and watches complete volumes only.
 
     Raises:
         VoxgapError: there are too few samples or groups.
         NotPossibleError: `drop`, and too few volumes are complete.
     """
-    strata = _strata(dataset)
-    if run.folds == 1:
+    split = run.folds, run.split_seed, run.repeat, run.fold
+    parts = dealt(dataset, *split)
+    if run.strategy != "drop":
+        return parts
+    complete = _complete(run, dataset, np.union1d(parts.train, parts.validation), cache)
+    _check_enough(dataset, complete, complete)
+    try:
+        parts = dealt(dataset, *split, among=complete)
+    except VoxgapError as error:
+        raise NotPossibleError(f"complete volumes alone can't be divided: {error}") from None
+    _check_enough(dataset, parts.train, parts.validation)
+    return parts
+
+
+def dealt(
+    dataset: Dataset,
+    folds: int,
+    split_seed: int,
+    repeat: int = 0,
+    fold: int = 0,
+    *,
+    among: Indices | None = None,
+) -> Parts:
+    """Return the parts of a split: a fold for the test, and of the rest a fifth for validation.
+
+    Both are stratified, and keep each group in one part. With one fold it is the data's own split.
+
+    Args:
+        dataset: that is dealt out.
+        folds, split_seed, repeat, fold: see `Run`.
+        among: samples that may be trained on and watched; all, if nothing is said.
+
+    Raises:
+        VoxgapError: there are too few samples or groups.
+    """
+    among = np.arange(len(dataset)) if among is None else among
+    if folds == 1:
         train, validation, test = (
             np.flatnonzero(dataset.split == part) for part in ("train", "validation", "test")
         )
         if not len(test):
             raise VoxgapError(f"{dataset.name}: no test part in its split; give one, or ask for folds")
-        if run.strategy == "drop":
-            train, validation = (_complete(run, dataset, part, cache) for part in (train, validation))
-            _check_enough(dataset, train, validation)
-        return Parts(train, validation, test)
-    folds = make_folds(
-        strata, dataset.groups, run.folds, _stream(run.split_seed, run.repeat), name=dataset.name
+        return Parts(np.intersect1d(train, among), np.intersect1d(validation, among), test)
+    strata = _strata(dataset)
+    number = make_folds(
+        strata, dataset.groups, folds, np.random.default_rng((split_seed, repeat)), name=dataset.name
     )
-    outer, test = np.flatnonzero(folds != run.fold), np.flatnonzero(folds == run.fold)
-    if run.strategy == "drop":
-        outer = _complete(run, dataset, outer, cache)
-        _check_enough(dataset, outer, outer)
+    outer = np.intersect1d(np.flatnonzero(number != fold), among)
     groups = None if dataset.groups is None else dataset.groups[outer]
-    stream = _stream(run.split_seed, run.repeat, run.fold)
+    stream = np.random.default_rng((split_seed, repeat, fold))
     shares = (1 - VALIDATION_SHARE, VALIDATION_SHARE, 0.0)
-    try:
-        inner = make_split(strata[outer], groups, stream, shares, name=dataset.name)
-    except VoxgapError as error:
-        if run.strategy == "drop":
-            raise NotPossibleError(f"complete volumes alone can't be divided: {error}") from None
-        raise
-    parts = Parts(outer[inner == "train"], outer[inner == "validation"], test)
-    if run.strategy == "drop":
-        _check_enough(dataset, parts.train, parts.validation)
-    return parts
-
-
-def _stream(*numbers: int) -> np.random.Generator:
-    return np.random.default_rng(numbers)
+    inner = make_split(strata[outer], groups, stream, shares, name=dataset.name)
+    return Parts(outer[inner == "train"], outer[inner == "validation"], np.flatnonzero(number == fold))
 
 
 def _strata(dataset: Dataset) -> NDArray[Any]:

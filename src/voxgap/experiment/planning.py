@@ -15,7 +15,7 @@ from voxgap import decision, intensity
 from voxgap.dataset import Dataset
 from voxgap.errors import VoxgapError
 from voxgap.experiment.asked import DEFAULT_STRATEGIES, Asked, Design, Strategies, designed
-from voxgap.experiment.data import content_key, divide
+from voxgap.experiment.data import content_key, dealt
 from voxgap.experiment.plan import BASELINES, Experiment
 from voxgap.intensity import Choice
 from voxgap.recipe import Gaps, Recipe, Strategy, network_of, strategy_of
@@ -64,6 +64,7 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
     rates = design.train_rates or (0.0 if as_it_is else Gaps.missing_rate,)
     crossed = itertools.product(design.patterns or (Gaps.pattern,), design.mechanisms, rates)
     strategies = _strategies(design, dataset.name, own, simulated=any(rates))
+    dealt(dataset, design.folds, design.split_seed)  # what every run would be refused for, too
     key = content_key(dataset)
     strategies = tuple((name, strategy.of_channels(dataset.channels)) for name, strategy in strategies)
     # By all volumes, without a label: each fold sees the same, and none its test classes.
@@ -92,7 +93,6 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
         training=training,
         threshold=rule,
     )
-    divide(dataclasses.replace(experiment.runs()[0], strategy=""), dataset)
     return experiment, chosen
 
 
