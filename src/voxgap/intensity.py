@@ -97,34 +97,29 @@ def resolve(
     Raises:
         VoxgapError: the method is unknown, or needs whole volumes.
     """
-    if normalization(method) == "auto":
-        return of_patches(choose(volumes, channels), volumes, patch_size)
-    found = Choice(method, "as asked")
-    if _sees(found, volumes, patch_size):
-        return found
-    raise VoxgapError(
-        f"normalize {method!r} needs whole volumes, and a network of patches sees none; use dataset, a window, "
-        "or normalise the files"
-    )
+    auto = normalization(method) == "auto"
+    chosen = choose(volumes, channels) if auto else Choice(method, "as asked")
+    found = of_patches(chosen, volumes, patch_size)
+    if found != chosen and not auto:
+        raise VoxgapError(
+            f"normalize {method!r} needs whole volumes, and a network of patches sees none; use dataset, a window, "
+            "or normalise the files"
+        )
+    return found
 
 
 def of_patches(chosen: Choice, volumes: Any, patch_size: Sequence[int] | None) -> Choice:
     """Return what was chosen, or what a network of patches can do of it: nothing that takes whole volumes.
 
     Args:
-        chosen: by `choose`.
+        chosen: by `choose`, or by who asked.
         volumes, patch_size: see `resolve`.
     """
-    if _sees(chosen, volumes, patch_size):
+    of_whole = chosen.method in ("volume", "percentile")
+    if patch_size is None or not of_whole or inside(volumes, patch_size):
         return chosen
     why = chosen.why.partition(":")[0]
     return Choice("dataset", f"{why}, but a network of patches can't tell: normalise the files first")
-
-
-def _sees(chosen: Choice, volumes: Any, patch_size: Sequence[int] | None) -> bool:
-    """Tell whether a network sees as much of volumes as their normalisation takes."""
-    of_whole = chosen.method in ("volume", "percentile")
-    return patch_size is None or not of_whole or inside(volumes, patch_size)
 
 
 def deciding(split: Any) -> np.ndarray:
