@@ -54,10 +54,12 @@ def experiment(data):
 
 def expected() -> tuple[float, float]:
     """The seconds that `voxgap compare` says at its start that the experiment will take."""
-    from voxgap.experiment.cost import estimate, with_precision
+    from voxgap.experiment.cost import Networks, estimate, with_precision
 
     data = dataset()
-    return estimate(with_precision(experiment(data), data), data)
+    asked = experiment(data)
+    networks = Networks(asked, data)
+    return estimate(with_precision(asked, networks), networks)
 
 
 def prepare(folder: Path) -> None:
@@ -77,10 +79,11 @@ def prepare(folder: Path) -> None:
 def voxgap(folder: Path) -> None:
     """The experiment, as `voxgap compare` does it."""
     from voxgap.experiment import open_store, run_all
-    from voxgap.experiment.cost import with_precision
+    from voxgap.experiment.cost import Networks, with_precision
 
     data = dataset()
-    planned = with_precision(experiment(data), data)
+    asked = experiment(data)
+    planned = with_precision(asked, Networks(asked, data))
     with open_store(folder / "results.db", create=True) as store:
         run_all(planned, data, store)
         outcomes = store.outcomes(planned)

@@ -21,7 +21,7 @@ import tiny
 from voxgap.dataset import Dataset, load_data
 from voxgap.errors import VoxgapError
 from voxgap.experiment import compare, open_store, plan_experiment, run_all
-from voxgap.experiment.cost import estimate, with_precision
+from voxgap.experiment.cost import Networks, estimate, with_precision
 from voxgap.experiment.dataset_files import open_dataset, write_dataset
 from voxgap.experiment.local import Event
 from voxgap.experiment.plan import Experiment
@@ -321,11 +321,11 @@ def test_the_precision_is_settled_once(tmp_path: Path, monkeypatch: pytest.Monke
         return answers[model.name]
 
     monkeypatch.setattr(precision, "choose", choose)
-    fast = with_precision(asked, DATA)
+    fast = with_precision(asked, Networks(asked, DATA))
     assert fast.training.precision == "bfloat16"
     assert len(tried) == 2  # mean and knn have the same network
     answers["cnn3d"] = "float32"
-    plain = with_precision(asked, DATA)
+    plain = with_precision(asked, Networks(asked, DATA))
     assert plain.training.precision == "float32"
     # Resumed elsewhere, it goes on in the precision that it began in.
     with open_store(tmp_path / "r.db", create=True) as store:
@@ -338,7 +338,7 @@ def test_the_precision_is_settled_once(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_an_estimate_is_a_range(tmp_path: Path) -> None:
     many = plan_experiment(WHOLE, ["mean", "linear", "complete"], **QUICK | {"epochs": 500, "patience": 4})
-    least, most = estimate(many, WHOLE)
+    least, most = estimate(many, Networks(many, WHOLE))
     assert 0 < least < most < np.inf
     # 5 epochs at least, 500 at most, and what each run takes besides.
     assert 5 < most / least < 100

@@ -157,7 +157,7 @@ def fitting(plan: Plan, data: Dataset, budget: float = BUDGET) -> Plan:
 def _seconds(plan: Plan, data: Dataset) -> float:
     """Return the seconds that the networks of a plan train if none stops early."""
     from voxgap.experiment import Experiment
-    from voxgap.experiment.cost import estimate, with_precision
+    from voxgap.experiment.cost import Networks, estimate, with_precision
 
     asked = Experiment(
         data.name,
@@ -167,7 +167,8 @@ def _seconds(plan: Plan, data: Dataset) -> float:
         architecture=Architecture(plan.filters),
         training=dataclasses.replace(COMPARED, epochs=plan.epochs),
     )
-    return estimate(with_precision(asked, data), data)[1]
+    networks = Networks(asked, data)
+    return estimate(with_precision(asked, networks), networks)[1]
 
 
 def _train(plan: Plan, data: Dataset, seed: int) -> dict[str, Result]:

@@ -19,7 +19,7 @@ from voxgap.experiment.local import Event, no_more, run_all
 from voxgap.experiment.plan import Experiment, Outcome, Run
 from voxgap.experiment.planning import planned
 from voxgap.experiment.racing import Race, check_budget, rounds
-from voxgap.experiment.store import delete_store, open_store
+from voxgap.experiment.store import delete_store, experiments_in, open_store
 from voxgap.intensity import Choice
 
 Tell = Callable[[Event], None]
@@ -201,22 +201,22 @@ def conduct(
     asked.verdict.check_metric(dataset.task, dataset.classes)
     experiment, chosen = planned(dataset, asked)
     told.planned(experiment, chosen)
-    from voxgap.experiment.cost import check_networks, estimate, with_precision  # Keras: only now
+    from voxgap.experiment.cost import Networks, estimate, with_precision  # Keras: only now
 
-    if results.fresh:
-        experiment = with_precision(experiment, dataset)
-    ahead = cache(lambda: estimate(experiment, dataset))
+    networks = Networks(experiment, dataset)
+    begun = () if results.fresh else experiments_in(results.path)
+    experiment = with_precision(experiment, networks, begun)
+    ahead = cache(lambda: estimate(experiment, networks))
 
     def check(before: Ended) -> None:
         if experiment.racing and results.budget is not None and not before:
             check_budget(experiment, ahead()[0], results.budget)
 
     if results.fresh:
-        check(())  # before anything is deleted
-        check_networks(experiment, dataset)
+        _ = networks.built  # or it is refused, before anything is deleted
+        check(())
         delete_store(results.path)
     with open_store(results.path, create=True) as store:
-        experiment = with_precision(experiment, dataset, store.experiments())
         store.add(experiment, results.command, dataset.reading(results.source))
         if results.retry:
             store.retry(experiment)

@@ -7,7 +7,8 @@ import math
 import time
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,14 +28,62 @@ FORWARD_SHARE = 1 / 3
 STEPS = 3
 
 
-def with_precision(experiment: Experiment, dataset: Dataset, known: Sequence[Experiment] = ()) -> Experiment:
+class Network(NamedTuple):
+    """One of a kind, as the runs train that have such a one.
+
+    Attributes:
+        runs: of an experiment.
+        model: of the first of them, adapted to volumes that are no one's: only its arithmetic matters.
+        seconds: that building it took.
+    """
+
+    runs: list[Run]
+    model: keras.Model
+    seconds: float
+
+
+class Networks:
+    """A network of each kind that an experiment trains: built once, when somebody first asks.
+
+    Args:
+        experiment: its precision decided or not.
+        dataset: its data.
+    """
+
+    def __init__(self, experiment: Experiment, dataset: Dataset) -> None:
+        self.experiment, self.dataset = experiment, dataset
+
+    @cached_property
+    def built(self) -> list[Network]:
+        """Those that can be built; the runs of others will fail, which takes no time.
+
+        Raises:
+            VoxgapError: none can; why the first can't.
+        """
+        found, first = [], None
+        kinds: dict[tuple[Any, ...], list[Run]] = {}
+        for run in self.experiment.runs():
+            kinds.setdefault(_kind(run), []).append(run)
+        for runs in kinds.values():
+            try:
+                found.append(_network(runs, self.dataset))
+            except Exception as error:  # what a run would be failed for
+                first = first or error
+        if first is not None and not found:
+            raise VoxgapError(reason(first)) from first
+        return found
+
+
+def with_precision(
+    experiment: Experiment, networks: Networks, known: Sequence[Experiment] = ()
+) -> Experiment:
     """Return the same experiment with its precision decided, once for all runs: pairs that differ in it are no pairs.
 
     bfloat16 where it is the choice for the network of each strategy on this machine; see `voxgap.train`.
 
     Args:
         experiment: to be done.
-        dataset: its data.
+        networks: of it.
         known: experiments that were begun before, the latest last; of one that asks the same, the precision stays.
     """
     training = experiment.training
@@ -42,9 +91,8 @@ def with_precision(experiment: Experiment, dataset: Dataset, known: Sequence[Exp
         return experiment
     if begun := same_experiment(experiment, known):
         return begun
-    kinds = _kinds(experiment)
-    models = (_model(run, dataset) for run in kinds)
-    wanted = all(precision.choose(model, "auto", training.batch_size) == "mixed_bfloat16" for model in models)
+    policies = (precision.choose(one.model, "auto", training.batch_size) for one in networks.built)
+    wanted = all(policy == "mixed_bfloat16" for policy in policies)
     decided = dataclasses.replace(training, precision="bfloat16" if wanted else "float32")
     return dataclasses.replace(experiment, training=decided)
 
@@ -60,47 +108,28 @@ def same_experiment(experiment: Experiment, known: Sequence[Experiment]) -> Expe
     return None
 
 
-def check_networks(experiment: Experiment, dataset: Dataset) -> None:
-    """Refuse an experiment none of whose networks can be built.
-
-    Raises:
-        VoxgapError: why the first can't.
-    """
-    first = None
-    for run in _kinds(experiment):
-        try:
-            built(dataset, run.recipe)
-        except Exception as error:  # what a run would be failed for
-            first = first or error
-        else:
-            return
-    if first is not None:
-        raise VoxgapError(reason(first)) from first
-
-
-def estimate(experiment: Experiment, dataset: Dataset) -> tuple[float, float]:
+def estimate(experiment: Experiment, networks: Networks) -> tuple[float, float]:
     """Return the seconds that the runs of an experiment will take on this machine, all of them.
 
     Args:
         experiment: its precision decided.
-        dataset: its data.
+        networks: of it.
 
     Returns:
         `(least, most)`: if each run stops as soon as its patience allows, and if none stops before its last epoch.
     """
-    training = experiment.training
+    training, dataset = experiment.training, networks.dataset
     batch, epochs, patience = training.batch_size, training.epochs, training.patience
     size = training.patch_size
     count = len(dataset) if size is None else len(Patches(dataset.volumes, size))
     train_share, validation_share, test_share = _shares(experiment, dataset)
     steps = math.ceil(count * train_share / batch)
     least = most = 0.0
-    runs = experiment.runs()
-    for kind in _kinds(experiment):
-        building, compiling, step = _try(kind, dataset, batch, training.precision)
+    for network in networks.built:
+        building, compiling, step = _seconds(network, batch, training.precision)
         epoch = step * (steps + FORWARD_SHARE * count * validation_share / batch)
         least, most = least + compiling, most + compiling
-        for run in (run for run in runs if _kind(run) == _kind(kind)):
+        for run in network.runs:
             times = len(run.test_rates) + (0 if run.strategy in BASELINES else PREDICTIONS)
             test = step * FORWARD_SHARE * count * test_share / batch * times
             least += building + test + epoch * min(epochs, patience + 1)
@@ -125,41 +154,36 @@ def _kind(run: Run) -> tuple[Any, ...]:
     return run.recipe.network, strategy.mask_channel, strategy.conv, strategy.attention
 
 
-def _kinds(experiment: Experiment) -> list[Run]:
-    """Return one run of each kind of network."""
-    return list({_kind(run): run for run in reversed(experiment.runs())}.values())
-
-
-def _model(run: Run, dataset: Dataset) -> keras.Model:
-    """Build a run's network, adapted to volumes that are no one's: only its arithmetic matters."""
-    model = built(dataset, run.recipe)
+def _network(runs: list[Run], dataset: Dataset) -> Network:
+    started = time.perf_counter()
+    model = built(dataset, runs[0].recipe)
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(4, *model.input_shape[1:])).astype(np.float32)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         adapt_model(model, Examples(noise, rng.normal(size=(4, dataset.outputs)), dataset.task))
-    return model
+    return Network(runs, model, time.perf_counter() - started)
 
 
-def _try(run: Run, dataset: Dataset, batch: int, policy: str) -> tuple[float, float, float]:
+def _seconds(network: Network, batch: int, policy: str) -> tuple[float, float, float]:
     """Return the seconds of making a network that predicts, of compiling it for training, and of one of its steps."""
     started = time.perf_counter()
-    model = network_alone(_model(run, dataset))
+    model = network_alone(network.model)
     values = np.random.default_rng(0).normal(size=(batch, *model.input_shape[1:])).astype("float32")
     targets = np.zeros((batch, 1), "float32")
     model.predict_on_batch(values)
-    building = time.perf_counter() - started
+    predicting = time.perf_counter() - started
     if policy == "bfloat16":
         model = precision.with_policy(model, "mixed_bfloat16")
     model.compile("adam", _sum, jit_compile=False)
     model.train_on_batch(values, targets)
-    compiling = time.perf_counter() - started - building
+    compiling = time.perf_counter() - started - predicting
     times = []
     for _ in range(STEPS):
         started = time.perf_counter()
         model.train_on_batch(values, targets)
         times.append(time.perf_counter() - started)
-    return building, compiling, float(np.median(times))
+    return network.seconds + predicting, compiling, float(np.median(times))
 
 
 def _sum(targets: Any, predictions: Any) -> Any:

@@ -70,6 +70,14 @@ def open_store(path: str | os.PathLike[str], *, create: bool = False) -> Store:
     return Store(Path(path), write=create)
 
 
+def experiments_in(path: Path) -> list[Experiment]:
+    """Return all experiments of a file, the latest last; none where there is no file yet."""
+    if not path.is_file():
+        return []
+    with open_store(path) as store:
+        return store.experiments()
+
+
 def delete_store(path: Path) -> None:
     """Delete a file of results, a damaged one too.
 
