@@ -204,24 +204,19 @@ def conduct(
     from voxgap.experiment.cost import Networks, estimate, with_precision  # Keras: only now
 
     networks = Networks(experiment, dataset)
-    begun = () if results.fresh else experiments_in(results.path)
-    experiment = with_precision(experiment, networks, begun)
+    begun = {} if results.fresh else experiments_in(results.path)
+    experiment = with_precision(experiment, networks, [*begun])
     ahead = cache(lambda: estimate(experiment, networks))
-
-    def check(before: Ended) -> None:
-        if experiment.racing and results.budget is not None and not before:
-            check_budget(experiment, ahead()[0], results.budget)
-
-    if results.fresh:
-        _ = networks.built  # or it is refused, before anything is deleted
-        check(())
+    # What can't be is refused before anything is written or deleted.
+    if experiment.racing and results.budget is not None and not begun.get(experiment):
+        check_budget(experiment, ahead()[0], results.budget)
+    if results.fresh and networks.built:
         delete_store(results.path)
     with open_store(results.path, create=True) as store:
         store.add(experiment, results.command, dataset.reading(results.source))
         if results.retry:
             store.retry(experiment)
         before = store.outcomes(experiment)
-        check(before)
         with told.running(experiment, before, ahead) as tell:
             more = no_more
             # What came before, such as the estimate, is none of its rounds.

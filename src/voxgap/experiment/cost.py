@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from voxgap.backend import keras
-from voxgap.dataset import Dataset
+from voxgap.dataset import SPLITS, Dataset
 from voxgap.errors import VoxgapError
+from voxgap.experiment.data import VALIDATION_SHARE
 from voxgap.experiment.execute import reason
 from voxgap.experiment.plan import BASELINES, Experiment, Run
 from voxgap.experiment.prepared import network_alone
 from voxgap.experiment.single import built
 from voxgap.patches import Patches
+from voxgap.recipe import Precision
 from voxgap.training import Examples, adapt_model, precision
 from voxgap.trust.audit import PREDICTIONS
 
@@ -86,26 +88,25 @@ def with_precision(
         networks: of it.
         known: experiments that were begun before, the latest last; of one that asks the same, the precision stays.
     """
-    training = experiment.training
-    if training.precision != "auto":
+    if experiment.training.precision != "auto":
         return experiment
     if begun := same_experiment(experiment, known):
         return begun
-    policies = (precision.choose(one.model, "auto", training.batch_size) for one in networks.built)
+    batch = experiment.training.batch_size
+    policies = (precision.choose(one.model, "auto", batch) for one in networks.built)
     wanted = all(policy == "mixed_bfloat16" for policy in policies)
-    decided = dataclasses.replace(training, precision="bfloat16" if wanted else "float32")
-    return dataclasses.replace(experiment, training=decided)
+    return _in(experiment, "bfloat16" if wanted else "float32")
 
 
 def same_experiment(experiment: Experiment, known: Sequence[Experiment]) -> Experiment | None:
     """Find the experiment that asks the same, whatever precision was chosen for it then; None without one."""
-    for other in reversed(known):
-        training = experiment.training
-        if training.precision == "auto":
-            training = dataclasses.replace(training, precision=other.training.precision)
-        if dataclasses.replace(experiment, training=training) == other:
-            return other
-    return None
+    auto = experiment.training.precision == "auto"
+    return next((one for one in reversed(known) if experiment == (_in(one, "auto") if auto else one)), None)
+
+
+def _in(experiment: Experiment, policy: Precision) -> Experiment:
+    training = dataclasses.replace(experiment.training, precision=policy)
+    return dataclasses.replace(experiment, training=training)
 
 
 def estimate(experiment: Experiment, networks: Networks) -> tuple[float, float]:
@@ -137,15 +138,12 @@ def estimate(experiment: Experiment, networks: Networks) -> tuple[float, float]:
     return least, most
 
 
-def _shares(experiment: Experiment, dataset: Dataset) -> tuple[float, float, float]:
+def _shares(experiment: Experiment, dataset: Dataset) -> tuple[float, ...]:
     """Return the shares of the data in the training, validation and test parts."""
     if experiment.folds == 1:
-        train_share, validation, test = (
-            float((dataset.split == part).mean()) for part in ("train", "validation", "test")
-        )
-        return train_share, validation, test
-    rest = 1 - 1 / experiment.folds
-    return 0.8 * rest, 0.2 * rest, 1 / experiment.folds
+        return tuple(float((dataset.split == part).mean()) for part in SPLITS)
+    test = 1 / experiment.folds
+    return (1 - VALIDATION_SHARE) * (1 - test), VALIDATION_SHARE * (1 - test), test
 
 
 def _kind(run: Run) -> tuple[Any, ...]:

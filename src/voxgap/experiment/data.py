@@ -82,7 +82,6 @@ def dealt(
     split_seed: int,
     repeat: int = 0,
     fold: int = 0,
-    *,
     among: Indices | None = None,
 ) -> Parts:
     """Return the parts of a split: a fold for the test, and of the rest a fifth for validation.
@@ -106,9 +105,8 @@ def dealt(
             raise VoxgapError(f"{dataset.name}: no test part in its split; give one, or ask for folds")
         return Parts(np.intersect1d(train, among), np.intersect1d(validation, among), test)
     strata = _strata(dataset)
-    number = make_folds(
-        strata, dataset.groups, folds, np.random.default_rng((split_seed, repeat)), name=dataset.name
-    )
+    stream = np.random.default_rng((split_seed, repeat))
+    number = make_folds(strata, dataset.groups, folds, stream, name=dataset.name)
     outer = np.intersect1d(np.flatnonzero(number != fold), among)
     groups = None if dataset.groups is None else dataset.groups[outer]
     stream = np.random.default_rng((split_seed, repeat, fold))

@@ -64,8 +64,8 @@ def planned(dataset: Dataset, asked: Asked) -> tuple[Experiment, Choice]:
     rates = design.train_rates or (0.0 if as_it_is else Gaps.missing_rate,)
     crossed = itertools.product(design.patterns or (Gaps.pattern,), design.mechanisms, rates)
     strategies = _strategies(design, dataset.name, own, simulated=any(rates))
-    dealt(dataset, design.folds, design.split_seed)  # what every run would be refused for, too
     key = content_key(dataset)
+    dealt(dataset, design.folds, design.split_seed)  # what every run would be refused for, too
     strategies = tuple((name, strategy.of_channels(dataset.channels)) for name, strategy in strategies)
     # By all volumes, without a label: each fold sees the same, and none its test classes.
     chosen = intensity.resolve(

@@ -166,11 +166,9 @@ def rounds(
 
 
 def _by_split(experiment: Experiment) -> dict[tuple[int, int], list[Run]]:
-    found: dict[tuple[int, int], list[Run]] = {
-        (repeat, fold): [] for repeat in range(experiment.repeats) for fold in range(experiment.folds)
-    }
-    for run in experiment.runs():
-        found[run.repeat, run.fold].append(run)
+    found: dict[tuple[int, int], list[Run]] = {}
+    for run in experiment.runs():  # split by split
+        found.setdefault((run.repeat, run.fold), []).append(run)
     return found
 
 

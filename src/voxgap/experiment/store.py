@@ -70,12 +70,12 @@ def open_store(path: str | os.PathLike[str], *, create: bool = False) -> Store:
     return Store(Path(path), write=create)
 
 
-def experiments_in(path: Path) -> list[Experiment]:
-    """Return all experiments of a file, the latest last; none where there is no file yet."""
+def experiments_in(path: Path) -> dict[Experiment, int]:
+    """Return the experiments of a file, the latest last, and how many runs of each have ended; none without a file."""
     if not path.is_file():
-        return []
+        return {}
     with open_store(path) as store:
-        return store.experiments()
+        return {one: len(store.ended(one)) for one in store.experiments()}
 
 
 def delete_store(path: Path) -> None:
