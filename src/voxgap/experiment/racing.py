@@ -159,7 +159,7 @@ def rounds(
         expected = spent / len(outcomes) * len(race.due) if outcomes else 0.0
         if race.over or (budget is not None and spent + expected > budget):
             return False
-        store.add(experiment, due=race.due)
+        store.due(experiment, race.due)
         return True
 
     return more

@@ -187,37 +187,34 @@ class Store:
         self._connection.close()
 
     def add(
-        self,
-        experiment: Experiment,
-        command: str = "",
-        reading: Mapping[str, Any] | None = None,
-        *,
-        due: Collection[Run] = (),
+        self, experiment: Experiment, command: str = "", reading: Mapping[str, Any] | None = None
     ) -> None:
-        """Write down an experiment and those of its runs that are not there yet.
+        """Write down an experiment, and all of its runs as due; of a race none, see `due`.
 
         Args:
             experiment: to be done.
             command: what a person types to do it again.
             reading: arguments of `load_data` that read its data again; by default what the data is called.
-            due: of a race, the runs that are to be done now; of other experiments all of them are.
         """
-        reading = reading or {"data": experiment.data}
-        places = {run: place for place, run in enumerate(experiment.runs())}
-        runs = {run: places[run] for run in due} if experiment.racing else places
-        key = experiment.key
+        written = canonical(experiment.to_json()), time.time(), command
         with self._writing() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO experiments VALUES (?, ?, ?, ?, ?)",
-                (key, canonical(experiment.to_json()), time.time(), command, canonical(reading)),
+                (experiment.key, *written, canonical(reading or {"data": experiment.data})),
             )
+        self.due(experiment, () if experiment.racing else experiment.runs())
+
+    def due(self, experiment: Experiment, runs: Collection[Run]) -> None:
+        """Write down those of these runs of an experiment that are not there yet: they are to be done."""
+        key, places = experiment.key, {run: place for place, run in enumerate(experiment.runs())}
+        with self._writing() as connection:
             connection.executemany(
                 "INSERT OR IGNORE INTO runs (key, experiment, json) VALUES (?, ?, ?)",
                 [(run.key, key, canonical(run.to_json())) for run in runs],
             )
             connection.executemany(
                 "INSERT OR IGNORE INTO members VALUES (?, ?, ?)",
-                [(key, position, run.key) for run, position in runs.items()],
+                [(key, places[run], run.key) for run in runs],
             )
 
     def experiments(self) -> list[Experiment]:
