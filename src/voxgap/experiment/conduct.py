@@ -218,10 +218,9 @@ def conduct(
             store.retry(experiment)
         before = store.outcomes(experiment)
         with told.running(experiment, before, ahead) as tell:
-            more = no_more
             # What came before, such as the estimate, is none of its rounds.
             since = time.monotonic() - store.seconds(experiment)
-            if experiment.racing:
-                more = rounds(experiment, store, asked.verdict, told.raced, since, results.budget)
+            race = rounds(experiment, store, asked.verdict, told.raced, since, results.budget)
+            more = race if experiment.racing else no_more
             runner(experiment, dataset, store, processes=results.processes, progress=tell, more=more)
         return asked.verdict.on(experiment, store.outcomes(experiment))
