@@ -334,6 +334,7 @@ def test_a_budget_makes_it_a_race(data: Path, tmp_path: Path, voxgap, asked: lis
     assert short.code == 2
     assert "the first round trains" in short.err
     assert not (tmp_path / "short" / "recipe.toml").exists()
+    assert not (tmp_path / "short").exists(), "refused: nothing is written"
     kept = {path: path.read_bytes() for path in (tmp_path / "race").iterdir()}
     again = (
         "compare",

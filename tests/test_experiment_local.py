@@ -336,6 +336,26 @@ def test_the_precision_is_settled_once(tmp_path: Path, monkeypatch: pytest.Monke
         assert same_experiment(dataclasses.replace(asked, folds=3), store.experiments()) is None
 
 
+def test_networks_are_built_once_and_what_cannot_be_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    from voxgap.experiment import cost
+
+    tried: list[set[str]] = []
+
+    def network(runs: list[Any], dataset: Dataset) -> cost.Network:
+        tried.append({run.strategy for run in runs})
+        if "masked_conv" in tried[-1]:
+            raise ValueError("too wide")
+        return cost.Network(runs, None, 0.0)
+
+    monkeypatch.setattr(cost, "_network", network)
+    networks = Networks(plan_experiment(DATA, ["mean", "knn", "masked_conv"], **QUICK), DATA)
+    for _ in range(2):
+        assert [{run.strategy for run in one.runs} for one in networks.built] == [{"mean", "knn"}]
+    assert tried == [{"mean", "knn"}, {"masked_conv"}]
+    with pytest.raises(VoxgapError, match="ValueError: too wide"):
+        _ = Networks(plan_experiment(DATA, ["masked_conv"], **QUICK), DATA).built
+
+
 def test_an_estimate_is_a_range(tmp_path: Path) -> None:
     many = plan_experiment(WHOLE, ["mean", "linear", "complete"], **QUICK | {"epochs": 500, "patience": 4})
     least, most = estimate(many, Networks(many, WHOLE))
