@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from voxgap.dataset import Dataset
 from voxgap.dataset.gaps import own_gaps
-from voxgap.dataset.splits import make_folds, make_split
+from voxgap.dataset.splits import SPLITS, make_folds, make_split
 from voxgap.errors import VoxgapError
 from voxgap.experiment.cache import cached
 from voxgap.experiment.plan import Run, key_of
@@ -98,9 +98,7 @@ def dealt(
     """
     among = np.arange(len(dataset)) if among is None else among
     if folds == 1:
-        train, validation, test = (
-            np.flatnonzero(dataset.split == part) for part in ("train", "validation", "test")
-        )
+        train, validation, test = (np.flatnonzero(dataset.split == part) for part in SPLITS)
         if not len(test):
             raise VoxgapError(f"{dataset.name}: no test part in its split; give one, or ask for folds")
         return Parts(np.intersect1d(train, among), np.intersect1d(validation, among), test)

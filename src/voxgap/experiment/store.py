@@ -196,12 +196,10 @@ class Store:
             command: what a person types to do it again.
             reading: arguments of `load_data` that read its data again; by default what the data is called.
         """
-        written = canonical(experiment.to_json()), time.time(), command
+        reading = reading or {"data": experiment.data}
+        row = experiment.key, canonical(experiment.to_json()), time.time(), command, canonical(reading)
         with self._writing() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO experiments VALUES (?, ?, ?, ?, ?)",
-                (experiment.key, *written, canonical(reading or {"data": experiment.data})),
-            )
+            connection.execute("INSERT OR IGNORE INTO experiments VALUES (?, ?, ?, ?, ?)", row)
         self.due(experiment, () if experiment.racing else experiment.runs())
 
     def due(self, experiment: Experiment, runs: Collection[Run]) -> None:
