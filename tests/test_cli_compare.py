@@ -384,6 +384,21 @@ def test_a_report_needs_no_data(kept: Path, voxgap) -> None:
     assert "voxgap compare gone.npz --size 4,4,4" in page
 
 
+def test_a_report_draws_no_fills_of_data_that_has_changed(
+    data: Path, tmp_path: Path, voxgap, asked: list[Experiment]
+) -> None:
+    with np.load(data) as held:
+        arrays = dict(held)
+    np.savez(tmp_path / "scans.npz", **arrays)
+    arguments = (*STRATEGIES, *QUICK, "--out", tmp_path / "out")
+    assert voxgap("compare", tmp_path / "scans.npz", *arguments).code == 0
+    assert "No pictures" not in voxgap("report", tmp_path / "out").err
+    np.savez(tmp_path / "scans.npz", **arrays | {"volumes": arrays["volumes"] + 1})
+    said = voxgap("report", tmp_path / "out").err
+    assert "No pictures of fills: " in said
+    assert "scans.npz is not what it was" in said
+
+
 def test_a_report_of_what_still_runs(kept: Path, voxgap) -> None:
     with sqlite3.connect(kept / "compare.db") as connection:
         connection.execute("UPDATE runs SET outcome = NULL, status = 'waiting' WHERE rowid > 4")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -63,7 +63,6 @@ def report(
 
       voxgap report compare/compare.db --metric auc --against mean --out auc.html
     """
-    from voxgap.dataset import load_data
     from voxgap.experiment import open_store
     from voxgap.experiment.asked import Verdict
 
@@ -72,7 +71,7 @@ def report(
         experiment = _chosen(store, key)
         found = Verdict(metric, rope, against).on(experiment, store.outcomes(experiment))
         command, reading = store.command(experiment), store.reading(experiment)
-    write(found, page or path.with_name("report.html"), command, lambda: load_data(**reading))
+    write(found, page or path.with_name("report.html"), command, lambda: _as_it_was(experiment, reading))
     out.print(found.summary())
 
 
@@ -92,18 +91,29 @@ def write(found: Comparison, page: Path, command: str, data: Callable[[], Datase
 
 def _fills(experiment: Experiment, data: Callable[[], Dataset]) -> Sequence[Example]:
     """Return one volume as each strategy fills it; nothing where the data is gone, or is not what it was."""
-    from voxgap.experiment.data import content_key
+    from voxgap.experiment.examples import fill_examples
 
     try:
         dataset = data()
-        if content_key(dataset) != experiment.data_key:
-            raise VoxgapError(f"{experiment.data} is not what it was")
-        from voxgap.experiment.examples import fill_examples
-
         return fill_examples(experiment, dataset)
     except (VoxgapError, OSError) as error:
         err.print(f"No pictures of fills: {error}")
         return ()
+
+
+def _as_it_was(experiment: Experiment, reading: Mapping[str, Any]) -> Dataset:
+    """Read the data of an experiment again.
+
+    Raises:
+        VoxgapError: it is gone, or is not what it was.
+    """
+    from voxgap.dataset import load_data
+    from voxgap.experiment.data import content_key
+
+    dataset = load_data(**reading)
+    if content_key(dataset) != experiment.data_key:
+        raise VoxgapError(f"{experiment.data} is not what it was")
+    return dataset
 
 
 def _chosen(store: Store, key: str | None) -> Experiment:

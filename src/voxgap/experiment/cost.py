@@ -157,8 +157,7 @@ def _network(runs: list[Run], dataset: Dataset) -> Network:
     model = built(dataset, runs[0].recipe)
     rng = np.random.default_rng(0)
     noise = rng.normal(size=(4, *model.input_shape[1:])).astype(np.float32)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         adapt_model(model, Examples(noise, rng.normal(size=(4, dataset.outputs)), dataset.task))
     return Network(runs, model, time.perf_counter() - started)
 

@@ -125,8 +125,7 @@ def _complete(run: Run, dataset: Dataset, indices: Indices, cache: Path | None) 
     """Return those of the samples that have no gap of their own and get none."""
     gaps = missing_units(run, dataset, run.train_rate, cache)
     hit = np.zeros(len(dataset), bool) if gaps is None else np.array([bool(one.any()) for one in gaps])
-    spared = [i for i in indices if not hit[i] and not own_gaps(dataset, i).any()]
-    return np.array(spared, dtype=np.intp)
+    return np.array([i for i in indices if not hit[i] and not own_gaps(dataset, i).any()], dtype=np.intp)
 
 
 def _check_enough(dataset: Dataset, train: Indices, validation: Indices) -> None:
