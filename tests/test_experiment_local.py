@@ -85,7 +85,8 @@ def test_processes_and_this_one_score_the_same(tmp_path: Path) -> None:
         run_all(experiment, DATA, store, processes=1)
         for run, outcome in store.outcomes(experiment):
             # As many threads may add up in another order.
-            assert execute(run, DATA).scores[0.5] == pytest.approx(outcome.scores[0.5], rel=1e-3)
+            (rate,) = run.test_rates
+            assert execute(run, DATA).scores[rate] == pytest.approx(outcome.scores[rate], rel=1e-3)
 
 
 @pytest.mark.full
