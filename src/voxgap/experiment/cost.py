@@ -123,8 +123,10 @@ def estimate(experiment: Experiment, networks: Networks) -> tuple[float, float]:
     batch, epochs, patience = training.batch_size, training.epochs, training.patience
     size = training.patch_size
     count = len(dataset) if size is None else len(Patches(dataset.volumes, size))
+    each = training.patches_per_volume
+    drawn = count if size is None or each is None else each * len(dataset)
     train_share, validation_share, test_share = _shares(experiment, dataset)
-    steps = math.ceil(count * train_share / batch)
+    steps = math.ceil(drawn * train_share / batch)
     least = most = 0.0
     for network in networks.built:
         building, compiling, step = _seconds(network, batch, training.precision)
