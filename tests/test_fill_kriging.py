@@ -1,5 +1,6 @@
 """Kriging, nearest and the learnt metric: against NumPy loops, SciPy, and what is hidden in a known field."""
 
+from functools import partial
 from typing import Any
 
 import keras
@@ -9,7 +10,7 @@ from numpy.testing import assert_array_equal
 from scipy.ndimage import gaussian_filter
 
 from voxgap.errors import VoxgapError
-from voxgap.fill import Kriging, LinearInterpolation, Nearest, structure
+from voxgap.fill import Kriging, Learned, LinearInterpolation, Nearest, structure
 from voxgap.fill.around import Surroundings
 from voxgap.fill.linear import interpolate
 from voxgap.fill.nearest import copy_nearest
@@ -275,3 +276,131 @@ def test_kriging_beats_linear_on_a_field_that_is_alike_all_around() -> None:
         layer.adapt(x[None])
         errors[kind] = np.square(keras.ops.convert_to_numpy(layer(x[None]))[0] - complete)[np.isnan(x)].mean()
     assert errors[Kriging] < 0.95 * errors[LinearInterpolation]
+
+
+def two(shape: tuple[int, int, int], alike: float, seed: int = 0) -> np.ndarray:
+    """Two fields of one structure that correlate, in units and about means of their own, `(D, H, W, 2)`."""
+    a, own = (field(shape, (0.7, 1.5, 1.5), seed + i) - 5 for i in (0, 50))
+    b = alike * a + np.sqrt(1 - alike**2) * own
+    return np.concatenate([3 + a, 40 - 10 * b], axis=-1).astype(np.float32)
+
+
+def apart(complete: np.ndarray, seed: int = 1) -> np.ndarray:
+    """Gaps of each channel by itself: single voxels and a block."""
+    x = np.where(np.random.default_rng(seed).random(complete.shape) < 0.15, np.float32(np.nan), complete)
+    x[:, 3:8, 4:9, 0] = np.nan
+    x[:, 9:14, 10:14, 1] = np.nan
+    return x
+
+
+def cokriged(
+    known: structure.Structure, alike: float, near: list[tuple[np.ndarray, float, float]], here: float
+) -> tuple[float, float]:
+    """Prediction and variance of the whole system of co-kriging: both channels at neighbours, the other one here."""
+    offsets = np.array([*(offset for offset, _, _ in near), np.zeros(3)])
+    spatial = structure.covariance(offsets[:, None] - offsets[None], known.lengths, known.weights)
+    spatial += known.nugget * np.eye(len(offsets))
+    joint = np.kron([[1, alike], [alike, 1]], spatial)
+    wanted = len(near)
+    data = np.delete(np.arange(len(joint)), wanted)
+    values = np.array([*(a for _, a, _ in near), *(b for _, _, b in near), here])
+    weights = np.linalg.solve(joint[np.ix_(data, data)], joint[data, wanted])
+    return float(weights @ values), float(joint[wanted, wanted] - weights @ joint[data, wanted])
+
+
+def test_other_channels_are_used_as_the_whole_system_of_cokriging_does() -> None:
+    x = two((4, 12, 13), 0.8)
+    x[..., 0] = apart(x)[..., 0]  # the other one is observed everywhere
+    known, alike = structure.learn([x]), -0.8
+    each = np.float32([[0, alike], [alike, 0]])
+    layer = Kriging()
+    layer.build((None, *x.shape))
+    learnt = (known.reach, known.lengths, known.weights, known.nugget, each, each**2)
+    for name, one in zip(
+        ("reach", "lengths", "variances", "nugget", "across", "shares"), learnt, strict=True
+    ):
+        getattr(layer, name).assign(one)
+    standard = ((x - known.mean) / known.spread).astype(np.float32)
+    value, variance = layer._tried(standard[None], None)
+    # Neighbours are those at which the channel itself is observed.
+    seen = np.where(np.isnan(standard[..., :1]), np.float32(np.nan), standard)
+    mean, share = structure.local_mean(seen, known.reach)
+    rest = seen - mean
+    for at in map(tuple, np.argwhere(np.isnan(x[..., 0]))[::9]):
+        near = [
+            (offset, own, float(rest[tuple(np.add(at, offset).astype(int))][1]))
+            for offset, own in neighbours(rest[..., 0], at)
+        ]
+        step, left = cokriged(known, alike, near, standard[at][1] - mean[at][1])
+        assert value[0][at][0] == pytest.approx(mean[at][0] + step, abs=1e-4)
+        left = left * share[at][0] + (1 - alike**2) * (1 - share[at][0])
+        assert variance[0][at][0] == pytest.approx(left, rel=1e-3)
+
+
+def hidden_error(layer: Kriging, x: np.ndarray, complete: np.ndarray) -> tuple[np.ndarray, float]:
+    """Errors of each channel, and the share of them within a deviation."""
+    layer.adapt(x[None])
+    value, deviation = (one[0] for one in arrays(layer, x[None]))
+    off = np.where(np.isnan(x), value - complete, np.float32(np.nan))
+    inside = np.abs(off)[np.isnan(x)] < deviation[np.isnan(x)]
+    return np.sqrt(np.nanmean(off**2, axis=(0, 1, 2))), float(inside.mean())
+
+
+def test_channels_that_correlate_help_each_other_where_they_are_missing_apart() -> None:
+    complete = two((4, 16, 16), 0.9)
+    x = apart(complete)
+    alone, _ = hidden_error(Kriging(learns_across=False), x, complete)
+    layer = Kriging()
+    error, inside = hidden_error(layer, x, complete)
+    assert (error < 0.7 * alone).all()
+    assert 0.6 < inside < 0.8
+    field = layer.surroundings()
+    assert field.across is not None
+    assert_array_equal(field.across.weights, np.asarray(layer.across))
+
+
+@pytest.mark.full
+def test_channels_of_files_help_each_other_where_they_are_missing_apart() -> None:
+    complete = two((8, 24, 24), 0.9)
+    x = apart(complete)
+    known = structure.learn([x])
+    off = {}
+    for learns in (False, True):
+        field = Surroundings.learn([x], learns_across=learns)
+        ((_, value, deviation),) = field.fill(x)
+        error = np.abs(value - complete)[np.isnan(x)]
+        off[learns] = np.sqrt(np.mean(np.square(np.where(np.isnan(x), value - complete, 0) / known.spread)))
+        assert 0.58 < np.mean(error < deviation[np.isnan(x)]) < 0.8
+    assert off[True] < 0.6 * off[False]
+
+
+@pytest.mark.full
+def test_channels_that_say_nothing_of_each_other_are_left_to_themselves() -> None:
+    def together(complete: np.ndarray) -> np.ndarray:
+        return np.where(np.isnan(apart(complete)[..., :1]), np.nan, complete)
+
+    for alike, gaps in ((0.0, apart), (0.9, together)):
+        x = np.float32(gaps(two((5, 18, 18), alike)))
+        layer = Kriging()
+        layer.adapt(x[None])
+        assert not np.asarray(layer.across).any()
+        assert Surroundings.learn([x]).across is None
+        alone = Kriging(learns_across=False)
+        alone.adapt(x[None])
+        for one, other in zip(arrays(layer, x[None]), arrays(alone, x[None]), strict=True):
+            assert_array_equal(one, other)
+
+
+@pytest.mark.full
+def test_layers_of_before_channels_were_learnt_from_each_other_answer_as_they_did() -> None:
+    x = apart(two((2, 6, 7), 0.9))[None]
+    for kind in (Kriging, partial(Learned, filters=(2,), steps=0)):
+        old = kind(learns_across=False)
+        old.adapt(x)
+        config = old.get_config()
+        del config["learns_across"]
+        again = type(old).from_config(config)
+        again.build(x.shape)
+        again.set_weights(old.get_weights())
+        for one, other in zip(arrays(again, x), arrays(old, x), strict=True):
+            assert_array_equal(one, other)

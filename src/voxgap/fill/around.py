@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from voxgap.fill import structure
+from voxgap.fill import across, structure
+from voxgap.fill.across import Across
 from voxgap.fill.base import FARTHEST
 from voxgap.fill.lines import Gap, check_gap, limits
 from voxgap.fill.structure import Array, Known, Structure
@@ -34,24 +35,30 @@ class Surroundings:
         calibration: Factor and exponent of the standard deviation, see `voxgap.fill.trial`.
         max_gap: How many voxels off the nearest observed one may be, or along each axis; what is further off stays
             missing.
+        across: What channels say of each other; None is nothing.
     """
 
     structure: Structure
     calibration: tuple[float, float] = (1.0, 1.0)
     max_gap: Gap = None
+    across: Across | None = None
 
     @classmethod
-    def learn(cls, volumes: Sequence[Array], max_gap: Gap = None) -> Surroundings:
+    def learn(cls, volumes: Sequence[Array], max_gap: Gap = None, learns_across: bool = True) -> Surroundings:
         """Learn from volumes of any sizes, `(D, H, W, C)`, NaN = missing; in all about `structure.BUDGET` values.
 
         Raises:
             VoxgapError: `max_gap` isn't positive.
         """
         known = structure.learn(volumes)
-        uncalibrated = cls(known, max_gap=check_gap("kriging", max_gap))
-        standard = [(volume - known.mean) / known.spread for volume in volumes]
-        found = calibrated(uncalibrated._tried, trials(standard))
-        return dataclasses.replace(uncalibrated, calibration=found)
+        field = cls(known, max_gap=check_gap("kriging", max_gap))
+        hidden = list(trials([(volume - known.mean) / known.spread for volume in volumes]))
+        if learns_across:
+            found = across.learn(
+                lambda tried, *what: dataclasses.replace(field, across=tried)._tried(*what), volumes, hidden
+            )
+            field = dataclasses.replace(field, across=found if found.helps else None)
+        return dataclasses.replace(field, calibration=calibrated(field._tried, hidden))
 
     def fill(self, values: Array, where: Known | None = None) -> Iterator[tuple[slice, Array, Array]]:
         """Predict what is missing, a slab of depths at a time.
@@ -107,10 +114,28 @@ class Surroundings:
         return np.stack([value for value, _ in found]), np.stack([variance for _, variance in found])
 
     def _predict(self, standard: Array, gaps: Known) -> tuple[Array, Array]:
-        """Return values and variances of gaps, in units of the spread; NaN elsewhere."""
+        """Return values and variances of gaps, in units of the spread; NaN elsewhere, and beyond the reach."""
+        if self.across is None or not self.across.helps:
+            value, variance, allowed = self._alone(standard, gaps)
+        else:
+            known = ~np.isnan(standard)
+            # Of other channels, wherever one is looked at: at gaps, and at what they are kriged from.
+            needed = ~known & (known | gaps).any(axis=-1, keepdims=True)
+            value, variance, allowed = self._alone(standard, needed)
+            others = self.across.combined(np.where(known, standard, value))
+            value += others - self._alone(np.where(known, others, np.float32(np.nan)), gaps)[0]
+            variance *= self.across.unexplained(known)
+        nothing = np.float32(np.nan)
+        variance = np.maximum(variance, 1e-6)
+        return np.where(gaps & allowed, value, nothing), np.where(gaps & allowed, variance, nothing)
+
+    def _alone(self, standard: Array, gaps: Known) -> tuple[Array, Array, Known]:
+        """Krige each channel from itself: values and variances of gaps, NaN elsewhere, and what is within the reach."""
         mean, near = structure.local_mean(standard, self.structure.reach)
         rest = standard - mean
         value, variance = np.full_like(standard, np.nan), np.full_like(standard, np.nan)
+        within = gaps.copy()
+        sill = self.structure.weights.sum() + self.structure.nugget
         for channel in range(standard.shape[3]):
             wanted = np.argwhere(gaps[..., channel])
             known = np.argwhere(~np.isnan(rest[..., channel]))
@@ -118,17 +143,13 @@ class Surroundings:
                 continue
             at = (*wanted.T, channel)
             if not len(known):
-                if self.max_gap is None:
-                    value[at], variance[at] = 0.0, 1.0
+                value[at], variance[at], within[at] = 0.0, 1.0, self.max_gap is None
                 continue
-            shrunk, explained, allowed = self._krige(known, rest[(*known.T, channel)], wanted)
-            sill = self.structure.weights.sum() + self.structure.nugget
+            shrunk, explained, within[at] = self._krige(known, rest[(*known.T, channel)], wanted)
             share = near[at]
-            found = mean[at] + shrunk
-            spread = np.maximum(sill - explained, 0) * share + (1 - share)
-            value[at] = np.where(allowed, found, np.nan)
-            variance[at] = np.where(allowed, np.maximum(spread, 1e-6), np.nan)
-        return value, variance
+            value[at] = mean[at] + shrunk
+            variance[at] = np.maximum(sill - explained, 0) * share + (1 - share)
+        return value, variance, within
 
     def _krige(
         self, known: npt.NDArray[np.intp], rest: Array, wanted: npt.NDArray[np.intp]

@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from voxgap.fill import statistics, structure
+from voxgap.fill import across, statistics, structure
+from voxgap.fill.across import Across
 from voxgap.fill.around import Surroundings
 from voxgap.fill.base import FARTHEST, SureFill
 from voxgap.fill.lines import NOWHERE, Gap, check_gap, closest, limits, nearest_along, within
@@ -28,15 +29,22 @@ class Kriging(SureFill):
     observed around a voxel, and predicts what it leaves by simple kriging: the weights minimise the expected squared
     error. Distances count voxels; their scale is learnt. What lies near nothing tends to its training mean.
 
+    Channels are missing at different voxels, and what is observed of the others says of a voxel what its neighbours
+    don't: in `adapt` it is learnt how errors of channels go together, and used for those that gain by it
+    (co-kriging; see `voxgap.fill.across`).
+
     Args:
         max_gap: how many voxels off the nearest observed one may be, along the axes, or along depth, height and width;
             what is further off gets its training mean. None is without limit.
+        learns_across: False fills each channel by itself, in half of the time: so do files of layers that were made
+            before channels were learnt from each other.
         **kwargs: `name` and the other arguments of `keras.layers.Layer`.
 
     Raises:
         VoxgapError: `max_gap` isn't positive.
 
-    Source: Matheron, Principles of geostatistics, Economic Geology 1963.
+    Source: Matheron, Principles of geostatistics, Economic Geology 1963; of channels Wackernagel, Multivariate
+    Geostatistics, third edition 2003.
 
     Example:
         >>> import numpy as np, voxgap as vg
@@ -49,9 +57,9 @@ class Kriging(SureFill):
         0.88
     """
 
-    def __init__(self, max_gap: Gap = None, **kwargs: Any) -> None:
+    def __init__(self, max_gap: Gap = None, learns_across: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.max_gap = check_gap(self.name, max_gap)
+        self.max_gap, self.learns_across = check_gap(self.name, max_gap), bool(learns_across)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make room for what the layer learns, for volumes of this shape."""
@@ -65,6 +73,13 @@ class Kriging(SureFill):
         self.variances = self._statistic("variances", (structure.TERMS,), "ones")
         self.nugget = self._statistic("nugget", (), "ones")
         self.calibration = self._statistic("calibration", (2,), "ones")
+        if self._several:
+            self.across = self._statistic("across", 2 * channels)
+            self.shares = self._statistic("shares", 2 * channels)
+
+    @property
+    def _several(self) -> bool:
+        return self.learns_across and self.volume_shape[-1] > 1
 
     def _fit(self, volumes: npt.NDArray[np.floating]) -> None:
         self.mean.assign(statistics.mean(volumes))
@@ -76,15 +91,28 @@ class Kriging(SureFill):
         self.lengths.assign(learnt.lengths)
         self.variances.assign(learnt.weights)
         self.nugget.assign(learnt.nugget)
-        standard = [(volume - learnt.mean) / learnt.spread for volume in known]
-        self.calibration.assign(calibrated(self._tried, trials(standard)))
+        hidden = list(trials([(volume - learnt.mean) / learnt.spread for volume in known]))
+        if self._several:
+            self._take(across.learn(self._tried_with, known, hidden))
+        self.calibration.assign(calibrated(self._tried, hidden))
+
+    def _take(self, found: Across) -> None:
+        self.across.assign(found.weights)
+        self.shares.assign(found.shares)
+
+    def _tried_with(self, found: Across, volumes: npt.NDArray[np.float32], asked: Any) -> tuple[Any, Any]:
+        self._take(found)
+        return self._tried(volumes, asked)
 
     def _tried(self, volumes: npt.NDArray[np.float32], asked: Any) -> tuple[Any, Any]:
         """Return values and variances in units of the spread, for volumes of any size in them, NaN = missing."""
         del asked  # all are computed at once
         values, observed = split_missing(ops.convert_to_tensor(volumes))
         standard = ops.clip(values, -FARTHEST, FARTHEST)
-        value, variance, _ = self._krige(standard, observed)
+        value, variance, (near, _) = self._krige(standard, observed)
+        if self._several:
+            more, left = self._beside(standard, observed, value, near)
+            value, variance = value + more, variance * left
         return ops.convert_to_numpy(value), ops.convert_to_numpy(variance)
 
     def _estimate(self, values: Any, observed: Any, training: bool) -> Any:
@@ -107,20 +135,43 @@ class Kriging(SureFill):
             ops.convert_to_numpy(getattr(self, name)) for name in names
         )
         learnt = structure.Structure(center, spread, reach, lengths, variances, float(nugget))
-        return Surroundings(learnt, (float(calibration[0]), float(calibration[1])), self.max_gap)
+        beside = Across(*map(ops.convert_to_numpy, (self.across, self.shares))) if self._several else None
+        return Surroundings(learnt, (float(calibration[0]), float(calibration[1])), self.max_gap, beside)
 
     def _predict(self, values: Any, observed: Any) -> tuple[Any, Any]:
         """Return the value in raw units, and variance in those of the spread."""
         standard = ops.clip((values - self.center) / self.spread, -FARTHEST, FARTHEST) * observed
-        value, variance, (near, distance) = self._krige(standard, observed)
-        value = self.center + self.spread * value
+        kriged, variance, (near, distance) = self._krige(standard, observed)
+        value = self.center + self.spread * kriged
         # Of what nothing is near the training mean is all that is known: 0 is the channel's, here the voxel's.
         value = near * value + (1.0 - near) * self.mean
+        if self._several:
+            usual = (self.mean - self.center) / self.spread
+            more, left = self._beside(standard, observed, near * kriged + (1.0 - near) * usual, near, usual)
+            value, variance = value + self.spread * more, variance * left
         if self.max_gap is not None:
             allowed = within(distance, 1.0)
             value = allowed * value + (1.0 - allowed) * self.mean
             variance = allowed * variance + (1.0 - allowed)
         return value, variance
+
+    def _beside(
+        self, standard: Any, observed: Any, value: Any, near: Any, usual: Any = None
+    ) -> tuple[Any, Any]:
+        """Return what other channels add to kriged values, in units of the spread, and the share of variance left.
+
+        Args:
+            standard: 0 where missing.
+            observed: 0 or 1.
+            value: what was kriged of each channel from itself.
+            near: how much of it comes from what is around.
+            usual: of each voxel, what it tends to where nothing is; 0 by default.
+        """
+        others = _combined(observed * standard + (1.0 - observed) * value, self.across)
+        expected = self._krige(others * observed, observed)[0]
+        if usual is not None:
+            expected = near * expected + (1.0 - near) * _combined(usual, self.across)
+        return others - expected, 1.0 - _combined(observed, self.shares)
 
     def _krige(self, standard: Any, observed: Any) -> tuple[Any, Any, tuple[Any, Any]]:
         total = _around(standard, self.reach)
@@ -195,7 +246,12 @@ class Kriging(SureFill):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make the same layer, for Keras's saved files."""
-        return {**super().get_config(), "max_gap": self.max_gap}
+        return {**super().get_config(), "max_gap": self.max_gap, "learns_across": self.learns_across}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Kriging":
+        """Make the layer again; one that was saved before channels were learnt from each other goes without."""
+        return cls(**{"learns_across": False, **config})
 
 
 def _between(apart: list[Any], i: int, j: int) -> Any:
@@ -203,6 +259,13 @@ def _between(apart: list[Any], i: int, j: int) -> Any:
     if i // 2 == j // 2:
         return apart[i] + apart[j]
     return ops.sqrt(apart[i] * apart[i] + apart[j] * apart[j])
+
+
+def _combined(values: Any, weights: Any) -> Any:
+    """Combine the channels of volumes to others, by rows of weights."""
+    shape = tuple(values.shape[-4:])
+    rows = ops.matmul(ops.reshape(values, (-1, shape[3])), ops.transpose(weights))
+    return ops.reshape(rows, (-1, *shape))
 
 
 def _around(values: Any, reach: Any) -> Any:

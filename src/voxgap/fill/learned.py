@@ -42,6 +42,7 @@ class Learned(SureFill):
         filters: features of each stage of the U-Net.
         steps: of training in `adapt`, at most; with 0 it stays kriging until `voxgap.fill.restoring.train`.
         seed: of weights, and of what is hidden.
+        learns_across: whether kriging learns channels from each other; not in files of before it did.
         **kwargs: `name` and the other arguments of `keras.layers.Layer`; `dtype` is that of the U-Net's features.
 
     Raises:
@@ -60,11 +61,17 @@ class Learned(SureFill):
     """
 
     def __init__(
-        self, filters: Sequence[int] = FILTERS, steps: int = STEPS, seed: int = 0, **kwargs: Any
+        self,
+        filters: Sequence[int] = FILTERS,
+        steps: int = STEPS,
+        seed: int = 0,
+        learns_across: bool = True,
+        **kwargs: Any,
     ) -> None:
         self.policy = keras.dtype_policies.get(kwargs.pop("dtype", None) or "float32")
         super().__init__(**kwargs)
         self.filters, self.steps, self.seed = tuple(int(one) for one in filters), int(steps), int(seed)
+        self.learns_across = bool(learns_across)
         if not self.filters or min(self.filters) < 1 or self.steps < 0:
             raise VoxgapError(
                 f"{self.name}: filters must be positive whole numbers and steps at least 0, got {filters}, {steps}"
@@ -73,7 +80,7 @@ class Learned(SureFill):
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make room for what the layer learns, for volumes of this shape."""
         super().build(input_shape)
-        self.closed = Kriging(name="closed")
+        self.closed = Kriging(learns_across=self.learns_across, name="closed")
         self.closed.build(input_shape)
         channels = self.volume_shape[-1]
         self.network = _network(self.volume_shape[:3], channels, self.filters, self.policy, self.seed)
@@ -153,8 +160,13 @@ class Learned(SureFill):
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make the same layer, for Keras's saved files."""
-        own = {"filters": self.filters, "steps": self.steps, "seed": self.seed}
+        own = {name: getattr(self, name) for name in ("filters", "steps", "seed", "learns_across")}
         return {**super().get_config(), **own, "dtype": keras.dtype_policies.serialize(self.policy)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Learned:
+        """Make the layer again; one that was saved before channels were learnt from each other goes without."""
+        return cls(**{"learns_across": False, **config})
 
 
 def _few(function: Callable[[Array], Any], volumes: Array) -> tuple[Array, Array]:

@@ -22,6 +22,8 @@ INSIDE = 0.6827
 BINS = 8
 SHARES = (0.01, 0.6)
 """The least and the largest share of what is observed that is hidden to learn from."""
+SEED = (0, 1)
+"""Of what is hidden. Not 0: gaps that somebody drew so from 0 are the very voxels that would be hidden here."""
 TRIES = 6
 ASKED = 2**13
 """Hidden voxels of a trial that are looked at, at most."""
@@ -31,12 +33,12 @@ def trials(volumes: Sequence[Array]) -> Iterator[tuple[Array, Known]]:
     """Yield volumes with what is hidden in them: single voxels; then gaps that lie elsewhere in the data.
 
     Gaps of a volume are moved by half its size along each axis: the clouds of other days, the slices lost elsewhere.
-    Where there are too few, a block is hidden.
+    Where there are too few, a block is hidden. Gaps of one channel only are hidden in the next one, too.
 
     Args:
         volumes: `(D, H, W, C)`, NaN = missing.
     """
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(SEED)
     count = min(len(volumes), max(1, BUDGET // max(1, volumes[0].size)), 4)
     for index in np.unique(np.linspace(0, len(volumes) - 1, count).round().astype(int)).tolist():
         volume = volumes[index]
@@ -51,6 +53,9 @@ def trials(volumes: Sequence[Array]) -> Iterator[tuple[Array, Known]]:
                 hidden = known & _block(volume.shape)
             if 0 < np.count_nonzero(hidden) < 0.8 * np.count_nonzero(known):
                 yield volume, hidden
+        hidden = moved(known, ~known, (0, 0, 0, 1))
+        if 0.01 * np.count_nonzero(known) < np.count_nonzero(hidden) < 0.8 * np.count_nonzero(known):
+            yield volume, hidden
 
 
 def moved(known: Known, gaps: Known, by: Sequence[int]) -> Known:
@@ -145,11 +150,9 @@ def calibrated(tried: Tried, trials: Iterable[tuple[Array, Known]]) -> tuple[flo
         `(factor, exponent)` of `factor * deviation ** exponent`; `(1, 1)` where too little can be hidden.
     """
     errors, deviations = [], []
-    for volumes, hidden in _together(trials):
-        share = ASKED / (np.count_nonzero(hidden) / len(hidden))
-        asked = hidden & (np.random.default_rng(0).random(hidden.shape) < share)
-        value, variance = tried(np.where(hidden, np.float32(np.nan), volumes), asked)
-        errors.append(np.abs(value[asked] - volumes[asked]))
+    for truth, seen, asked in hidings(trials):
+        value, variance = tried(seen, asked)
+        errors.append(np.abs(value[asked] - truth[asked]))
         deviations.append(np.sqrt(variance[asked]))
     error, deviation = np.concatenate([*errors, []]), np.concatenate([*deviations, []])
     if len(error) < 10 * BINS:
@@ -160,6 +163,14 @@ def calibrated(tried: Tried, trials: Iterable[tuple[Array, Known]]) -> tuple[flo
     exponent = float(np.polyfit(own, real, 1)[0]) if np.ptp(own) > 0.2 else 1.0
     exponent = min(max(exponent, 0.5), 2.0)
     return float(np.exp(np.mean(real - exponent * own))), exponent
+
+
+def hidings(trials: Iterable[tuple[Array, Known]]) -> Iterator[tuple[Array, Array, Known]]:
+    """Yield volumes `(N, D, H, W, C)`, the same without what is hidden, and which voxels of that to look at."""
+    for volumes, hidden in _together(trials):
+        share = ASKED / (np.count_nonzero(hidden) / len(hidden))
+        asked = hidden & (np.random.default_rng(SEED).random(hidden.shape) < share)
+        yield volumes, np.where(hidden, np.float32(np.nan), volumes), asked
 
 
 def _together(trials: Iterable[tuple[Array, Known]]) -> Iterator[tuple[Array, Known]]:

@@ -230,7 +230,7 @@ def from_neighbours(strategy: str, options: Mapping[str, Any], mean: Values, kno
         return _saying(strategy, lambda values, where: _copy(values, where, reach, asked.max_gap, mean))
     from voxgap.fill.around import Surroundings
 
-    field = Surroundings.learn(known, asked.max_gap)
+    field = Surroundings.learn(known, asked.max_gap, asked.learns_across)
 
     def fill(values: Values, where: Where | None) -> tuple[Where, Values]:
         wanted, deviation = _whole(where, values), np.full_like(values, np.nan)

@@ -1,0 +1,139 @@
+"""What other channels say of a voxel: how errors of kriging go together, learnt where observed voxels are hidden.
+
+Kriging is linear. Where a voxel's neighbours say nothing of how far its value is off what they predict, they say as
+little of how far another channel is off what *the same voxels* of it predict; but the two may well go together, and the
+other channel is observed. So to a kriged value is added what a combination of the other channels is, less what kriging
+makes of that combination from the voxels that the value itself was kriged from. Of channels that are missing at a voxel
+the combination takes their own kriged value. Missing at the same voxels they say nothing, and add 0.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from voxgap.fill.structure import Array, Known
+from voxgap.fill.trial import hidings
+
+RIDGE = 0.02
+"""Of the variance of errors, what counts as each channel's own: of channels that hardly differ none is taken alone."""
+COMMON = 100
+"""Hidden voxels at which two channels are known that count as much as the guess that they have nothing in common."""
+GAIN = 0.02
+"""The share of its error that a channel has to gain, or it is left to itself."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Across:
+    """What other channels say of each channel, in units of each one's spread.
+
+    Args:
+        weights: row by channel, of the others in their combination, `(C, C)`; 0 where nothing is gained.
+        shares: of a channel's variance, what each of the others explains where it is observed, `(C, C)`.
+    """
+
+    weights: Array
+    shares: Array
+
+    @classmethod
+    def none(cls, channels: int) -> Across:
+        """Return that channels are nothing to each other."""
+        return cls(*np.zeros((2, channels, channels), np.float32))
+
+    @property
+    def helps(self) -> bool:
+        """Whether any channel gains by others."""
+        return bool(self.weights.any())
+
+    def combined(self, values: Array) -> Array:
+        """Combine the other channels of each, `(..., C)`."""
+        return np.asarray(values @ self.weights.T, np.float32)
+
+    def unexplained(self, known: Known) -> Array:
+        """Return the share of each channel's variance that is left where some are observed, `(..., C)`."""
+        return np.float32(1) - known.astype(np.float32) @ self.shares.T
+
+
+Tried = Callable[[Across, Array, Known], tuple[Array, Array]]
+"""As `voxgap.fill.trial.Tried`, with what is known across channels."""
+
+
+def learn(tried: Tried, volumes: Sequence[Array], trials: Sequence[tuple[Array, Known]]) -> Across:
+    """Learn what channels say of each other, where it helps.
+
+    Voxels are hidden in all channels at once, in the shapes of the data's own gaps: how the errors that kriging makes
+    there go together is what one channel says of another. How much of it holds is then measured where gaps are hidden
+    in each channel by itself, as they lie in the data.
+
+    Args:
+        tried: fills what is hidden.
+        volumes: what it learns from, `(D, H, W, C)`, NaN = missing.
+        trials: such volumes in units of the spread, and what is hidden of each; see `voxgap.fill.trial.trials`.
+
+    Source: Wackernagel, Multivariate Geostatistics, third edition 2003, chapters 24 to 26 (intrinsic correlation, where
+    this is collocated co-kriging).
+    """
+    channels = volumes[0].shape[-1]
+    alone = Across.none(channels)
+    if channels == 1 or _together(volumes):
+        return alone
+    errors = []
+    for truth, seen, asked in hidings([(volume, _in_all(hidden)) for volume, hidden in trials]):
+        value, _ = tried(alone, seen, asked)
+        errors.append((value - truth)[asked.any(-1)])
+    found = _of_errors(np.concatenate([*errors, np.empty((0, channels), np.float32)]))
+    if not found.helps:
+        return alone
+    # How far along it pays to go from kriging alone is the least squares at what is hidden.
+    power, gained, made = np.zeros((3, channels))
+    for truth, seen, asked in hidings(trials):
+        asked = asked & ~np.isnan(seen).all(axis=-1, keepdims=True)  # where there is anything that may help
+        value, better = tried(alone, seen, asked)[0], tried(found, seen, asked)[0]
+        error, step = (np.where(asked, one, 0).astype(float) for one in (truth - value, better - value))
+        over = tuple(range(error.ndim - 1))
+        power += np.square(error).sum(over)
+        gained += (error * step).sum(over)
+        made += np.square(step).sum(over)
+    part = np.clip(gained / np.maximum(made, 1e-12), 0, 1)
+    left = power - 2 * part * gained + part**2 * made
+    part[left > (1 - GAIN) ** 2 * power] = 0
+    part = part[:, None].astype(np.float32)
+    return Across(np.asarray(part * found.weights), np.asarray(part * (2 - part) * found.shares))
+
+
+def _together(volumes: Sequence[Array]) -> bool:
+    """Tell whether gaps are those of all channels wherever there are any."""
+    known = [~np.isnan(volume) for volume in volumes]
+    gaps = any(not one.all() for one in known)
+    return gaps and not any((one.any(-1) & ~one.all(-1)).any() for one in known)
+
+
+def _in_all(hidden: Known) -> Known:
+    """Hide in all channels what is hidden in that one of which it is most."""
+    most = int(np.argmax(hidden.sum(axis=(0, 1, 2))))
+    return np.repeat(hidden[..., most : most + 1], hidden.shape[-1], axis=-1)
+
+
+def _of_errors(errors: Array) -> Across:
+    """Regress each channel's errors on those of the others, `(n, C)`, NaN where a voxel was not observed."""
+    known = ~np.isnan(errors)
+    values = np.where(known, errors, 0).astype(float)
+    seen = known.astype(float)
+    both = seen.T @ seen
+    power = np.square(values).T @ seen  # of each channel, where the other one is known
+    alike = values.T @ values / np.maximum(np.sqrt(power * power.T), 1e-12) * both / (both + COMMON)
+    np.fill_diagonal(alike, 1)
+    # Of pairs that are known at other voxels each the matrix need not be one of correlations.
+    own, vectors = np.linalg.eigh(alike)
+    alike = (vectors * np.maximum(own, 0)) @ vectors.T + RIDGE * np.eye(len(alike))
+    inverse = np.linalg.inv(alike)
+    weights = np.eye(len(alike)) - inverse / np.diag(inverse)[:, None]
+    # What several explain together is laid on them by how much of it each one brings.
+    explained = np.clip(1 - 1 / (np.diag(inverse) * np.diag(alike)), 0, 1 - RIDGE)
+    brought = np.maximum(weights * alike, 0)
+    shares = explained[:, None] * brought / np.maximum(brought.sum(1, keepdims=True), 1e-12)
+    scale = np.sqrt(np.diag(power) / np.maximum(np.diag(both), 1))
+    weights *= scale[:, None] / np.maximum(scale, 1e-6)
+    return Across(weights.astype(np.float32), shares.astype(np.float32))
