@@ -10,17 +10,22 @@ the combination takes their own kriged value. Missing at the same voxels they sa
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from voxgap.fill.structure import Array, Known
-from voxgap.fill.trial import hidings
+from voxgap.fill.trial import BUDGET, SEED, hidings, trials
 
 RIDGE = 0.02
 """Of the variance of errors, what counts as each channel's own: of channels that hardly differ none is taken alone."""
 COMMON = 100
 """Hidden voxels at which two channels are known that count as much as the guess that they have nothing in common."""
+PIECES = 32
+"""Parts of volumes that are learnt from: what holds in two whole ones need not hold in others."""
 GAIN = 0.02
 """The share of its error that a channel has to gain, or it is left to itself."""
 
@@ -42,11 +47,6 @@ class Across:
         """Return that channels are nothing to each other."""
         return cls(*np.zeros((2, channels, channels), np.float32))
 
-    @property
-    def helps(self) -> bool:
-        """Whether any channel gains by others."""
-        return bool(self.weights.any())
-
     def combined(self, values: Array) -> Array:
         """Combine the other channels of each, `(..., C)`."""
         return np.asarray(values @ self.weights.T, np.float32)
@@ -60,54 +60,94 @@ Tried = Callable[[Across, Array, Known], tuple[Array, Array]]
 """As `voxgap.fill.trial.Tried`, with what is known across channels."""
 
 
-def learn(tried: Tried, volumes: Sequence[Array], trials: Sequence[tuple[Array, Known]]) -> Across:
-    """Learn what channels say of each other, where it helps.
+def tries(volumes: Any, mean: Array, spread: Array) -> list[tuple[Array, Known]]:
+    """Return parts of volumes and what is hidden of each, as `voxgap.fill.trial.trials`, in units of the spread.
+
+    Args:
+        volumes: `(N, D, H, W, C)`, `(D, H, W, C)` of any sizes, or what is indexed `[i:j]`; NaN = missing.
+        mean: of each channel.
+        spread: of each channel.
+
+    Returns:
+        Nothing where channels can't help each other: there is one, or their gaps are always those of all.
+    """
+    if len(mean) == 1:
+        return []
+    generator = np.random.default_rng(SEED)
+    indices = np.linspace(0, len(volumes) - 1, PIECES).round().astype(int).tolist()
+    found: dict[Any, Array] = {}
+    for index in indices:
+        volume = np.asarray(volumes[index : index + 1][0], np.float32)
+        part = _part(volume.shape, generator)
+        found[index, str(part)] = volume[part]
+    pieces = list(found.values())
+    known = [~np.isnan(piece) for piece in pieces]
+    gaps = any(not one.all() for one in known)
+    if gaps and not any((one.any(-1) & ~one.all(-1)).any() for one in known):
+        return []
+    hidden = list(trials([(piece - mean) / spread for piece in pieces if not np.isnan(piece).all()], PIECES))
+    return [hidden[index] for index in np.sort(generator.permutation(len(hidden))[:PIECES])]
+
+
+def _part(shape: Sequence[int], generator: np.random.Generator) -> tuple[slice, ...]:
+    """Draw a part of a volume, as even as it can be, of which `PIECES` are no more than is looked at."""
+    size = shape[:3]
+    most = BUDGET // PIECES // shape[3]
+    edges = (tuple(min(edge, n) for n in size) for edge in range(max(size), 0, -1))
+    lengths = next((edge for edge in edges if math.prod(edge) <= most), (1, 1, 1))
+    starts = [int(generator.integers(n - edge + 1)) for n, edge in zip(size, lengths, strict=True)]
+    return tuple(slice(start, start + edge) for start, edge in zip(starts, lengths, strict=True))
+
+
+def learn(tried: Tried, trials: Sequence[tuple[Array, Known]]) -> Across | None:
+    """Learn what channels say of each other; None where it helps none of them.
 
     Voxels are hidden in all channels at once, in the shapes of the data's own gaps: how the errors that kriging makes
     there go together is what one channel says of another. How much of it holds is then measured where gaps are hidden
-    in each channel by itself, as they lie in the data.
+    in each channel by itself, as they lie in the data, with what the other half of the trials says.
 
     Args:
         tried: fills what is hidden.
-        volumes: what it learns from, `(D, H, W, C)`, NaN = missing.
-        trials: such volumes in units of the spread, and what is hidden of each; see `voxgap.fill.trial.trials`.
+        trials: what `tries` returns.
 
     Source: Wackernagel, Multivariate Geostatistics, third edition 2003, chapters 24 to 26 (intrinsic correlation, where
     this is collocated co-kriging).
     """
-    channels = volumes[0].shape[-1]
-    alone = Across.none(channels)
-    if channels == 1 or _together(volumes):
-        return alone
-    errors = []
-    for truth, seen, asked in hidings([(volume, _in_all(hidden)) for volume, hidden in trials]):
-        value, _ = tried(alone, seen, asked)
-        errors.append((value - truth)[asked.any(-1)])
-    found = _of_errors(np.concatenate([*errors, np.empty((0, channels), np.float32)]))
-    if not found.helps:
-        return alone
+    if len(trials) < 2:
+        return None
+    channels = trials[0][0].shape[-1]
+    alone, middle = Across.none(channels), len(trials) // 2
+    halves = trials[:middle], trials[middle:]
+    errors = [_errors(partial(tried, alone), half) for half in halves]
     # How far along it pays to go from kriging alone is the least squares at what is hidden.
     power, gained, made = np.zeros((3, channels))
-    for truth, seen, asked in hidings(trials):
-        asked = asked & ~np.isnan(seen).all(axis=-1, keepdims=True)  # where there is anything that may help
-        value, better = tried(alone, seen, asked)[0], tried(found, seen, asked)[0]
-        error, step = (np.where(asked, one, 0).astype(float) for one in (truth - value, better - value))
-        over = tuple(range(error.ndim - 1))
-        power += np.square(error).sum(over)
-        gained += (error * step).sum(over)
-        made += np.square(step).sum(over)
+    for half, others in zip(halves, reversed(errors), strict=True):
+        of_others = _of_errors(others)
+        for truth, seen, asked in hidings(half):
+            asked = asked & ~np.isnan(seen).all(
+                axis=-1, keepdims=True
+            )  # where there is anything that may help
+            value, better = tried(alone, seen, asked)[0], tried(of_others, seen, asked)[0]
+            error, step = (np.where(asked, one, 0).astype(float) for one in (truth - value, better - value))
+            over = tuple(range(error.ndim - 1))
+            power += np.square(error).sum(over)
+            gained += (error * step).sum(over)
+            made += np.square(step).sum(over)
+    found = _of_errors(np.concatenate(errors))
     part = np.clip(gained / np.maximum(made, 1e-12), 0, 1)
     left = power - 2 * part * gained + part**2 * made
     part[left > (1 - GAIN) ** 2 * power] = 0
     part = part[:, None].astype(np.float32)
-    return Across(np.asarray(part * found.weights), np.asarray(part * (2 - part) * found.shares))
+    found = Across(np.asarray(part * found.weights), np.asarray(part * (2 - part) * found.shares))
+    return found if found.weights.any() else None
 
 
-def _together(volumes: Sequence[Array]) -> bool:
-    """Tell whether gaps are those of all channels wherever there are any."""
-    known = [~np.isnan(volume) for volume in volumes]
-    gaps = any(not one.all() for one in known)
-    return gaps and not any((one.any(-1) & ~one.all(-1)).any() for one in known)
+def _errors(tried: Any, trials: Sequence[tuple[Array, Known]]) -> Array:
+    """Return the errors of all channels where voxels are hidden in all of them, `(n, C)`."""
+    found = []
+    for truth, seen, asked in hidings((volume, _in_all(hidden)) for volume, hidden in trials):
+        found.append((tried(seen, asked)[0] - truth)[asked.any(-1)])
+    return np.concatenate(found)
 
 
 def _in_all(hidden: Known) -> Known:

@@ -52,12 +52,13 @@ class Surroundings:
         """
         known = structure.learn(volumes)
         field = cls(known, max_gap=check_gap("kriging", max_gap))
-        hidden = list(trials([(volume - known.mean) / known.spread for volume in volumes]))
-        if learns_across:
-            found = across.learn(
-                lambda tried, *what: dataclasses.replace(field, across=tried)._tried(*what), volumes, hidden
-            )
-            field = dataclasses.replace(field, across=found if found.helps else None)
+        hidden = across.tries(volumes, known.mean, known.spread) if learns_across else []
+        found = across.learn(
+            lambda tried, *what: dataclasses.replace(field, across=tried)._tried(*what), hidden
+        )
+        field = dataclasses.replace(field, across=found)
+        if found is None:
+            hidden = list(trials([(volume - known.mean) / known.spread for volume in volumes]))
         return dataclasses.replace(field, calibration=calibrated(field._tried, hidden))
 
     def fill(self, values: Array, where: Known | None = None) -> Iterator[tuple[slice, Array, Array]]:
@@ -115,7 +116,7 @@ class Surroundings:
 
     def _predict(self, standard: Array, gaps: Known) -> tuple[Array, Array]:
         """Return values and variances of gaps, in units of the spread; NaN elsewhere, and beyond the reach."""
-        if self.across is None or not self.across.helps:
+        if self.across is None:
             value, variance, allowed = self._alone(standard, gaps)
         else:
             known = ~np.isnan(standard)

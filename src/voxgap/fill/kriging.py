@@ -91,9 +91,13 @@ class Kriging(SureFill):
         self.lengths.assign(learnt.lengths)
         self.variances.assign(learnt.weights)
         self.nugget.assign(learnt.nugget)
-        hidden = list(trials([(volume - learnt.mean) / learnt.spread for volume in known]))
+        hidden, found = [], None
         if self._several:
-            self._take(across.learn(self._tried_with, known, hidden))
+            hidden = across.tries(volumes, learnt.mean, learnt.spread)
+            found = across.learn(self._tried_with, hidden)
+            self._take(found or Across.none(len(learnt.mean)))
+        if found is None:
+            hidden = list(trials([(volume - learnt.mean) / learnt.spread for volume in known]))
         self.calibration.assign(calibrated(self._tried, hidden))
 
     def _take(self, found: Across) -> None:
@@ -135,8 +139,10 @@ class Kriging(SureFill):
             ops.convert_to_numpy(getattr(self, name)) for name in names
         )
         learnt = structure.Structure(center, spread, reach, lengths, variances, float(nugget))
-        beside = Across(*map(ops.convert_to_numpy, (self.across, self.shares))) if self._several else None
-        return Surroundings(learnt, (float(calibration[0]), float(calibration[1])), self.max_gap, beside)
+        found = None
+        if self._several and ops.convert_to_numpy(self.across).any():
+            found = Across(ops.convert_to_numpy(self.across), ops.convert_to_numpy(self.shares))
+        return Surroundings(learnt, (float(calibration[0]), float(calibration[1])), self.max_gap, found)
 
     def _predict(self, values: Any, observed: Any) -> tuple[Any, Any]:
         """Return the value in raw units, and variance in those of the spread."""

@@ -29,7 +29,7 @@ ASKED = 2**13
 """Hidden voxels of a trial that are looked at, at most."""
 
 
-def trials(volumes: Sequence[Array]) -> Iterator[tuple[Array, Known]]:
+def trials(volumes: Sequence[Array], most: int = 4) -> Iterator[tuple[Array, Known]]:
     """Yield volumes with what is hidden in them: single voxels; then gaps that lie elsewhere in the data.
 
     Gaps of a volume are moved by half its size along each axis: the clouds of other days, the slices lost elsewhere.
@@ -37,9 +37,10 @@ def trials(volumes: Sequence[Array]) -> Iterator[tuple[Array, Known]]:
 
     Args:
         volumes: `(D, H, W, C)`, NaN = missing.
+        most: of them are tried.
     """
     generator = np.random.default_rng(SEED)
-    count = min(len(volumes), max(1, BUDGET // max(1, volumes[0].size)), 4)
+    count = min(len(volumes), max(1, BUDGET // max(1, volumes[0].size)), most)
     for index in np.unique(np.linspace(0, len(volumes) - 1, count).round().astype(int)).tolist():
         volume = volumes[index]
         known = ~np.isnan(volume)
