@@ -74,12 +74,12 @@ def tries(volumes: Any, mean: Array, spread: Array) -> list[tuple[Array, Known]]
     if len(mean) == 1:
         return []
     generator = np.random.default_rng(SEED)
-    indices = np.linspace(0, len(volumes) - 1, PIECES).round().astype(int).tolist()
+    indices = np.linspace(0, len(volumes) - 1, PIECES).round().astype(int)
     found: dict[Any, Array] = {}
-    for index in indices:
+    for index, times in zip(*np.unique(indices, return_counts=True), strict=True):
         volume = np.asarray(volumes[index : index + 1][0], np.float32)
-        part = _part(volume.shape, generator)
-        found[index, str(part)] = volume[part]
+        for part in [_part(volume.shape, generator) for _ in range(times)]:
+            found[index, str(part)] = volume[part]  # of a small one it is always all of it
     pieces = list(found.values())
     known = [~np.isnan(piece) for piece in pieces]
     gaps = any(not one.all() for one in known)
@@ -124,9 +124,8 @@ def learn(tried: Tried, trials: Sequence[tuple[Array, Known]]) -> Across | None:
     for half, others in zip(halves, reversed(errors), strict=True):
         of_others = _of_errors(others)
         for truth, seen, asked in hidings(half):
-            asked = asked & ~np.isnan(seen).all(
-                axis=-1, keepdims=True
-            )  # where there is anything that may help
+            # Where there is anything that may help.
+            asked = asked & ~np.isnan(seen).all(axis=-1, keepdims=True)
             value, better = tried(alone, seen, asked)[0], tried(of_others, seen, asked)[0]
             error, step = (np.where(asked, one, 0).astype(float) for one in (truth - value, better - value))
             over = tuple(range(error.ndim - 1))

@@ -94,13 +94,15 @@ class Surroundings:
             deviation[~np.isnan(values[inner])] = 0
             yield inner, value[own] * self.structure.spread + self.structure.mean, deviation
 
-    def standard(self, values: Array, gaps: Known) -> tuple[Array, Array]:
+    def standard(self, values: Array, gaps: Known, mean: Array | None = None) -> tuple[Array, Array]:
         """Predict gaps in units of the spread from the mean, `(D, H, W, C)`: values and standard deviations.
 
-        Of what is further off than `max_gap` there is no value, NaN, and the deviation is that of the channel.
+        Of what is further off than `max_gap` there is no value, NaN, and the deviation is that of the channel. What
+        lies near nothing tends to a mean of its own, if there is one, as in the layer.
         """
         standard = np.clip((values - self.structure.mean) / self.structure.spread, -FARTHEST, FARTHEST)
-        value, variance = self._predict(standard, gaps)
+        usual = None if mean is None else (mean - self.structure.mean) / self.structure.spread
+        value, variance = self._predict(standard, gaps, usual)
         factor, exponent = self.calibration
         deviation = np.float32(factor) * np.nan_to_num(variance, nan=1.0) ** np.float32(exponent / 2)
         return value, np.where(gaps, deviation, 0)
@@ -114,17 +116,19 @@ class Surroundings:
         found = [self._predict(volume, gaps) for volume, gaps in zip(volumes, asked, strict=True)]
         return np.stack([value for value, _ in found]), np.stack([variance for _, variance in found])
 
-    def _predict(self, standard: Array, gaps: Known) -> tuple[Array, Array]:
+    def _predict(self, standard: Array, gaps: Known, usual: Array | None = None) -> tuple[Array, Array]:
         """Return values and variances of gaps, in units of the spread; NaN elsewhere, and beyond the reach."""
-        if self.across is None:
-            value, variance, allowed = self._alone(standard, gaps)
-        else:
-            known = ~np.isnan(standard)
-            # Of other channels, wherever one is looked at: at gaps, and at what they are kriged from.
-            needed = ~known & (known | gaps).any(axis=-1, keepdims=True)
-            value, variance, allowed = self._alone(standard, needed)
+        near = np.float32(1) if usual is None else structure.local_mean(standard, self.structure.reach)[1]
+        usual = np.zeros_like(self.structure.mean) if usual is None else usual
+        known = ~np.isnan(standard)
+        # Of other channels, wherever one is looked at: at gaps, and at what they are kriged from.
+        needed = gaps if self.across is None else ~known & (known | gaps).any(axis=-1, keepdims=True)
+        value, variance, allowed = self._alone(standard, needed)
+        value = near * value + (1 - near) * usual
+        if self.across is not None:
             others = self.across.combined(np.where(known, standard, value))
-            value += others - self._alone(np.where(known, others, np.float32(np.nan)), gaps)[0]
+            expected = self._alone(np.where(known, others, np.float32(np.nan)), gaps)[0]
+            value += others - (near * expected + (1 - near) * self.across.combined(usual))
             variance *= self.across.unexplained(known)
         nothing = np.float32(np.nan)
         variance = np.maximum(variance, 1e-6)

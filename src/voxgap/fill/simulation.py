@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from voxgap.errors import VoxgapError
-from voxgap.fill import structure
 from voxgap.fill.around import Surroundings
 from voxgap.fill.structure import Array, Structure
 
@@ -41,13 +40,9 @@ def conditional(
     Source: Chilès and Delfiner, Geostatistics, second edition 2012, section 7.3 (conditioning by kriging).
     """
     learnt, gaps = field.structure, np.isnan(values)
-    value, deviation = field.standard(values, gaps)
-    if mean is None:
-        value = np.nan_to_num(value)
-    else:
-        middle = (mean - learnt.mean) / learnt.spread
-        near = structure.local_mean((values - learnt.mean) / learnt.spread, learnt.reach)[1]
-        value = np.where(np.isnan(value), middle, near * value + (1 - near) * middle)
+    value, deviation = field.standard(values, gaps, mean)
+    middle = np.float32(0) if mean is None else (mean - learnt.mean) / learnt.spread
+    value = np.where(np.isnan(value), middle, value)
     for _ in range(count):
         drawn = unconditional(learnt, values.shape, generator)
         error = _error(field, drawn, gaps)
