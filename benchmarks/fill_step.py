@@ -3,7 +3,8 @@
 `python benchmarks/fill_step.py alboranSST_small.nc`, the example file of DINEOF (SST (time, lat, lon), mask of the
 sea): one day's clouds are laid on another, and 2,258 single points are hidden, as many as DINEOF's own published error
 of 0.4445 °C was measured on. Every fill has one setting for both, learnt without what is hidden. `cost` in place of the
-file measures kriging in a graph against linear: time and memory.
+file measures kriging in a graph against linear: time and memory. `channels` hides slices and blocks of each channel of
+`sample:nodules` by itself, and fills each channel from itself, and from the others, too.
 """
 
 from __future__ import annotations
@@ -148,6 +149,40 @@ def cost() -> None:
     print(f"kriging / linear: {ratio[0]:.2f} of time, {ratio[1]:.2f} of processor (at most 3)")
 
 
+def channels() -> None:
+    """Print errors in standard deviations of each channel, and the share within one deviation; 80 and 40 volumes."""
+    from voxgap import fill as layers
+    from voxgap import load_data, simulate
+
+    data = load_data("sample:nodules")
+    train, test = (
+        np.asarray(data.part(name).volumes[:count]) for name, count in (("train", 80), ("test", 40))
+    )
+    spread = np.nanstd(train, axis=(0, 1, 2, 3))
+    for pattern, rate in (("slices", 0.4), ("blocks", 0.3)):
+        seen, asked = (
+            np.concatenate(
+                [simulate(x[..., c : c + 1], pattern, rate, seed=100 + c + s) for c in range(x.shape[-1])],
+                axis=-1,
+            )
+            for x, s in ((train, 0), (test, 50))
+        )
+        hidden = np.isnan(asked) & ~np.isnan(test)
+        for learns in (False, True):
+            layer = layers.Kriging(learns_across=learns)
+            layer.adapt(seen)
+            parts = [layer.with_deviation(asked[i : i + 10]) for i in range(0, len(asked), 10)]
+            value, deviation = (
+                np.concatenate(list(map(np.asarray, part))) for part in zip(*parts, strict=True)
+            )
+            error = np.sqrt(np.mean(((value - test) / spread)[hidden] ** 2))
+            inside = np.mean((np.abs(value - test) < deviation)[hidden])
+            print(
+                f"{pattern:8} learns_across={learns!s:5} error {error:.4f}  within 1 sigma {inside:.3f}",
+                flush=True,
+            )
+
+
 def _one(kind: str) -> None:
     import keras
 
@@ -197,9 +232,11 @@ def _resident() -> float:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["one"]:
         _one(sys.argv[2])
+    elif sys.argv[1:] == ["channels"]:
+        channels()
     elif sys.argv[1:] == ["cost"]:
         cost()
     elif len(sys.argv) == 2 or os.environ.get("ALBORAN"):
         measure((sys.argv[1:] or [os.environ["ALBORAN"]])[0])
     else:
-        sys.exit("name the file, alboranSST_small.nc, or give ALBORAN=; or cost")
+        sys.exit("name the file, alboranSST_small.nc, or give ALBORAN=; or cost, or channels")
