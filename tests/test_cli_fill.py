@@ -341,7 +341,14 @@ def test_the_input_is_never_written_over(tmp_path: Path) -> None:
         (("--strategy", "masked_conv"), "is no fill; choose one of zero, mean"),
         (("--fit-on", "test"), "--fit-on must be train or all"),
         (("--option", "axis"), "give name=value"),
-        (("--strategy", "knn", "--option", "neighbours=3"), "fill_options of knn"),
+        (
+            ("--strategy", "knn", "--option", "neighbours=3"),
+            "fill_options of knn: no option 'neighbours'; there are n_",
+        ),
+        (
+            ("--strategy", "kriging", "--option", "learns_across=maybe"),
+            "learns_across must be true or false, got 'maybe'",
+        ),
         (("--option", "axis=up"), "axis must be"),
     ],
 )

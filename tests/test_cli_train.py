@@ -253,10 +253,10 @@ def test_a_wrong_name_is_refused_before_data_or_keras_are_touched(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("--warmup", "nan"), "warmup must be a number of epochs, 0 for none, got nan"),
+        (("--warmup", "nan"), "warmup must be a finite number of epochs, at least 0, got nan"),
         (("--warmup", "2", "--schedule", "cosine"), "fewer than the 2 over which the rate falls"),
-        (("--weight-decay", "-1"), "weight_decay must be a number, 0 for none, got -1"),
-        (("--weight-decay", "inf"), "weight_decay must be a number, 0 for none, got inf"),
+        (("--weight-decay", "-1"), "weight_decay must be a finite number, at least 0, got -1"),
+        (("--weight-decay", "inf"), "weight_decay must be a finite number, at least 0, got inf"),
         (("--label-smoothing", "1"), "label_smoothing must be in [0, 1), got 1"),
     ],
 )

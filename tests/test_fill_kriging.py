@@ -1,5 +1,6 @@
 """Kriging, nearest and the learnt metric: against NumPy loops, SciPy, and what is hidden in a known field."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -404,3 +405,30 @@ def test_layers_of_before_channels_were_learnt_from_each_other_answer_as_they_di
         again.set_weights(old.get_weights())
         for one, other in zip(arrays(again, x), arrays(old, x), strict=True):
             assert_array_equal(one, other)
+
+
+def test_of_files_a_reach_leaves_what_was_learnt_as_it_is() -> None:
+    x = apart(two((4, 16, 16), 0.9))
+    whole, near = (Surroundings.learn([x], max_gap=reach) for reach in (None, 1))
+    assert near.max_gap == 1
+    assert dataclasses.replace(near, max_gap=None).calibration == whole.calibration
+    assert near.across is not None
+    assert whole.across is not None
+    assert_array_equal(near.across.weights, whole.across.weights)
+    ((_, value, deviation),) = near.fill(x)
+    filled = np.isnan(x) & ~np.isnan(value)
+    assert 0.5 < filled.sum() / np.isnan(x).sum() <= 1
+    assert (deviation[filled] > 0).all()
+
+
+def test_what_is_all_alike_says_nothing_of_how_sure_the_rest_is() -> None:
+    volume = np.random.default_rng(0).normal(size=(4, 16, 16, 2)).astype(np.float32)
+    volume[np.random.default_rng(1).random(volume.shape) < 0.3] = np.nan
+    constant = np.where(np.isnan(volume), np.nan, np.float32([[[[1, 0]]]]) * volume + np.float32([0, 5]))
+    blank = np.zeros_like(volume)
+    for volumes in ([constant], [blank, volume, blank, blank, blank]):
+        for _, hidden in trials(volumes, 2):
+            assert hidden.any()
+            assert not hidden[..., 1].any() or volumes[0] is blank
+    assert len(list(trials([blank, volume, blank, blank, blank], 2))) == len(list(trials([volume], 2)))
+    assert not list(trials([blank]))

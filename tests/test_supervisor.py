@@ -128,7 +128,7 @@ def test_the_schedule_never_raises_the_learning_rate() -> None:
         ({"schedule": "linear"}, "schedule must be plateau or cosine"),
         ({"schedule": "cosine"}, "a cosine needs the epochs"),
         ({"epochs": 9}, "a cosine needs the epochs"),
-        ({"warmup": -1.0}, "warmup must be a number of epochs, 0 for none"),
+        ({"warmup": -1.0}, "warmup must be a finite number of epochs, at least 0"),
         ({"warmup": float("nan")}, "warmup"),
         ({"warmup": float("inf")}, "warmup"),
         (COSINE | {"warmup": 9}, "fewer than the 9 over which the rate falls"),

@@ -391,7 +391,10 @@ class Part:
         ({"lr_patience": -1}, "lr_patience"),
         ({"monitor": "val_auc"}, "monitor must be"),
         ({"schedule": "linear"}, "schedule must be plateau or cosine, got 'linear'"),
-        ({"warmup": 2, "schedule": "cosine"}, "warmup must be a number of epochs, fewer than the 2"),
+        (
+            {"warmup": 2, "schedule": "cosine"},
+            "warmup must be a finite number of epochs, at least 0 and fewer than the 2",
+        ),
         ({"weight_decay": -0.1}, "weight_decay must be a number, 0 for none, got -0.1"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
         ({"label_smoothing": 0.1, "loss": "mse"}, "the loss is 'mse': leave out one of them"),

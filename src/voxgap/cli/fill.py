@@ -148,7 +148,7 @@ def tell(found: Check, folder: Path | None, as_json: bool) -> None:
 
 
 def _options(texts: Sequence[str]) -> dict[str, Any]:
-    """Parse name=value, or channel.name=value; a value is a number if it looks like one."""
+    """Parse name=value, or channel.name=value; a value is a number, true or false if it looks like one."""
     options: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -156,7 +156,7 @@ def _options(texts: Sequence[str]) -> dict[str, Any]:
             raise VoxgapError(f"--option {text!r}: give name=value, such as n_neighbors=3")
         channel, _, name = name.rpartition(".")
         own = options.setdefault(channel, {}) if channel else options
-        own[name] = value
+        own[name] = {"true": True, "false": False}.get(value.lower(), value)
         for number in (float, int):
             try:
                 own[name] = number(value)

@@ -444,6 +444,7 @@ def _other_settings(folder: Path, changed: dict[str, str], which: set[str]) -> V
 
     if which:
         said = f"{', '.join(f'--{name} was {changed[name]}' for name in changed if name in which)}; give it as it was"
+        said += ", for a cosine falls over all of its epochs," if "epochs" in which else ""
     else:
         said = "its data, as it was read, are not these; give the same"
     recipe = folder / STATE / RECIPE

@@ -11,6 +11,7 @@ Example:
     [[1.0, 5.0, 3.0], [3.0, 5.0, 3.0]]
 """
 
+import inspect
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -74,6 +75,10 @@ def make(
     try:
         return layer(**(options or {}), name=called)
     except (TypeError, ValueError) as error:
+        known = [one for one in inspect.signature(layer).parameters if one not in ("args", "kwargs")]
+        if unknown := [one for one in options or {} if one not in known]:
+            there = f"there are {', '.join(known)}" if known else "it has none"
+            raise VoxgapError(f"fill_options of {name}: no option {unknown[0]!r}; {there}") from error
         raise VoxgapError(f"fill_options of {name}: {error}") from error
 
 

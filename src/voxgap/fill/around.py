@@ -50,8 +50,10 @@ class Surroundings:
         Raises:
             VoxgapError: `max_gap` isn't positive.
         """
-        known = structure.learn(volumes)
-        field = cls(known, max_gap=check_gap("kriging", max_gap))
+        reach, known = check_gap("kriging", max_gap), structure.learn(volumes)
+        field = cls(
+            known
+        )  # how far it reaches is no part of how sure it is: beyond it there is no value to be off
         hidden = across.tries(volumes, known.mean, known.spread) if learns_across else []
         found = across.learn(
             lambda tried, *what: dataclasses.replace(field, across=tried)._tried(*what), hidden
@@ -59,7 +61,7 @@ class Surroundings:
         field = dataclasses.replace(field, across=found)
         if found is None:
             hidden = list(trials([(volume - known.mean) / known.spread for volume in volumes]))
-        return dataclasses.replace(field, calibration=calibrated(field._tried, hidden))
+        return dataclasses.replace(field, calibration=calibrated(field._tried, hidden), max_gap=reach)
 
     def fill(self, values: Array, where: Known | None = None) -> Iterator[tuple[slice, Array, Array]]:
         """Predict what is missing, a slab of depths at a time.

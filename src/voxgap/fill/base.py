@@ -156,6 +156,17 @@ class SureFill(FillLayer):
         raise NotImplementedError
 
 
+def flag(name: str, value: Any) -> bool:
+    """Return an option that is on or off.
+
+    Raises:
+        VoxgapError: it is neither.
+    """
+    if value not in (True, False):
+        raise VoxgapError(f"{name} must be true or false, got {value!r}")
+    return bool(value)
+
+
 def filling(model: keras.Model) -> keras.Model:
     """Return the part of a model from `build_model` that fills gaps: raw volumes to filled ones, in raw units."""
     prepare = model.get_layer("prepare")

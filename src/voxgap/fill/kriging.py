@@ -11,7 +11,7 @@ from keras import ops
 from voxgap.fill import across, statistics, structure
 from voxgap.fill.across import Across
 from voxgap.fill.around import Surroundings
-from voxgap.fill.base import FARTHEST, SureFill
+from voxgap.fill.base import FARTHEST, SureFill, flag
 from voxgap.fill.lines import NOWHERE, Gap, check_gap, closest, limits, nearest_along, within
 from voxgap.fill.trial import calibrated, trials
 from voxgap.layers.missing import split_missing
@@ -59,7 +59,7 @@ class Kriging(SureFill):
 
     def __init__(self, max_gap: Gap = None, learns_across: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.max_gap, self.learns_across = check_gap(self.name, max_gap), bool(learns_across)
+        self.max_gap, self.learns_across = check_gap(self.name, max_gap), flag("learns_across", learns_across)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:
         """Make room for what the layer learns, for volumes of this shape."""

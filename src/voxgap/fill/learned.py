@@ -11,7 +11,7 @@ import numpy.typing as npt
 from keras import ops
 
 from voxgap.errors import VoxgapError
-from voxgap.fill.base import SureFill
+from voxgap.fill.base import SureFill, flag
 from voxgap.fill.kriging import Kriging
 from voxgap.fill.restoring import BATCH, STEPS, train
 from voxgap.fill.trial import INSIDE
@@ -71,7 +71,7 @@ class Learned(SureFill):
         self.policy = keras.dtype_policies.get(kwargs.pop("dtype", None) or "float32")
         super().__init__(**kwargs)
         self.filters, self.steps, self.seed = tuple(int(one) for one in filters), int(steps), int(seed)
-        self.learns_across = bool(learns_across)
+        self.learns_across = flag("learns_across", learns_across)
         if not self.filters or min(self.filters) < 1 or self.steps < 0:
             raise VoxgapError(
                 f"{self.name}: filters must be positive whole numbers and steps at least 0, got {filters}, {steps}"

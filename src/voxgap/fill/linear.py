@@ -11,7 +11,7 @@ from keras import ops
 
 from voxgap.errors import VoxgapError
 from voxgap.fill import statistics, structure
-from voxgap.fill.base import FillLayer
+from voxgap.fill.base import FillLayer, flag
 from voxgap.fill.lines import Gap, check_gap, limits, nearest, within
 
 Array = npt.NDArray[np.float32]
@@ -63,7 +63,7 @@ class LinearInterpolation(FillLayer):
                 f'{self.name}: axis must be "depth", "height", "width" or "blend", not {axis!r}'
             )
         self.axis: Any = _AXES.get(axis, "blend")
-        self.learns_reach = bool(learns_reach) and self.axis == "blend"
+        self.learns_reach = flag("learns_reach", learns_reach) and self.axis == "blend"
         self.max_gap = check_gap(self.name, max_gap)
 
     def build(self, input_shape: tuple[int | None, ...]) -> None:

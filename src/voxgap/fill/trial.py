@@ -33,18 +33,22 @@ def trials(volumes: Sequence[Array], most: int = 4) -> Iterator[tuple[Array, Kno
     """Yield volumes with what is hidden in them: single voxels; then gaps that lie elsewhere in the data.
 
     Gaps of a volume are moved by half its size along each axis: the clouds of other days, the slices lost elsewhere.
-    Where there are too few, a block is hidden. Gaps of one channel only are hidden in the next one, too.
+    Where there are too few, a block is hidden. Gaps of one channel only are hidden in the next one, too. Of a channel
+    that is all alike nothing is hidden: of blank volumes every fill is sure, which says nothing of others.
 
     Args:
         volumes: `(D, H, W, C)`, NaN = missing.
         most: of them are tried.
     """
     generator = np.random.default_rng(SEED)
+    volumes = [volume for volume in volumes if _varies(volume).any()]
+    if not volumes:
+        return
     count = min(len(volumes), max(1, BUDGET // max(1, volumes[0].size)), most)
     for index in np.unique(np.linspace(0, len(volumes) - 1, count).round().astype(int)).tolist():
         volume = volumes[index]
-        known = ~np.isnan(volume)
-        single = known & (generator.random(volume.shape) < SINGLE)
+        known, varies = ~np.isnan(volume), _varies(volume)
+        single = known & varies & (generator.random(volume.shape) < SINGLE)
         if single.any():
             yield volume, single
         halves = np.diag([size // 2 for size in volume.shape[:3]]).tolist()
@@ -52,11 +56,19 @@ def trials(volumes: Sequence[Array], most: int = 4) -> Iterator[tuple[Array, Kno
         for hidden in found or [known & False]:
             if np.count_nonzero(hidden) < 0.01 * np.count_nonzero(known):
                 hidden = known & _block(volume.shape)
-            if 0 < np.count_nonzero(hidden) < 0.8 * np.count_nonzero(known):
-                yield volume, hidden
+            if 0 < np.count_nonzero(hidden) < 0.8 * np.count_nonzero(known) and (hidden & varies).any():
+                yield volume, hidden & varies
         hidden = moved(known, ~known, (0, 0, 0, 1))
+        hidden &= varies
         if 0.01 * np.count_nonzero(known) < np.count_nonzero(hidden) < 0.8 * np.count_nonzero(known):
             yield volume, hidden
+
+
+def _varies(volume: Array) -> Known:
+    """Return which channels have more than one value, `(C,)`."""
+    known, axes = ~np.isnan(volume), (0, 1, 2)
+    low = np.min(volume, axis=axes, initial=np.inf, where=known)
+    return np.asarray(np.max(volume, axis=axes, initial=-np.inf, where=known) > low)
 
 
 def moved(known: Known, gaps: Known, by: Sequence[int]) -> Known:

@@ -82,12 +82,14 @@ def intended(training: Training, task: str) -> tuple[Schedule, Augment | None]:
     if epochs < 1 or batch_size < 1:
         raise VoxgapError(f"epochs and batch_size must be at least 1, got {epochs} and {batch_size}")
     size, each = training.patch_size, training.patches_per_volume
-    if each is not None and (size is None or each < 1):
-        raise VoxgapError("patches_per_volume must be at least 1, and goes with a patch_size")
+    if each is not None and each < 1:
+        raise VoxgapError(f"patches_per_volume must be at least 1, got {each}")
+    if each is not None and size is None:
+        raise VoxgapError("patches_per_volume goes with a patch_size: give one")
     if not 0 <= training.ema < np.inf:
         raise VoxgapError(f"ema must be a number of epochs, 0 for none, got {training.ema}")
     if not 0 <= training.weight_decay < np.inf:
-        raise VoxgapError(f"weight_decay must be a number, 0 for none, got {training.weight_decay}")
+        raise VoxgapError(f"weight_decay must be a finite number, at least 0, got {training.weight_decay}")
     if not 0 <= training.label_smoothing < 1:
         raise VoxgapError(f"label_smoothing must be in [0, 1), got {training.label_smoothing}")
     objective.check_smoothing(training.label_smoothing, training.loss, task)

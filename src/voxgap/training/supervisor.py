@@ -79,8 +79,10 @@ class Schedule:
         if (self.schedule == "cosine") != (self.epochs is not None):
             raise VoxgapError("a cosine needs the epochs over which it falls, and no other schedule does")
         if not 0 <= self.warmup < (self.epochs or np.inf):
-            few = "" if self.epochs is None else f" fewer than the {self.epochs} over which the rate falls,"
-            raise VoxgapError(f"warmup must be a number of epochs,{few} 0 for none, got {self.warmup}")
+            few = (
+                "" if self.epochs is None else f" and fewer than the {self.epochs} over which the rate falls"
+            )
+            raise VoxgapError(f"warmup must be a finite number of epochs, at least 0{few}, got {self.warmup}")
         for name, low in (("learning_rate", 0.0), ("min_delta", None), ("lr_patience", 0), ("patience", 0)):
             value = getattr(self, name)
             if not np.isfinite(value) or value < 0 or (low is not None and value <= low):
