@@ -99,18 +99,17 @@ def made(how: str | None, dataset: Dataset, network: str, given: Mapping[str, An
     Raises:
         VoxgapError: a plan is asked for, and the data or the network is not of those that it is for.
     """
-    if how is not None:
-        check("plan", how, ("auto", "none"))
     from voxgap.experiment.proposal import PLANNED, plan
 
+    if how is not None:
+        check("plan", how, ("auto", "none"))
     fits = dataset.task == "segmentation" and network in PLANNED_NETWORKS
     if how == "auto" and not fits:
         raise VoxgapError(
             "--plan auto is for label maps, with unet3d or resunet3d; give the numbers themselves"
         )
-    own = [f"--{name.replace('_', '-')}" for name in PLANNED if name in given]
-    if fits and how is None and own:
-        names = ", ".join(own)
+    names = ", ".join(f"--{name.replace('_', '-')}" for name in PLANNED if name in given)
+    if fits and how is None and names:
         err.print(f"no plan is made from the data, since there is {names}; --plan auto makes one around that")
         return None
     if how == "none" or not fits:

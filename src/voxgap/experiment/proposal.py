@@ -96,7 +96,11 @@ def plan(dataset: Dataset, *, gpu: bool | None = None, **given: Any) -> Plan:
     part = dataset.part("train")
     shapes = [shape[:3] for shape in shapes_of(part.volumes if len(part) else dataset.volumes)]
     spacing = dataset.grid.spacing or dataset.spacing
-    machine = GPU if (_has_gpu() if gpu is None else gpu) else PROCESSORS
+    if gpu is None:
+        from voxgap.backend import has_gpu
+
+        gpu = has_gpu()
+    machine = GPU if gpu else PROCESSORS
     return proposed(shapes, spacing, machine, memory=patches.memory(), **given)
 
 
@@ -198,9 +202,3 @@ def _given(name: str, said: dict[str, Any]) -> str:
 
 def _by(numbers: Sequence[Any]) -> str:
     return "×".join(map(str, numbers))
-
-
-def _has_gpu() -> bool:
-    from voxgap.backend import has_gpu
-
-    return has_gpu()

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from voxgap.fill.structure import Array, Known
+from voxgap.fill.structure import Array, Known, Structure
 from voxgap.fill.trial import BUDGET, SEED, hidings, trials
 
 RIDGE = 0.02
@@ -97,6 +97,28 @@ def _part(shape: Sequence[int], generator: np.random.Generator) -> tuple[slice, 
     lengths = next((edge for edge in edges if math.prod(edge) <= most), (1, 1, 1))
     starts = [int(generator.integers(n - edge + 1)) for n, edge in zip(size, lengths, strict=True)]
     return tuple(slice(start, start + edge) for start, edge in zip(starts, lengths, strict=True))
+
+
+def beside(
+    tried: Tried, volumes: Any, parts: Sequence[Array], known: Structure, *, learns: bool
+) -> tuple[Across | None, list[tuple[Array, Known]]]:
+    """Learn what channels say of each other, and hide what deviations are to be calibrated on.
+
+    Args:
+        tried: fills what is hidden.
+        volumes: see `tries`.
+        parts: of them, that are hidden in where channels say nothing; `known` was learnt from them.
+        known: how alike the voxels of each channel are.
+        learns: whether channels are asked of each other at all.
+
+    Returns:
+        What they say, see `learn`, and trials in units of the spread.
+    """
+    hidden = tries(volumes, known.mean, known.spread) if learns else []
+    found = learn(tried, hidden)
+    if found is None:
+        hidden = list(trials([(part - known.mean) / known.spread for part in parts]))
+    return found, hidden
 
 
 def learn(tried: Tried, trials: Sequence[tuple[Array, Known]]) -> Across | None:

@@ -14,7 +14,7 @@ from voxgap.fill.across import Across
 from voxgap.fill.base import FARTHEST
 from voxgap.fill.lines import Gap, check_gap, limits
 from voxgap.fill.structure import Array, Known, Structure
-from voxgap.fill.trial import calibrated, trials
+from voxgap.fill.trial import calibrated
 from voxgap.process import cores
 
 NEIGHBOURS = 16
@@ -51,16 +51,14 @@ class Surroundings:
             VoxgapError: `max_gap` isn't positive.
         """
         reach, known = check_gap("kriging", max_gap), structure.learn(volumes)
-        field = cls(
-            known
-        )  # how far it reaches is no part of how sure it is: beyond it there is no value to be off
-        hidden = across.tries(volumes, known.mean, known.spread) if learns_across else []
-        found = across.learn(
-            lambda tried, *what: dataclasses.replace(field, across=tried)._tried(*what), hidden
-        )
+        field = cls(known)
+
+        def tried(found: Across, seen: Array, asked: Known) -> tuple[Array, Array]:
+            return dataclasses.replace(field, across=found)._tried(seen, asked)
+
+        found, hidden = across.beside(tried, volumes, volumes, known, learns=learns_across)
         field = dataclasses.replace(field, across=found)
-        if found is None:
-            hidden = list(trials([(volume - known.mean) / known.spread for volume in volumes]))
+        # Its reach is no part of how sure it is: beyond it there is no value that could be off.
         return dataclasses.replace(field, calibration=calibrated(field._tried, hidden), max_gap=reach)
 
     def fill(self, values: Array, where: Known | None = None) -> Iterator[tuple[slice, Array, Array]]:

@@ -13,7 +13,7 @@ from voxgap.fill.across import Across
 from voxgap.fill.around import Surroundings
 from voxgap.fill.base import FARTHEST, SureFill, flag
 from voxgap.fill.lines import NOWHERE, Gap, check_gap, closest, limits, nearest_along, within
-from voxgap.fill.trial import calibrated, trials
+from voxgap.fill.trial import calibrated
 from voxgap.layers.missing import split_missing
 
 PART, PARTS = 2**15, 8
@@ -91,13 +91,9 @@ class Kriging(SureFill):
         self.lengths.assign(learnt.lengths)
         self.variances.assign(learnt.weights)
         self.nugget.assign(learnt.nugget)
-        hidden, found = [], None
+        found, hidden = across.beside(self._tried_with, volumes, known, learnt, learns=self._several)
         if self._several:
-            hidden = across.tries(volumes, learnt.mean, learnt.spread)
-            found = across.learn(self._tried_with, hidden)
             self._take(found or Across.none(len(learnt.mean)))
-        if found is None:
-            hidden = list(trials([(volume - learnt.mean) / learnt.spread for volume in known]))
         self.calibration.assign(calibrated(self._tried, hidden))
 
     def _take(self, found: Across) -> None:

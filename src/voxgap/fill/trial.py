@@ -41,13 +41,13 @@ def trials(volumes: Sequence[Array], most: int = 4) -> Iterator[tuple[Array, Kno
         most: of them are tried.
     """
     generator = np.random.default_rng(SEED)
-    volumes = [volume for volume in volumes if _varies(volume).any()]
-    if not volumes:
+    varied = [(volume, varies) for volume in volumes if (varies := _varies(volume)).any()]
+    if not varied:
         return
-    count = min(len(volumes), max(1, BUDGET // max(1, volumes[0].size)), most)
-    for index in np.unique(np.linspace(0, len(volumes) - 1, count).round().astype(int)).tolist():
-        volume = volumes[index]
-        known, varies = ~np.isnan(volume), _varies(volume)
+    count = min(len(varied), max(1, BUDGET // max(1, varied[0][0].size)), most)
+    for index in np.unique(np.linspace(0, len(varied) - 1, count).round().astype(int)).tolist():
+        volume, varies = varied[index]
+        known = ~np.isnan(volume)
         single = known & varies & (generator.random(volume.shape) < SINGLE)
         if single.any():
             yield volume, single
@@ -56,10 +56,9 @@ def trials(volumes: Sequence[Array], most: int = 4) -> Iterator[tuple[Array, Kno
         for hidden in found or [known & False]:
             if np.count_nonzero(hidden) < 0.01 * np.count_nonzero(known):
                 hidden = known & _block(volume.shape)
-            if 0 < np.count_nonzero(hidden) < 0.8 * np.count_nonzero(known) and (hidden & varies).any():
+            if (hidden & varies).any() and np.count_nonzero(hidden) < 0.8 * np.count_nonzero(known):
                 yield volume, hidden & varies
-        hidden = moved(known, ~known, (0, 0, 0, 1))
-        hidden &= varies
+        hidden = moved(known, ~known, (0, 0, 0, 1)) & varies
         if 0.01 * np.count_nonzero(known) < np.count_nonzero(hidden) < 0.8 * np.count_nonzero(known):
             yield volume, hidden
 
