@@ -38,6 +38,7 @@ class History:
         steps: training steps of an epoch.
         unbeaten: what does as well without a network, in words; empty where nothing does.
         patch_size: `(depth, height, width)` of the patches that it learnt from; None where it saw whole volumes.
+        mirrors: axes along which its augmentation mirrored volumes, see `voxgap.augment.mirrors`.
 
     Example:
         >>> from voxgap import History
@@ -57,6 +58,7 @@ class History:
     steps: int | None = None
     unbeaten: str = ""
     patch_size: tuple[int, int, int] | None = None
+    mirrors: tuple[str, ...] = ()
 
     @property
     def best(self) -> dict[str, float]:

@@ -16,7 +16,7 @@ Example:
     >>> record = augment.sample(np.random.default_rng(1), volume.shape)
 """
 
-from voxgap.augment.compose import Compose, OneOf, from_text, preset
+from voxgap.augment.compose import Compose, OneOf, from_text, mirrors, preset
 from voxgap.augment.gaps import ChannelDropout, ExtraGaps
 from voxgap.augment.intensity import BiasField, Blur, Gamma, Noise
 from voxgap.augment.resample import Border, Geometry
@@ -49,5 +49,6 @@ __all__ = [
     "from_text",
     "fused",
     "invert",
+    "mirrors",
     "preset",
 ]

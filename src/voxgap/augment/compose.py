@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from voxgap.augment.gaps import ChannelDropout, ExtraGaps
 from voxgap.augment.intensity import BiasField, Blur, Gamma, Noise
 from voxgap.augment.resample import Border
 from voxgap.augment.spatial import Elastic, Flip, Rotate, Rotate90, Scale, Shear, Translate
-from voxgap.augment.transform import Record, Shape, Spacing, Spatial, Transform, kind, steps
+from voxgap.augment.transform import AXES, Axis, Record, Shape, Spacing, Spatial, Transform, kind, steps
 from voxgap.errors import VoxgapError
 
 KINDS = ("scan", "video", "grid")
@@ -110,6 +110,15 @@ def from_text(text: str, kind: str = "scan") -> Compose:
     if text in STRENGTHS:
         return preset(kind, text)
     return Compose(tuple(_named(part.strip()) for part in text.split(",")))
+
+
+def mirrors(augment: Any) -> tuple[Axis, ...]:
+    """Return the axes along which an augmentation mirrors volumes, in order; none where it is no transform of these."""
+    if not isinstance(augment, Flip | Compose | OneOf) or not augment.p:
+        return ()
+    each = (mirrors(part) for part in augment.transforms) if not isinstance(augment, Flip) else [augment.axes]
+    found = {axis for axes in each for axis in axes}
+    return tuple(axis for axis in AXES if axis in found)
 
 
 _NAMED: dict[str, tuple[Callable[..., Transform], str]] = {

@@ -163,6 +163,7 @@ def save_bundle(
             "missing": "NaN",
             "grid": dataset.grid.to_json(),
             "patches": None if patch_size is None else {"size": list(patch_size), "overlap": OVERLAP},
+            "mirrors": list(history.mirrors) if history else [],
         },
         "units": dict(units or {}),
         "outputs": model.output_shape[-1],

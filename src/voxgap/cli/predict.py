@@ -85,8 +85,8 @@ def predict(
     mirror: Annotated[
         bool,
         typer.Option(
-            help="Answer with the mean over each volume and its mirror images: eight times as long. Not where classes "
-            "are sides."
+            help="Answer with the mean over each volume and its mirror images, along the axes that the training "
+            "mirrored along: twice as long with each of them."
         ),
     ] = False,
     outside: Annotated[

@@ -53,9 +53,9 @@ def load(
         threads: processor cores to use; all by default.
         threshold: of two classes, name the second from this probability on, 0.5: the more probable one. By default
             as the bundle's manifest says in `decision`.
-        mirror: answer with the mean over a volume and its mirror images, for up to eight times as long. It gains most
-            where the training mirrored volumes too, and is wrong where classes are sides. What the bundle guarantees
-            is of single answers, and is left out.
+        mirror: answer with the mean over a volume and its mirror images along the axes that the training mirrored
+            along, for twice as long with each of them. What the bundle guarantees is of single answers, and is left
+            out.
 
     Raises:
         VoxgapError: it is not a bundle, is damaged, was made by a newer voxgap, or has no file for such an engine.
@@ -68,6 +68,11 @@ def load(
     """
     opened = Bundle.open(bundle)
     manifest = decided(opened.manifest, threshold)
+    if mirror and not manifest.input.mirrors:
+        raise VoxgapError(
+            f"{opened.folder}: its training saw no mirror images, and it would answer them with nonsense; leave out "
+            "mirror, or train with an augmentation that mirrors, such as default or flip"
+        )
     kinds = candidates(opened, engine, precision)
     files = {kind: opened.model(kind) for kind in dict.fromkeys(kinds.values())}
     engines: dict[str, Callable[[], Engine]] = {
@@ -93,9 +98,7 @@ def load(
         strays = manifest.strays(kinds[name]) if precision != "fast" else running.difference
         manifest = replace(manifest, guarantee=None if mirror else manifest.guarantee.within(strays))
     if mirror:
-        if manifest.task == "fill":
-            raise VoxgapError(f"{opened.folder}: a fill is not mirrored; leave out mirror")
-        run = mirrored(run, manifest.task == "segmentation")
+        run = mirrored(run, manifest.input.mirrors, manifest.task == "segmentation")
     return Predictor(manifest, run, running, opened.folder, mirrored=mirror)
 
 

@@ -15,7 +15,7 @@ from voxgap.patches import OVERLAP, Size, corners
 from voxgap.promises import Guarantee
 from voxgap.runtime.calibration import Calibration
 from voxgap.runtime.profile import Profile
-from voxgap.volume import times
+from voxgap.volume import AXES, times
 
 TASKS = ("classification", "regression", "segmentation", "fill")
 _MAX_PARTS = 1000
@@ -45,6 +45,7 @@ class Input:
         grid: how files become volumes: the same way as those of the training data.
         spacing: size of a voxel of the training data along `(depth, height, width)`; None where it has none.
         patches: size and overlap of the patches into which volumes are cut; None for a network of whole volumes.
+        mirrors: axes along which the training mirrored volumes, in order.
     """
 
     shape: tuple[int, int, int, int]
@@ -52,6 +53,7 @@ class Input:
     grid: Grid
     spacing: tuple[float, float, float] | None = None
     patches: tuple[Size, float] | None = None
+    mirrors: tuple[str, ...] = ()
 
     @property
     def voxel(self) -> tuple[float, float, float] | None:
@@ -305,7 +307,10 @@ def _input(data: Mapping[str, Any], outputs: int, where: str) -> Input:
     if patches is None and grid.size is not None and list(grid.size) != shape[:3]:
         raise VoxgapError(f"{field}.grid: size {times(grid.size)} is not that of input.shape")
     made: Any = None if spacing is None else tuple(spacing)
-    return Input((shape[0], shape[1], shape[2], shape[3]), channels, grid, made, patches)
+    mirrors = data.get("mirrors", [])
+    if not isinstance(mirrors, list) or mirrors != [axis for axis in AXES if axis in mirrors]:
+        raise VoxgapError(f"{field}.mirrors must be a list of {', '.join(AXES)}, in this order")
+    return Input((shape[0], shape[1], shape[2], shape[3]), channels, grid, made, patches, tuple(mirrors))
 
 
 def _patches(data: Any, shape: Sequence[int], where: str) -> tuple[Size, float] | None:

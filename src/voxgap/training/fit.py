@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from voxgap import patches
+from voxgap.augment import mirrors
 from voxgap.fill import PerChannel
 from voxgap.history import History
 from voxgap.layers import VolumeNormalization
@@ -238,6 +239,7 @@ def fit(
         chance,
         len(batches),
         patch_size=asked.patch_size,
+        mirrors=mirrors(transform),
     )
 
 
