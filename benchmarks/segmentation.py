@@ -5,7 +5,8 @@
 Segmentation Decathlon, taken as they are. Each fold is trained for so many minutes and scored on its fifth of the
 cases, which it has not seen; a tenth of the others is watched. With a rate, that share of the slices is taken from
 every volume, the test volumes too, and is never seen again. Each cell is a line of the results: what is there is not
-done again, and a fold of voxgap's that was stopped midway goes on after its last epoch.
+done again, and a fold of voxgap's that was stopped midway goes on after its last epoch. `mirrored` are the means with
+the answers to mirror images along the axis that the training mirrored along, as nnU-Net answers by default.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +77,6 @@ def train_ours(
     """Train by the plan for so many minutes, and score the test cases."""
     import voxgap as vg
     from voxgap.backend import keras
-    from voxgap.experiment.single import predictions_of
     from voxgap.recipe import Architecture, Recipe, Training
 
     plan = vg.plan(data, **smaller)
@@ -103,16 +104,28 @@ def train_ours(
         verbose=True,
         **training.arguments(),
     )
-    test = data.part("test")
-    answers = predictions_of(model, test.volumes, plan.patch_size)
     model.save(state / "model.keras")
     return {
-        "dice": [dice(t, np.argmax(a, axis=-1)) for t, a in zip(test.targets, answers, strict=True)],
+        **scores(model, data.part("test"), plan.patch_size, history.mirrors),
         "curve": [[round(e["seconds"], 1), round(e["val_dice"], 4)] for e in history.epochs],
         "steps": history.steps,
         "plan": plan.to_json(),
         "policy": history.policy,
     }
+
+
+def scores(model: Any, test: Any, size: Any, axes: tuple[str, ...]) -> dict[str, Any]:
+    """Dice of each case, of single answers and of means with mirror images along axes that the training mirrored."""
+    from voxgap.backend import answers
+    from voxgap.patches import predict_patches
+    from voxgap.runtime.mirroring import mirrored
+
+    single = partial(answers, model)
+    found = {}
+    for name, engine in (("dice", single), ("mirrored", mirrored(single, axes, True))):
+        said = predict_patches(engine, test.volumes, size)
+        found[name] = [dice(t, np.argmax(a, axis=-1)) for t, a in zip(test.targets, said, strict=True)]
+    return found
 
 
 def _clock(keras: Any, file: Path, seconds: float, rate: float) -> Any:
@@ -152,18 +165,21 @@ def train_monai(data: Any, minutes: float, state: Path) -> dict[str, Any]:
 
 def print_table(rows: list[dict[str, Any]]) -> None:
     """Mean over the test cases of all folds that are there, with a 95 % bootstrap interval over cases."""
-    print("trained by          missing  folds  anterior              posterior             minutes")
+    print("trained by                    missing  folds  anterior              posterior             minutes")
     for key in dict.fromkeys((row["name"], row["rate"]) for row in rows):
-        mine = [row for row in rows if (row["name"], row["rate"]) == key]
-        scores = np.array([one for row in mine for one in row["dice"]])
-        draws = np.random.default_rng(0).integers(len(scores), size=(2000, len(scores)))
-        low, high = np.percentile(scores[draws].mean(axis=1), [2.5, 97.5], axis=0)
-        told = "  ".join(
-            f"{mean:.3f} ({a:.3f}-{b:.3f})  "
-            for mean, a, b in zip(scores.mean(axis=0), low, high, strict=True)
-        )
-        minutes = sum(row["seconds"] for row in mine) / 60
-        print(f"{key[0]:18}  {key[1]:>7.0%}  {len(mine):5}  {told}{minutes:7.1f}")
+        for field, said in (("dice", ""), ("mirrored", ", mirrored")):
+            mine = [row for row in rows if (row["name"], row["rate"]) == key and field in row]
+            if not mine:
+                continue
+            scored = np.array([one for row in mine for one in row[field]])
+            draws = np.random.default_rng(0).integers(len(scored), size=(2000, len(scored)))
+            low, high = np.percentile(scored[draws].mean(axis=1), [2.5, 97.5], axis=0)
+            told = "  ".join(
+                f"{mean:.3f} ({a:.3f}-{b:.3f})  "
+                for mean, a, b in zip(scored.mean(axis=0), low, high, strict=True)
+            )
+            minutes = sum(row["seconds"] for row in mine) / 60
+            print(f"{key[0] + said:28}  {key[1]:>7.0%}  {len(mine):5}  {told}{minutes:7.1f}")
 
 
 def main() -> None:
