@@ -85,7 +85,7 @@ def tries(volumes: Any, mean: Array, spread: Array) -> list[tuple[Array, Known]]
     gaps = any(not one.all() for one in known)
     if gaps and not any((one.any(-1) & ~one.all(-1)).any() for one in known):
         return []
-    hidden = list(trials([(piece - mean) / spread for piece in pieces if not np.isnan(piece).all()], PIECES))
+    hidden = list(trials([(piece - mean) / spread for piece in pieces if not np.isnan(piece).all()]))
     return [hidden[index] for index in np.sort(generator.permutation(len(hidden))[:PIECES])]
 
 
