@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from numpy.testing import assert_array_equal
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
 from voxgap.errors import VoxgapError
@@ -16,6 +16,7 @@ from voxgap.fill.around import Surroundings
 from voxgap.fill.linear import interpolate
 from voxgap.fill.nearest import copy_nearest
 from voxgap.fill.trial import SINGLE, calibrated, trials
+from voxgap.filling import learn
 
 
 def field(shape: tuple[int, ...], smooth: tuple[float, ...], seed: int = 0) -> np.ndarray:
@@ -441,6 +442,42 @@ def test_layers_of_before_channels_were_learnt_from_each_other_answer_as_they_di
         again.set_weights(old.get_weights())
         for one, other in zip(arrays(again, x), arrays(old, x), strict=True):
             assert_array_equal(one, other)
+
+
+def test_a_channel_that_is_wholly_missing_is_told_from_the_others_in_files_as_in_networks() -> None:
+    complete = np.stack([two((4, 12, 12), 0.9, seed) for seed in range(1, 9)])
+    complete -= complete.mean(axis=(1, 2, 3), keepdims=True) - np.float32([3, 40])
+    x = np.stack([apart(one, seed) for seed, one in enumerate(complete)])
+    layer = Kriging()
+    layer.adapt(x[:6])
+    field, mean = layer.surroundings(), np.asarray(layer.mean)
+    asked = complete[6:].copy()
+    asked[..., 1] = np.nan
+    asked[1, 2:, :, :, 0] = np.nan  # there nothing is known of either
+    value, deviation = arrays(layer, asked)
+    for index, volume in enumerate(asked):
+        ((_, own, sure),) = field.fill(volume, mean=mean)
+        told = ~np.isnan(volume[..., 0])
+        assert_array_equal(field.untold(volume)[..., 1], ~told)
+        assert_allclose(own[told, 1], value[index][told, 1], atol=1e-4 * float(layer.spread[1]))
+        assert_allclose(sure[told, 1], deviation[index][told, 1], rtol=1e-4)
+    off = np.abs(value - complete[6:])[0, ..., 1]
+    assert np.sqrt(np.mean(off**2)) < 0.6 * np.sqrt(np.mean(np.square(mean - complete[6])[..., 1]))
+    assert 0.5 < np.mean(off < deviation[0, ..., 1]) < 0.85
+    # Files of a data set: what the others say nothing of is the mean, and is called so.
+    errors = {}
+    for learns, kind in ((False, "statistic"), (True, "interpolated")):
+        filled = asked[0].copy()
+        made = learn.from_samples("kriging", {"learns_across": learns}, x[:6])(filled, None)
+        assert (made.source[..., 1] == learn.SOURCES.index(kind)).all()
+        assert (made.source[..., 0] == learn.SOURCES.index("observed")).all()
+        assert made.deviation is not None
+        off = np.abs(filled - complete[6])[..., 1]
+        errors[learns] = np.sqrt(np.mean(off**2))
+        assert 0.5 < np.mean(off < made.deviation[..., 1]) < 0.85
+        if not learns:
+            assert_allclose(filled[..., 1], mean[..., 1], rtol=1e-5)
+    assert errors[True] < 0.75 * errors[False]
 
 
 def test_of_files_a_reach_leaves_what_was_learnt_as_it_is() -> None:

@@ -51,6 +51,10 @@ class Across:
         """Combine the other channels of each, `(..., C)`."""
         return np.asarray(values @ self.weights.T, np.float32)
 
+    def says(self, known: Known) -> Known:
+        """Tell of which channels others say something where they are observed, `(..., C)`."""
+        return known.astype(np.float32) @ np.float32(self.weights != 0).T > 0
+
     def unexplained(self, known: Known) -> Array:
         """Return the share of each channel's variance that is left where some are observed, `(..., C)`."""
         return np.float32(1) - known.astype(np.float32) @ self.shares.T

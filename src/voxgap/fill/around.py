@@ -61,12 +61,16 @@ class Surroundings:
         # Its reach is no part of how sure it is: beyond it there is no value that could be off.
         return dataclasses.replace(field, calibration=calibrated(field._tried, hidden), max_gap=reach)
 
-    def fill(self, values: Array, where: Known | None = None) -> Iterator[tuple[slice, Array, Array]]:
+    def fill(
+        self, values: Array, where: Known | None = None, mean: Array | None = None
+    ) -> Iterator[tuple[slice, Array, Array]]:
         """Predict what is missing, a slab of depths at a time.
 
         Args:
             values: float32 `(D, H, W, C)`, NaN = missing; read as it was until its last slab is there.
             where: where gaps are wanted, of the same shape; everywhere by default.
+            mean: of each voxel, or 1 along an axis: what a channel of which nothing is observed is, as far as the
+                others don't say more; that of the channel by default.
 
         Yields:
             Depths, values and standard deviations, both NaN where nothing was predicted; the deviation is 0 where
@@ -87,10 +91,13 @@ class Surroundings:
             if where is not None:
                 gaps[first : first + inner.stop - start] &= where[inner]
             own = slice(first, first + inner.stop - start)
-            standard = np.clip((window - self.structure.mean) / self.structure.spread, -FARTHEST, FARTHEST)
-            value, variance = self._predict(standard, gaps)
-            factor, exponent = self.calibration
-            deviation = np.float32(factor) * variance[own] ** np.float32(exponent / 2) * self.structure.spread
+            usual = None
+            if mean is not None:
+                here = slice(start - first, start - first + len(window))
+                usual = self._standard(np.broadcast_to(mean, values.shape)[here])
+            seen = _seen(window)
+            value, variance = self._predict(self._standard(window), gaps, usual, seen.astype(np.float32))
+            deviation = self._deviation(variance[own], seen) * self.structure.spread
             deviation[~np.isnan(values[inner])] = 0
             yield inner, value[own] * self.structure.spread + self.structure.mean, deviation
 
@@ -100,25 +107,47 @@ class Surroundings:
         Of what is further off than `max_gap` there is no value, NaN, and the deviation is that of the channel. What
         lies near nothing tends to a mean of its own, if there is one, as in the layer.
         """
-        standard = np.clip((values - self.structure.mean) / self.structure.spread, -FARTHEST, FARTHEST)
-        usual = None if mean is None else (mean - self.structure.mean) / self.structure.spread
-        value, variance = self._predict(standard, gaps, usual)
-        factor, exponent = self.calibration
-        deviation = np.float32(factor) * np.nan_to_num(variance, nan=1.0) ** np.float32(exponent / 2)
+        standard = self._standard(values)
+        if mean is None:
+            value, variance = self._predict(standard, gaps)
+        else:
+            near = structure.local_mean(standard, self.structure.reach)[1]
+            value, variance = self._predict(standard, gaps, self._standard(mean), near)
+        deviation = self._deviation(np.nan_to_num(variance, nan=1.0), _seen(values))
         return value, np.where(gaps, deviation, 0)
 
-    @property
-    def unknown(self) -> Array:
-        """The deviation of each channel where nothing is observed."""
-        return np.asarray(np.float32(self.calibration[0]) * self.structure.spread)
+    def _deviation(self, variance: Array, seen: Known) -> Array:
+        """Return calibrated deviations; of channels that are not seen at all their own, which nothing calibrates."""
+        factor, exponent = self.calibration
+        calibrated = np.float32(factor) * variance ** np.float32(exponent / 2)
+        return np.where(seen, calibrated, np.sqrt(variance))
+
+    def untold(self, values: Array) -> Known:
+        """Tell what nothing observed says anything of, of no neighbour and no other channel, `(D, H, W, C)`."""
+        empty = np.broadcast_to(~_seen(values), values.shape)
+        if self.across is None or not empty.any():
+            return empty
+        return empty & ~self.across.says(~np.isnan(values))
+
+    def _standard(self, values: Array) -> Array:
+        """Return values in units of the spread from the mean."""
+        return np.clip((values - self.structure.mean) / self.structure.spread, -FARTHEST, FARTHEST)
 
     def _tried(self, volumes: Array, asked: Known) -> tuple[Array, Array]:
         found = [self._predict(volume, gaps) for volume, gaps in zip(volumes, asked, strict=True)]
         return np.stack([value for value, _ in found]), np.stack([variance for _, variance in found])
 
-    def _predict(self, standard: Array, gaps: Known, usual: Array | None = None) -> tuple[Array, Array]:
-        """Return values and variances of gaps, in units of the spread; NaN elsewhere, and beyond the reach."""
-        near = np.float32(1) if usual is None else structure.local_mean(standard, self.structure.reach)[1]
+    def _predict(
+        self, standard: Array, gaps: Known, usual: Array | None = None, near: Array | float = 1.0
+    ) -> tuple[Array, Array]:
+        """Return values and variances of gaps, in units of the spread; NaN elsewhere, and beyond the reach.
+
+        Args:
+            standard: `(D, H, W, C)`, NaN = missing.
+            gaps: those that are asked for.
+            usual: of each voxel, what it tends to; 0 by default.
+            near: from 0 to 1, how much of a voxel's value comes from what is around rather than from that.
+        """
         usual = np.zeros_like(self.structure.mean) if usual is None else usual
         known = ~np.isnan(standard)
         # Of other channels, wherever one is looked at: at gaps, and at what they are kriged from.
@@ -194,3 +223,8 @@ class Surroundings:
         with ThreadPoolExecutor(cores()) as pool:
             list(pool.map(chunk, range(0, len(wanted), CHUNK)))
         return shrunk, explained, allowed
+
+
+def _seen(values: Array) -> Known:
+    """Return of which channels something is observed, `(C,)`."""
+    return np.asarray(~np.isnan(values).all(axis=(0, 1, 2)))

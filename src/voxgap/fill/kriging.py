@@ -122,10 +122,21 @@ class Kriging(SureFill):
         """Return values and standard deviations of all voxels as if they were missing.
 
         The scale of the deviations is measured in `adapt` on observed voxels that are hidden, one by one and in the
-        shapes of the data's own gaps.
+        shapes of the data's own gaps. Of a channel that is wholly missing it says nothing: its deviation is that of its
+        values, less what other channels say.
         """
         value, variance = self._predict(values, observed)
-        return value, self.calibration[0] * ops.power(variance, 0.5 * self.calibration[1]) * self.spread
+        seen = ops.max(observed, axis=(1, 2, 3), keepdims=True)
+        deviation = seen * self._calibrated(variance) + (1.0 - seen) * ops.sqrt(variance)
+        return value, deviation * self.spread
+
+    def near_by(self, values: Any, observed: Any) -> tuple[Any, Any]:
+        """Return the same as `predict`, with deviations of all channels as if some of each were observed."""
+        value, variance = self._predict(values, observed)
+        return value, self._calibrated(variance) * self.spread
+
+    def _calibrated(self, variance: Any) -> Any:
+        return self.calibration[0] * ops.power(variance, 0.5 * self.calibration[1])
 
     def surroundings(self) -> Surroundings:
         """Return what was learnt, for volumes of any size outside of the graph."""

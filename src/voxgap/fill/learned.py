@@ -146,7 +146,7 @@ class Learned(SureFill):
 
     def predict(self, values: Any, observed: Any) -> tuple[Any, Any]:
         """Return values and standard deviations of all voxels as if they were missing."""
-        value, deviation = self.closed.predict(values, observed)
+        value, deviation = self.closed.near_by(values, observed)  # what networks were trained on
         filled = observed * values + (1.0 - observed) * value
         standard = ops.clip((filled - self.closed.center) / self.closed.spread, -FAR, FAR)
         unsure = (1.0 - observed) * ops.clip(deviation / self.closed.spread, 0.0, FAR)

@@ -212,7 +212,8 @@ def from_steps(strategy: Chosen, options: Mapping[str, Any], values: Values, tim
 def from_neighbours(strategy: str, options: Mapping[str, Any], mean: Values, known: Sequence[Values]) -> Fill:
     """Return what fills from voxels around a gap, in volumes of any size and a memory of a few.
 
-    What has no neighbours gets the mean; what is further off than `max_gap` stays missing.
+    What has no neighbours gets the mean, and what other channels say of it where they were learnt from; what is further
+    off than `max_gap` stays missing.
 
     Args:
         strategy: One of `FROM_NEIGHBOURS`.
@@ -234,13 +235,11 @@ def from_neighbours(strategy: str, options: Mapping[str, Any], mean: Values, kno
 
     def fill(values: Values, where: Where | None) -> tuple[Where, Values]:
         wanted, deviation = _whole(where, values), np.full_like(values, np.nan)
-        empty = _put_channels(values, where, mean) if asked.max_gap is None else _empty(values) & False
-        for part, estimate, sure in field.fill(values, wanted):
+        untold = field.untold(values)
+        for part, estimate, sure in field.fill(values, wanted, mean):
             _put(values[part], estimate, None if wanted is None else wanted[part])
             deviation[part] = sure
-        # Of a channel that nobody observed no more is known than how it varies.
-        deviation[..., empty] = np.where(np.isnan(values), np.nan, field.unknown)[..., empty]
-        return np.broadcast_to(empty, values.shape), deviation
+        return untold, deviation
 
     return _saying(strategy, fill)
 
