@@ -41,6 +41,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "smoothing": SMOOTHING,
     "augment": AUGMENT,
     "fast": FAST,
+    "consistency": {"consistency": 1.0},
     "cosine_ema": COSINE | EMA,
     "cosine_adamw": COSINE | ADAMW,
     "cosine_augment": COSINE | AUGMENT,

@@ -18,14 +18,14 @@ volumes = vg.simulate(volumes, "slices", 0.3, seed=0)
 split = ["train"] * 8 + ["validation"] * 4
 data = vg.Dataset.from_arrays(volumes, np.arange(12) % 2, split=split)
 model = vg.build_model("resnet3d", (8, 8, 8, 1), 2, strategy="masked_conv", filters=(4, 8))
-history = vg.train(model, data, epochs=6, ema=1, batch_size=3, learning_rate=0.01, verbose=False)
+history = vg.train(model, data, epochs=6, ema=1, consistency=0.5, batch_size=3, learning_rate=0.01, verbose=False)
 maps = np.nan_to_num(volumes[..., 0]) > 1
 data = vg.Dataset.from_arrays(volumes, label_maps=maps.astype(int), split=split)
 plan = vg.plan(data, filters=(4, 8))
 model = vg.build_model(
     "unet3d", (*plan.patch_size, 1), 2, "segmentation", "linear", filters=plan.filters, norm=plan.norm
 )
-segmented = vg.train(model, data, epochs=2, patch_size=plan.patch_size, augment="default", verbose=False)
+segmented = vg.train(model, data, epochs=2, patch_size=plan.patch_size, augment="default", consistency=1, verbose=False)
 layer = vg.fill.Learned(filters=(4, 8), steps=2)
 layer.adapt(volumes)
 filled, deviation = layer.with_deviation(volumes)

@@ -88,7 +88,12 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(
 @pytest.mark.full
 def test_a_killed_training_by_all_the_options_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     arguments: dict[str, Any] = RESUMABLE | {"schedule": "cosine", "warmup": 2, "ema": 1}
-    arguments |= {"weight_decay": 0.1, "label_smoothing": 0.1, "checkpoint": tmp_path / "c"}
+    arguments |= {
+        "weight_decay": 0.1,
+        "label_smoothing": 0.1,
+        "consistency": 0.5,
+        "checkpoint": tmp_path / "c",
+    }
     whole, reference = fit(**arguments)
     rates = [epoch["learning_rate"] for epoch in reference.epochs]
     assert rates[0] < rates[1] < rates[2] > rates[3] > rates[4]
@@ -250,6 +255,7 @@ def interrupted_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"warmup": 3.0}, "warmup was 0.0, is 3.0"),
         ({"weight_decay": 0.1}, r"state\.json"),
         ({"label_smoothing": 0.1}, "label_smoothing was 0.0, is 0.1"),
+        ({"consistency": 0.1}, "consistency was 0.0, is 0.1"),
         ({"data": other_data("train")}, r"state\.json"),
         ({"data": other_data("validation")}, r"state\.json"),
     ],

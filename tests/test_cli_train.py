@@ -258,6 +258,7 @@ def test_a_wrong_name_is_refused_before_data_or_keras_are_touched(
         (("--weight-decay", "-1"), "weight_decay must be a finite number, at least 0, got -1"),
         (("--weight-decay", "inf"), "weight_decay must be a finite number, at least 0, got inf"),
         (("--label-smoothing", "1"), "label_smoothing must be in [0, 1), got 1"),
+        (("--consistency", "nan"), "consistency must be a weight, 0 for none, got nan"),
     ],
 )
 def test_a_number_that_is_not_possible_is_one_line(

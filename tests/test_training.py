@@ -397,6 +397,7 @@ class Part:
         ),
         ({"weight_decay": -0.1}, "weight_decay must be a number, 0 for none, got -0.1"),
         ({"label_smoothing": 1.0}, r"label_smoothing must be in \[0, 1\), got 1.0"),
+        ({"consistency": -1.0}, "consistency must be a weight, 0 for none, got -1.0"),
         ({"label_smoothing": 0.1, "loss": "mse"}, "the loss is 'mse': leave out one of them"),
         (
             {"label_smoothing": 0.1, "data": tiny.dataset("regression")},

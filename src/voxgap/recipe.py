@@ -380,6 +380,7 @@ class Training(Plain):
     warmup: float = 0.0
     weight_decay: float = 0.0
     label_smoothing: float = 0.0
+    consistency: float = 0.0
 
     def __post_init__(self) -> None:
         _as_tuple(self, "distribute")

@@ -131,6 +131,13 @@ def compare(
     precision: Annotated[
         str, typer.Option(help="auto, float32 or bfloat16, the same for all.", rich_help_panel=TRAINING)
     ] = "auto",
+    consistency: Annotated[
+        float,
+        typer.Option(
+            help="Weight in the loss of answering the same with further gaps, such as 1; takes twice as long; 0: none.",
+            rich_help_panel=TRAINING,
+        ),
+    ] = COMPARED.consistency,
     filters: Filters = FILTERS,
     kernel_size: KernelSize = KERNEL_SIZE,
     metric: Metric = None,

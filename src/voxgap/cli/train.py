@@ -167,6 +167,12 @@ def train(
     label_smoothing: Annotated[
         float, typer.Option(help="Of classes: give this share of each label to all alike, such as 0.1.")
     ] = Training.label_smoothing,
+    consistency: Annotated[
+        float,
+        typer.Option(
+            help="Weight in the loss of answering the same with further gaps, such as 1; takes twice as long; 0: none."
+        ),
+    ] = Training.consistency,
     refit: Annotated[
         bool,
         typer.Option(

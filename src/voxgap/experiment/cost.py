@@ -130,7 +130,8 @@ def estimate(experiment: Experiment, networks: Networks) -> tuple[float, float]:
     least = most = 0.0
     for network in networks.built:
         building, compiling, step = _seconds(network, batch, training.precision)
-        epoch = step * (steps + FORWARD_SHARE * count * validation_share / batch)
+        passes = 2 if training.consistency else 1  # once as it is, once with further gaps
+        epoch = step * (steps * passes + FORWARD_SHARE * count * validation_share / batch)
         least, most = least + compiling, most + compiling
         for run in network.runs:
             times = len(run.test_rates) + (0 if run.strategy in BASELINES else PREDICTIONS)

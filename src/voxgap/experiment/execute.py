@@ -104,7 +104,8 @@ def _done(
     size = recipe.training.patch_size
     model = built(dataset, recipe, weights_seed(run))
     # Where something random precedes the fill, each epoch fills anew: patches are drawn.
-    steady = not recipe.strategy.gap_dropout and recipe.training.augment is None and size is None
+    drawn = recipe.strategy.gap_dropout or recipe.training.consistency
+    steady = not drawn and recipe.training.augment is None and size is None
     running: dict[str, Any] = {"seed": weights_seed(run), "verbose": False, "progress": progress}
     if cache is not None and steady:
         history, seconds = _train_network(run, dataset, parts, model, cache, compiled=compiled, **running)

@@ -22,6 +22,7 @@ from voxgap.ragged import shapes_of
 from voxgap.recipe import ClassWeight, Fall, Precision, Training
 from voxgap.training import objective
 from voxgap.training import precision as precisions
+from voxgap.training.agreement import Agreeing, as_they_are, further_gaps
 from voxgap.training.averaging import ema_momentum, kept_weights, swapping
 from voxgap.training.checking import as_callbacks, check_parts, identity, intended, own_rate
 from voxgap.training.checkpoint import Checkpoint, fingerprint
@@ -58,6 +59,7 @@ def train(
     warmup: float = Training.warmup,
     weight_decay: float = Training.weight_decay,
     label_smoothing: float = Training.label_smoothing,
+    consistency: float = Training.consistency,
     seed: int = 0,
     checkpoint: str | Path | None = None,
     keep_checkpoint: bool = False,
@@ -107,6 +109,9 @@ def train(
             what that optimizer does by itself.
         label_smoothing: share of each label that is given to all classes alike (Szegedy et al., Rethinking the
             Inception architecture, 2016), in `val_loss`, too; of a classification by cross-entropy.
+        consistency: weight in the loss of how far the answer to each volume with further gaps, drawn anew in each step
+            in the shapes of the data's own, is from that to the volume as it is (Sajjadi et al., NeurIPS 2016); not in
+            `val_loss`. A step takes about twice as long. 0: none.
         seed: of the order of the batches, of patches and of augmentation.
         checkpoint: a folder that holds the training after each epoch: started again with the same arguments, it
             goes on where it was killed. It is emptied when the training ends. One training at a time holds it.
@@ -158,6 +163,7 @@ def train(
         warmup,
         weight_decay,
         label_smoothing,
+        consistency,
     )
     history = fit(
         model,
@@ -200,7 +206,13 @@ def fit(
     check_parts(model, training, validation, asked.patch_size)
     ready, batches = _prepared(model, training, asked, transform, seed, checkpoint, compiled)
     seen = validation if asked.patch_size is None else validation.tiles(asked.patch_size)
-    watched = Loader(seen.volumes, ready.encode(seen.targets), asked.batch_size, devices=batches.devices)
+    watched = Loader(
+        seen.volumes,
+        ready.encode(seen.targets),
+        asked.batch_size,
+        devices=batches.devices,
+        second=as_they_are if asked.consistency else None,
+    )
     if checkpoint is not None:
         named = [identity(value) for value in (asked.loss, ready.network.optimizer, transform)]
         _sign(checkpoint, asked, named, structure(model), seed, batches.per_volume, (training, validation))
@@ -312,6 +324,7 @@ def _prepared(
         patch_size=size,
         per_volume=asked.patches_per_volume,
         devices=devices.number,
+        second=further_gaps if asked.consistency else None,
     )
 
 
@@ -328,6 +341,7 @@ def _compiled(
     """Compile a model, or the twin of it that trains in the best precision; or take over one that is."""
     extra = asked.weight_decay, asked.label_smoothing
     goal = (task, asked.loss, asked.optimizer, own_rate(asked), voxel_weights, momentum, *extra)
+    agreement = asked.consistency
     began_in = checkpoint and checkpoint.policy
 
     def compile_anew() -> Ready:
@@ -335,12 +349,13 @@ def _compiled(
         itself = policy == "float32" and not asked.distribute and compiled is None
         with devices.scope:
             network = model if itself else precisions.with_policy(model, policy)
+            network = Agreeing(network, agreement, task) if agreement else network
             return Ready(network, *objective.compile_model(network, *goal), policy)
 
     if compiled is None:
         return compile_anew()
     same = [
-        repr(goal),
+        repr([*goal, agreement]),
         identity(asked.optimizer),
         asked.precision,
         began_in,
@@ -371,6 +386,7 @@ def _sign(
     ]
     settings += [] if asked.patch_size is None else [asked.patch_size, per_volume]
     settings += [asked.label_smoothing] if asked.label_smoothing else []
+    settings += [{"consistency": asked.consistency}] if asked.consistency else []
     arrays = (array for part in parts for array in (part.volumes, part.targets))
     checkpoint.key = fingerprint(settings, *arrays)
     name, config = named[1]
@@ -383,6 +399,7 @@ def _sign(
         "patch_size",
         "patches_per_volume",
         "label_smoothing",
+        "consistency",
     )
     checkpoint.settings = {"optimizer": name, **numbers} | {
         "loss": str(named[0]).strip("'"),

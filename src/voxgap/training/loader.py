@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -15,7 +15,9 @@ from voxgap.errors import VoxgapError
 from voxgap.patches import Patches, Size, random_corner, read_patch
 from voxgap.ragged import shape_of
 
-Batch = tuple[np.ndarray, ...]
+Batch = tuple[Any, ...]
+Second = Callable[[np.ndarray, np.random.Generator], np.ndarray]
+"""Makes the second input of a network, which takes two, out of the volumes of the first."""
 
 AHEAD = 2
 # How often a patch is drawn before one without anything to learn from is taken.
@@ -91,6 +93,7 @@ class Loader(keras.utils.PyDataset):
             is one that lies about foreground, all of which is in a gap.
         per_volume: patches of each volume in an epoch; by default as many as tile it.
         devices: that share a batch. A last batch that leaves one of them nothing joins the one before.
+        second: makes what a batch has beside its volumes, `((volumes, second), targets)`, by (seed, epoch, index).
 
     Raises:
         VoxgapError: there are fewer samples than devices.
@@ -109,6 +112,7 @@ class Loader(keras.utils.PyDataset):
         patch_size: Size | None = None,
         per_volume: int | None = None,
         devices: int = 1,
+        second: Second | None = None,
     ) -> None:
         super().__init__(workers=1, use_multiprocessing=False)
         self.volumes, self.targets, self.weights = volumes, targets, weights
@@ -121,6 +125,7 @@ class Loader(keras.utils.PyDataset):
         self._owners = owners(volumes, patch_size, per_volume)
         self._foreground: dict[int, list[np.ndarray]] = {}
         self.devices = devices
+        self.second = second
         if 0 < self._count < devices:
             raise VoxgapError(
                 f"{self._count} volumes can't be shared by {devices} devices: leave out distribute"
@@ -171,7 +176,10 @@ class Loader(keras.utils.PyDataset):
         targets = np.stack([target for _, target in pairs])
         if self.augment is not None:
             volumes, targets = self._augmented(self.augment, volumes, targets, (self.seed or 0, epoch, index))
-        return (volumes, targets) if self.weights is None else (volumes, targets, self.weights[chosen])
+        given: Any = volumes
+        if self.second is not None:
+            given = volumes, self.second(volumes, np.random.default_rng((self.seed or 0, epoch, index, 2)))
+        return (given, targets) if self.weights is None else (given, targets, self.weights[chosen])
 
     def _sample(self, index: int, rng: np.random.Generator) -> tuple[Any, Any]:
         """Return one volume, or one patch of it, and its target."""
