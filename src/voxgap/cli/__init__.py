@@ -33,7 +33,7 @@ EXTRA_OF = {
     **dict.fromkeys(("keras", "tensorflow", "h5py", "numba", "matplotlib", "jinja2"), "train"),
     **dict.fromkeys(("tf2onnx", "onnx", "onnxruntime", "ai_edge_litert"), "export"),
     **dict.fromkeys(("fastapi", "uvicorn", "prometheus_client"), "serve"),
-    **{"openvino": "runtime", "ray": "ray", "torch": "torch"},
+    **{"openvino": "runtime", "ray": "ray", "torch": "torch", "optuna": "tune"},
 }
 
 app = typer.Typer(

@@ -33,7 +33,7 @@ from voxgap.cli.data import (
 from voxgap.cli.network import FILTERS, KERNEL_SIZE, Filters, KernelSize, architecture
 from voxgap.cli.report import VERDICT, Against, Metric, Rope, write
 from voxgap.errors import VoxgapError
-from voxgap.experiment.asked import DEFAULT_STRATEGIES
+from voxgap.experiment.asked import DEFAULT_STRATEGIES, FOLDS
 from voxgap.recipe import COMPARED, Gaps, Training
 
 if TYPE_CHECKING:
@@ -106,8 +106,12 @@ def compare(
         ),
     ] = None,
     folds: Annotated[
-        int, typer.Option(help="Parts, each the test part once; 1 takes the data's own split.")
-    ] = 5,
+        int | None,
+        typer.Option(
+            help="Parts, each the test part once; 1 takes the data's own split.",
+            show_default=f"{FOLDS}; 1 with --tune",
+        ),
+    ] = None,
     repeats: Annotated[
         int, typer.Option(help="How often the folds are dealt, and the gaps drawn, anew.")
     ] = 1,
@@ -173,6 +177,15 @@ def compare(
             rich_help_panel=RUNNING,
         ),
     ] = None,
+    tune: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help="Try N settings on the data's own split: strategies, networks, learning rates, filters, weight decay, "
+            "gap dropout; the best in validation is scored on the test part. Needs Optuna, the extra tune.",
+            rich_help_panel=RUNNING,
+        ),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option(help="Runs at a time; by default one for each processor.", rich_help_panel=RUNNING),
@@ -218,12 +231,17 @@ def compare(
 
       voxgap compare sample:brain --budget 30m
 
+      voxgap compare sample:brain --strategies linear,mask_channel --tune 20 --out runs/tuned
+
       voxgap compare scans.csv --size 32,32,32 --models resnet3d,resnet2d --seeds 2 --out runs/2d-or-3d
     """
     from voxgap import decision
     from voxgap.experiment.asked import Asked, Verdict, designed, in_seconds
     from voxgap.experiment.conduct import Results, Told, conduct
 
+    if tune is not None:
+        import optuna  # noqa: F401  (where it is missing, that is said before anything is read)
+    usual = FOLDS if tune is None else 1
     design = designed(
         _names(strategies) if strategies else None,
         models=None if models is None else _names(models),
@@ -231,12 +249,16 @@ def compare(
         mechanism=_names(mechanisms),
         train_rates=None if rates is None else decimals(rates, "--rates"),
         test_rates=None if test_rates is None else decimals(test_rates, "--test-rates"),
-        folds=folds,
+        folds=usual if folds is None else folds,
         repeats=repeats,
         seeds=seeds,
         split_seed=seed,
         racing=budget is not None,
     )
+    if tune is not None:
+        from voxgap.experiment.tuning import check_tunable
+
+        check_tunable(design, tune)
     if class_weight not in ("none", "balanced"):
         raise VoxgapError(f"--class-weight must be none or balanced, got {class_weight!r}")
     asked = Asked.of(
@@ -251,13 +273,20 @@ def compare(
     grid = grid_arguments(size, spacing, crop, missing_values, reference, axes, at, missing_slices)
     dataset = load(data, **grid)
     err.print(dataset.summary())
+    runner = _runner(ray, cpus_per_run, gpus_per_run, not resume)
+    if tune is not None:
+        from voxgap.cli.tune import tune_and_say
+
+        begun = functools.partial(write_recipe, context, out_folder)
+        tune_and_say(data, dataset, asked, tune, results, runner, begun)
+        return
     where = "this machine" if ray is None else "one machine like this; the cluster shares it"
     teller = _Teller(asked, results, dataset, where, functools.partial(write_recipe, context, out_folder))
     found = conduct(
         dataset,
         asked,
         results,
-        _runner(ray, cpus_per_run, gpus_per_run, not resume),
+        runner,
         Told(teller.planned, teller.running, teller.raced),
     )
     page = out_folder / "report.html"

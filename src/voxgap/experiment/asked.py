@@ -24,6 +24,7 @@ Strategies = Sequence[str] | Mapping[str, "str | Strategy"]
 
 DEFAULT_STRATEGIES = ("mean", "linear", "mask_channel", "masked_conv")
 """What is compared by default; and `complete`, where nothing but simulated gaps is missing."""
+FOLDS = 5
 RACE_REPEATS = 3
 """How often a race deals the folds anew at most; beyond, what training sets share leaves little to win."""
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
@@ -70,7 +71,7 @@ def designed(
     mechanism: str | Sequence[str] = "mcar",
     train_rates: float | Sequence[float] | None = None,
     test_rates: float | Sequence[float] | None = None,
-    folds: int = 5,
+    folds: int = FOLDS,
     repeats: int = 1,
     seeds: int | Sequence[int] = 1,
     split_seed: int = 0,

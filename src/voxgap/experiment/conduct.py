@@ -13,7 +13,7 @@ from typing import Any
 
 from voxgap import decision
 from voxgap.dataset import Dataset, load_data
-from voxgap.experiment.asked import Asked, Strategies, Verdict, check_count, designed, in_seconds
+from voxgap.experiment.asked import FOLDS, Asked, Strategies, Verdict, check_count, designed, in_seconds
 from voxgap.experiment.comparison import Comparison
 from voxgap.experiment.local import Event, no_more, run_all
 from voxgap.experiment.plan import Experiment, Outcome, Run
@@ -85,7 +85,7 @@ def compare(
     mechanism: str | Sequence[str] = "mcar",
     train_rates: float | Sequence[float] | None = None,
     test_rates: float | Sequence[float] | None = None,
-    folds: int = 5,
+    folds: int = FOLDS,
     repeats: int = 1,
     seeds: int | Sequence[int] = 1,
     split_seed: int = 0,
