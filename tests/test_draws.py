@@ -15,6 +15,7 @@ import stand_in
 import tiny
 from voxgap.bundle import save_bundle
 from voxgap.errors import VoxgapError
+from voxgap.fill.across import Across
 from voxgap.fill.around import Surroundings
 from voxgap.fill.base import filling
 from voxgap.fill.simulation import conditional, unconditional
@@ -81,6 +82,42 @@ def test_gaps_that_lie_side_by_side_are_drawn_alike() -> None:
     found = np.corrcoef(draws[:, 6], draws[:, 7])[0, 1]
     assert found > 0.6
     assert found > np.corrcoef(draws[:, 3], draws[:, 10])[0, 1] + 0.2
+
+
+def of_correlation(alike: np.ndarray) -> Across:
+    """What channels of a correlation say of each other, where all of it holds."""
+    inverse = np.linalg.inv(alike)
+    weights = np.eye(len(alike)) - inverse / np.diag(inverse)[:, None]
+    return Across(np.float32(weights), np.zeros(alike.shape, np.float32))
+
+
+def test_what_channels_say_of_each_other_is_their_correlation() -> None:
+    rows = np.random.default_rng(0).normal(size=(4, 9))
+    alike = np.corrcoef(rows)
+    found = np.linalg.inv(of_correlation(alike).precision)
+    scale = np.sqrt(np.diag(found))
+    np.testing.assert_allclose(found / np.outer(scale, scale), alike, atol=1e-4)
+
+
+def test_channels_that_are_missing_together_are_drawn_as_they_go_together() -> None:
+    alike = np.array([[1, 0.8, -0.5], [0.8, 1, -0.2], [-0.5, -0.2, 1]])
+    three = dataclasses.replace(LEARNT, mean=np.zeros(3, np.float32), spread=np.float32([1, 2, 5]))
+    field = Surroundings(three, across=of_correlation(alike))
+    values = unconditional(three, (5, 6, 7, 3), np.random.default_rng(0)) * three.spread
+    values[1:3] = np.nan  # of all, and of the first two
+    values[4, ..., :2] = np.nan
+    gaps = np.isnan(values)
+    value, deviation = field.standard(values, gaps)
+    draws = np.stack(list(conditional(field, values, np.random.default_rng(1), 150))) / three.spread
+    off = (draws - value)[:, gaps.any(-1)] / np.maximum(deviation[gaps.any(-1)], 1e-9)
+    everything = gaps.all(-1)[gaps.any(-1)]
+    np.testing.assert_allclose(np.corrcoef(off[:, everything].reshape(-1, 3).T), alike, atol=0.04)
+    # Where the third is observed, that much less is open of what the first two have in common with it.
+    left = alike[:2, :2] - np.outer(alike[:2, 2], alike[:2, 2])
+    partial = left[0, 1] / np.sqrt(left[0, 0] * left[1, 1])
+    assert np.corrcoef(off[:, ~everything].reshape(-1, 3)[:, :2].T)[0, 1] == pytest.approx(partial, abs=0.04)
+    np.testing.assert_allclose(off[:, everything].std((0, 1)), 1, atol=0.04)
+    np.testing.assert_allclose(off[:, ~everything].std((0, 1))[:2], 1, atol=0.04)
 
 
 def test_rubins_rule_of_a_linear_network_is_its_closed_form() -> None:

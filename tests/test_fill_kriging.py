@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from scipy.ndimage import gaussian_filter
 
@@ -15,6 +16,7 @@ from voxgap.fill import Kriging, Learned, LinearInterpolation, Nearest, structur
 from voxgap.fill.around import Surroundings
 from voxgap.fill.linear import interpolate
 from voxgap.fill.nearest import copy_nearest
+from voxgap.fill.simulation import conditional
 from voxgap.fill.trial import SINGLE, calibrated, trials
 from voxgap.filling import learn
 
@@ -410,6 +412,16 @@ def test_channels_of_files_help_each_other_where_they_are_missing_apart() -> Non
         off[learns] = np.sqrt(np.mean(np.square(np.where(np.isnan(x), value - complete, 0) / known.spread)))
         assert 0.58 < np.mean(error < deviation[np.isnan(x)]) < 0.8
     assert off[True] < 0.6 * off[False]
+    # Draws of both where both are missing go together as errors did from which it was learnt: less than is planted,
+    # since each channel was kriged from voxels of its own.
+    x[2:4] = np.nan
+    value, deviation = field.standard(x, np.isnan(x))
+    draws = np.stack([(one - known.mean) / known.spread for one in conditional(field, x, default_rng(0), 20)])
+    left = ((draws - value) / np.maximum(deviation, 1e-9))[:, 2:4].reshape(-1, 2)
+    assert field.across is not None
+    assert np.corrcoef(left.T)[0, 1] == pytest.approx(-float(field.across.precision[0, 1]), abs=0.05)
+    assert -0.95 < np.corrcoef(left.T)[0, 1] < -0.6
+    assert_allclose(left.std(axis=0), 1, atol=0.1)
 
 
 @pytest.mark.full

@@ -55,6 +55,19 @@ class Across:
         """Tell of which channels others say something where they are observed, `(..., C)`."""
         return known.astype(np.float32) @ np.float32(self.weights != 0).T > 0
 
+    @property
+    def precision(self) -> Array:
+        """The inverse of the correlation of channels, but for each one's scale, `(C, C)`: 1 on its diagonal.
+
+        Weights of two channels on each other multiply to their squared partial correlation; where one gains nothing by
+        the other, there is none.
+        """
+        both = self.weights * self.weights.T
+        partial = np.sign(self.weights) * np.sqrt(np.maximum(both, 0))
+        return np.eye(len(partial), dtype=np.float32) - np.minimum(np.abs(partial), 1 - RIDGE) * np.sign(
+            partial
+        )
+
     def unexplained(self, known: Known) -> Array:
         """Return the share of each channel's variance that is left where some are observed, `(..., C)`."""
         return np.float32(1) - known.astype(np.float32) @ self.shares.T

@@ -6,11 +6,11 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
 from voxgap.errors import VoxgapError
+from voxgap.fill.across import Across
 from voxgap.fill.around import Surroundings
-from voxgap.fill.structure import Array, Structure
+from voxgap.fill.structure import Array, Known, Structure
 
 MOST = 2**28
 """Voxels of the torus that a field is drawn on, at most: about 3 GiB."""
@@ -25,7 +25,8 @@ def conditional(
 
     A field of that structure is drawn and kriged from where values are observed; the error that this makes, which is
     known there, is added to what was kriged from the values themselves, in the size of the fill's own deviation. So
-    draws have the fill's mean and deviation, and are alike near by as the field is.
+    draws have the fill's mean and deviation, and are alike near by as the field is. Channels that are missing at the
+    same voxel go together as they do where the others are what is observed there.
 
     Args:
         field: learnt of such volumes.
@@ -45,12 +46,12 @@ def conditional(
     value = np.where(np.isnan(value), middle, value)
     for _ in range(count):
         drawn = unconditional(learnt, values.shape, generator)
-        error = _error(field, drawn, gaps)
+        error = _together(_error(field, drawn, gaps), gaps, field.across)
         found = (value + error * deviation) * learnt.spread + learnt.mean
         yield np.where(gaps, found, values).astype(np.float32)
 
 
-def _error(field: Surroundings, drawn: Array, gaps: npt.NDArray[np.bool_]) -> Array:
+def _error(field: Surroundings, drawn: Array, gaps: Known) -> Array:
     """Return what kriging misses of a drawn field at gaps, in units of the deviation that it states; 0 elsewhere."""
     sill = float(field.structure.weights.sum() + field.structure.nugget)
     error = np.zeros_like(drawn)
@@ -63,6 +64,30 @@ def _error(field: Surroundings, drawn: Array, gaps: npt.NDArray[np.bool_]) -> Ar
         elif len(wanted):
             error[at] = drawn[at] / np.sqrt(sill)
     return error
+
+
+def _together(error: Array, gaps: Known, across: Across | None) -> Array:
+    """Make errors of variance 1, each channel's by itself, go together as channels do; each keeps its variance.
+
+    Of those missing at a voxel it is the correlation that is left when the others are known: the part of the precision
+    that is theirs, inverted.
+    """
+    if across is None:
+        return error
+    precision, found = across.precision, error.copy()
+    patterns, which = np.unique(gaps.reshape(-1, gaps.shape[-1]), axis=0, return_inverse=True)
+    which = which.reshape(gaps.shape[:-1])
+    for index, missing in enumerate(patterns):
+        if np.count_nonzero(missing) < 2:
+            continue
+        left = np.linalg.inv(precision[np.ix_(missing, missing)])
+        scale = np.sqrt(np.diag(left))
+        root = np.linalg.cholesky(left / np.outer(scale, scale))
+        at = which == index
+        some = found[at]
+        some[:, missing] = some[:, missing] @ root.T
+        found[at] = some
+    return found
 
 
 def unconditional(learnt: Structure, shape: tuple[int, ...], generator: np.random.Generator) -> Array:
