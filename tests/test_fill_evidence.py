@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,18 @@ def test_deviations_of_files_are_those_of_kriging(tmp_path: Path) -> None:
     ((_, value, deviation),) = field.fill(values)
     assert_array_equal(read(out.with_name("scan_deviation.npy")).values, deviation)
     assert_array_equal(read(out).values, np.where(np.isnan(values), value, values))
+
+
+def test_where_nobody_can_know_how_sure_a_fill_is_a_warning_says_so(tmp_path: Path) -> None:
+    once = np.full((6, 7, 8), np.nan, np.float32)
+    once[1, 2, 3] = 7
+    for name, channels in (("both", [gappy(), once]), ("known", [gappy(), gappy() + 1])):
+        write(tmp_path / f"{name}.npy", Volume(np.stack(channels, axis=-1)))
+    with pytest.warns(UserWarning, match="of 1 of 2 channels no two observed values differ: .* mean nothing"):
+        fill(tmp_path / "both.npy", "kriging", everywhere=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        fill(tmp_path / "known.npy", "kriging", overwrite=True)
 
 
 @pytest.mark.parametrize(

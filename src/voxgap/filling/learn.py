@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -232,6 +233,7 @@ def from_neighbours(strategy: str, options: Mapping[str, Any], mean: Values, kno
     from voxgap.fill.around import Surroundings
 
     field = Surroundings.learn(known, asked.max_gap, asked.learns_across)
+    _doubt(known)
 
     def fill(values: Values, where: Where | None) -> tuple[Where, Values]:
         wanted, deviation = _whole(where, values), np.full_like(values, np.nan)
@@ -242,6 +244,24 @@ def from_neighbours(strategy: str, options: Mapping[str, Any], mean: Values, kno
         return untold, deviation
 
     return _saying(strategy, fill)
+
+
+def _doubt(known: Sequence[Values]) -> None:
+    """Warn where nobody can know how sure a fill is: of channels that were seen once, or never otherwise."""
+    low: Any = np.inf
+    high: Any = -np.inf
+    for part in known:
+        seen = ~np.isnan(part)
+        low = np.minimum(low, np.min(part, axis=(0, 1, 2), initial=np.inf, where=seen))
+        high = np.maximum(high, np.max(part, axis=(0, 1, 2), initial=-np.inf, where=seen))
+    alike = int(np.count_nonzero(~(high > low)))
+    if alike:
+        of = "" if np.size(low) == 1 else f"of {alike} of {np.size(low)} channels "
+        warnings.warn(
+            f"kriging: {of}no two observed values differ: how far off what is filled may be can't be known, and its "
+            "deviations mean nothing",
+            stacklevel=3,
+        )
 
 
 def _saying(strategy: str, fill: Callable[[Values, Where | None], Any]) -> Fill:
