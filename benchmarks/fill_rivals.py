@@ -176,6 +176,9 @@ eof = 0
 norm = 0
 Output = './'
 results = ['out.nc#SST']
+EOF.U = ['eof.nc#U']
+EOF.V = 'eof.nc#V'
+EOF.Sigma = 'eof.nc#Sigma'
 seed = 243435
 """
 """As in DINEOF's own example of this file."""
