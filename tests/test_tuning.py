@@ -156,16 +156,26 @@ def test_without_optuna_one_line_says_what_to_install(
     assert done.err.strip() == "Error: this needs optuna: pip install 'voxgap[tune]'"
 
 
+def test_a_search_is_no_race(tmp_path: Path, voxgap) -> None:
+    done = voxgap("compare", tmp_path / "nowhere.npz", "--tune", "3", "--budget", "5m")
+    assert done.code == 2
+    assert done.err.strip().endswith("--budget races strategies: leave out one of them")
+
+
 @pytest.mark.full
 def test_the_command_searches_says_what_it_chose_and_goes_on(tmp_path: Path, voxgap) -> None:
     words = ["compare", "sample:brain", "--size", "8,8,8", "--strategies", "mean", "--models", "cnn3d"]
     words += ["--filters", "2", "--epochs", "1", "--out", tmp_path / "out"]
     done = voxgap(*words, "--tune", "1")
     assert done.code == 0, done.err
-    assert "1/1  mean, cnn3d, filters 2, learning rate 0.001" in done.err
+    assert (
+        "1/1  mean, cnn3d, filters 2, learning rate 0.001, weight decay 0, gap dropout 0: val_loss"
+        in done.err
+    )
     assert "Best of 1 settings in validation: number 1." in done.out
     assert "They don't say that it is better than another" in " ".join(done.out.split())
     assert "voxgap train sample:brain --strategy mean --model cnn3d" in " ".join(done.out.split())
+    assert "--size 8,8,8 --pattern slices --missing-rate 0.5" in " ".join(done.out.split())
     again = voxgap(*words, "--tune", "1")
     assert again.out == done.out
     assert (tmp_path / "out" / "tune.csv").read_text().splitlines()[0].startswith("number,strategy,model")

@@ -240,6 +240,10 @@ def compare(
     from voxgap.experiment.conduct import Results, Told, conduct
 
     if tune is not None:
+        if budget is not None:
+            raise VoxgapError(
+                "--tune tries so many settings, --budget races strategies: leave out one of them"
+            )
         import optuna  # noqa: F401  (where it is missing, that is said before anything is read)
     usual = FOLDS if tune is None else 1
     design = designed(
@@ -277,8 +281,7 @@ def compare(
     if tune is not None:
         from voxgap.cli.tune import tune_and_say
 
-        begun = functools.partial(write_recipe, context, out_folder)
-        tune_and_say(data, dataset, asked, tune, results, runner, begun)
+        tune_and_say(context, dataset, asked, tune, results, runner)
         return
     where = "this machine" if ray is None else "one machine like this; the cluster shares it"
     teller = _Teller(asked, results, dataset, where, functools.partial(write_recipe, context, out_folder))

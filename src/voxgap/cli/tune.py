@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import math
 import shlex
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from voxgap.cli.board import duration
+from voxgap.cli.config import write_recipe
 from voxgap.cli.console import err, out
 from voxgap.files import write_bytes
 
@@ -25,16 +27,27 @@ if TYPE_CHECKING:
 
 SAID = ("accuracy", "balanced_accuracy", "auc", "log_loss", "mae", "rmse", "r2", "dice")
 """Scores that are printed, where the task has them."""
+READING = (
+    "size",
+    "spacing",
+    "crop",
+    "missing_values",
+    "missing_slices",
+    "reference",
+    "axes",
+    "at",
+    "threshold",
+)
+"""Options that mean the same for `voxgap train`."""
 
 
 def tune_and_say(
-    data: str,
+    context: typer.Context,
     dataset: Dataset,
     asked: Asked,
     trials: int,
     results: Results,
     runner: Callable[..., None],
-    begun: Callable[[], None],
 ) -> None:
     """Search, and print what was tried, what was chosen and what that is worth.
 
@@ -44,7 +57,7 @@ def tune_and_say(
     """
     from voxgap.experiment.tuning import tune
 
-    teller = _Teller(begun)
+    teller = _Teller(functools.partial(write_recipe, context, results.path.parent), asked.training.monitor)
     try:
         tuned = tune(dataset, asked, trials, results, runner, teller.tried)
     except KeyboardInterrupt:
@@ -56,26 +69,26 @@ def tune_and_say(
     out.print(f"Best of {len(tuned.tried)} settings in validation: number {tuned.best.number}.")
     out.print(f"  {_words(tuned.best.setting)}: {tuned.monitor} {tuned.best.value:.4g}")
     for rate, line in _scores(tuned):
-        out.print(f"test, {rate:.0%} taken away: {line}")
+        out.print(f"test{f', {rate:.0%} taken away' if rate else ''}: {line}")
     out.print(
         "These are scores of one setting on one split, which nothing was chosen by. They don't say that it is better "
         "than another: compare with --folds does."
     )
-    out.print(f"Train it: {_command(data, tuned)}")
+    out.print(f"Train it: {_command(context, tuned)}")
     out.print(f"all settings: {table}")
 
 
 class _Teller:
     """What a person reads as settings end."""
 
-    def __init__(self, begun: Callable[[], None]) -> None:
-        self.begun, self.started, self.count = begun, time.monotonic(), 0
+    def __init__(self, begun: Callable[[], None], monitor: str) -> None:
+        self.begun, self.monitor, self.started, self.count = begun, monitor, time.monotonic(), 0
 
     def tried(self, one: Tried, trials: int) -> None:
         if not self.count:
             self.begun()  # what is refused changes nothing that was there
         self.count += 1
-        value = "could not be trained" if one.value is None else f"{one.value:.4g}"
+        value = "could not be trained" if one.value is None else f"{self.monitor} {one.value:.4g}"
         err.print(f"{one.number}/{trials}  {_words(one.setting)}: {value}")
         left = trials - one.number
         if self.count == 1 and left > 0:
@@ -106,10 +119,10 @@ def _scores(tuned: Tuned) -> list[tuple[float, str]]:
     return lines
 
 
-def _command(data: str, tuned: Tuned) -> str:
+def _command(context: typer.Context, tuned: Tuned) -> str:
     """Return what trains the setting, with the gaps and all else that it was tried with."""
-    setting, experiment = tuned.best.setting, tuned.found.experiment
-    words = ["voxgap", "train", data, "--strategy", setting["strategy"], "--model", setting["model"]]
+    setting, experiment, given = tuned.best.setting, tuned.found.experiment, context.params
+    words = ["voxgap", "train", given["data"], "--strategy", setting["strategy"], "--model", setting["model"]]
     words += ["--gap-dropout", f"{setting['gap_dropout']:g}"]
     fields = experiment.architecture.unusual() | experiment.training.unusual()
     for name, value in fields.items():
@@ -122,6 +135,8 @@ def _command(data: str, tuned: Tuned) -> str:
             else str(value)
         )
         words += [f"--{name.replace('_', '-')}", said]
+    for name in (name for name in READING if given[name] is not None):
+        words += [f"--{name.replace('_', '-')}", str(given[name])]
     gaps = experiment.gaps[0]
     if gaps.missing_rate:
         words += ["--pattern", gaps.pattern, "--missing-rate", f"{gaps.missing_rate:g}"]
