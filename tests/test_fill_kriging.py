@@ -424,7 +424,7 @@ def test_a_channel_that_is_wholly_missing_is_told_from_the_others_in_files_as_in
     assert 0.5 < np.mean(off < deviation[0, ..., 1]) < 0.85
     # Files of a data set: what the others say nothing of is the mean, and is called so.
     errors = {}
-    for learns, kind in ((False, "statistic"), (True, "interpolated")):
+    for learns, kind in ((False, "statistic"), (True, "learned")):
         filled = asked[0].copy()
         made = learn.from_samples("kriging", {"learns_across": learns}, x[:6])(filled, None)
         assert (made.source[..., 1] == learn.SOURCES.index(kind)).all()

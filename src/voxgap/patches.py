@@ -182,11 +182,16 @@ def memory() -> int:
 
 
 def random_corner(shape: Sequence[int], size: Size, rng: np.random.Generator) -> Corner:
-    """Draw a patch of a volume; along an axis on which the volume is smaller, it lies around it."""
-    depth, height, width = (
-        (length - edge) // 2 if length <= edge else int(rng.integers(length - edge + 1))
+    """Draw a patch of a volume; along an axis on which the volume is smaller, it lies anywhere around it.
+
+    About its middle only, the outer planes of a patch would never have a label where all volumes are smaller, and what
+    a network answers there for a larger volume would be anything.
+    """
+    places = (
+        int(rng.integers(min(0, length - edge), max(0, length - edge) + 1))
         for length, edge in zip(shape, size, strict=True)
     )
+    depth, height, width = places
     return depth, height, width
 
 

@@ -157,6 +157,10 @@ def predict(
     if draws is not None:
         import_keras()
         predictor.check_draws(draws)
+    if mirror:
+        err.print(
+            f"Means of each answer and those to mirror images along {', '.join(manifest.input.mirrors)}."
+        )
     if predictor.decision.threshold is not None:
         err.print(predictor.decision.words(predictor.classes))
     if maps:
