@@ -105,7 +105,7 @@ def test_inspect_and_train_decide_by_the_same_part(
     monkeypatch.setattr(err, "_width", 300)
     assert choose_normalization("auto", vg.load_data(tmp_path / "data.csv")) == "dataset"
     spoken = capsys.readouterr().err
-    assert "normalize: dataset (volumes are in common units)" in spoken
+    assert "normalize: dataset (most volumes are on one scale)" in spoken
     for told in (" ".join(said), spoken):
         assert "scan5.nii.gz (test): mean" in told
     mixed(tmp_path, (1, 1, 3000, 1, 1, 1))

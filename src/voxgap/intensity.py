@@ -73,7 +73,7 @@ def choose(volumes: Any, channels: tuple[str, ...] = ()) -> Choice:
     found = spreads(volumes)
     apart = [channel for channel, spread in enumerate(found) if spread.differs]
     if not apart:
-        return Choice("dataset", "volumes are in common units")
+        return Choice("dataset", "most volumes are on one scale")
     worst = max(apart, key=lambda channel: found[channel].fold)
     name = f" in channel {channels[worst]}" if len(channels) > 1 else ""
     return Choice(
