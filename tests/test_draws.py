@@ -99,6 +99,12 @@ def test_what_channels_say_of_each_other_is_their_correlation() -> None:
     np.testing.assert_allclose(found / np.outer(scale, scale), alike, atol=1e-4)
 
 
+def test_what_pairs_of_channels_say_may_be_too_much_together() -> None:
+    weights = np.float32(0.9 * (1 - np.eye(3)))  # no three channels can be so much alike that nothing else is
+    assert np.linalg.eigvalsh(np.eye(3) - weights)[0] < 0
+    assert np.linalg.eigvalsh(Across(weights, np.zeros((3, 3), np.float32)).precision)[0] > 0
+
+
 def test_channels_that_are_missing_together_are_drawn_as_they_go_together() -> None:
     alike = np.array([[1, 0.8, -0.5], [0.8, 1, -0.2], [-0.5, -0.2, 1]])
     three = dataclasses.replace(LEARNT, mean=np.zeros(3, np.float32), spread=np.float32([1, 2, 5]))

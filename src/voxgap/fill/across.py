@@ -60,13 +60,13 @@ class Across:
         """The inverse of the correlation of channels, but for each one's scale, `(C, C)`: 1 on its diagonal.
 
         Weights of two channels on each other multiply to their squared partial correlation; where one gains nothing by
-        the other, there is none.
+        the other, there is none. Each pair was learnt by itself, so that together they may be more than there can be:
+        then all are smaller.
         """
         both = self.weights * self.weights.T
         partial = np.sign(self.weights) * np.sqrt(np.maximum(both, 0))
-        return np.eye(len(partial), dtype=np.float32) - np.minimum(np.abs(partial), 1 - RIDGE) * np.sign(
-            partial
-        )
+        most = float(np.linalg.eigvalsh(partial)[-1])
+        return np.float32(np.eye(len(partial)) - partial * min(1.0, (1 - RIDGE) / max(most, RIDGE)))
 
     def unexplained(self, known: Known) -> Array:
         """Return the share of each channel's variance that is left where some are observed, `(..., C)`."""

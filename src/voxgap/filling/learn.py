@@ -272,9 +272,8 @@ def _saying(strategy: str, fill: Callable[[Values, Where | None], Any]) -> Fill:
         gaps = np.isnan(values)
         statistic, deviation = fill(values, where) or (None, None)
         source = np.where(gaps, np.uint8(kind), np.uint8(SOURCES.index("observed")))
-        if (
-            strategy in FROM_NEIGHBOURS
-        ):  # a channel without a neighbour is known from others, as volumes showed them
+        if strategy in FROM_NEIGHBOURS:
+            # What has no neighbour is known from other channels, as volumes showed them together.
             source[..., gaps.all(axis=(0, 1, 2))] = SOURCES.index("learned")
         if statistic is not None:
             source[gaps & statistic] = SOURCES.index("statistic")
