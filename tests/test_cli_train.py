@@ -154,6 +154,7 @@ OTHERWISE = {
     **{"norm": "instance", "deep-supervision": None, "patches-per-volume": "4"},
     **{"validation-share": "0.1", "test-share": "0.0", "from": "sea"},
     **{"schedule": "cosine", "warmup": "2.0", "weight-decay": "0.01", "label-smoothing": "0.1"},
+    "consistency": "0.5",
 }
 
 

@@ -61,10 +61,19 @@ def numbers(told: Any) -> Any:
     return [numbers(one) for one in told] if isinstance(told, list) else told
 
 
+def about(told: Any) -> Any:
+    """The same, where each number may be another one in its last digits: processors add up in different orders."""
+    if isinstance(told, dict):
+        return {name: about(one) for name, one in told.items()}
+    if isinstance(told, list):
+        return [about(one) for one in told]
+    return pytest.approx(told, rel=1e-9, abs=1e-12) if isinstance(told, float) else told
+
+
 def same_answers(comparison: Comparison) -> None:
     told, found = json.loads((MADE / "results.json").read_text()), comparison.to_json()
     for name in ("overall", "reconstruction", "conditions"):
-        assert numbers(found[name]) == numbers(told[name]), name
+        assert numbers(found[name]) == about(numbers(told[name])), name
     assert comparison.done == 9
     assert len(comparison.predictions) == 48 * 3 * 2
 

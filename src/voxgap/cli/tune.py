@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import functools
-import io
 import math
 import shlex
 import time
@@ -14,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from voxgap import table
 from voxgap.cli.board import duration
 from voxgap.cli.config import write_recipe
 from voxgap.cli.console import err, out
-from voxgap.files import write_bytes
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -64,8 +62,8 @@ def tune_and_say(
         err.print("Interrupted. What was tried is kept. Go on with:")
         err.print(f"  {results.command}")
         raise typer.Exit(130) from None
-    table = results.path.with_name("tune.csv")
-    _write(tuned, table)
+    path = results.path.with_name("tune.csv")
+    _write(tuned, path)
     out.print(f"Best of {len(tuned.tried)} settings in validation: number {tuned.best.number}.")
     out.print(f"  {_words(tuned.best.setting)}: {tuned.monitor} {tuned.best.value:.4g}")
     for rate, line in _scores(tuned):
@@ -75,7 +73,7 @@ def tune_and_say(
         "than another: compare with --folds does."
     )
     out.print(f"Train it: {_command(context, tuned)}")
-    out.print(f"all settings: {table}")
+    out.print(f"all settings: {path}")
 
 
 class _Teller:
@@ -146,10 +144,10 @@ def _command(context: typer.Context, tuned: Tuned) -> str:
 
 def _write(tuned: Tuned, path: Path) -> None:
     """Write a row for each setting."""
-    text = io.StringIO()
-    rows = csv.writer(text, lineterminator="\n")
-    rows.writerow(["number", *tuned.best.setting, tuned.monitor, "chosen"])
-    for one in tuned.tried:
-        value = "" if one.value is None else repr(one.value)
-        rows.writerow([one.number, *one.setting.values(), value, "yes" if one is tuned.best else ""])
-    write_bytes(path, text.getvalue().encode())
+    columns = ["number", *tuned.best.setting, tuned.monitor, "chosen"]
+    rows = (
+        dict(zip(columns, (one.number, *one.setting.values(), one.value, chosen), strict=True))
+        for one in tuned.tried
+        for chosen in ["yes" if one is tuned.best else None]
+    )
+    table.write(path, columns, rows)

@@ -159,7 +159,7 @@ def tune(
     trials: int,
     results: Results,
     runner: Callable[..., None] = run_all,
-    told: Callable[[Tried, int], None] = lambda *_: None,
+    told: Callable[[Tried, int], None] | None = None,
 ) -> Tuned:
     """Try settings one after the other until there are so many, and return the best in validation.
 
@@ -205,7 +205,8 @@ def tune(
             value = validation_value(found[number].outcomes, monitor)
             state = TrialState.FAIL if value is None else TrialState.COMPLETE
             study.tell(number, None if value is None else sign * value, state, skip_if_finished=True)
-            told(Tried(number + 1, setting, value), trials)
+            if told is not None:
+                told(Tried(number + 1, setting, value), trials)
         tried = tuple(
             Tried(one.number + 1, space.ordered(one.params), None if one.value is None else sign * one.value)
             for one in study.trials[:trials]

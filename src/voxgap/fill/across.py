@@ -66,7 +66,8 @@ class Across:
         both = self.weights * self.weights.T
         partial = np.sign(self.weights) * np.sqrt(np.maximum(both, 0))
         most = float(np.linalg.eigvalsh(partial)[-1])
-        return np.float32(np.eye(len(partial)) - partial * min(1.0, (1 - RIDGE) / max(most, RIDGE)))
+        shrunk = partial * min(1.0, (1 - RIDGE) / max(most, RIDGE))
+        return np.asarray(np.eye(len(partial)) - shrunk, np.float32)
 
     def unexplained(self, known: Known) -> Array:
         """Return the share of each channel's variance that is left where some are observed, `(..., C)`."""
