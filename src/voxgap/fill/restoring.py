@@ -34,7 +34,9 @@ class Kept(Protocol):
         """Keep a trainer after a look; `better` says whether the best weights are new."""
 
 
-STEPS = 1200
+STEPS = 1800
+"""In `adapt`, at most: with half of the slices of `sample:brain` missing, one seed, 1,200 left an error of 0.184 and
+1,800 of 0.175."""
 EVERY, PATIENCE = 100, 4
 """Steps between two looks at what is held out, and how many looks without gain end a training."""
 RATE, LAST = 2e-3, 0.05
