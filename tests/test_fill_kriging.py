@@ -129,6 +129,18 @@ def test_slabs_change_little_and_what_was_filled_is_no_observation(monkeypatch: 
     assert np.sqrt(np.mean((filled - whole)[gaps] ** 2)) < 0.01 * np.nanstd(x)
 
 
+def test_a_channel_that_is_seen_somewhere_is_seen_in_every_slab(monkeypatch: pytest.MonkeyPatch) -> None:
+    x = field((40, 6, 7), (1.0, 1.0, 1.0))
+    filler = Surroundings.learn([holed(x)])
+    x[4:] = np.nan
+    elsewhere = np.float32([[[[9.0]]]])
+    whole = [next(filler.fill(x, mean=elsewhere))[i] for i in (1, 2)]
+    monkeypatch.setattr("voxgap.fill.around.SLAB", 2 * x[0].size)
+    slabs = [np.concatenate([part[i] for part in filler.fill(x, mean=elsewhere)]) for i in (1, 2)]
+    for found, expected in zip(slabs, whole, strict=True):
+        np.testing.assert_allclose(found[4:], expected[4:], atol=0.05 * float(filler.structure.spread[0]))
+
+
 def test_the_reach_follows_each_axis_and_its_spacing() -> None:
     reach = structure.metric([field((24, 48, 48), (1.0, 2.0, 4.0))])[2]
     assert reach[1] / reach[0] == pytest.approx(2, rel=0.3)

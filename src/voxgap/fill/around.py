@@ -79,7 +79,7 @@ class Surroundings:
         size = values.shape[0]
         margin = int(np.ceil(MARGIN * float(self.structure.reach[0])))
         step = max(1, SLAB // max(1, values[0].size))
-        before = values[:0]
+        before, seen = values[:0], _seen(values)
         for start in range(0, size, step):
             inner = slice(start, min(start + step, size))
             # What was filled meanwhile is no observation: the depths before are kept as they were.
@@ -95,7 +95,6 @@ class Surroundings:
             if mean is not None:
                 here = slice(start - first, start - first + len(window))
                 usual = self._standard(np.broadcast_to(mean, values.shape)[here])
-            seen = _seen(window)
             value, variance = self._predict(self._standard(window), gaps, usual, seen.astype(np.float32))
             deviation = self._deviation(variance[own], seen) * self.structure.spread
             deviation[~np.isnan(values[inner])] = 0
