@@ -94,11 +94,8 @@ def test_random_patches_are_drawn_evenly_inside_or_around() -> None:
     rng = np.random.default_rng(0)
     drawn = np.array([patches.random_corner((7, 3, 20), (4, 5, 4), rng) for _ in range(400)])
     assert sorted(set(drawn[:, 0])) == [0, 1, 2, 3]
-    assert sorted(set(drawn[:, 1])) == [
-        -2,
-        -1,
-        0,
-    ]  # each plane of a patch is one of the volume's now and then
+    # Each plane of a patch is one of the volume's now and then.
+    assert sorted(set(drawn[:, 1])) == [-2, -1, 0]
     assert (drawn[:, 2].min(), drawn[:, 2].max()) == (0, 16)
 
 

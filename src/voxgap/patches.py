@@ -187,11 +187,10 @@ def random_corner(shape: Sequence[int], size: Size, rng: np.random.Generator) ->
     About its middle only, the outer planes of a patch would never have a label where all volumes are smaller, and what
     a network answers there for a larger volume would be anything.
     """
-    places = (
+    depth, height, width = (
         int(rng.integers(min(0, length - edge), max(0, length - edge) + 1))
         for length, edge in zip(shape, size, strict=True)
     )
-    depth, height, width = places
     return depth, height, width
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 import shlex
 import time
@@ -16,6 +17,7 @@ from voxgap import table
 from voxgap.cli.board import duration
 from voxgap.cli.config import write_recipe
 from voxgap.cli.console import err, out
+from voxgap.cli.data import grid_arguments
 
 if TYPE_CHECKING:
     from voxgap.dataset import Dataset
@@ -25,17 +27,7 @@ if TYPE_CHECKING:
 
 SAID = ("accuracy", "balanced_accuracy", "auc", "log_loss", "mae", "rmse", "r2", "dice")
 """Scores that are printed, where the task has them."""
-READING = (
-    "size",
-    "spacing",
-    "crop",
-    "missing_values",
-    "missing_slices",
-    "reference",
-    "axes",
-    "at",
-    "threshold",
-)
+READING = (*inspect.signature(grid_arguments).parameters, "threshold")
 """Options that mean the same for `voxgap train`."""
 
 
@@ -124,17 +116,14 @@ def _command(context: typer.Context, tuned: Tuned) -> str:
     words += ["--gap-dropout", f"{setting['gap_dropout']:g}"]
     fields = experiment.architecture.unusual() | experiment.training.unusual()
     for name, value in fields.items():
-        several = isinstance(value, list)
-        said = (
-            ",".join(map(str, value))
-            if several
-            else f"{value:.6g}"
-            if isinstance(value, float)
-            else str(value)
-        )
+        if isinstance(value, list):
+            said = ",".join(map(str, value))
+        else:
+            said = f"{value:.6g}" if isinstance(value, float) else str(value)
         words += [f"--{name.replace('_', '-')}", said]
-    for name in (name for name in READING if given[name] is not None):
-        words += [f"--{name.replace('_', '-')}", str(given[name])]
+    for name in READING:
+        if given[name] is not None:
+            words += [f"--{name.replace('_', '-')}", str(given[name])]
     gaps = experiment.gaps[0]
     if gaps.missing_rate:
         words += ["--pattern", gaps.pattern, "--missing-rate", f"{gaps.missing_rate:g}"]
@@ -145,9 +134,8 @@ def _command(context: typer.Context, tuned: Tuned) -> str:
 def _write(tuned: Tuned, path: Path) -> None:
     """Write a row for each setting."""
     columns = ["number", *tuned.best.setting, tuned.monitor, "chosen"]
-    rows = (
-        dict(zip(columns, (one.number, *one.setting.values(), one.value, chosen), strict=True))
-        for one in tuned.tried
-        for chosen in ["yes" if one is tuned.best else None]
-    )
+    rows = []
+    for one in tuned.tried:
+        values = [one.number, *one.setting.values(), one.value, "yes" if one is tuned.best else None]
+        rows.append(dict(zip(columns, values, strict=True)))
     table.write(path, columns, rows)

@@ -212,10 +212,10 @@ def tune(
             for one in study.trials[:trials]
             if one.state.is_finished() and len(one.params) == len(space.first())
         )
-    values = {one.number: sign * one.value for one in tried if one.value is not None}
-    if not values:
+    trained = [(sign * one.value, one) for one in tried if one.value is not None]
+    if not trained:
         raise VoxgapError(f"tune: none of {len(tried)} settings could be trained{_why(found)}")
-    best = next(one for one in tried if values.get(one.number) == min(values.values()))
+    _, best = min(trained, key=lambda one: one[0])
     chosen = found.get(best.number - 1) or conduct(dataset, of_setting(asked, best.setting), results, runner)
     return Tuned(tried, best, monitor, chosen)
 

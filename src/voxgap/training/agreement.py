@@ -11,7 +11,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from voxgap.errors import VoxgapError
 from voxgap.fill.trial import punched
 
 
@@ -23,16 +22,6 @@ def further_gaps(volumes: np.ndarray, generator: np.random.Generator) -> np.ndar
 def as_they_are(volumes: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """Return the volumes: a validation has no second draw of gaps, but the network has a second input."""
     return volumes
-
-
-def check_consistency(consistency: float) -> None:
-    """Refuse what is no weight.
-
-    Raises:
-        VoxgapError: it is none.
-    """
-    if not 0 <= consistency < np.inf:
-        raise VoxgapError(f"consistency must be a weight, 0 for none, got {consistency}")
 
 
 class Agreeing(keras.Model):

@@ -14,7 +14,6 @@ from voxgap.errors import VoxgapError
 from voxgap.ragged import shapes_of
 from voxgap.recipe import Training
 from voxgap.training import objective, precision
-from voxgap.training.agreement import check_consistency
 from voxgap.training.examples import Examples
 from voxgap.training.loader import Augment
 from voxgap.training.supervisor import Schedule
@@ -94,7 +93,8 @@ def intended(training: Training, task: str) -> tuple[Schedule, Augment | None]:
     if not 0 <= training.label_smoothing < 1:
         raise VoxgapError(f"label_smoothing must be in [0, 1), got {training.label_smoothing}")
     objective.check_smoothing(training.label_smoothing, training.loss, task)
-    check_consistency(training.consistency)
+    if not 0 <= training.consistency < np.inf:
+        raise VoxgapError(f"consistency must be a weight, 0 for none, got {training.consistency}")
     objective.check_monitor(training.monitor, task)
     precision.check_name(training.precision)
     lr_patience = max(1, (patience - 1) // 2) if training.lr_patience is None else training.lr_patience

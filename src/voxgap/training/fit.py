@@ -341,7 +341,6 @@ def _compiled(
     """Compile a model, or the twin of it that trains in the best precision; or take over one that is."""
     extra = asked.weight_decay, asked.label_smoothing
     goal = (task, asked.loss, asked.optimizer, own_rate(asked), voxel_weights, momentum, *extra)
-    agreement = asked.consistency
     began_in = checkpoint and checkpoint.policy
 
     def compile_anew() -> Ready:
@@ -349,13 +348,13 @@ def _compiled(
         itself = policy == "float32" and not asked.distribute and compiled is None
         with devices.scope:
             network = model if itself else precisions.with_policy(model, policy)
-            network = Agreeing(network, agreement, task) if agreement else network
+            network = Agreeing(network, asked.consistency, task) if asked.consistency else network
             return Ready(network, *objective.compile_model(network, *goal), policy)
 
     if compiled is None:
         return compile_anew()
     same = [
-        repr([*goal, agreement]),
+        repr([*goal, asked.consistency]),
         identity(asked.optimizer),
         asked.precision,
         began_in,
